@@ -1,0 +1,1 @@
+"""Offline half of fmritok: cohorts on disk in, one token store out."""

@@ -1,0 +1,1 @@
+"""Simulated cohort with known ground truth: the embedded default of fmritok."""

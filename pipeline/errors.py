@@ -1,0 +1,63 @@
+"""Errors that tell a user what is wrong, where, and what to do next.
+
+Every message has the form ``<what> <where>: expected <...>, got <...>. <next step>``;
+:func:`expected` builds it, so that no caller forgets a part.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CatalogError",
+    "FmritokError",
+    "ProvenanceMismatchError",
+    "RunError",
+    "StoreError",
+    "WeightsError",
+    "expected",
+]
+
+
+class FmritokError(Exception):
+    """Base of all errors that fmritok raises on purpose; the CLI prints them without a traceback."""
+
+
+class CatalogError(FmritokError, ValueError):
+    """A cohort on disk, or its phenotype tables, cannot be catalogued."""
+
+
+class RunError(FmritokError, ValueError):
+    """One run cannot be tokenized; the others can."""
+
+
+class WeightsError(FmritokError, ValueError):
+    """Encoder weights are missing, unsafe or do not fit their configuration."""
+
+
+class StoreError(FmritokError, ValueError):
+    """A token store is missing, damaged or not a token store."""
+
+
+class ProvenanceMismatchError(StoreError):
+    """What is about to be written or mixed was made with another configuration."""
+
+
+def expected(what: str, where: object, expected: str, got: object, next_step: str) -> str:
+    """Build the one message form of fmritok's errors.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong, in a few words.
+    where : object
+        The file, run or option concerned.
+    expected, got : str, object
+        What was needed, and what was found.
+    next_step : str
+        One sentence that says what to do.
+
+    Returns
+    -------
+    str
+        ``<what> <where>: expected <expected>, got <got>. <next step>``
+    """
+    return f"{what} {where}: expected {expected}, got {got}. {next_step}"

@@ -1,0 +1,1 @@
+"""Training half of fmritok: a token store in, models and scores out."""
