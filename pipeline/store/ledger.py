@@ -1,0 +1,183 @@
+"""Which run owns which frames of a group, and what became of it: the ``runs`` table.
+
+Only the process that plans and finalizes writes here; workers write shards and records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.records import list_records, read_record
+from fmritok.pipeline.store.schema import GroupSpec, create_group, grow_group
+from fmritok.pipeline.store.table import read_table, write_table
+from fmritok.pipeline.store.verify import seal_group, unseal_group
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["RUN_COLUMNS", "allocate", "finalize", "one_writer"]
+
+#: What the table says of a run besides what became of it.
+IDENTITY = [
+    "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
+]  # fmt: skip
+RUN_COLUMNS = [
+    *IDENTITY, "start", "n_frames", "status", "reason", "checksum", "source_sha256",
+]  # fmt: skip
+
+
+@contextmanager
+def one_writer(location: Location, group: str) -> Iterator[None]:
+    """Hold a group of a local store for one planning process; object stores have no locks.
+
+    Raises
+    ------
+    StoreError
+        If another process holds it.
+    """
+    if not location.is_local:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    path = Path(location.url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.{group}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreError(
+            expected(f"Token group {group} of", location, "no other writer",
+                     "another `fmritok tokenize` at work", "Wait for it, or stop it.")
+        ) from error  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def allocate(location: Location, spec: GroupSpec, runs: pd.DataFrame) -> pd.DataFrame:
+    """Give every catalogued run its row and its frames; runs that have them keep them.
+
+    Parameters
+    ----------
+    location : Location
+    spec : GroupSpec
+    runs : pd.DataFrame
+        Catalogued runs: the identity columns, ``n_frames`` as the tokenizer will write them, and
+        ``problem`` (a reason, or empty): runs with a problem get a row but no frames.
+
+    Returns
+    -------
+    pd.DataFrame
+        The given runs, in their order, with ``row``, ``start`` and ``status``.
+    """
+    group = create_group(location, spec)
+    unseal_group(group)
+    table = _load(group)
+    known = dict(zip(table["run_id"], range(len(table)), strict=True))
+    is_done = _done(location, spec.name, table)
+    ends = [
+        spec.aligned(int(e)) for e in (table["start"] + table["n_frames"])[table["n_frames"] > 0]
+    ]
+    free = max(ends, default=0)
+    columns: dict[str, list] = {name: table[name].tolist() for name in RUN_COLUMNS}
+    rows = []
+    for run in runs.to_dict("records"):
+        run_id = str(run["run_id"])
+        wanted = 0 if run["problem"] else int(run["n_frames"])
+        row = known.get(run_id)
+        if row is None:
+            row = known[run_id] = len(columns["run_id"])
+            for name in RUN_COLUMNS:
+                columns[name].append(0 if name in ("start", "n_frames") else "")
+        rows.append(row)
+        if run_id in is_done:
+            columns["status"][row] = "done"
+            continue
+        for name in IDENTITY:
+            columns[name][row] = run[name]
+        columns["status"][row] = "planned"
+        columns["reason"][row] = ""
+        held = spec.aligned(columns["n_frames"][row])
+        if wanted and spec.aligned(wanted) > held:
+            columns["start"][row] = free
+            free += spec.aligned(wanted)
+            columns["n_frames"][row] = wanted
+        elif wanted:
+            columns["n_frames"][row] = wanted
+    table = pd.DataFrame(columns, columns=RUN_COLUMNS)
+    grow_group(group, frames=free, rows=len(table))
+    write_table(group, "runs", table)
+    plan = runs.reset_index(drop=True).copy()
+    plan["row"] = rows
+    plan["start"] = table["start"].to_numpy()[rows]
+    plan["status"] = table["status"].to_numpy()[rows]
+    return plan
+
+
+def finalize(location: Location, group_name: str) -> pd.DataFrame:
+    """Fold completion records into the ``runs`` table, and seal the group's metadata.
+
+    Returns
+    -------
+    pd.DataFrame
+        The table.
+    """
+    import zarr
+
+    group = zarr.open_group(location.zarr_store(), path=group_name, mode="r+")
+    table = _load(group)
+    present = set(list_records(location, group_name))
+    folded = table["checksum"] != ""
+    for row in table.index[table["run_id"].isin(present) & ~(folded & (table["status"] == "done"))]:
+        try:
+            record = read_record(location, group_name, str(table.at[row, "run_id"]))
+        except StoreError:
+            continue  # `verify` names it, and the next `tokenize` redoes it
+        if record is None:
+            continue
+        table.at[row, "status"] = record.status
+        table.at[row, "reason"] = record.reason
+        if record.status == "done":
+            table.at[row, "start"] = record.start
+            table.at[row, "n_frames"] = record.n_frames
+            table.at[row, "checksum"] = record.checksum
+            table.at[row, "source_sha256"] = record.source_sha256
+    write_table(group, "runs", table)
+    seal_group(location, group_name)
+    return table
+
+
+def _done(location: Location, group: str, table: pd.DataFrame) -> set[str]:
+    """Return the ids of finished runs; only records that the table does not know are opened."""
+    present = set(list_records(location, group))
+    folded = dict(zip(table["run_id"], table["status"], strict=True))
+    done = set()
+    for run_id in table["run_id"]:
+        if run_id not in present:
+            continue
+        if folded[run_id] == "done":
+            done.add(run_id)
+            continue
+        try:
+            record = read_record(location, group, run_id)
+        except StoreError:
+            continue
+        if record is not None and record.status == "done":
+            done.add(run_id)
+    return done
+
+
+def _load(group: zarr.Group) -> pd.DataFrame:
+    if "runs" not in group or "rows" not in group["runs"].attrs:
+        empty = pd.DataFrame({name: pd.Series(dtype=object) for name in RUN_COLUMNS})
+        return empty.astype({"tr": float, "start": int, "n_frames": int})
+    return read_table(group["runs"])  # type: ignore[arg-type]

@@ -1,0 +1,228 @@
+"""Read finished runs of a token store: all that training needs, and nothing of what wrote it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.precision import dequantize
+from fmritok.pipeline.store.records import list_records, read_record
+from fmritok.pipeline.store.schema import open_root
+from fmritok.pipeline.store.table import read_table
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["RunMoments", "TokenGroup", "TokenStore"]
+
+
+@dataclass(frozen=True)
+class RunMoments:
+    """Statistics of one run's tokens over its frames.
+
+    Attributes
+    ----------
+    mean, std : np.ndarray of shape (n_tokens, dim), float32
+    scale : np.ndarray of shape (n_tokens, dim), float32, or None
+        Step of the stored integers; None where tokens are stored as float16.
+    """
+
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32] | None
+
+
+class TokenGroup:
+    """One token group of a store; picklable, opened anew in every process that reads it.
+
+    Attributes
+    ----------
+    name : str
+    runs : pd.DataFrame
+        Finished runs only, one row each: ``run_id, dataset, subject, session, task, site,
+        family, tr`` (seconds), ``start, n_frames, row`` and more.
+    contract : dict
+        Precision, shapes and provenance, as the writer recorded them.
+    n_tokens, dim : int
+    precision : str
+    """
+
+    def __init__(self, location: Location, name: str) -> None:
+        self.location = location
+        self.name = name
+        self._opened: tuple[int, zarr.Group] | None = None
+        group = self._group()
+        try:
+            self.contract: dict[str, Any] = dict(group.attrs["contract"])  # type: ignore[call-overload]
+        except KeyError as error:
+            raise StoreError(
+                expected("Token group", f"{name} of {location}", "a finished set of attributes",
+                         "a group that is being created", "Wait, or tokenize again.")
+            ) from error  # fmt: skip
+        self.notes: Mapping[str, Any] = dict(group.attrs.get("notes", {}))  # type: ignore[arg-type]
+        self.n_tokens = int(self.contract["tokens_per_frame"])
+        self.dim = int(self.contract["dim"])
+        self.precision = str(self.contract["precision"])
+        self.all_runs = self._current_runs()
+        done = self.all_runs["status"] == "done"
+        self.runs = self.all_runs[done].reset_index(drop=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the tokens were made with."""
+        return dict(self.contract["provenance"])
+
+    def read(self, start: int, n_frames: int) -> npt.NDArray[Any]:
+        """Return stored tokens of consecutive frames.
+
+        Parameters
+        ----------
+        start : int
+            Frame of the group's array: the run's ``start`` plus the frame within the run.
+        n_frames : int
+
+        Returns
+        -------
+        np.ndarray of shape (n_frames, n_tokens, dim), int8 or float16
+        """
+        return np.asarray(self._group()["tokens"][start : start + n_frames])  # type: ignore[index]
+
+    def moments(self, row: int) -> RunMoments:
+        """Return the statistics of the run in the given row of the ``runs`` table."""
+        group = self._group()
+        scale = np.asarray(group["scale"][row]) if self.precision == "int8" else None  # type: ignore[index]
+        return RunMoments(np.asarray(group["mean"][row]), np.asarray(group["std"][row]), scale)  # type: ignore[index]
+
+    def values(
+        self, run_id: str, first: int = 0, n_frames: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return one run's tokens as float32 values.
+
+        Parameters
+        ----------
+        run_id : str
+        first : int
+            First frame within the run.
+        n_frames : int, optional
+            Default: to the end of the run.
+
+        Returns
+        -------
+        np.ndarray of shape (n_frames, n_tokens, dim), float32
+        """
+        run = self.run(run_id)
+        length = int(run["n_frames"]) - first if n_frames is None else n_frames
+        moments = self.moments(int(run["row"]))
+        return dequantize(self.read(int(run["start"]) + first, length), moments.mean, moments.scale)
+
+    def array(self, name: str, row: int | None = None) -> npt.NDArray[Any]:
+        """Return a static array, or one run's row of a per-run array."""
+        array = self._group()[name]
+        return np.asarray(array[:] if row is None else array[row])  # type: ignore[index]
+
+    def run(self, run_id: str) -> pd.Series:
+        """Return a finished run's row of the table.
+
+        Raises
+        ------
+        StoreError
+            If there is no such finished run.
+        """
+        found = self.runs.index[self.runs["run_id"] == run_id]
+        if not len(found):
+            raise StoreError(
+                expected("Run", f"{run_id} in group {self.name} of {self.location}", "a finished run",
+                         "none of that id", "List the runs with `fmritok inspect`.")
+            )  # fmt: skip
+        return self.runs.loc[found[0]]
+
+    def _group(self) -> zarr.Group:
+        # A worker process must not use what its parent opened: zarr runs an event loop in a thread.
+        if self._opened is None or self._opened[0] != os.getpid():
+            import zarr
+
+            group = zarr.open_group(
+                self.location.zarr_store(read_only=True), path=self.name, mode="r"
+            )
+            self._opened = (os.getpid(), group)
+        return self._opened[1]
+
+    def _current_runs(self) -> pd.DataFrame:
+        """Return the runs table with the records that finished since it was folded."""
+        group = self._group()
+        table = read_table(group["runs"])  # type: ignore[arg-type]
+        table["row"] = np.arange(len(table))
+        present = set(list_records(self.location, self.name))
+        done = table["status"] == "done"
+        table.loc[done & ~table["run_id"].isin(present), "status"] = "planned"
+        for row in table.index[~done & table["run_id"].isin(present)]:
+            try:
+                record = read_record(self.location, self.name, str(table.at[row, "run_id"]))
+            except StoreError:
+                continue
+            if record is not None:
+                table.at[row, "status"], table.at[row, "reason"] = record.status, record.reason
+                if record.status == "done":
+                    table.at[row, "start"], table.at[row, "n_frames"] = (
+                        record.start,
+                        record.n_frames,
+                    )
+        return table
+
+
+class TokenStore:
+    """A token store opened for reading.
+
+    Parameters
+    ----------
+    url : str or os.PathLike
+        A local path or an fsspec URL.
+
+    Raises
+    ------
+    StoreError
+        If there is no token store.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.location = Location(url)
+        root = open_root(self.location)
+        self.groups = tuple(
+            name for name in self.location.list_dir() if self.location.exists(f"{name}/records")
+        )
+        self._root = root
+
+    def group(self, name: str | None = None) -> TokenGroup:
+        """Open a token group; without a name, the only one.
+
+        Raises
+        ------
+        StoreError
+            If there is no such group, or several and no name was given.
+        """
+        if name is None and len(self.groups) == 1:
+            name = self.groups[0]
+        if name is None or name not in self.groups:
+            raise StoreError(
+                expected("Token group", f"of {self.location}",
+                         f"one of {', '.join(self.groups) or 'no finished group yet'}",
+                         name or "no choice", "Choose one with --group NAME.")
+            )  # fmt: skip
+        return TokenGroup(self.location, name)
+
+    def phenotypes(self) -> pd.DataFrame:
+        """Return the subjects' table (``dataset``, ``subject`` and typed columns); may be empty."""
+        if "phenotypes" not in self._root:
+            return pd.DataFrame({"dataset": [], "subject": []}, dtype=object)
+        return read_table(self._root["phenotypes"])  # type: ignore[arg-type]

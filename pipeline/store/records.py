@@ -1,0 +1,119 @@
+"""Completion records: one small JSON object per run and group, written last.
+
+A record is the attributes of the zarr group ``GROUP/records/RUN_ID``, so that zarr-python alone can
+read it. A run without a record does not exist for any reader; a record whose status is ``failed``
+keeps the reason. Each record carries a digest of itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.location import Location
+
+__all__ = ["RunRecord", "canonical_json", "list_records", "read_record", "write_record"]
+
+Status = Literal["done", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one task did with one run.
+
+    Attributes
+    ----------
+    run_id : str
+    status : {"done", "failed"}
+    start, n_frames : int
+        Frames ``start : start + n_frames`` of the group's ``tokens`` are the run's. 0 if it failed.
+    reason, traceback : str
+        Why it failed; empty if it did not.
+    checksums : dict of str to str
+        Hex sha256 of the stored values (C order, little-endian) of every array the run wrote to.
+    source_sha256 : str
+        Hex sha256 of the source file's bytes.
+    normalizer : dict
+        The numbers the run's intensities were normalized with.
+    seconds : dict of str to float
+        Wall time by phase.
+    """
+
+    run_id: str
+    status: Status
+    start: int = 0
+    n_frames: int = 0
+    reason: str = ""
+    traceback: str = ""
+    checksums: dict[str, str] = field(default_factory=dict)
+    source_sha256: str = ""
+    normalizer: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def checksum(self) -> str:
+        """One digest over everything the run wrote."""
+        return hashlib.sha256(canonical_json(self.checksums)).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """Serialize in the one way that digests are taken of."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False).encode()
+
+
+def record_key(group: str, run_id: str) -> str:
+    """Return the key of a run's completion record."""
+    return f"{group}/records/{run_id}/zarr.json"
+
+
+def write_record(location: Location, group: str, record: RunRecord) -> None:
+    """Write a record atomically."""
+    body: dict[str, Any] = asdict(record)
+    body["digest"] = hashlib.sha256(canonical_json(body)).hexdigest()
+    document = {"attributes": body, "zarr_format": 3, "node_type": "group"}
+    location.write(record_key(group, record.run_id), canonical_json(document))
+
+
+def read_record(location: Location, group: str, run_id: str) -> RunRecord | None:
+    """Read a run's record; None if there is none.
+
+    Raises
+    ------
+    StoreError
+        If the record is damaged.
+    """
+    key = record_key(group, run_id)
+    try:
+        data = location.read(key)
+    except FileNotFoundError:
+        return None
+    try:
+        document = json.loads(data)
+        body = dict(document["attributes"])
+        digest = body.pop("digest")
+        intact = (
+            canonical_json(document) == data
+            and hashlib.sha256(canonical_json(body)).hexdigest() == digest
+            and body["run_id"] == run_id
+        )
+        record = RunRecord(**body)
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise StoreError(
+            expected("Completion record of run", f"{run_id} in group {group}",
+                     "a record that matches its digest", "a damaged one",
+                     f"Delete {key} in {location} and tokenize again: only this run is redone.")
+        )  # fmt: skip
+    return record
+
+
+def list_records(location: Location, group: str) -> list[str]:
+    """Return the run ids that have a record; nothing is opened."""
+    names = [name for name in location.list_dir(f"{group}/records") if name != "zarr.json"]
+    if location.is_local:  # a kill may leave an empty folder; object stores have no folders
+        names = [name for name in names if location.exists(record_key(group, name))]
+    return names

@@ -1,0 +1,124 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fmritok.pipeline.store.ledger import allocate, finalize
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.precision import Precision, store_precision
+from fmritok.pipeline.store.records import RunRecord, write_record
+from fmritok.pipeline.store.schema import GroupSpec
+from fmritok.pipeline.store.writer import write_run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of real test data; tests that need it skip without it, except in CI."""
+    folder = Path(os.environ.get("FMRITOK_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "MANIFEST.md").exists():
+        message = f"no test data at {folder}: set FMRITOK_TEST_DATA"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20261120)
+
+
+@pytest.fixture
+def run_table() -> Callable[..., pd.DataFrame]:
+    """Make a table of catalogued runs, as the pipeline hands it to the store."""
+
+    def make(lengths: list[int], *, subjects: list[str] | None = None, tr: float = 0.72) -> pd.DataFrame:
+        subjects = subjects or [f"{100 + i}" for i in range(len(lengths))]
+        return pd.DataFrame(
+            {
+                "run_id": [f"demo_{s}_run{i}" for i, s in enumerate(subjects)],
+                "dataset": "demo",
+                "subject": subjects,
+                "session": "3T",
+                "task": "rest",
+                "site": "",
+                "family": [f"F{s}" for s in subjects],
+                "tr": tr,
+                "space": "MNI152NLin6Asym",
+                "source": "x.nii.gz",
+                "n_frames": lengths,
+                "problem": "",
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_store(
+    tmp_path: Path, run_table: Callable[..., pd.DataFrame]
+) -> Callable[..., tuple[Location, dict[str, np.ndarray]]]:
+    """Write a small store of random tokens through the real write path.
+
+    Returns the location and each run's float32 values before they were stored.
+    """
+
+    def make(
+        lengths: list[int],
+        *,
+        url: str | None = None,
+        n_tokens: int = 27,
+        dim: int = 48,
+        precision: Precision = "int8",
+        subjects: list[str] | None = None,
+        seed: int = 0,
+        values: Callable[[int, int], np.ndarray] | None = None,
+    ) -> tuple[Location, dict[str, np.ndarray]]:
+        location = Location(url or tmp_path / "tokens.zarr")
+        spec = GroupSpec(
+            name="vae",
+            n_tokens=n_tokens,
+            dim=dim,
+            precision=precision,
+            chunk_frames=8,
+            shard_frames=32,
+            static={"coordinates": np.zeros((n_tokens, 3), np.float32)},
+            provenance={"tokenizer": "vae"},
+        )
+        plan = allocate(location, spec, run_table(lengths, subjects=subjects))
+        generator = np.random.default_rng(seed)
+        written = {}
+        for i, run in enumerate(plan.to_dict("records")):
+            n = run["n_frames"]
+            if values is None:
+                x = 3 + 0.1 * generator.standard_normal((n, n_tokens, dim))
+            else:
+                x = values(i, n)
+            x = x.astype(np.float32)
+            written[run["run_id"]] = x
+            sums = write_run(
+                location,
+                "vae",
+                run_id=run["run_id"],
+                row=run["row"],
+                start=run["start"],
+                stored=store_precision(x, precision),
+            )
+            write_record(
+                location,
+                "vae",
+                RunRecord(run["run_id"], "done", run["start"], n, checksums=sums),
+            )
+        finalize(location, "vae")
+        return location, written
+
+    return make
