@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CatalogError",
     "FmritokError",
+    "NoSpaceError",
     "ProvenanceMismatchError",
     "RunError",
     "StoreError",
@@ -18,7 +19,7 @@ __all__ = [
 
 
 class FmritokError(Exception):
-    """Base of all errors that fmritok raises on purpose; the CLI prints them without a traceback."""
+    """Base of all errors raised on purpose; the command line prints them without a traceback."""
 
 
 class CatalogError(FmritokError, ValueError):
@@ -27,6 +28,10 @@ class CatalogError(FmritokError, ValueError):
 
 class RunError(FmritokError, ValueError):
     """One run cannot be tokenized; the others can."""
+
+
+class NoSpaceError(FmritokError, OSError):
+    """The disk of the store or of the scratch folder is full: no run can go on."""
 
 
 class WeightsError(FmritokError, ValueError):

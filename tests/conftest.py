@@ -41,7 +41,9 @@ def rng() -> np.random.Generator:
 def run_table() -> Callable[..., pd.DataFrame]:
     """Make a table of catalogued runs, as the pipeline hands it to the store."""
 
-    def make(lengths: list[int], *, subjects: list[str] | None = None, tr: float = 0.72) -> pd.DataFrame:
+    def make(
+        lengths: list[int], *, subjects: list[str] | None = None, tr: float = 0.72
+    ) -> pd.DataFrame:
         subjects = subjects or [f"{100 + i}" for i in range(len(lengths))]
         return pd.DataFrame(
             {

@@ -61,12 +61,13 @@ class TokenGroup:
         self._opened: tuple[int, zarr.Group] | None = None
         group = self._group()
         try:
-            self.contract: dict[str, Any] = dict(group.attrs["contract"])  # type: ignore[call-overload]
+            contract: Any = group.attrs["contract"]
         except KeyError as error:
             raise StoreError(
                 expected("Token group", f"{name} of {location}", "a finished set of attributes",
                          "a group that is being created", "Wait, or tokenize again.")
             ) from error  # fmt: skip
+        self.contract: dict[str, Any] = dict(contract)
         self.notes: Mapping[str, Any] = dict(group.attrs.get("notes", {}))  # type: ignore[arg-type]
         self.n_tokens = int(self.contract["tokens_per_frame"])
         self.dim = int(self.contract["dim"])
@@ -100,9 +101,8 @@ class TokenGroup:
 
     def moments(self, row: int) -> RunMoments:
         """Return the statistics of the run in the given row of the ``runs`` table."""
-        group = self._group()
-        scale = np.asarray(group["scale"][row]) if self.precision == "int8" else None  # type: ignore[index]
-        return RunMoments(np.asarray(group["mean"][row]), np.asarray(group["std"][row]), scale)  # type: ignore[index]
+        scale = self.array("scale", row) if self.precision == "int8" else None
+        return RunMoments(self.array("mean", row), self.array("std", row), scale)
 
     def values(
         self, run_id: str, first: int = 0, n_frames: int | None = None
@@ -142,8 +142,9 @@ class TokenGroup:
         found = self.runs.index[self.runs["run_id"] == run_id]
         if not len(found):
             raise StoreError(
-                expected("Run", f"{run_id} in group {self.name} of {self.location}", "a finished run",
-                         "none of that id", "List the runs with `fmritok inspect`.")
+                expected("Run", f"{run_id} in group {self.name} of {self.location}",
+                         "a finished run", "none of that id",
+                         "List the runs with `fmritok inspect`.")
             )  # fmt: skip
         return self.runs.loc[found[0]]
 

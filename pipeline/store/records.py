@@ -38,6 +38,8 @@ class RunRecord:
         Hex sha256 of the source file's bytes.
     normalizer : dict
         The numbers the run's intensities were normalized with.
+    placement : str
+        How the source's grid became the tokenizer's (``exact``, or what was interpolated).
     seconds : dict of str to float
         Wall time by phase.
     """
@@ -51,6 +53,7 @@ class RunRecord:
     checksums: dict[str, str] = field(default_factory=dict)
     source_sha256: str = ""
     normalizer: dict[str, float] = field(default_factory=dict)
+    placement: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

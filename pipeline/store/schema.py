@@ -168,7 +168,8 @@ def create_group(location: Location, spec: GroupSpec) -> zarr.Group:
     root = open_root(location, create=True)
     group = root.require_group(spec.name)
     if "contract" in group.attrs:
-        _refuse_mix(location, spec, dict(group.attrs["contract"]))  # type: ignore[call-overload]
+        found: Any = group.attrs["contract"]
+        _refuse_mix(location, spec, dict(found))
         return group
     # `contract` is written last: a group without it was cut off here and is simply made again.
     compressors = _compressors(spec.codec)
@@ -204,11 +205,17 @@ def create_group(location: Location, spec: GroupSpec) -> zarr.Group:
 
 def grow_group(group: zarr.Group, *, frames: int, rows: int) -> None:
     """Lengthen a group's arrays; nothing that is there is rewritten, and nothing ever shrinks."""
-    for name, array in group.arrays():
-        length = frames if name == "tokens" else rows
-        by_run = array.metadata.dimension_names and array.metadata.dimension_names[0] == "run"  # type: ignore[union-attr]
-        if (name == "tokens" or by_run) and array.shape[0] < length:
+    for _, array in group.arrays():
+        dimension = first_dimension(array)
+        length = {"frame": frames, "run": rows}.get(dimension, 0)
+        if array.shape[0] < length:
             array.resize((length, *array.shape[1:]))
+
+
+def first_dimension(array: zarr.Array[Any]) -> str:
+    """Return what an array's first axis counts: ``frame``, ``run`` or something else."""
+    names = getattr(array.metadata, "dimension_names", None)
+    return str(names[0]) if names else ""
 
 
 def _refuse_mix(location: Location, spec: GroupSpec, found: dict[str, Any]) -> None:

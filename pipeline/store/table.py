@@ -19,8 +19,8 @@ def write_table(parent: zarr.Group, name: str, table: pd.DataFrame) -> None:
     """Write a table below ``parent``; rows may be added later, and are never seen half-written.
 
     Strings become variable-length UTF-8 (missing: ``""``), booleans ``bool``, integers ``int64``
-    and other numbers ``float64`` (missing: NaN). Each column is one object per 16,384 rows, replaced
-    atomically; readers trust the group's attribute ``rows``, which is written last.
+    and other numbers ``float64`` (missing: NaN). Each column is one object per 16,384 rows,
+    replaced atomically; readers trust the group's attribute ``rows``, which is written last.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import canonical_json, list_records, read_record
-from fmritok.pipeline.store.schema import open_root
+from fmritok.pipeline.store.schema import first_dimension, open_root
 from fmritok.pipeline.store.table import read_table
 from fmritok.pipeline.store.writer import read_checksums
 
@@ -133,7 +133,7 @@ def _verify_run(
             continue
         if found != record.checksums[array]:
             yield Damage(name, run_id, f"{name}/{array}",
-                         "values differ from the record's checksum; tokenize this run again")  # fmt: skip
+                         "differs from the record's checksum; tokenize this run again")  # fmt: skip
 
 
 def _covered_by_group(location: Location, group: str) -> list[str]:
@@ -143,10 +143,7 @@ def _covered_by_group(location: Location, group: str) -> list[str]:
     opened = zarr.open_group(location.zarr_store(read_only=True), path=group, mode="r")
     keys = [f"{group}/records/zarr.json", *location.find(f"{group}/runs")]
     for name, array in opened.arrays():
-        by_run = array.metadata.dimension_names and array.metadata.dimension_names[0] in (
-            "run",
-            "frame",
-        )  # type: ignore[union-attr]
+        by_run = first_dimension(array) in ("run", "frame")
         keys += [f"{group}/{name}/zarr.json"] if by_run else location.find(f"{group}/{name}")
     return sorted(keys)
 

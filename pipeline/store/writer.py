@@ -65,7 +65,8 @@ def write_run(
     # Writers that share a shard lose data silently in zarr: checked, not assumed.
     if start % shard_frames or start + n_frames > tokens.shape[0]:
         raise StoreError(
-            expected("Frames of run", run_id, f"a start divisible by {shard_frames}, inside the array",
+            expected("Frames of run", run_id,
+                     f"a start divisible by {shard_frames}, inside the array",
                      f"{start}:{start + n_frames} of {tokens.shape[0]}",
                      "Plan again with `fmritok tokenize`.")
         )  # fmt: skip
@@ -98,7 +99,7 @@ def write_run(
     if found != checksums:
         bad = next(name for name in checksums if found[name] != checksums[name])
         raise StoreError(
-            expected(f"Array {bad} of run", run_id, "what was written", "other values when read back",
+            expected(f"Array {bad} of run", run_id, "what was written", "other values",
                      f"Check the disk under {location}, then tokenize again.")
         )  # fmt: skip
     return checksums
@@ -130,7 +131,7 @@ def array_sha256(values: npt.NDArray[Any]) -> str:
 
 def _bytes(values: npt.NDArray[Any]) -> memoryview:
     little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    return memoryview(little.reshape(-1).view(np.uint8))
+    return memoryview(little.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

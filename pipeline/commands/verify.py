@@ -1,0 +1,38 @@
+"""``fmritok verify``: read a store back against its checksums."""
+
+from __future__ import annotations
+
+import click
+
+from fmritok.pipeline.commands.options import as_json, print_json, store_option
+
+
+@click.command()
+@store_option
+@as_json
+def verify(store: str, as_json: bool) -> None:
+    """Read everything back; name each damaged run, and exit 1 if there is one."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.store.verify import verify_store
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("verifying", total=None)
+        damage = list(
+            verify_store(
+                Location(store),
+                lambda done, total: bar.update(shown, completed=done, total=total),
+            )
+        )
+    if as_json:
+        print_json([vars(d) for d in damage])
+    else:
+        for d in damage:
+            place = f"run {d.run_id}" if d.run_id else "metadata"
+            click.echo(f"damaged {place} ({d.where}): {d.what}")
+        if not damage:
+            click.echo(f"{store} is sound")
+    if damage:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,126 @@
+"""Map a run's intensities to [-1, 1] and back; what was used is recorded with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.tokenizers.grid import SHAPE
+
+__all__ = ["INTENSITIES", "Intensity", "IntensityMode", "VolumeStatistics", "fit_intensity"]
+
+IntensityMode = Literal["max", "zscore"]
+INTENSITIES: tuple[str, ...] = get_args(IntensityMode)
+
+Volumes = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VolumeStatistics:
+    """Statistics of one run on the canonical grid.
+
+    Attributes
+    ----------
+    maximum : float
+        Largest intensity of any voxel and frame.
+    mean, std : np.ndarray of shape (96, 96, 96), float32, or None
+        Each voxel's mean and standard deviation over time; None if nobody asked for them.
+    """
+
+    maximum: float
+    mean: Volumes | None = None
+    std: Volumes | None = None
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """One run's map from intensities to [-1, 1].
+
+    ``max``
+        Negative values become 0; ``x = 2 v / maximum - 1``. The way of TABLeT (arXiv 2604.03619).
+    ``zscore``
+        ``x = clip((v - mean) / std, -clip, clip) / clip`` in every voxel; voxels that do not vary
+        become 0.
+
+    Attributes
+    ----------
+    mode : {"max", "zscore"}
+    scalars : dict of str to float
+        ``maximum``, or ``clip``.
+    arrays : dict of str to np.ndarray of shape (96, 96, 96), float32
+        ``voxel_mean`` and ``voxel_std`` for ``zscore``; else empty.
+    """
+
+    mode: IntensityMode
+    scalars: Mapping[str, float]
+    arrays: Mapping[str, Volumes]
+
+    @property
+    def fill(self) -> float:
+        """Value of the background after :meth:`forward`."""
+        return -1.0 if self.mode == "max" else 0.0
+
+    def forward(self, volumes: Volumes) -> Volumes:
+        """Normalize volumes.
+
+        Parameters
+        ----------
+        volumes : np.ndarray of shape (n_frames, 96, 96, 96), float32
+
+        Returns
+        -------
+        np.ndarray of the same shape, float32, within [-1, 1]
+        """
+        if self.mode == "max":
+            scaled = np.maximum(volumes, np.float32(0))
+            scaled /= np.float32(self.scalars["maximum"])
+            scaled *= np.float32(2)
+            scaled -= np.float32(1)
+            return scaled
+        clip = np.float32(self.scalars["clip"])
+        std = self.arrays["voxel_std"]
+        scaled = volumes - self.arrays["voxel_mean"]
+        scaled *= np.divide(1, std, out=np.zeros_like(std), where=std > 0)
+        np.clip(scaled, -clip, clip, out=scaled)
+        scaled /= clip
+        return scaled
+
+    def inverse(self, normalized: Volumes) -> Volumes:
+        """Undo :meth:`forward`, up to what it clipped."""
+        if self.mode == "max":
+            return (normalized + np.float32(1)) * np.float32(self.scalars["maximum"] / 2)
+        spread = self.arrays["voxel_std"] * np.float32(self.scalars["clip"])
+        return normalized * spread + self.arrays["voxel_mean"]
+
+
+def fit_intensity(
+    mode: IntensityMode, statistics: VolumeStatistics, *, clip: float = 4.0
+) -> Intensity:
+    """Choose one run's intensity map from its statistics.
+
+    Parameters
+    ----------
+    mode : {"max", "zscore"}
+    statistics : VolumeStatistics
+        With ``mean`` and ``std`` for ``zscore``.
+    clip : float
+        Standard deviations that map to +-1 (``zscore`` only).
+    """
+    if mode == "max":
+        return Intensity("max", {"maximum": statistics.maximum}, {})
+    assert statistics.mean is not None
+    assert statistics.std is not None
+    return Intensity(
+        "zscore",
+        {"clip": clip},
+        {"voxel_mean": statistics.mean, "voxel_std": statistics.std},
+    )
+
+
+def run_array_shapes(mode: IntensityMode) -> dict[str, tuple[int, ...]]:
+    """Return the per-run arrays that a mode stores."""
+    return {} if mode == "max" else {"voxel_mean": SHAPE, "voxel_std": SHAPE}

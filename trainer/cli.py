@@ -1,0 +1,53 @@
+"""The command line: one group, whose commands are imported only when they are used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+from fmritok.pipeline.errors import FmritokError
+
+__all__ = ["COMMANDS", "main"]
+
+#: Command to module; the module's attribute is the command's name with underscores.
+COMMANDS = {
+    "catalog": "fmritok.pipeline.commands.catalog",
+    "plan": "fmritok.pipeline.commands.tokenize",
+    "tokenize": "fmritok.pipeline.commands.tokenize",
+    "inspect": "fmritok.pipeline.commands.inspect",
+    "verify": "fmritok.pipeline.commands.verify",
+    "decode": "fmritok.pipeline.commands.decode",
+    "fetch": "fmritok.pipeline.commands.fetch",
+    "demo-data": "fmritok.pipeline.commands.demo_data",
+    "train": "fmritok.trainer.commands.train",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[name]), name.replace("-", "_"))
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except FmritokError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("fmritok"), prog_name="fmritok")
+def main() -> None:
+    """Encode fMRI cohorts once into a token store; train long-sequence models on it many times."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
