@@ -106,11 +106,12 @@ def run_on_dask(
         for future in pending:
             task = owners.pop(future.key)
             error = future.exception()
-            future.release()
             if isinstance(error, NoSpaceError):
                 raise error
-            yield task, _lost(task, job, error) if error else future.result()
+            record = _lost(task, job, error) if error else future.result()
+            future.release()
             submit_next()
+            yield task, record
 
 
 @contextmanager

@@ -1,0 +1,123 @@
+"""Catalogues hold what is there, with ids as text, and say what they leave out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cohorts import SHAPE, write_phenotypes, write_run
+
+from fmritok.pipeline.datasets import get_adapter
+from fmritok.pipeline.errors import CatalogError
+
+
+@pytest.fixture
+def tree(tmp_path):
+    write_run(tmp_path, "010307")
+    write_run(tmp_path, "010307", "tfMRI_WM_RL", suffix="", tr=0.72)
+    write_run(tmp_path, "100408", frames=6)
+    write_run(tmp_path, "100408", suffix="", frames=6)
+    write_phenotypes(tmp_path, ["010307", "100408", "999999"], families=["F1", "F1", "F2"])
+    return tmp_path
+
+
+def test_hcp_runs_and_what_is_left_out(tree):
+    cohort = get_adapter("hcp")(tree)
+    runs = cohort.runs.set_index("run_id")
+    assert list(runs.index) == [
+        "hcp_010307_rfMRI_REST1_LR", "hcp_010307_tfMRI_WM_RL", "hcp_100408_rfMRI_REST1_LR",
+    ]  # fmt: skip
+    wm = runs.loc["hcp_010307_tfMRI_WM_RL"]
+    assert (wm["subject"], wm["session"], wm["task"], wm["family"]) == ("010307", "3T", "wm", "F1")
+    assert runs.loc["hcp_100408_rfMRI_REST1_LR", "task"] == "rest"
+    assert runs.loc["hcp_100408_rfMRI_REST1_LR", "n_frames"] == 6
+    assert runs["tr"].round(4).unique() == [0.72]
+    assert (runs["problem"] == "").all()
+    assert cohort.left_out["path"].tolist() == [
+        str(tree / "100408/MNINonLinear/Results/rfMRI_REST1_LR/rfMRI_REST1_LR.nii.gz")
+    ]
+    assert "cleaner" in cohort.left_out["reason"].iloc[0]
+
+
+def test_both_tables_are_joined_and_ids_stay_text(tree):
+    table = get_adapter("hcp")(tree).phenotypes.set_index("subject")
+    assert list(table.index) == ["010307", "100408", "999999"]
+    assert table.loc["010307", "Gender"] == "M"
+    assert table.loc["100408", "Age_in_Yrs"] == 28
+    assert table.loc["100408", "Age"] == "26-30"
+    assert table["dataset"].unique() == ["hcp"]
+
+
+def test_newer_clean_releases_are_preferred(tmp_path):
+    for suffix in ("", "_hp2000_clean", "_hp2000_clean_rclean_tclean"):
+        write_run(tmp_path, "100001", suffix=suffix)
+    cohort = get_adapter("hcp")(tmp_path)
+    assert cohort.runs["source"].iloc[0].endswith("_rclean_tclean.nii.gz")
+    assert len(cohort.left_out) == 2
+
+
+def test_7t_runs_have_their_own_session(tmp_path):
+    write_run(tmp_path, "100001", "rfMRI_REST1_7T_PA", tr=1.0)
+    write_run(tmp_path, "100001", "rfMRI_REST2_RL")
+    runs = get_adapter("hcp")(tmp_path).runs
+    assert runs["session"].tolist() == ["7T", "3T"]
+    assert runs["tr"].tolist() == [1.0, pytest.approx(0.72)]
+
+
+def test_a_duplicate_run_id_is_a_problem_of_that_run(tree):
+    write_run(tree, "100408", extension=".nii", frames=6)
+    runs = get_adapter("hcp")(tree).runs.set_index("run_id")
+    assert "REST1_LR_hp2000_clean.nii.gz and" in runs.loc["hcp_100408_rfMRI_REST1_LR", "problem"]
+    assert (runs["problem"] == "").sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ({"values": np.ones(SHAPE, np.int16)}, "four dimensions"),
+        ({"frames": 1}, "at least two frames"),
+        ({"tr": 0.0}, "got none"),
+        ({"tr": 720.0}, "got 720 s"),
+        ({"values": np.ones((64, 64, 33, 3), np.int16)}, "MNI space"),
+    ],
+)
+def test_bad_headers_are_problems_of_their_runs(tree, spoil, words):
+    write_run(tree, "100999", **spoil)
+    runs = get_adapter("hcp")(tree).runs.set_index("run_id")
+    problem = runs.loc["hcp_100999_rfMRI_REST1_LR", "problem"]
+    assert words in problem
+    assert "100999" in problem
+    assert (runs["problem"] == "").sum() == 3
+
+
+def test_a_given_tr_replaces_a_missing_one(tree):
+    write_run(tree, "100999", tr=0.0)
+    runs = get_adapter("hcp")(tree, tr=0.72).runs
+    assert (runs["problem"] == "").all()
+    assert (runs["tr"] == 0.72).all()
+
+
+def test_roots_that_are_no_cohort(tmp_path):
+    with pytest.raises(CatalogError, match="got nothing there"):
+        get_adapter("hcp")(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CatalogError, match="expected SUBJECT/MNINonLinear.*got no such file"):
+        get_adapter("hcp")(tmp_path / "empty")
+    with pytest.raises(CatalogError, match=r"SIMULATED\.json"):
+        get_adapter("demo")(tmp_path / "empty")
+    with pytest.raises(CatalogError, match="expected one of"):
+        get_adapter("oasis")
+
+
+def test_broken_phenotype_tables(tree):
+    table = tree / "unrestricted_lab_1_1_2026.csv"
+    text = table.read_text()
+    table.write_text(text + text.splitlines()[1] + "\n")
+    with pytest.raises(CatalogError, match="1 repeated, the first is 010307"):
+        get_adapter("hcp")(tree)
+    table.write_text(text.replace("Subject", "eid"))
+    with pytest.raises(CatalogError, match="a column 'Subject'"):
+        get_adapter("hcp")(tree)
+    table.write_text(text)
+    (tree / "unrestricted_second.csv").write_text(text)
+    with pytest.raises(CatalogError, match="expected one file"):
+        get_adapter("hcp")(tree)

@@ -1,0 +1,108 @@
+"""The Transformer: seconds, padding, and what each option changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.model import TokenTransformer
+
+SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48)
+
+
+def _model(config=SMALL):
+    torch.manual_seed(0)
+    return TokenTransformer(config, n_tokens=5, dim=7).eval()
+
+
+def _encode(model, frames, times, valid=None):
+    static = frames.mean(1) if model.config.input == "both" else None
+    with torch.no_grad():
+        return model(model.embed(frames), static, times, valid)
+
+
+def test_equal_seconds_give_equal_results_at_any_tr():
+    model, frames = _model(), torch.randn(1, 26, 5, 7)
+    fast = torch.arange(26)[None] * 0.72
+    # Every 25th frame of TR 0.72 is a 9th of TR 2.0: the same frames, described by either TR.
+    chosen = torch.tensor([0, 25])
+    one = _encode(model, frames[:, chosen], fast[:, chosen])
+    other = _encode(model, frames[:, chosen], torch.tensor([[0, 9]]) * 2.0)
+    torch.testing.assert_close(one.frames, other.frames, rtol=1e-5, atol=1e-5)
+    slow = _encode(model, frames, torch.arange(26)[None] * 2.0)
+    assert (slow.frames - _encode(model, frames, fast).frames).abs().max() > 1e-3
+
+
+def test_without_position_the_order_of_frames_is_not_seen():
+    model = _model(replace(SMALL, position="none"))
+    frames, times = torch.randn(1, 6, 5, 7), torch.arange(6.0)[None]
+    order = torch.randperm(6)
+    one, other = _encode(model, frames, times), _encode(model, frames[:, order], times)
+    torch.testing.assert_close(one.cls, other.cls, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.frames[:, order], other.frames, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["residual", "both"])
+def test_padding_changes_nothing(form):
+    model = _model(replace(SMALL, input=form, registers=2))
+    long, short = torch.randn(1, 9, 5, 7), torch.randn(1, 4, 5, 7)
+    times = torch.arange(9)[None] * 0.72
+    padded = torch.cat([short, 1e3 * torch.randn(1, 5, 5, 7)], 1)
+    valid = torch.arange(9) < torch.tensor([[9], [4]])
+    static = torch.cat([long.mean(1), short.mean(1)]) if form == "both" else None
+    with torch.no_grad():
+        x = model.embed(torch.cat([long, padded]))
+        both = model(x, static, times.expand(2, -1), valid)
+    for i, (frames, n) in enumerate([(long, 9), (short, 4)]):
+        alone = _encode(model, frames, times[:, :n])
+        torch.testing.assert_close(both.frames[i, :n], alone.frames[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(both.cls[i], alone.cls[0], rtol=1e-4, atol=1e-5)
+
+
+def test_cells_are_told_apart_by_the_spatial_embedding():
+    model = _model(replace(SMALL, input="residual"))
+    same = torch.ones(1, 3, 5, 7)
+    frames = _encode(model, same, torch.arange(3.0)[None]).frames
+    assert (frames[:, :, 0] - frames[:, :, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mlp": "relu", "norm": "layernorm", "bias": True, "qk_norm": False, "input_norm": True,
+         "embedding_norm": True, "final_norm": False, "input": "absolute"},
+        {"mlp": "gelu", "registers": 3},
+        {"kv_heads": 4},
+    ],
+)  # fmt: skip
+def test_shapes_and_gradients_under_every_option(options):
+    config = replace(SMALL, **options)
+    model = _model(config).train()
+    frames = torch.randn(2, 4, 5, 7)
+    static = torch.randn(2, 5, 7) if config.input == "both" else None
+    out = model(model.embed(frames), static, torch.arange(4.0).expand(2, -1))
+    assert out.cls.shape == (2, 32)
+    assert out.registers.shape == (2, config.registers, 32)
+    assert out.frames.shape == (2, 4, 5, 32)
+    assert (out.static is None) == (config.input != "both")
+    sum(x.square().sum() for x in out if x is not None).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_published_size():
+    """papers.md 1.3: 10.56 M per layer, 126.8 M in layers, 2.75 M in the input projection."""
+    config = ModelConfig(
+        input="absolute", width=896, layers=12, heads=14, kv_heads=2, mlp="relu", mlp_width=4864,
+        norm="layernorm", bias=True, qk_norm=False, input_norm=True, embedding_norm=True,
+        final_norm=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = TokenTransformer(config, n_tokens=27, dim=3072)
+    layers = sum(p.numel() for p in model.blocks.parameters())
+    assert layers / 12 == pytest.approx(10.56e6, rel=1e-3)
+    assert sum(p.numel() for p in model.embedding[1].parameters()) == pytest.approx(
+        2.75e6, rel=2e-3
+    )

@@ -1,0 +1,144 @@
+"""Masked-token modelling: tubes, purity, and losses equal to their float64 definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.inputs import model_inputs
+from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.objectives.mtm import MaskedTokenModelling, tube_cells
+from fmritok.trainer.streaming import WindowDataset, collate
+from fmritok.trainer.windows import Request, RunIndex
+
+
+@pytest.fixture
+def batch(make_store):
+    """Read a padded batch of 6 x 4 tokens with a feature that never moves."""
+
+    def values(i, n):
+        x = 3 + 0.1 * np.random.default_rng(i).standard_normal((n, 6, 4))
+        x[:, 1:4, 2] = 0.1
+        return x
+
+    location, _ = make_store([40, 5], n_tokens=6, dim=4, values=values)
+    group = TokenStore(location.url).group()
+    index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
+    dataset = WindowDataset(group, index)
+    return collate([dataset[Request(0, 0, 0, 7, 16, 11)], dataset[Request(0, 1, 1, 0, 5, 22)]])
+
+
+def _objective(form="both", **options):
+    torch.manual_seed(0)
+    config = ModelConfig(input=form, width=32, layers=1, heads=2, kv_heads=1, mlp_width=32)
+    encoder = TokenTransformer(config, n_tokens=6, dim=4)
+    model = MaskedTokenModelling(encoder, ObjectiveConfig(**options), n_tokens=6, dim=4)
+    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.mask_vector)
+    return model
+
+
+@pytest.mark.parametrize(("ratio", "masked"), [(0.5, 14), (0.01, 1), (0.99, 26)])
+def test_how_many_cells_are_hidden(ratio, masked):
+    encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), n_tokens=27, dim=3)
+    config = ObjectiveConfig(mask_ratio=ratio)
+    assert MaskedTokenModelling(encoder, config, n_tokens=27, dim=3).n_masked == masked
+    with pytest.raises(TrainingError, match="2 or more tokens per frame, got 1"):
+        MaskedTokenModelling(encoder, config, n_tokens=1, dim=3)
+
+
+def test_masks_are_pure_functions_of_the_windows_own_number():
+    draws = torch.tensor([5, 2**62, 5, 0])
+    cells = tube_cells(draws, n_tokens=27, n_masked=14)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert torch.equal(tube_cells(draws, n_tokens=27, n_masked=14), cells)
+    assert torch.equal(tube_cells(draws.flip(0), n_tokens=27, n_masked=14), cells.flip(0))
+    assert torch.equal(cells[0], cells[2])
+    assert not torch.equal(cells[0], cells[1])
+    assert all(len(set(row)) == 14 and row == sorted(row) for row in cells.tolist())
+    many = tube_cells(torch.arange(2000), n_tokens=27, n_masked=14)
+    share = torch.bincount(many.flatten(), minlength=27) / 2000
+    assert ((share - 14 / 27).abs() < 0.05).all()
+
+
+@pytest.mark.parametrize("form", ["residual", "both", "absolute"])
+def test_hidden_cells_are_hidden_in_all_frames(batch, form):
+    """What a hidden cell holds, in any frame, does not reach the encoder; the rest does."""
+    model = _objective(form)
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    cells = tube_cells(batch.draws, n_tokens=6, n_masked=3)
+    hidden = torch.zeros(2, 6, dtype=torch.bool).scatter(1, cells, True)
+    model(batch)
+    changed = batch.tokens + 40 * hidden[:, None, :, None].to(torch.int8)
+    model(batch._replace(tokens=changed))
+    model(batch._replace(tokens=batch.tokens + 40 * (~hidden)[:, None, :, None].to(torch.int8)))
+    assert torch.equal(seen[0], seen[1])
+    tube = seen[0].movedim(2, 1)[hidden]
+    assert torch.equal(tube, model.mask_vector.detach().expand_as(tube))
+    assert not torch.equal(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("form", ["residual", "both", "absolute"])
+def test_losses_equal_their_float64_definitions(batch, form):
+    model = _objective(form).eval()
+    heads = []
+    model.head.register_forward_hook(lambda *call: heads.append(call[2].detach().double()))
+    with torch.no_grad():
+        output = model(batch, measure=True)
+    got = {name: float(m.total / m.n_values) for name, m in output.measures.items()}
+    inputs = model_inputs(batch, form).frames.double()
+    cells = tube_cells(batch.draws, n_tokens=6, n_masked=3)
+
+    errors, trivial, residual, residual_trivial = [], [], [], []
+    for i, n in enumerate([16, 5]):
+        for m, cell in enumerate(cells[i].tolist()):
+            mean, std = batch.mean[i, cell].double(), batch.std[i, cell].double()
+            target, guess = inputs[i, :n, cell], heads[0][i, :n, m]
+            errors.append(target - guess)
+            trivial.append(target - (mean if form == "absolute" else 0))
+            unit = std if form == "absolute" else torch.ones_like(std)
+            target, guess = ((x - x.mean(0)) / unit for x in (target, guess))
+            residual.append((guess - target)[:, std > 0])
+            residual_trivial.append(target[:, std > 0])
+
+    def l1(parts):
+        return float(torch.cat([p.flatten() for p in parts]).abs().mean())
+
+    assert float(output.loss) == pytest.approx(l1(errors), rel=1e-5)
+    assert got == {
+        "loss": pytest.approx(l1(errors), rel=1e-5),
+        "loss_mean_token": pytest.approx(l1(trivial), rel=1e-4),
+        "residual_loss": pytest.approx(l1(residual), rel=1e-4),
+        "residual_loss_mean_token": pytest.approx(l1(residual_trivial), rel=1e-4),
+    }
+    assert any(p.shape[1] == 3 for p in residual), "a feature that never moves must be hidden once"
+
+
+def test_a_new_model_predicts_the_mean_token(batch):
+    encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), n_tokens=6, dim=4)
+    model = MaskedTokenModelling(encoder, ObjectiveConfig(), n_tokens=6, dim=4)
+    measures = model(batch, measure=True).measures
+    assert torch.equal(measures["loss"].total, measures["loss_mean_token"].total)
+    torch.testing.assert_close(
+        measures["residual_loss"].total, measures["residual_loss_mean_token"].total
+    )
+
+
+def test_padding_does_not_change_the_loss(batch):
+    model = _objective("both")
+    full, short = (
+        batch._replace(
+            tokens=batch.tokens[i : i + 1, :n], times=batch.times[i : i + 1, :n], valid=None,
+            mean=batch.mean[i : i + 1], std=batch.std[i : i + 1], scale=batch.scale[i : i + 1],
+            draws=batch.draws[i : i + 1],
+        )
+        for i, n in ((0, 16), (1, 5))
+    )  # fmt: skip
+    one, other = model(full).loss, model(short).loss
+    torch.testing.assert_close(model(batch).loss, (16 * one + 5 * other) / 21)

@@ -1,0 +1,101 @@
+"""Recipes and overrides: what is unknown or of the wrong type is refused with what was meant."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from fmritok.trainer.config import Config
+from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.recipe import (
+    build_config,
+    first_difference,
+    override,
+    read_recipe,
+    recipe_names,
+    to_yaml,
+)
+
+
+def test_tiny_states_every_option_and_equals_the_defaults():
+    tiny = read_recipe("tiny")
+    assert build_config(tiny) == Config()
+    assert tiny.keys() == asdict(Config()).keys()
+    for section, options in asdict(Config()).items():
+        assert tiny[section].keys() == options.keys(), section
+
+
+def test_tablet_has_the_published_numbers():
+    config = build_config(read_recipe("tablet"))
+    model = config.model
+    assert (model.width, model.layers, model.heads, model.kv_heads) == (896, 12, 14, 2)
+    assert (model.mlp, model.mlp_width, model.norm, model.bias) == ("relu", 4864, "layernorm", True)
+    assert (config.data.window, config.objective.mask_ratio) == (256, 0.5)
+    assert (config.optim.lr, config.train.epochs, config.train.steps) == (1e-4, 40, None)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_resolved_configuration_is_a_recipe_of_itself(name, tmp_path):
+    config = build_config(read_recipe(name))
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert build_config(read_recipe(str(file))) == config
+
+
+def test_overrides_are_applied_in_order_and_leave_the_recipe_alone():
+    tree = {"optim": {"lr": 1.0}}
+    changed = override(tree, ["optim.lr=1e-4", "model.position=none", "optim.clip=2"])
+    config = build_config(changed)
+    assert (config.optim.lr, config.optim.clip, config.model.position) == (1e-4, 2.0, "none")
+    assert tree == {"optim": {"lr": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("model.widht=3", r"model\.widht: .*unknown.* Did you mean model\.width\?"),
+        ("modle.width=3", r"Option modle: .*Did you mean model\?"),
+        ("model.width=wide", r"model\.width: expected int, got 'wide'"),
+        ("model.width=1.5", r"model\.width: expected int, got 1\.5"),
+        ("model.bias=1", r"model\.bias: expected bool, got 1"),
+        ("optim.lr=true", r"optim\.lr: expected float, got True"),
+        ("train.steps=many", r"train\.steps: expected int or null, got 'many'"),
+        ("model.input=raw", r"model\.input: expected one of residual, absolute, both, got 'raw'"),
+        ("model.width=100", r"model\.width: expected an even multiple of model\.heads = 8"),
+        ("model.kv_heads=3", r"model\.kv_heads: expected a divisor of model\.heads = 8"),
+        ("model.min_period=1e4", r"model\.min_period: .*below model\.max_period"),
+        ("objective.mask_ratio=1", r"objective\.mask_ratio: expected above 0 and below 1"),
+        ("train.epochs=3", r"either train\.steps or train\.epochs"),
+        ("data.window=0", r"data\.window: expected 1 or more, got 0"),
+        ("optim.lr=0", r"optim\.lr: expected above 0"),
+        ("window=3", r"--set: expected SECTION\.OPTION=VALUE, got 'window=3'"),
+        ("data.window", r"--set: expected SECTION\.OPTION=VALUE"),
+        ("data.window=[", r"expected a YAML value"),
+    ],
+)
+def test_what_is_refused_and_what_it_says(assignment, message):
+    tree = {"model": {"heads": 8, "kv_heads": 2}}
+    with pytest.raises(ConfigError, match=message):
+        build_config(override(tree, [assignment]))
+
+
+def test_recipes_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"expected tablet, tiny or the path .* got 'small'"):
+        read_recipe("small")
+    file = tmp_path / "mine.yaml"
+    file.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="expected a tree of options, got a list"):
+        read_recipe(str(file))
+    file.write_text("a: [")
+    with pytest.raises(ConfigError, match="expected valid YAML"):
+        read_recipe(str(file))
+    with pytest.raises(ConfigError, match="Section model: expected options by name, got 3"):
+        build_config({"model": 3})
+
+
+def test_the_first_difference_is_named_by_its_path():
+    saved = {"a": {"b": 1, "c": {"d": 2}}, "e": None}
+    assert first_difference(saved, {"a": {"b": 1, "c": {"d": 2}}, "e": None}) is None
+    assert first_difference(saved, {"a": {"b": 1, "c": {"d": 3}}, "e": 4}) == ("a.c.d", 2, 3)
+    assert first_difference({}, {"x": {"y": 1}}) == ("x.y", None, 1)
