@@ -1,0 +1,71 @@
+# Every target sets up what it needs: on a fresh machine, `make demo` and `make test` are enough.
+#
+#   make tokenize DATASET=hcp DATA_ROOT=/data/HCP [STORE=tokens.zarr] [ARGS="--weights FOLDER"]
+#   make train STORE=tokens.zarr [ARGS="--recipe tablet"]
+#
+# PIP_ARGS goes to pip, for instance to choose another build of torch.
+
+export PYTHONSAFEPATH := 1   # this folder holds a tokenizers/ that must not shadow HuggingFace's
+PYTHON   ?= python3
+VENV     ?= .venv
+BIN      := $(VENV)/bin
+PIP_ARGS ?=
+ARGS     ?=
+DATASET  ?=
+DATA_ROOT ?=
+STORE    ?= tokens.zarr
+DEMO     ?= demo
+
+.PHONY: setup demo tokenize train test lint format typecheck bench dcae-tiny clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/fmritok demo-data $(DEMO)/cohort --subjects 6 --minutes 0.7
+	$(BIN)/fmritok tokenize --dataset demo --root $(DEMO)/cohort --store $(DEMO)/tokens.zarr
+	rm -rf $(DEMO)/training
+	$(BIN)/fmritok train --store $(DEMO)/tokens.zarr --out $(DEMO)/training --recipe tiny
+	$(BIN)/python -m fmritok.pipeline.demo.page --cohort $(DEMO)/cohort \
+		--store $(DEMO)/tokens.zarr --training $(DEMO)/training --out $(DEMO)/demo.png
+
+tokenize: setup
+	@test -n "$(DATASET)" || { echo "usage: make tokenize DATASET=hcp DATA_ROOT=FOLDER (or DATASET=demo)"; exit 2; }
+	@test -n "$(DATA_ROOT)" || test "$(DATASET)" = demo || { echo "DATASET=$(DATASET) needs DATA_ROOT=FOLDER"; exit 2; }
+	$(if $(DATA_ROOT),,$(BIN)/fmritok demo-data $(DEMO)/cohort --subjects 6 --minutes 0.7)
+	$(BIN)/fmritok tokenize --dataset $(DATASET) --root $(or $(DATA_ROOT),$(DEMO)/cohort) --store $(STORE) $(ARGS)
+
+train: setup
+	$(BIN)/fmritok train --store $(STORE) $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: setup   # mypy does not see an editable install: .typing/ links the folders for it
+	mkdir -p .typing/fmritok
+	for p in pipeline tokenizers trainer; do ln -sfn ../../$$p .typing/fmritok/$$p; done
+	$(BIN)/python -m mypy
+
+bench: setup   # what it prints is kept in docs/benchmarks.txt
+	{ $(BIN)/python benchmarks/vae.py --weights dcae-tiny; \
+	  $(BIN)/python benchmarks/precision.py --weights dcae-tiny; \
+	  $(BIN)/python benchmarks/vae.py --weights full --volumes 1 --repeats 1; \
+	  $(BIN)/python benchmarks/precision.py --weights full --run sf02 --frames 4; } | tee docs/benchmarks.txt
+
+dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into its model card
+	$(BIN)/python tokenizers/dcae_tiny/train.py $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .typing .mypy_cache .ruff_cache .pytest_cache $(DEMO)

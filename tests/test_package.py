@@ -1,0 +1,90 @@
+"""The package stays out of other packages' way, starts fast, and its parts depend one way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fmritok.trainer.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python(code: str, cwd: Path = ROOT) -> str:
+    """Run code in a new interpreter that has the repository root on its path, as users do."""
+    import os
+
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_huggingface_tokenizers_is_not_shadowed_at_the_root():
+    """Without an ``__init__.py`` our folder is only a namespace candidate, and theirs wins."""
+    assert not (ROOT / "tokenizers" / "__init__.py").exists()
+    found = Path(python("import tokenizers; print(tokenizers.__file__)"))
+    assert "site-packages" in found.parts
+    assert python("import tokenizers; print(tokenizers.Encoding.__name__)") == "Encoding"
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import json, sys
+from click.testing import CliRunner
+from fmritok.trainer.cli import main
+assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+heavy = ["torch", "numpy", "pandas", "zarr", "dask", "diffusers", "nibabel", "matplotlib"]
+print(json.dumps([name for name in heavy if name in sys.modules]))
+"""
+    assert json.loads(python(code)) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "unwanted"),
+    [
+        ("fmritok.trainer.loop", ["nibabel", "nilearn", "diffusers", "dask"]),
+        ("fmritok.pipeline.commands.tokenize", ["fmritok.trainer"]),
+        ("fmritok.pipeline.execute", ["fmritok.trainer"]),
+        ("fmritok.pipeline.store.reader", ["fmritok.tokenizers", "torch", "nibabel", "dask"]),
+        ("fmritok.tokenizers.vae", ["fmritok.pipeline.store", "fmritok.trainer", "nibabel"]),
+    ],
+)
+def test_dependencies_point_one_way(part, unwanted):
+    code = f"import sys, json, {part}; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(python(code))
+    assert [name for name in unwanted if name in loaded] == []
+
+
+def test_the_commands_are_these():
+    """New commands are a decision, not an accident."""
+    assert list(COMMANDS) == [
+        "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
+    ]  # fmt: skip
+    for name in COMMANDS:
+        result = CliRunner().invoke(main, [name, "--help"])
+        assert result.exit_code == 0, name
+        assert result.output.startswith("Usage:")
+
+
+def test_exit_codes_of_wrong_usage_and_of_errors(tmp_path):
+    assert CliRunner().invoke(main, ["catalog"]).exit_code == 2
+    assert CliRunner().invoke(main, ["no-such-command"]).exit_code == 2
+    missing = CliRunner().invoke(main, ["verify", "--store", str(tmp_path / "no")])
+    assert missing.exit_code == 1
+    assert "Traceback" not in missing.output
+
+
+def test_weights_are_never_unpickled():
+    """No module can load a pickle."""
+    for folder in ("pipeline", "tokenizers", "trainer"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            for word in ("torch.load(", "import pickle", "allow_pickle=True"):
+                assert word not in text, f"{word} in {path}"
