@@ -65,7 +65,8 @@ bench: setup   # what it prints is kept in docs/benchmarks.txt
 	  $(BIN)/python benchmarks/precision.py --weights full --run sf02 --frames 4; } | tee docs/benchmarks.txt
 
 dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into its model card
-	$(BIN)/python tokenizers/dcae_tiny/train.py $(ARGS)
+	$(BIN)/python tokenizers/dcae_tiny/train.py --out tokenizers/dcae_tiny $(ARGS)
+	$(BIN)/python tokenizers/dcae_tiny/card.py
 
 clean:
 	rm -rf build dist *.egg-info .typing .mypy_cache .ruff_cache .pytest_cache $(DEMO)
