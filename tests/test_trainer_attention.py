@@ -67,9 +67,24 @@ def test_shifting_all_times_changes_nothing():
     assert (run(times) - run(times * 1.5)).abs().max() > 1e-3
 
 
+def test_locality_prefers_tokens_near_in_time_from_the_start():
+    torch.manual_seed(0)
+    times = torch.arange(60)[None] * 0.72
+    shares = []
+    for locality in (0.0, 1.0):
+        module = Attention(ModelConfig(width=128, heads=2, kv_heads=1, locality=locality))
+        by = rotation(times, pairs=32, min_period=2.0, max_period=1000.0)
+        q, k = (rotate(0.1 * torch.randn(1, 2, 60, 64) + offset, by) for offset in module.offsets)
+        weights = (q @ k.mT / 8).softmax(-1)
+        near = (times[0, :, None] - times[0]).abs() < 4
+        shares.append((weights * near).sum(-1).mean().item())
+    assert shares[0] < 0.2
+    assert shares[1] > 0.5
+
+
 @pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_every_setting_trains(norm, qk_norm):
     module = Attention(ModelConfig(norm=norm, qk_norm=qk_norm, width=32, heads=2, kv_heads=1))
-    module(torch.randn(1, 5, 32), None, None).sum().backward()
+    module(torch.randn(1, 5, 32), rotation(torch.rand(1, 5), **PERIODS), None).sum().backward()
     assert all(p.grad is not None for p in module.parameters())

@@ -33,17 +33,18 @@ def _train(*options, small=True):
 def test_a_store_is_all_that_is_needed(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
-    result = CliRunner().invoke(main, ["train", "--store", store, "--device", "cpu"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = CliRunner().invoke(main, ["train", "--store", store, "--steps", "20"])
     assert result.exit_code == 0, result.output
     (out,) = Path("runs").iterdir()
     assert out.name.startswith("tiny-")
-    assert f"Checkpoint: {out / 'checkpoints' / 'step-00000300'}" in result.output
+    assert f"Checkpoint: {out / 'checkpoints' / 'step-00000020'}" in result.output
     for word in ("held-out subjects", "mean token", "time courses alone", "tokens/s", "waiting"):
         assert word in result.output
     names = {path.name for path in out.iterdir()}
     assert names == {"checkpoints", "config.yaml", "loss.png", "metrics.jsonl", "split.json",
                      "tensorboard"}  # fmt: skip
-    assert read_recipe(str(out / "config.yaml"))["train"]["steps"] == 300
+    assert read_recipe(str(out / "config.yaml"))["train"]["steps"] == 20
 
 
 def test_resume_takes_the_configuration_of_the_checkpoint(store, tmp_path):

@@ -76,6 +76,7 @@ def test_cells_are_told_apart_by_the_spatial_embedding():
          "embedding_norm": True, "final_norm": False, "input": "absolute"},
         {"mlp": "gelu", "registers": 3},
         {"kv_heads": 4},
+        {"position": "none"},
     ],
 )  # fmt: skip
 def test_shapes_and_gradients_under_every_option(options):

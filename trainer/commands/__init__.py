@@ -1,0 +1,1 @@
+"""Commands of the training half, one file each."""

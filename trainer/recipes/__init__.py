@@ -1,0 +1,1 @@
+"""Recipes: one commented YAML file each."""

@@ -1,0 +1,169 @@
+"""``fmritok train``: train a model on a token store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["train"]
+
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("train")
+@click.option("--store", required=True, help="Token store: a local path or an fsspec URL.")
+@click.option("--group", help="Token group; needed if the store has several.")
+@click.option("--out", type=_PATH, help="Folder of the training. [default: runs/RECIPE-TIME]")
+@click.option("--recipe", help="Name or YAML file. [default: tablet with a GPU, else tiny]")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=C",
+    help="Change an option of the recipe; may be repeated.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Short for --set train.steps=N.")
+@click.option("--seed", type=click.IntRange(0), help="Short for --set train.seed=N.")
+@click.option("--resume", type=_PATH, help="Go on with this training, exactly where it was.")
+@click.option("--init-from", type=_PATH, help="Start a new training from these weights.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Loader processes. [default: one less than the cores, at most 4]",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+def train(
+    store: str,
+    group: str | None,
+    out: Path | None,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    steps: int | None,
+    seed: int | None,
+    resume: Path | None,
+    init_from: Path | None,
+    workers: int | None,
+    device: str,
+) -> None:
+    """Pretrain a Transformer on a token store, by masked-token modelling.
+
+    Nothing but the store is needed. Writes checkpoints, metrics.jsonl, TensorBoard files, the
+    resolved configuration and a picture of the losses to the folder of the training.
+    """
+    from fmritok.trainer.errors import ConfigError
+
+    if resume and init_from:
+        raise click.UsageError(
+            "--resume goes on with a training exactly where it was; --init-from starts a new one "
+            "from weights alone. Give one of them."
+        )
+    shorts = []
+    if steps is not None:
+        shorts += [f"train.steps={steps}", "train.epochs=null"]
+    if seed is not None:
+        shorts += [f"train.seed={seed}"]
+    try:
+        _train(store, group, out, recipe, (*overrides, *shorts), resume, init_from, workers, device)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _train(
+    store: str,
+    group_name: str | None,
+    out: Path | None,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    resume: Path | None,
+    init_from: Path | None,
+    workers: int | None,
+    device_name: str,
+) -> None:
+    import logging
+    import os
+    from datetime import datetime
+
+    import torch
+    from rich.console import Console
+
+    from fmritok.pipeline.errors import expected
+    from fmritok.pipeline.store.reader import TokenStore
+    from fmritok.trainer.checkpoint import (
+        find_checkpoint,
+        list_checkpoints,
+        read_state,
+        run_folder,
+    )
+    from fmritok.trainer.display import figures_table
+    from fmritok.trainer.errors import ConfigError
+    from fmritok.trainer.loop import Trainer
+    from fmritok.trainer.recipe import build_config, override, read_recipe
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logger = logging.getLogger(__name__)
+
+    cuda = torch.cuda.is_available()
+    try:
+        device = torch.device(("cuda" if cuda else "cpu") if device_name == "auto" else device_name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            expected("Option", "--device", "a device that torch can use here",
+                     f"{device_name!r} ({error})", "Leave it away.")
+        ) from error  # fmt: skip
+
+    state = None
+    if resume is not None:
+        resume = find_checkpoint(resume)
+        state = read_state(resume)
+        group_name = group_name or state["group"]["name"]
+        out = out or run_folder(resume)
+        tree = read_recipe(recipe) if recipe else state["config"]
+        logger.info("Resuming %s", resume)
+    else:
+        if recipe is None:
+            recipe = "tablet" if device.type == "cuda" else "tiny"
+            logger.info(
+                "Recipe %s, because training runs on %s; choose another with --recipe",
+                recipe, "a GPU" if device.type == "cuda" else f"the {device.type} (a small model)",
+            )  # fmt: skip
+        tree = read_recipe(recipe)
+        out = out or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        if list_checkpoints(out):
+            raise ConfigError(
+                expected("Option", "--out", "a folder without checkpoints", str(out),
+                         f"Go on with that training by --resume {out}, or choose another folder.")
+            )  # fmt: skip
+    config = build_config(override(tree, overrides))
+
+    group = TokenStore(store).group(group_name)
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        workers = min(4, (cores or 1) - 1) if group.location.is_shared else 0
+    trainer = Trainer(
+        config,
+        group,
+        out=out,
+        device=device,
+        workers=workers,
+        resume=resume,
+        init_from=init_from,
+    )
+    logger.info(
+        "Training on %d runs, validating on %d: %s; %s, %d loader workers",
+        len(trainer.index), len(trainer.validation_index), out, device, workers,
+    )  # fmt: skip
+    summary = trainer.run()
+
+    console = Console()
+    side = "held-out subjects" if summary.validated else "TRAINING windows (no validation)"
+    console.print(f"Step {summary.step}, on {side}:", soft_wrap=True, highlight=False)
+    console.print(figures_table(summary.figures))
+    rate = summary.rate
+    click.echo(
+        f"{rate.tokens_per_s:,.0f} tokens/s, {rate.stall_share:.1%} of the time waiting for data"
+    )
+    click.echo(f"Checkpoint: {summary.checkpoint}")
+    click.echo(f"Loss curve: {summary.picture}")

@@ -1,0 +1,187 @@
+"""Everything that decides the result of a training, as a tree of frozen dataclasses.
+
+What does not decide the result (device, loader workers, folders) is not here. The recipes in
+``trainer/recipes`` explain every option in prose; the defaults here are those of ``tiny``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fmritok.pipeline.errors import expected
+from fmritok.trainer.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "InputForm",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "TrainConfig",
+]
+
+InputForm = Literal["residual", "absolute", "both"]
+
+
+def _require(fits: bool, option: str, wanted: str, got: Any) -> None:
+    if not fits:
+        raise ConfigError(
+            expected("Option", option, wanted, got, f"Change it with --set {option}=VALUE.")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read from the store.
+
+    Attributes
+    ----------
+    window : int
+        Frames of a sample; shorter runs are taken whole.
+    windows_per_run : int
+        Random windows of each training run in an epoch.
+    batch_size : int
+        Windows of a step.
+    validation_fraction : float
+        Share of the subjects held out, families kept together.
+    max_validation_windows : int
+        At most this many windows are validated on, spread evenly over the held-out runs.
+    """
+
+    window: int = 48
+    windows_per_run: int = 4
+    batch_size: int = 4
+    validation_fraction: float = 0.2
+    max_validation_windows: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("window", "windows_per_run", "batch_size", "max_validation_windows"):
+            _require(getattr(self, name) >= 1, f"data.{name}", "1 or more", getattr(self, name))
+        fits = 0 <= self.validation_fraction < 1
+        _require(
+            fits, "data.validation_fraction", "0 or more and below 1", self.validation_fraction
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The Transformer; see :class:`fmritok.trainer.model.TokenTransformer`."""
+
+    input: InputForm = "both"
+    width: int = 128
+    layers: int = 3
+    heads: int = 2
+    kv_heads: int = 1
+    mlp: Literal["swiglu", "gelu", "relu"] = "swiglu"
+    mlp_width: int = 352
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    bias: bool = False
+    qk_norm: bool = True
+    input_norm: bool = False
+    embedding_norm: bool = False
+    final_norm: bool = True
+    registers: int = 0
+    position: Literal["time", "none"] = "time"
+    min_period: float = 2.0
+    max_period: float = 1000.0
+    locality: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "kv_heads", "mlp_width"):
+            _require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
+        _require(self.registers >= 0, "model.registers", "0 or more", self.registers)
+        _require(
+            self.width % (2 * self.heads) == 0,
+            "model.width",
+            f"an even multiple of model.heads = {self.heads}",
+            self.width,
+        )
+        _require(
+            self.heads % self.kv_heads == 0,
+            "model.kv_heads",
+            f"a divisor of model.heads = {self.heads}",
+            self.kv_heads,
+        )
+        _require(self.locality >= 0, "model.locality", "0 or more", self.locality)
+        _require(
+            0 < self.min_period < self.max_period,
+            "model.min_period",
+            f"seconds above 0 and below model.max_period = {self.max_period}",
+            self.min_period,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The self-supervised loss."""
+
+    name: Literal["mtm"] = "mtm"
+    mask_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        fits = 0 < self.mask_ratio < 1
+        _require(fits, "objective.mask_ratio", "above 0 and below 1", self.mask_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = 2e-3
+    final_lr_ratio: float = 0.05
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.98
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "clip"):
+            _require(getattr(self, name) > 0, f"optim.{name}", "above 0", getattr(self, name))
+        for name in ("beta1", "beta2", "warmup"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optim.{name}", "0 or more and below 1", value)
+        fits = 0 <= self.final_lr_ratio <= 1
+        _require(fits, "optim.final_lr_ratio", "between 0 and 1", self.final_lr_ratio)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, precision and rhythm of a training; intervals are counted in steps."""
+
+    seed: int = 0
+    steps: int | None = 300
+    epochs: int | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    deterministic: bool = True
+    log_every: int = 10
+    validate_every: int = 50
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "train.seed", "0 or more", self.seed)
+        _require(
+            (self.steps is None) != (self.epochs is None),
+            "train.steps",
+            "either train.steps or train.epochs, the other null",
+            f"steps {self.steps} and epochs {self.epochs}",
+        )
+        intervals = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+        for name in ("steps", "epochs", *intervals):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"train.{name}", "1 or more", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole tree; saved as ``config.yaml`` beside every result and in every checkpoint."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

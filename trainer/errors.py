@@ -1,0 +1,27 @@
+"""Errors of the training half; see :mod:`fmritok.pipeline.errors` for the form of the messages."""
+
+from __future__ import annotations
+
+from fmritok.pipeline.errors import FmritokError
+
+__all__ = ["CheckpointError", "ConfigError", "LeakageError", "StoppedError", "TrainingError"]
+
+
+class ConfigError(FmritokError, ValueError):
+    """An option is unknown, of the wrong type, or does not go with another."""
+
+
+class CheckpointError(FmritokError, ValueError):
+    """A checkpoint is missing, damaged, or belongs to another training."""
+
+
+class TrainingError(FmritokError, RuntimeError):
+    """Training cannot start, or cannot go on."""
+
+
+class LeakageError(TrainingError):
+    """A subject or a family is on both sides of a split."""
+
+
+class StoppedError(TrainingError):
+    """Training was asked to stop before its end, and saved a checkpoint."""

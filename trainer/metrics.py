@@ -1,0 +1,99 @@
+"""The record of a training: JSON lines, TensorBoard, and the loss curve drawn from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["MetricsLog", "draw_losses", "read_metrics"]
+
+_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends rows to ``metrics.jsonl`` and figures to ``tensorboard/``.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    resume : Path, optional
+        Folder of the run that is resumed: the same one, or the one that is branched from.
+    size : int
+        Bytes of that run's file that a resumed training keeps; later rows are dropped.
+    step : int
+        Last step that is kept.
+    """
+
+    def __init__(
+        self, folder: Path, *, resume: Path | None = None, size: int = 0, step: int = 0
+    ) -> None:
+        kept = b""
+        if resume is not None and (resume / _NAME).exists():
+            kept = (resume / _NAME).read_bytes()[:size]
+        self._file = (folder / _NAME).open("wb")
+        self._file.write(kept)
+        self._file.flush()
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def write(self, kind: str, row: dict[str, Any], *, draw: bool = True) -> None:
+        """Append a row with its ``step``; it survives a killed process."""
+        self._file.write(json.dumps({"kind": kind, **row}).encode() + b"\n")
+        self._file.flush()
+        for name, value in row.items() if draw else ():
+            if name != "step":
+                self._board.add_scalar(f"{kind}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Close both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's ``metrics.jsonl``."""
+    return [json.loads(line) for line in (folder / _NAME).read_text().splitlines()]
+
+
+def draw_losses(folder: Path) -> Path:
+    """Draw training and validation loss, and the loss of predicting each token's mean.
+
+    Returns
+    -------
+    Path
+        ``loss.png`` in the run's folder.
+    """
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(folder)
+    train = [row for row in rows if row["kind"] == "train"]
+    validation = [row for row in rows if row["kind"] == "validation"]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, name, title in (
+        (panels[0], "loss", "masked tokens"),
+        (panels[1], "residual_loss", "their time courses alone (run's SD)"),
+    ):
+        trivial = f"{name}_mean_token"
+        for source, label, style in (
+            (train, "training", {"lw": 0.8, "alpha": 0.6, "color": "tab:blue"}),
+            (validation, "validation", {"marker": "o", "ms": 3, "color": "tab:orange"}),
+        ):
+            shown = [row for row in source if name in row]
+            axes.plot([r["step"] for r in shown], [r[name] for r in shown], label=label, **style)
+        shown = [row for row in validation or train if trivial in row]
+        axes.plot(
+            [r["step"] for r in shown], [r[trivial] for r in shown], "k--", lw=1, label="mean token"
+        )
+        axes.set(title=title, xlabel="step", ylabel="L1")
+    panels[0].legend(frameon=False)
+    figure.savefig(folder / "loss.png", dpi=120)
+    return folder / "loss.png"

@@ -1,0 +1,150 @@
+"""Divide a group's runs into training and validation by subject, siblings kept together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fmritok.pipeline.errors import expected
+from fmritok.trainer.errors import CheckpointError, LeakageError
+
+__all__ = ["Split", "check_no_leakage", "split_runs"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids of the runs on both sides, sorted; without validation, that side is empty."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of both sides."""
+        return _sha256([*self.train, "|", *self.validation])
+
+    def to_json(self) -> str:
+        """Write the split with the checksum of each side and of the whole."""
+        sides = {
+            name: {"n_runs": len(runs), "sha256": _sha256(runs), "runs": runs}
+            for name, runs in asdict(self).items()
+        }
+        return json.dumps({"sha256": self.sha256, **sides}, indent=1)
+
+    @classmethod
+    def from_json(cls, file: Path) -> Split:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is not there, or was changed since.
+        """
+        try:
+            tree: dict[str, Any] = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                expected("Split", file, "a readable split.json", error, "Restore it from a copy.")
+            ) from error
+        split = cls(tuple(tree["train"]["runs"]), tuple(tree["validation"]["runs"]))
+        if split.sha256 != tree["sha256"]:
+            raise CheckpointError(
+                expected("Split", file, f"sha256 {tree['sha256']}", split.sha256,
+                         "The file was changed: restore it from a copy.")
+            )  # fmt: skip
+        return split
+
+
+def split_runs(runs: pd.DataFrame, *, fraction: float, seed: int) -> Split:
+    """Hold out about ``fraction`` of the subjects; the same for any order of the rows.
+
+    Parameters
+    ----------
+    runs : pd.DataFrame
+        With ``run_id, dataset, subject, family``; an empty family is no family.
+    fraction : float
+        Of the subjects. Unless it is 0, at least one family is held out, and one is kept.
+    seed : int
+
+    Returns
+    -------
+    Split
+        Without validation runs if there is one subject or family only.
+    """
+    family = families(runs)
+    members = pd.DataFrame({"family": family, "subject": _subjects(runs)})
+    sizes = members.groupby("family")["subject"].nunique()
+    # Ranked by a keyed hash: adding a subject to a cohort hardly changes where the others go.
+    ranked = sorted(sizes.index, key=lambda name: _sha256([str(seed), str(name)]))
+    wanted = fraction * int(sizes.sum())
+    held_out: list[str] = []
+    if fraction > 0:
+        for name in ranked[:-1]:
+            if held_out and sizes[held_out].sum() + sizes[name] / 2 > wanted:
+                break
+            held_out.append(name)
+    chosen = np.isin(family, held_out)
+    ids = runs["run_id"].to_numpy(dtype=str)
+    split = Split(tuple(sorted(ids[~chosen].tolist())), tuple(sorted(ids[chosen].tolist())))
+    check_no_leakage(runs, split)
+    return split
+
+
+def families(runs: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.str_]]:
+    """Name the family of every run: subjects linked by any family id, by their first member.
+
+    Returns
+    -------
+    np.ndarray of shape (n_runs,), str
+    """
+    subjects = _subjects(runs)
+    ids = runs["family"].fillna("").astype(str)
+    # A subject without a family is a family of one.
+    labels = np.where(ids == "", "s:" + subjects, "f:" + runs["dataset"].astype(str) + "/" + ids)
+    subject, names = pd.factorize(subjects, sort=True)
+    label, _ = pd.factorize(pd.Series(labels))
+    size = len(names) + len(labels)
+    links = coo_array((np.ones(len(runs)), (subject, len(names) + label)), shape=(size, size))
+    component = connected_components(links, directed=False)[1][: len(names)]
+    first = pd.Series(np.asarray(names)).groupby(component).transform("first")
+    return first.to_numpy(dtype=str)[subject]
+
+
+def check_no_leakage(runs: pd.DataFrame, split: Split) -> None:
+    """Refuse a split with a run, a subject or a family on both sides.
+
+    Raises
+    ------
+    LeakageError
+        Naming what is on both sides.
+    """
+    sides = [runs["run_id"].isin(side).to_numpy() for side in (split.train, split.validation)]
+    columns = {
+        "run": runs["run_id"].to_numpy(dtype=str),
+        "subject": _subjects(runs).to_numpy(dtype=str),
+        "family": families(runs),
+    }
+    for kind, column in columns.items():
+        both = sorted(set(column[sides[0]]) & set(column[sides[1]]))
+        if both:
+            raise LeakageError(
+                expected("Split by", kind, "each on one side", f"{', '.join(both[:3])} on both",
+                         "Delete split.json and split again.")
+            )  # fmt: skip
+
+
+def _subjects(runs: pd.DataFrame) -> pd.Series:
+    return runs["dataset"].astype(str) + "/" + runs["subject"].astype(str)
+
+
+def _sha256(words: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
