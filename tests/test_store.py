@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 from fmritok.pipeline.errors import ProvenanceMismatchError, RunError, StoreError
+from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.ledger import allocate, finalize, one_writer
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize, store_precision
@@ -220,3 +221,10 @@ def test_the_group_reopens_in_another_process(make_store):
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(group),
                           capture_output=True, check=True, timeout=60)  # fmt: skip
     assert float(done.stdout) == pytest.approx(written["demo_100_run0"][3, 2, 1], abs=0.01)
+
+
+def test_the_first_difference_is_named_by_its_path():
+    saved = {"a": {"b": 1, "c": {"d": 2}}, "e": None}
+    assert first_difference(saved, {"a": {"b": 1, "c": {"d": 2}}, "e": None}) is None
+    assert first_difference(saved, {"a": {"b": 1, "c": {"d": 3}}, "e": 4}) == ("a.c.d", 2, 3)
+    assert first_difference({}, {"x": {"y": 1}}) == ("x.y", None, 1)

@@ -94,7 +94,7 @@ def test_shapes_and_gradients_under_every_option(options):
 
 
 def test_the_published_size():
-    """papers.md 1.3: 10.56 M per layer, 126.8 M in layers, 2.75 M in the input projection."""
+    """The published sizes: 10.56 M per layer, 126.8 M in layers, 2.75 M in the input projection."""
     config = ModelConfig(
         input="absolute", width=896, layers=12, heads=14, kv_heads=2, mlp="relu", mlp_width=4864,
         norm="layernorm", bias=True, qk_norm=False, input_norm=True, embedding_norm=True,

@@ -10,7 +10,6 @@ from fmritok.trainer.config import Config
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.recipe import (
     build_config,
-    first_difference,
     override,
     read_recipe,
     recipe_names,
@@ -92,10 +91,3 @@ def test_recipes_that_cannot_be_read(tmp_path):
         read_recipe(str(file))
     with pytest.raises(ConfigError, match="Section model: expected options by name, got 3"):
         build_config({"model": 3})
-
-
-def test_the_first_difference_is_named_by_its_path():
-    saved = {"a": {"b": 1, "c": {"d": 2}}, "e": None}
-    assert first_difference(saved, {"a": {"b": 1, "c": {"d": 2}}, "e": None}) is None
-    assert first_difference(saved, {"a": {"b": 1, "c": {"d": 3}}, "e": 4}) == ("a.c.d", 2, 3)
-    assert first_difference({}, {"x": {"y": 1}}) == ("x.y", None, 1)

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fmritok.pipeline.errors import expected
+from fmritok.pipeline.store.difference import first_difference
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.recipe import first_difference
 
 __all__ = [
     "find_checkpoint",

@@ -50,9 +50,9 @@ class DataConfig:
         At most this many windows are validated on, spread evenly over the held-out runs.
     """
 
-    window: int = 48
+    window: int = 32
     windows_per_run: int = 4
-    batch_size: int = 4
+    batch_size: int = 6
     validation_fraction: float = 0.2
     max_validation_windows: int = 64
 
@@ -71,7 +71,7 @@ class ModelConfig:
 
     input: InputForm = "both"
     width: int = 128
-    layers: int = 3
+    layers: int = 2
     heads: int = 2
     kv_heads: int = 1
     mlp: Literal["swiglu", "gelu", "relu"] = "swiglu"

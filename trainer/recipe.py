@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,6 @@ from fmritok.trainer.errors import ConfigError
 
 __all__ = [
     "build_config",
-    "first_difference",
     "override",
     "read_recipe",
     "recipe_names",
@@ -107,17 +106,6 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(asdict(config), sort_keys=False)
 
 
-def first_difference(
-    one: Mapping[str, Any], other: Mapping[str, Any]
-) -> tuple[str, Any, Any] | None:
-    """Return the dotted name and both values of the first field in which two trees differ."""
-    ours, theirs = dict(_flatten(one)), dict(_flatten(other))
-    for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
-        if ours.get(name) != theirs.get(name):
-            return name, ours.get(name), theirs.get(name)
-    return None
-
-
 def _build(kind: type[Node], tree: Any, prefix: str) -> Node:
     if not isinstance(tree, Mapping):
         section = prefix.rstrip(".")
@@ -160,11 +148,3 @@ def _checked(hint: Any, value: Any, option: str) -> Any:
             expected("Option", option, wanted, repr(value), f"Change it with --set {option}=VALUE.")
         )
     return value
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and (value or not prefix):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value

@@ -7,6 +7,7 @@ module          what it does
 ``schema``      names, shapes and codecs of a token group; creating and growing one
 ``precision``   int8 residuals and float16: what is stored for one run, and back
 ``records``     completion records: a run exists when its record exists
+``difference``  the first field in which two configurations differ
 ``table``       a pandas table as zarr arrays
 ``writer``      write one run: shards, statistics, record, in that order
 ``ledger``      which run owns which frames; folding records into the runs table

@@ -6,7 +6,7 @@ starts on a shard boundary, so one task writes whole shards that no other task t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError, expected
+from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision
 
@@ -219,24 +220,14 @@ def first_dimension(array: zarr.Array[Any]) -> str:
 
 
 def _refuse_mix(location: Location, spec: GroupSpec, found: dict[str, Any]) -> None:
-    wanted = dict(_flatten(spec.contract()))
-    present = dict(_flatten(found))
-    for field_name in sorted(wanted.keys() | present.keys()):
-        ours, theirs = wanted.get(field_name), present.get(field_name)
-        if ours != theirs:
-            raise ProvenanceMismatchError(
-                expected(f"Token group {spec.name} of", location,
-                         f"{field_name} = {theirs!r} (as the store has it)", repr(ours),
-                         "Use the same options, or write another group with --group NAME.")
-            )  # fmt: skip
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, list(value) if isinstance(value, tuple) else value
+    difference = first_difference(found, spec.contract())
+    if difference is not None:
+        name, theirs, ours = difference
+        raise ProvenanceMismatchError(
+            expected(f"Token group {spec.name} of", location,
+                     f"{name} = {theirs!r} (as the store has it)", repr(ours),
+                     "Use the same options, or write another group with --group NAME.")
+        )  # fmt: skip
 
 
 def _compressors(codec: Codec) -> list[Any]:

@@ -1,4 +1,8 @@
-"""Masked-token modelling: hide cells in all frames, predict their tokens (papers.md 1.4)."""
+"""Masked-token modelling: hide cells in all frames, predict their tokens.
+
+After TABLeT (Kim et al., arXiv 2604.03619), which follows SimMIM: half of the cells are hidden as
+tubes through time, and one linear layer predicts their tokens under an L1 loss.
+"""
 
 # B windows, T frames, S tokens of a frame (cells), M masked cells, D features, W model width
 
