@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 import zarr
@@ -122,8 +123,10 @@ def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_pat
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < until
             time.sleep(0.005)
+        helpers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
+        assert psutil.wait_procs(helpers, timeout=20)[1] == [], "workers outlive the trainer"
         checkpoint = find_checkpoint(out)
         assert read_state(checkpoint)["step"] < len(metrics.read_bytes().splitlines())
         config = build_config(override(read_state(checkpoint)["config"], []))

@@ -6,7 +6,10 @@ state: order and position belong to the sampler alone, whatever the number of wo
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterable
 from functools import lru_cache
@@ -228,3 +231,12 @@ def _prepare_worker(_: int) -> None:
     # Ctrl-C and a cluster's SIGTERM reach every process; the trainer alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """End this worker when the trainer is gone; torch's own watchdog sees the forkserver only."""
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)
