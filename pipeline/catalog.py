@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fmritok.pipeline.errors import CatalogError, RunError, expected
-from fmritok.pipeline.volumes import header_problem, read_header
+from fmritok.pipeline.headers import header_problem, read_header
 
 __all__ = ["Adapter", "Cohort", "RunFile", "build_cohort", "checked_root", "read_phenotype_table"]
 

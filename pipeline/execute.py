@@ -128,8 +128,9 @@ def _client(
         return
     count = workers or default_workers()
     threads = max(1, (os.cpu_count() or 1) // count)
-    # The nanny would give every worker one thread; torch reads these when it is imported.
-    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    # The nanny would give every worker one thread; torch reads these when it is imported. Threads
+    # that spin while they wait would take busy cores from one another.
+    limits = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     settings = {
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
         "distributed.worker.daemon": True,
@@ -140,7 +141,7 @@ def _client(
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,
-            env=limits,
+            env={name: str(value) for name, value in limits.items()},
             local_directory=job.scratch or None,
             silence_logs=50,
         ) as cluster,

@@ -358,9 +358,9 @@ def test_kill_9_of_a_worker(killing_ground, tmp_path, weights, moment):
     run = Killable(root, store, weights)
     run.wait_for_work()
     time.sleep(random.Random(100 + moment).uniform(0.3, 0.9) * duration)
-    victims = run.workers()
-    if victims:
-        random.Random(moment).choice(victims).kill()
+    while run.process.poll() is None and not (victims := run.workers()):
+        time.sleep(0.02)
+    random.Random(moment).choice(victims).kill()
     assert run.finish() == 0, run.output
     assert Killable(root, store, weights).finish() == 0
     assert written(store) == expected

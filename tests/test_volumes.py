@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fmritok.pipeline.errors import RunError
+from fmritok.pipeline.headers import header_problem, read_header
 from fmritok.pipeline.placement import Placement, not_in_mni
-from fmritok.pipeline.volumes import RunVolumes, header_problem, read_header
+from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.grid import AFFINE, ORIGIN_MM, SHAPE
 
 FSL = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fmritok.pipeline.volumes import read_header
+from fmritok.pipeline.headers import read_header
 from fmritok.tokenizers.dcae_tiny.evaluate import (
     HERE,
     NAMES,
