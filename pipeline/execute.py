@@ -128,10 +128,8 @@ def _client(
         return
     count = workers or default_workers()
     threads = max(1, (os.cpu_count() or 1) // count)
-    # The nanny would give every worker one thread; torch reads these when it is imported. Threads
-    # that spin while they wait would take busy cores from one another.
-    limits = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     settings = {
+        "distributed.nanny.pre-spawn-environ": _worker_environment(threads),
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
         "distributed.worker.daemon": True,
         "distributed.logging.distributed": "error",
@@ -141,13 +139,28 @@ def _client(
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,
-            env={name: str(value) for name, value in limits.items()},
             local_directory=job.scratch or None,
             silence_logs=50,
         ) as cluster,
         Client(cluster) as client,
     ):
         yield client, threads
+
+
+def _worker_environment(threads: int) -> dict[str, str]:
+    """Return what a worker's process has to find when it starts.
+
+    Dask's own settings are one thread, and a heap that is given back to the system after every
+    layer of a network: encoding then spends more than half of its time on page faults.
+    """
+    heap = str(256 << 20)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take busy cores from one another
+        "MALLOC_TRIM_THRESHOLD_": heap,
+        "MALLOC_MMAP_THRESHOLD_": heap,
+    }
 
 
 def _lost(task: RunTask, job: GroupJob, error: BaseException) -> RunRecord:

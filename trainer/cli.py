@@ -39,7 +39,7 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except FmritokError as error:
+        except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
             raise click.ClickException(str(error)) from error
 
 

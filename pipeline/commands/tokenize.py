@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,12 +154,15 @@ def tokenize(
         try:
             with _terminated_as_interrupted():
                 _run(tasks, job, executor, scheduler, workers)
-        except KeyboardInterrupt as interrupt:
-            raise click.ClickException(
-                "interrupted; finished runs are kept: run the same command to go on"
-            ) from interrupt
-        finally:
-            table = finalize(location, spec.name)
+        except BaseException as error:
+            with suppress(OSError):  # a full disk has no room for the table either
+                finalize(location, spec.name)
+            if isinstance(error, KeyboardInterrupt):
+                raise click.ClickException(
+                    "interrupted; finished runs are kept: run the same command to go on"
+                ) from error
+            raise
+        table = finalize(location, spec.name)
     _report(table[table["run_id"].isin(cohort.runs["run_id"])], location)
 
 
