@@ -62,7 +62,8 @@ bench: setup   # what it prints is kept in docs/benchmarks.txt
 	{ $(BIN)/python benchmarks/vae.py --weights dcae-tiny; \
 	  $(BIN)/python benchmarks/precision.py --weights dcae-tiny; \
 	  $(BIN)/python benchmarks/vae.py --weights full --volumes 1 --repeats 1; \
-	  $(BIN)/python benchmarks/precision.py --weights full --run sf02 --frames 4; } | tee docs/benchmarks.txt
+	  $(BIN)/python benchmarks/precision.py --weights full --run sf02 --frames 3; \
+	  $(BIN)/python benchmarks/memory.py --frames 600; } | tee docs/benchmarks.txt
 
 dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into its model card
 	$(BIN)/python tokenizers/dcae_tiny/train.py --out tokenizers/dcae_tiny $(ARGS)

@@ -1,7 +1,7 @@
 """What the store's precision costs the tokens' time courses, and how many bytes a frame takes.
 
     python benchmarks/precision.py --weights dcae-tiny
-    python benchmarks/precision.py --weights full --run sf02 --frames 4
+    python benchmarks/precision.py --weights full --run sf02 --frames 3
 
 Real runs are encoded in fp32, in both intensity modes; the tokens are stored as int8 residuals,
 float16 and (for comparison) bfloat16, and read back. The error is that of each feature's time

@@ -223,7 +223,7 @@ def test_another_configuration_is_refused(tree, tmp_path, weights):
     store = tmp_path / "t.zarr"
     tokenize(tree, store, weights)
     for more, words in [
-        (("--intensity", "zscore"), "provenance.intensity.clip"),
+        (("--intensity", "zscore"), "provenance.intensity.mode = 'max'"),
         (("--precision", "float16"), "precision = 'int8'"),
         (("--dtype", "bf16"), "provenance.dtype = 'fp32'"),
         (("--weights", "dcae-tiny"), "provenance.weights"),
