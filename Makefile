@@ -58,10 +58,11 @@ typecheck: setup   # mypy does not see an editable install: .typing/ links the f
 	for p in pipeline tokenizers trainer; do ln -sfn ../../$$p .typing/fmritok/$$p; done
 	$(BIN)/python -m mypy
 
+bench: export PYTHONSAFEPATH :=   # benchmarks import one another
 bench: setup   # what it prints is kept in docs/benchmarks.txt
 	{ $(BIN)/python benchmarks/vae.py --weights dcae-tiny; \
 	  $(BIN)/python benchmarks/precision.py --weights dcae-tiny; \
-	  $(BIN)/python benchmarks/vae.py --weights full --volumes 1 --repeats 1; \
+	  $(BIN)/python benchmarks/vae.py --weights full --volumes 1 --repeats 1 --compile; \
 	  $(BIN)/python benchmarks/precision.py --weights full --run sf02 --frames 3; \
 	  $(BIN)/python benchmarks/memory.py --frames 600; } | tee docs/benchmarks.txt
 

@@ -22,6 +22,7 @@ from test_vae import save_random_autoencoder
 
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.vae import VaeTokenizer
 from fmritok.trainer.cli import main
@@ -304,10 +305,13 @@ class Killable:
         )  # fmt: skip
         self.store = store
 
-    def wait_for_work(self) -> None:
-        """Return once the plan is in the store and workers are about to write."""
-        while self.process.poll() is None and not (self.store / "vae" / "runs").exists():
-            time.sleep(0.02)
+    def wait_for_runs(self, count: int) -> None:
+        """Return once so many runs have their record, or the process has ended."""
+        while self.process.poll() is None:
+            planned = (self.store / "vae" / "runs").exists()
+            if planned and len(list_records(Location(self.store), "vae")) >= count:
+                break
+            time.sleep(0.01)
 
     def workers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children(recursive=True)
@@ -323,24 +327,23 @@ class Killable:
 def killing_ground(tmp_path_factory, weights):
     """Make a cohort that takes some seconds, and tokenize it once without interruption."""
     root = tmp_path_factory.mktemp("cohort")
-    for i in range(5):
-        write_run(root, f"30000{i}", frames=8)
+    for i in range(6):
+        write_run(root, f"30000{i}", frames=16)
     store = tmp_path_factory.mktemp("once") / "t.zarr"
     run = Killable(root, store, weights)
-    run.wait_for_work()
-    start = time.monotonic()
     assert run.finish() == 0, run.output
-    return root, written(store), time.monotonic() - start
+    return root, written(store)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", range(KILLS))
 def test_kill_9_of_the_tokenizer_and_rerun(killing_ground, tmp_path, weights, moment):
-    root, expected, duration = killing_ground
+    root, expected = killing_ground
     store = tmp_path / "t.zarr"
     run = Killable(root, store, weights)
-    run.wait_for_work()
-    time.sleep(random.Random(moment).uniform(0.3, 0.95) * duration)
+    chance = random.Random(moment)
+    run.wait_for_runs(chance.randint(0, 3))
+    time.sleep(chance.uniform(0, 0.5))
     run.process.send_signal(signal.SIGKILL)
     run.finish()
     before = {r["status"] for r in inspect(store)["runs"]}
@@ -353,14 +356,16 @@ def test_kill_9_of_the_tokenizer_and_rerun(killing_ground, tmp_path, weights, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", range(KILLS))
 def test_kill_9_of_a_worker(killing_ground, tmp_path, weights, moment):
-    root, expected, duration = killing_ground
+    root, expected = killing_ground
     store = tmp_path / "t.zarr"
     run = Killable(root, store, weights)
-    run.wait_for_work()
-    time.sleep(random.Random(100 + moment).uniform(0.3, 0.9) * duration)
-    while run.process.poll() is None and not (victims := run.workers()):
-        time.sleep(0.02)
-    random.Random(moment).choice(victims).kill()
+    chance = random.Random(100 + moment)
+    run.wait_for_runs(chance.randint(0, 2))
+    time.sleep(chance.uniform(0, 0.2))
+    while not (victims := run.workers()):
+        assert run.process.poll() is None, "it ended before a worker could be killed"
+        time.sleep(0.01)
+    chance.choice(victims).kill()
     assert run.finish() == 0, run.output
     assert Killable(root, store, weights).finish() == 0
     assert written(store) == expected
@@ -368,11 +373,10 @@ def test_kill_9_of_a_worker(killing_ground, tmp_path, weights, moment):
 
 
 def test_sigterm_ends_cleanly(killing_ground, tmp_path, weights):
-    root, expected, duration = killing_ground
+    root, expected = killing_ground
     store = tmp_path / "t.zarr"
     run = Killable(root, store, weights)
-    run.wait_for_work()
-    time.sleep(0.6 * duration)
+    run.wait_for_runs(1)
     run.process.send_signal(signal.SIGTERM)
     assert run.finish() == 1
     assert "run the same command to go on" in run.output
