@@ -61,9 +61,9 @@ typecheck: setup   # mypy does not see an editable install: .typing/ links the f
 bench: export PYTHONSAFEPATH :=   # benchmarks import one another
 bench: setup   # what it prints is kept in docs/benchmarks.txt
 	{ $(BIN)/python benchmarks/vae.py --weights dcae-tiny; \
-	  $(BIN)/python benchmarks/precision.py --weights dcae-tiny; \
 	  $(BIN)/python benchmarks/vae.py --weights full --volumes 1 --repeats 1 --compile; \
-	  $(BIN)/python benchmarks/precision.py --weights full --run sf02 --frames 3; \
+	  $(BIN)/python benchmarks/precision.py --weights dcae-tiny; \
+	  $(BIN)/python -u benchmarks/precision.py --weights full --run sf02 --frames 3; \
 	  $(BIN)/python benchmarks/memory.py --frames 600; } | tee docs/benchmarks.txt
 
 dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into its model card

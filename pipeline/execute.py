@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -134,17 +134,23 @@ def _client(
         "distributed.worker.daemon": True,
         "distributed.logging.distributed": "error",
     }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            local_directory=job.scratch or None,
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client, threads
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        try:
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    local_directory=job.scratch or None,
+                    silence_logs=50,
+                )
+            )
+        except RuntimeError as error:  # a worker died before it was there
+            raise FmritokError(
+                expected("Dask cluster", "on this machine", f"{count} workers to start", error,
+                         "Run the same command again; with less memory, use --workers 1.")
+            ) from error  # fmt: skip
+        yield stack.enter_context(Client(cluster)), threads
 
 
 def _worker_environment(threads: int) -> dict[str, str]:
