@@ -46,7 +46,7 @@ def compressed(values: np.ndarray) -> float:
 @click.command()
 @click.option("--weights", default="dcae-tiny", show_default=True, help="dcae-tiny, full or FOLDER")
 @click.option("--frames", default=12, show_default=True, help="Frames of the run that are encoded.")
-@click.option("--run", "only", default="*", help="sf02 or rtc1; default: both.")
+@click.option("--run", "only", default="", help="sf02 or rtc1; default: both.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()))
 def main(weights: str, frames: int, only: str, cache: Path) -> None:
     """Print a table for every real MNI run, intensity mode and precision."""
@@ -61,7 +61,7 @@ def main(weights: str, frames: int, only: str, cache: Path) -> None:
     print(f"{weights}: relative error of the time courses, and bytes a frame (zstd 1)")
     print(f"{'run':6} {'intensity':9} {'stored as':9} {'error %':>8} {'raw':>8} {'zstd':>8} "
           f"{'of float32':>10}")  # fmt: skip
-    for path in sorted((data / "bold_mni").glob(f"*{only}*MNI2mm91x109x91*bold.nii.gz")):
+    for path in sorted((data / "bold_mni").glob(f"sub-{only}*MNI2mm91x109x91*bold.nii.gz")):
         run = RunVolumes(path, voxel_statistics=True)
         for mode in ("max", "zscore"):
             tokenizer = VaeTokenizer(reference, intensity=mode)
