@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from fmritok.pipeline.catalog import Cohort
-from fmritok.pipeline.store.ledger import allocate
+from fmritok.pipeline.store.ledger import allocate, finished_runs
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.schema import Codec, GroupSpec, open_root
 from fmritok.pipeline.store.table import write_table
-from fmritok.pipeline.store.verify import seal_root
+from fmritok.pipeline.store.verify import seal_root, unseal
 from fmritok.pipeline.task import RunTask
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.base import Tokenizer
@@ -93,12 +93,7 @@ def estimate(
     tokenizer : Tokenizer, optional
         If given, one frame is encoded to tell the time.
     """
-    finished: set[str] = set()
-    if location.exists("zarr.json"):
-        store = TokenStore(location.url)
-        if spec.name in store.groups:
-            finished = set(store.group(spec.name).runs["run_id"])
-    done = cohort.runs["run_id"].isin(finished)
+    done = cohort.runs["run_id"].isin(finished_runs(location, spec.name))
     bad = (cohort.runs["problem"] != "") & ~done
     todo = cohort.runs[~done & ~bad]
     frames = int(todo["n_frames"].sum())
@@ -169,12 +164,10 @@ def _write_phenotypes(location: Location, cohort: Cohort) -> None:
         return
     known = TokenStore(location.url).phenotypes()
     others = known[known["dataset"] != cohort.dataset]
-    table = (
-        pd.concat([others, cohort.phenotypes], ignore_index=True)
-        if len(others)
-        else (cohort.phenotypes)
-    )
-    write_table(open_root(location, create=True), "phenotypes", table)
+    table = pd.concat([others, cohort.phenotypes], ignore_index=True)
+    root = open_root(location, create=True)
+    unseal(root)
+    write_table(root, "phenotypes", table)
     seal_root(location)
 
 

@@ -13,14 +13,20 @@ import pytest
 import zarr
 
 from fmritok.pipeline.errors import ProvenanceMismatchError, RunError, StoreError
+from fmritok.pipeline.store import ledger
 from fmritok.pipeline.store.difference import first_difference
-from fmritok.pipeline.store.ledger import allocate, finalize, one_writer
+from fmritok.pipeline.store.ledger import allocate, finalize, finished_runs, one_writer
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize, store_precision
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
-from fmritok.pipeline.store.schema import GroupSpec
-from fmritok.pipeline.store.verify import verify_store
+from fmritok.pipeline.store.schema import GroupSpec, open_root
+from fmritok.pipeline.store.verify import (
+    _verify_seal,
+    drop_runs,
+    unsealed_groups,
+    verify_store,
+)
 from fmritok.pipeline.store.writer import write_run
 
 
@@ -187,6 +193,58 @@ def test_verify_finds_any_flipped_byte_and_names_the_run(make_store, rng):
         path.write_bytes(original)
     assert unnamed == []
     assert _verify(location) == []
+
+
+def test_no_byte_of_the_metadata_goes_unwatched(make_store, rng):
+    """Flip every byte of a group's own metadata, also those that say that it is sealed."""
+    location, _ = make_store([5], n_tokens=2, dim=2)
+    path = Path(location.url, "vae", "zarr.json")
+    original = path.read_bytes()
+    for position in range(len(original)):
+        broken = bytearray(original)
+        broken[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(broken)
+        assert list(_verify_seal(location, "vae/zarr.json", "vae")), f"byte {position}"
+    path.write_bytes(original)
+    assert list(_verify_seal(location, "vae/zarr.json", "vae")) == []
+
+
+def test_dropped_runs_are_planned_again_and_others_stay(make_store, run_table):
+    location, _ = make_store([40, 5])
+    shard = Path(location.url, "vae/tokens/c/2/0/0")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert drop_runs(location, list(verify_store(location))) == 1
+    assert TokenGroup(location, "vae").runs["run_id"].tolist() == ["demo_100_run0"]
+    spec = GroupSpec("vae", 27, 48, "int8", chunk_frames=8, shard_frames=32,
+                     provenance={"tokenizer": "vae"})  # fmt: skip
+    assert allocate(location, spec, run_table([40, 5]))["status"].tolist() == ["done", "planned"]
+    assert unsealed_groups(location) == ["vae"]
+    finalize(location, "vae")
+    assert unsealed_groups(location) == []
+
+
+@pytest.mark.parametrize("step", ["create_group", "grow_group", "write_table"])
+def test_a_creation_that_was_cut_off_is_made_again(tmp_path, run_table, monkeypatch, step):
+    """Kill the planner before each of its steps: the next one starts as if there were nothing."""
+    location = Location(tmp_path / "s.zarr")
+    spec = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32)
+    open_root(location, create=True)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    target = GroupSpec if step == "create_group" else ledger
+    monkeypatch.setattr(target, "contract" if step == "create_group" else step, killed)
+    with pytest.raises(KeyboardInterrupt):
+        allocate(location, spec, run_table([10, 40]))
+    monkeypatch.undo()
+    assert finished_runs(location, "vae") == set()
+    assert TokenStore(location.url).groups == ()
+    with pytest.raises(StoreError, match="no finished group yet"):
+        TokenStore(location.url).group("vae")
+    assert allocate(location, spec, run_table([10, 40]))["start"].tolist() == [0, 32]
+    finalize(location, "vae")
+    assert list(verify_store(location)) == []
 
 
 def _verify(location):

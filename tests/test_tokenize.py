@@ -220,6 +220,24 @@ def test_a_repaired_run_is_taken_up(tree, tmp_path, weights):
     assert written(store) == written(other)
 
 
+def test_damage_is_dropped_and_redone(tree, tmp_path, weights):
+    """Bit rot in one run: verify names and drops it, the same command brings it back."""
+    store = tmp_path / "t.zarr"
+    tokenize(tree, store, weights)
+    before = written(store)
+    shard = store / "vae/tokens/c/1/0/0"
+    rotten = bytearray(shard.read_bytes())
+    rotten[len(rotten) // 2] ^= 4
+    shard.write_bytes(rotten)
+    found = fmritok("verify", "--store", store, "--drop")
+    assert found.exit_code == 1
+    assert "damaged run hcp_100001_rfMRI_REST1_LR" in found.output
+    assert "1 runs dropped" in found.output
+    assert tokenize(tree, store, weights).exit_code == 0
+    assert written(store) == before
+    assert fmritok("verify", "--store", store).output.strip() == f"{store} is sound"
+
+
 def test_another_configuration_is_refused(tree, tmp_path, weights):
     store = tmp_path / "t.zarr"
     tokenize(tree, store, weights)

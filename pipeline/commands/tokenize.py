@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -132,6 +133,7 @@ def tokenize(
     from fmritok.pipeline.plan import commit_plan, estimate, measured_notes
     from fmritok.pipeline.store.ledger import finalize, one_writer
     from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.store.schema import is_created
     from fmritok.pipeline.task import GroupJob
 
     location = Location(store)
@@ -140,7 +142,7 @@ def tokenize(
     if dry_run:
         return
     with one_writer(location, spec.name):
-        if not location.exists(f"{spec.name}/zarr.json"):
+        if not is_created(location, spec.name):
             spec = replace(spec, notes={**spec.notes, **measured_notes(cohort, spec, tokenizer)})
         tasks = commit_plan(location, spec, cohort)
         job = GroupJob(
@@ -215,27 +217,24 @@ def _run(
 
 
 def _report(table: Any, location: Location) -> None:
-    """Print what became of the cohort; exit 1 if a run failed."""
+    """Print what became of the cohort; exit 1 if a run is not in the store."""
     done = table[table["status"] == "done"]
-    failed = table[table["status"] == "failed"]
+    missing = table[table["status"] != "done"]
     click.echo(
         f"{len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
-        + (f"; {len(failed)} failed:" if len(failed) else "")
+        + (f"; {len(missing)} missing:" if len(missing) else "")
     )
-    for run in failed.itertuples():
-        click.echo(f"  {run.run_id}: {run.reason}")
-    if len(failed):
+    for run in missing.itertuples():
+        click.echo(f"  {run.run_id}: {run.reason or 'its record cannot be read'}")
+    if len(missing):
         raise click.exceptions.Exit(1)
 
 
 def _print_estimate(found: Estimate, store: str) -> None:
-    time = (
-        ""
-        if found.seconds != found.seconds
-        else f", about {_duration(found.seconds)} on one worker"
-    )
+    timed = not math.isnan(found.seconds)
+    duration = f", about {_duration(found.seconds)} on one worker" if timed else ""
     click.echo(
-        f"Plan: {found.runs} runs, {found.frames:,} frames{time}; "
+        f"Plan: {found.runs} runs, {found.frames:,} frames{duration}; "
         f"{found.raw_bytes / 1e9:.2f} GB of tokens, "
         f"about {found.stored_bytes / 1e9:.2f} GB on disk; "
         f"{found.scratch_bytes / 1e9:.2f} GB of scratch a worker"

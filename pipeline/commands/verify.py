@@ -9,20 +9,22 @@ from fmritok.pipeline.commands.options import as_json, print_json, store_option
 
 @click.command()
 @store_option
+@click.option("--drop", is_flag=True, help="Drop damaged runs, so that tokenizing redoes them.")
 @as_json
-def verify(store: str, as_json: bool) -> None:
+def verify(store: str, drop: bool, as_json: bool) -> None:
     """Read everything back; name each damaged run, and exit 1 if there is one."""
     from rich.console import Console
     from rich.progress import Progress
 
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.verify import verify_store
+    from fmritok.pipeline.store.verify import drop_runs, unsealed_groups, verify_store
 
+    location = Location(store)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         shown = bar.add_task("verifying", total=None)
         damage = list(
             verify_store(
-                Location(store),
+                location,
                 lambda done, total: bar.update(shown, completed=done, total=total),
             )
         )
@@ -34,5 +36,13 @@ def verify(store: str, as_json: bool) -> None:
             click.echo(f"damaged {place} ({d.where}): {d.what}")
         if not damage:
             click.echo(f"{store} is sound")
+            for name in unsealed_groups(location):
+                click.echo(
+                    f"group {name} is being written, or its tokenization was interrupted: "
+                    "its runs were checked, its metadata cannot be yet"
+                )
+    if drop:
+        count = drop_runs(location, damage)
+        click.echo(f"{count} runs dropped: the same `fmritok tokenize` redoes them", err=True)
     if damage:
         raise click.exceptions.Exit(1)

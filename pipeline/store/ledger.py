@@ -15,14 +15,14 @@ import pandas as pd
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import list_records, read_record
-from fmritok.pipeline.store.schema import GroupSpec, create_group, grow_group
+from fmritok.pipeline.store.schema import GroupSpec, create_group, grow_group, is_created
 from fmritok.pipeline.store.table import read_table, write_table
-from fmritok.pipeline.store.verify import seal_group, unseal_group
+from fmritok.pipeline.store.verify import seal_group, unseal
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["RUN_COLUMNS", "allocate", "finalize", "one_writer"]
+__all__ = ["RUN_COLUMNS", "allocate", "finalize", "finished_runs", "one_writer"]
 
 #: What the table says of a run besides what became of it.
 IDENTITY = [
@@ -80,7 +80,7 @@ def allocate(location: Location, spec: GroupSpec, runs: pd.DataFrame) -> pd.Data
         The given runs, in their order, with ``row``, ``start`` and ``status``.
     """
     group = create_group(location, spec)
-    unseal_group(group)
+    unseal(group)
     table = _load(group)
     known = dict(zip(table["run_id"], range(len(table)), strict=True))
     is_done = _done(location, spec.name, table)
@@ -141,7 +141,7 @@ def finalize(location: Location, group_name: str) -> pd.DataFrame:
         try:
             record = read_record(location, group_name, str(table.at[row, "run_id"]))
         except StoreError:
-            continue  # `verify` names it, and the next `tokenize` redoes it
+            continue  # `verify` names it
         if record is None:
             continue
         table.at[row, "status"] = record.status
@@ -154,6 +154,16 @@ def finalize(location: Location, group_name: str) -> pd.DataFrame:
     write_table(group, "runs", table)
     seal_group(location, group_name)
     return table
+
+
+def finished_runs(location: Location, group_name: str) -> set[str]:
+    """Return the ids of a group's finished runs; none if there is no such group yet."""
+    import zarr
+
+    if not is_created(location, group_name):
+        return set()
+    group = zarr.open_group(location.zarr_store(read_only=True), path=group_name, mode="r")
+    return _done(location, group_name, _load(group))
 
 
 def _done(location: Location, group: str, table: pd.DataFrame) -> set[str]:

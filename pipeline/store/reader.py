@@ -15,7 +15,7 @@ from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize
 from fmritok.pipeline.store.records import list_records, read_record
-from fmritok.pipeline.store.schema import open_root
+from fmritok.pipeline.store.schema import group_names, open_root
 from fmritok.pipeline.store.table import read_table
 
 if TYPE_CHECKING:
@@ -60,13 +60,12 @@ class TokenGroup:
         self.name = name
         self._opened: tuple[int, zarr.Group] | None = None
         group = self._group()
-        try:
-            contract: Any = group.attrs["contract"]
-        except KeyError as error:
+        if not _is_readable(group):
             raise StoreError(
-                expected("Token group", f"{name} of {location}", "a finished set of attributes",
+                expected("Token group", f"{name} of {location}", "one with a table of runs",
                          "a group that is being created", "Wait, or tokenize again.")
-            ) from error  # fmt: skip
+            )  # fmt: skip
+        contract: Any = group.attrs["contract"]
         self.contract: dict[str, Any] = dict(contract)
         self.notes: Mapping[str, Any] = dict(group.attrs.get("notes", {}))  # type: ignore[arg-type]
         self.n_tokens = int(self.contract["tokens_per_frame"])
@@ -199,9 +198,7 @@ class TokenStore:
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.location = Location(url)
         root = open_root(self.location)
-        self.groups = tuple(
-            name for name in self.location.list_dir() if self.location.exists(f"{name}/records")
-        )
+        self.groups = tuple(n for n in group_names(self.location) if _is_readable(root[n]))  # type: ignore[arg-type]
         self._root = root
 
     def group(self, name: str | None = None) -> TokenGroup:
@@ -227,3 +224,8 @@ class TokenStore:
         if "phenotypes" not in self._root:
             return pd.DataFrame({"dataset": [], "subject": []}, dtype=object)
         return read_table(self._root["phenotypes"])  # type: ignore[arg-type]
+
+
+def _is_readable(group: zarr.Group) -> bool:
+    """Tell whether a group's creation is over and its table of runs is there."""
+    return "contract" in group.attrs and "runs" in group and "rows" in group["runs"].attrs

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 
-__all__ = ["RunRecord", "canonical_json", "list_records", "read_record", "write_record"]
+__all__ = [
+    "RunRecord", "canonical_json", "list_records", "read_record", "record_key", "write_record",
+]  # fmt: skip
 
 Status = Literal["done", "failed"]
 
@@ -109,7 +111,7 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
         raise StoreError(
             expected("Completion record of run", f"{run_id} in group {group}",
                      "a record that matches its digest", "a damaged one",
-                     f"Delete {key} in {location} and tokenize again: only this run is redone.")
+                     "Run `fmritok verify --drop`, then the same `fmritok tokenize`.")
         )  # fmt: skip
     return record
 

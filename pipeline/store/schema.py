@@ -21,7 +21,10 @@ from fmritok.pipeline.store.precision import Precision
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["FORMAT", "GroupSpec", "create_group", "grow_group", "open_root"]
+__all__ = [
+    "FORMAT", "GroupSpec", "create_group", "first_dimension", "group_names", "grow_group",
+    "is_created", "open_root",
+]  # fmt: skip
 
 FORMAT = "fmritok token store"
 FORMAT_VERSION = 1
@@ -133,7 +136,7 @@ def open_root(location: Location, *, create: bool = False) -> zarr.Group:
         return zarr.open_group(
             location.zarr_store(),
             mode="a",
-            attributes={"format": FORMAT, "format_version": FORMAT_VERSION},
+            attributes={"format": FORMAT, "format_version": FORMAT_VERSION, "seal": None},
         )
     try:
         root = zarr.open_group(
@@ -200,8 +203,20 @@ def create_group(location: Location, spec: GroupSpec) -> zarr.Group:
     for name, values in spec.static.items():
         group.create_array(name, data=values, compressors=compressors, overwrite=True)
     group.require_group("records")
-    group.attrs.update({"notes": dict(spec.notes), "contract": spec.contract()})
+    group.attrs.update({"notes": dict(spec.notes), "seal": None, "contract": spec.contract()})
     return group
+
+
+def is_created(location: Location, name: str) -> bool:
+    """Tell whether a group is there whole: a creation that was cut off is simply made again."""
+    if not location.exists(f"{name}/zarr.json"):
+        return False
+    return "contract" in open_root(location)[name].attrs
+
+
+def group_names(location: Location) -> list[str]:
+    """Return the names of the token groups of a store, also of those that are being created."""
+    return [name for name in location.list_dir() if location.exists(f"{name}/records")]
 
 
 def grow_group(group: zarr.Group, *, frames: int, rows: int) -> None:

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.records import canonical_json, list_records, read_record
-from fmritok.pipeline.store.schema import first_dimension, open_root
+from fmritok.pipeline.store.records import (
+    canonical_json,
+    list_records,
+    read_record,
+    record_key,
+)
+from fmritok.pipeline.store.schema import first_dimension, group_names, open_root
 from fmritok.pipeline.store.table import read_table
 from fmritok.pipeline.store.writer import read_checksums
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["Damage", "seal_group", "seal_root", "unseal_group", "verify_store"]
+__all__ = [
+    "Damage", "drop_runs", "seal_group", "seal_root", "unseal", "unsealed_groups", "verify_store",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Damage:
     where : str
         The object or array concerned.
     what : str
-        What is wrong, and what to do.
+        What is wrong.
     """
 
     group: str
@@ -58,10 +65,30 @@ def seal_root(location: Location) -> None:
     _seal(location, "zarr.json", location.find("phenotypes"))
 
 
-def unseal_group(group: zarr.Group) -> None:
-    """Take a group's seal away before its metadata change."""
-    if "seal" in group.attrs:
-        del group.attrs["seal"]
+def unseal(group: zarr.Group) -> None:
+    """Open the seal of a group, or of the root, before its metadata change."""
+    if group.attrs.get("seal") is not None:
+        group.attrs["seal"] = None
+
+
+def unsealed_groups(location: Location) -> list[str]:
+    """Return the groups whose metadata no seal covers now: a writer is at work, or was killed."""
+    root = open_root(location)
+    return [name for name in group_names(location) if root[name].attrs.get("seal") is None]
+
+
+def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
+    """Delete the completion records of damaged runs, so that tokenizing again redoes just them.
+
+    Returns
+    -------
+    int
+        How many runs were dropped.
+    """
+    damaged = {(found.group, found.run_id) for found in damage if found.run_id}
+    for group, run_id in damaged:
+        location.remove(record_key(group, run_id))
+    return len(damaged)
 
 
 def verify_store(
@@ -82,7 +109,7 @@ def verify_store(
     """
     yield from _verify_seal(location, "zarr.json", "")
     root = open_root(location)
-    groups = [name for name in location.list_dir() if location.exists(f"{name}/records")]
+    groups = group_names(location)
     total = sum(len(list_records(location, name)) for name in groups)
     seen = 0
     for name in groups:
@@ -99,7 +126,7 @@ def verify_store(
             present = set(list_records(location, name))
             for run_id in lost[~lost.isin(present)]:
                 yield Damage(name, run_id, f"{name}/records/{run_id}",
-                             "the completion record is gone; tokenize this run again")  # fmt: skip
+                             "the completion record is gone")  # fmt: skip
         for run_id in list_records(location, name):
             if rows is not None:
                 yield from _verify_run(location, group, name, run_id, rows.get(run_id))
@@ -129,11 +156,11 @@ def _verify_run(
             )[array]
         except Exception as error:  # a failed crc, a cut-off file, an index that points nowhere
             yield Damage(name, run_id, f"{name}/{array}",
-                         f"cannot be read ({error}); tokenize this run again")  # fmt: skip
+                         f"cannot be read ({error})")  # fmt: skip
             continue
         if found != record.checksums[array]:
             yield Damage(name, run_id, f"{name}/{array}",
-                         "differs from the record's checksum; tokenize this run again")  # fmt: skip
+                         "differs from the record's checksum")  # fmt: skip
 
 
 def _covered_by_group(location: Location, group: str) -> list[str]:
@@ -167,14 +194,13 @@ def _verify_seal(location: Location, key: str, group: str) -> Iterator[Damage]:
     try:
         data = location.read(key)
         document = json.loads(data)
-        seal = document["attributes"].get("seal")
+        seal = document["attributes"]["seal"]
     except FileNotFoundError:
         return
     except (ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
         yield Damage(group, "", key, f"metadata of {where} cannot be read ({error})")
         return
-    if seal is None:
-        # A writer is at work, or was killed: the next `tokenize` seals the group again.
+    if seal is None:  # open on purpose: the next `tokenize` closes it
         return
     try:
         intact = canonical_json(document) == data and _digest(document) == seal["digest"]
