@@ -3,8 +3,7 @@
     python benchmarks/memory.py --frames 1200
 
 A simulated run is tokenized in this process with the embedded autoencoder. ``own`` is anonymous
-memory, which a machine must have; ``with files`` counts pages of the working files that happen to
-be in memory, which the system takes back when it needs them.
+memory; ``resident`` also counts mapped files, and is what a cluster holds against a worker.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def main(frames: int) -> None:
         assert result.exit_code == 0, result.output
     seconds = time.perf_counter() - start
     print(f"{frames} frames in {seconds:.0f} s: peak {peaks[0]:.2f} GiB own, {peaks[1]:.2f} GiB "
-          "with files")  # fmt: skip
+          "resident")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ import errno
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["scratch_array"]
+__all__ = ["ScratchArray"]
 
 
-def scratch_array(
-    shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path | None = None
-) -> np.memmap:
-    """Reserve an array in a temporary file that vanishes with the process, however that ends.
+class ScratchArray:
+    """An array in a temporary file that vanishes with the process, however that ends.
+
+    It is read and written by slices of its first axis. The file is not mapped: mapped pages would
+    count as the process's memory, over which a cluster kills its workers.
 
     Parameters
     ----------
@@ -28,15 +30,49 @@ def scratch_array(
     Raises
     ------
     OSError
-        ``ENOSPC`` if the disk has no room: the space is reserved at once, because a mapped file
-        that cannot grow would kill the process later.
+        ``ENOSPC`` if the disk has no room: the space is reserved at once.
     """
-    size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-    with tempfile.TemporaryFile(dir=folder) as file:
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path | None = None
+    ) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self._row_bytes = int(np.prod(shape[1:])) * self.dtype.itemsize
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        size = max(1, shape[0] * self._row_bytes)
         try:
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(self._file.fileno(), 0, size)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                self._file.close()
                 raise
-            os.ftruncate(file.fileno(), size)  # a file system that cannot reserve
-        return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
+            os.ftruncate(self._file.fileno(), size)  # a file system that cannot reserve
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        first, end, _ = rows.indices(len(self))
+        values = np.empty((max(0, end - first), *self.shape[1:]), self.dtype)
+        waiting = memoryview(values.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        offset = first * self._row_bytes
+        while waiting:
+            count = os.preadv(self._file.fileno(), [waiting], offset)
+            if not count:
+                raise OSError(errno.EIO, "a working file was cut off", str(self._file.name))
+            waiting, offset = waiting[count:], offset + count
+        return values
+
+    def __setitem__(self, rows: slice, values: npt.NDArray[Any]) -> None:
+        first, _, _ = rows.indices(len(self))
+        plain = np.ascontiguousarray(values, self.dtype)
+        waiting = memoryview(plain.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        offset = first * self._row_bytes
+        while waiting:
+            count = os.pwrite(self._file.fileno(), waiting, offset)
+            waiting, offset = waiting[count:], offset + count
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._file.close()

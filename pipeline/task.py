@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fmritok.pipeline.errors import FmritokError, NoSpaceError, expected
-from fmritok.pipeline.scratch import scratch_array
+from fmritok.pipeline.scratch import ScratchArray
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
@@ -92,21 +92,18 @@ def tokenize_run(task: RunTask, job: GroupJob) -> RunRecord:
         If a disk is full: that is not the run's fault, and the others would fail too.
     """
     location = Location(job.store)
-    try:
-        record = _encode_and_write(task, job, location)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(_no_space(task, job, error)) from error
-        reason = (
-            str(error) if isinstance(error, FmritokError) else f"{type(error).__name__}: {error}"
-        )
-        record = RunRecord(task.run_id, "failed", reason=reason, traceback=traceback.format_exc())
-    try:
+    with _full_disk_told_apart(task, job):
+        try:
+            record = _encode_and_write(task, job, location)
+        except Exception as error:
+            if _is_full_disk(error):
+                raise
+            known = isinstance(error, FmritokError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            record = RunRecord(
+                task.run_id, "failed", reason=reason, traceback=traceback.format_exc()
+            )
         write_record(location, job.group, record)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(_no_space(task, job, error)) from error
-        raise
     return record
 
 
@@ -123,19 +120,21 @@ def _encode_and_write(task: RunTask, job: GroupJob, location: Location) -> RunRe
         volumes = RunVolumes(
             Path(task.path), voxel_statistics=tokenizer.needs_voxel_statistics, scratch=scratch
         )
-    if volumes.n_frames != task.n_frames:
-        raise FmritokError(
-            expected("Run file", task.path, f"{task.n_frames} frames, as catalogued",
-                     f"{volumes.n_frames}", "The file changed: run the same command again.")
-        )  # fmt: skip
-    intensity = tokenizer.fit(volumes.statistics)
-    grid = tokenizer.grid
-    tokens = scratch_array((task.n_frames, grid.n_tokens, grid.dim), np.float32, scratch)
-    with clock("encode"):
-        for first, block in volumes.blocks():
-            tokens[first : first + len(block)] = tokenizer.encode(block, intensity)
+    with volumes:
+        if volumes.n_frames != task.n_frames:
+            raise FmritokError(
+                expected("Run file", task.path, f"{task.n_frames} frames, as catalogued",
+                         volumes.n_frames, "The file changed: run the same command again.")
+            )  # fmt: skip
+        intensity = tokenizer.fit(volumes.statistics)
+        grid = tokenizer.grid
+        tokens = ScratchArray((task.n_frames, grid.n_tokens, grid.dim), np.float32, scratch)
+        with clock("encode"):
+            for first, block in volumes.blocks():
+                tokens[first : first + len(block)] = tokenizer.encode(block, intensity)
     with clock("write"):
         stored = store_precision(tokens, job.precision, where=f"run {task.run_id}")
+        tokens.close()
         checksums = write_run(
             location,
             job.group,
@@ -171,8 +170,21 @@ class _Clock:
         self.seconds[phase] = round(time.perf_counter() - start, 4)
 
 
-def _no_space(task: RunTask, job: GroupJob, error: OSError) -> str:
-    return expected("Disk", f"of {job.store} or of the scratch folder",
-                    f"room for run {task.run_id}", error.strerror or "none left",
-                    "Free some space, or move with --store or --scratch; then run the same "
-                    "command: finished runs are kept.")  # fmt: skip
+def _is_full_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def _full_disk_told_apart(task: RunTask, job: GroupJob) -> Iterator[None]:
+    """Turn a full disk into the one error that stops a tokenization."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_full_disk(error):
+            raise
+        raise NoSpaceError(
+            expected("Disk", f"of {job.store} or of the scratch folder",
+                     f"room for run {task.run_id}", error.strerror or "none left",
+                     "Free some space, or move with --store or --scratch; then run the same "
+                     "command: finished runs are kept.")
+        ) from error  # fmt: skip

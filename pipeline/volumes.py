@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.headers import read_header
 from fmritok.pipeline.placement import Placement
-from fmritok.pipeline.scratch import scratch_array
+from fmritok.pipeline.scratch import ScratchArray
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.intensity import VolumeStatistics
 
@@ -52,8 +52,13 @@ class RunVolumes:
         self.header = read_header(path)
         self.placement = Placement(self.header.affine, self.header.shape[:3])  # type: ignore[arg-type]
         self.source_sha256 = ""
-        self._spool: np.memmap | None = None
-        self._read(voxel_statistics, scratch)
+        # With an intercept, the padding's 0 has no stored value: spool what it means instead.
+        self._spool_scaled = not (self.placement.exact and self.header.intercept == 0)
+        stored = self.header.dtype.newbyteorder("=")
+        self._spool = ScratchArray(
+            (self.n_frames, *SHAPE), np.float32 if self._spool_scaled else stored, scratch
+        )
+        self.statistics = self._read(voxel_statistics)
 
     def __enter__(self) -> RunVolumes:
         return self
@@ -64,7 +69,7 @@ class RunVolumes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._spool = None
+        self._spool.close()
 
     @property
     def n_frames(self) -> int:
@@ -83,16 +88,10 @@ class RunVolumes:
         volumes : np.ndarray of shape (<= frames, 96, 96, 96), float32
             Intensities as the file means them (slope and intercept applied).
         """
-        assert self._spool is not None
         for first in range(0, self.n_frames, frames):
-            yield first, self._scaled(np.asarray(self._spool[first : first + frames]))
+            yield first, self._scaled(self._spool[first : first + frames])
 
-    def _read(self, voxel_statistics: bool, scratch: Path | None) -> None:
-        header = self.header
-        # With an intercept, the padding's 0 has no stored value: spool what it means instead.
-        self._spool_scaled = not (self.placement.exact and header.intercept == 0)
-        dtype = np.dtype(np.float32) if self._spool_scaled else header.dtype.newbyteorder("=")
-        self._spool = scratch_array((self.n_frames, *SHAPE), dtype, scratch)
+    def _read(self, voxel_statistics: bool) -> VolumeStatistics:
         gathered = _Gathered(voxel_statistics)
         done = 0
         for stored in self._stored_blocks():
@@ -102,7 +101,7 @@ class RunVolumes:
             self._spool[done : done + len(placed)] = placed
             gathered.add(self._scaled(placed), done, self.path)
             done += len(placed)
-        self.statistics = gathered.statistics(self.path)
+        return gathered.statistics(self.path)
 
     def _apply_slope(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         values = stored.astype(np.float32)

@@ -7,8 +7,9 @@ seven bits of its own, which is both more faithful and smaller than float16.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -43,14 +44,25 @@ class StoredRun:
     scale: npt.NDArray[np.float32] | None
 
 
-def store_precision(
-    values: npt.NDArray[np.float32], precision: Precision, *, where: str = "tokens"
-) -> StoredRun:
+class Frames(Protocol):
+    """Frames that are read by slices: an array, or one that lives in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_frames, n_tokens, dim)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frames: slice, /) -> npt.NDArray[np.float32]: ...
+
+
+def store_precision(values: Frames, precision: Precision, *, where: str = "tokens") -> StoredRun:
     """Convert one run's tokens to the precision of the store.
 
     Parameters
     ----------
-    values : np.ndarray of shape (n_frames, n_tokens, dim), float32
+    values : np.ndarray or ScratchArray of shape (n_frames, n_tokens, dim), float32
+        Read in blocks of frames, several times.
     precision : {"int8", "float16"}
     where : str
         Named in errors: the run.
@@ -65,12 +77,12 @@ def store_precision(
     total = np.zeros(values.shape[1:], np.float64)
     low = np.full(values.shape[1:], np.inf, np.float32)
     high = np.full(values.shape[1:], -np.inf, np.float32)
-    for block in _blocks(values):
+    for _, block in _blocks(values):
         total += block.sum(axis=0, dtype=np.float64)
         np.minimum(low, block.min(axis=0), out=low)
         np.maximum(high, block.max(axis=0), out=high)
     if not np.isfinite(total).all():
-        bad = int((~np.isfinite(values)).sum())
+        bad = sum(int((~np.isfinite(block)).sum()) for _, block in _blocks(values))
         raise RunError(
             expected("Encoder output of", where, "finite values", f"{bad} NaN or infinite values",
                      "Check the run's intensities; with bf16, try fp32.")
@@ -78,7 +90,7 @@ def store_precision(
     exact_mean = total / n_frames
     mean = exact_mean.astype(np.float32)
     squares = np.zeros_like(total)
-    for block in _blocks(values):
+    for _, block in _blocks(values):
         squares += np.square(block - exact_mean).sum(axis=0)
     # A feature that never moves must have exactly no deviation, also after rounding its mean.
     constant = high == low
@@ -93,15 +105,16 @@ def store_precision(
                 expected("Encoder output of", where, "values below 65504 for float16",
                          f"{largest:g}", "Use --precision int8.")
             )  # fmt: skip
-        return StoredRun(values.astype(np.float16), mean, std, None)
+        halves = np.empty(values.shape, np.float16)
+        for frames, block in _blocks(values):
+            halves[frames] = block
+        return StoredRun(halves, mean, std, None)
 
     scale = (np.maximum(high - mean, mean - low) / np.float32(127)).astype(np.float32)
     step = np.where(scale > 0, scale, np.float32(1))
     tokens = np.empty(values.shape, np.int8)
-    for start in range(0, n_frames, _FRAMES_AT_ONCE):
-        chosen = slice(start, start + _FRAMES_AT_ONCE)
-        steps = np.rint((values[chosen] - mean) / step)
-        tokens[chosen] = np.clip(steps, -127, 127)
+    for frames, block in _blocks(values):
+        tokens[frames] = np.clip(np.rint((block - mean) / step), -127, 127)
     return StoredRun(tokens, mean, std, scale)
 
 
@@ -122,5 +135,7 @@ def dequantize(
     return values if scale is None else mean + scale * values
 
 
-def _blocks(values: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    return [values[i : i + _FRAMES_AT_ONCE] for i in range(0, len(values), _FRAMES_AT_ONCE)]
+def _blocks(values: Frames) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    for start in range(0, len(values), _FRAMES_AT_ONCE):
+        frames = slice(start, start + _FRAMES_AT_ONCE)
+        yield frames, values[frames]
