@@ -12,6 +12,7 @@ module          what it does
 ``writer``      write one run: shards, statistics, record, in that order
 ``ledger``      which run owns which frames; folding records into the runs table
 ``reader``      read finished runs (the only module that training needs)
+``shards``      read frames of a local store straight from its files
 ``verify``      read everything back against its checksums
 ==============  ======================================================================
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.annotations import read_annotation
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize
 from fmritok.pipeline.store.records import list_records, read_record
 from fmritok.pipeline.store.schema import group_names, open_root
+from fmritok.pipeline.store.shards import DirectArray, open_direct
 from fmritok.pipeline.store.table import read_table
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class TokenGroup:
         self.location = location
         self.name = name
         self._opened: tuple[int, zarr.Group] | None = None
+        self._direct: dict[str, DirectArray | None] = {}
         group = self._group()
         if not _is_readable(group):
             raise StoreError(
@@ -71,19 +75,33 @@ class TokenGroup:
         self.n_tokens = int(self.contract["tokens_per_frame"])
         self.dim = int(self.contract["dim"])
         self.precision = str(self.contract["precision"])
-        self.all_runs = self._current_runs()
-        done = self.all_runs["status"] == "done"
-        self.runs = self.all_runs[done].reset_index(drop=True)
+        self.all_runs  # noqa: B018  a damaged table is an error here and now
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        # Loader workers read frames, and get no tables: whoever asks for one there reads it anew.
+        tables = ("all_runs", "runs")
+        state = {name: value for name, value in self.__dict__.items() if name not in tables}
+        return {**state, "_opened": None}
+
+    @cached_property
+    def all_runs(self) -> pd.DataFrame:
+        """The table of all runs, also of those that are planned or failed."""
+        return self._current_runs()
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The finished runs."""
+        done = self.all_runs["status"] == "done"
+        return self.all_runs[done].reset_index(drop=True)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What the tokens were made with."""
         return dict(self.contract["provenance"])
 
-    def read(self, start: int, n_frames: int) -> npt.NDArray[Any]:
+    def read(
+        self, start: int, n_frames: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
         """Return stored tokens of consecutive frames.
 
         Parameters
@@ -91,12 +109,14 @@ class TokenGroup:
         start : int
             Frame of the group's array: the run's ``start`` plus the frame within the run.
         n_frames : int
+        out : np.ndarray of shape (n_frames, n_tokens, dim), int8 or float16, optional
+            Where to put them, in C order; by default a new array.
 
         Returns
         -------
         np.ndarray of shape (n_frames, n_tokens, dim), int8 or float16
         """
-        return np.asarray(self._group()["tokens"][start : start + n_frames])  # type: ignore[index]
+        return self._rows("tokens", start, n_frames, out)
 
     def moments(self, row: int) -> RunMoments:
         """Return the statistics of the run in the given row of the ``runs`` table."""
@@ -127,8 +147,9 @@ class TokenGroup:
 
     def array(self, name: str, row: int | None = None) -> npt.NDArray[Any]:
         """Return a static array, or one run's row of a per-run array."""
-        array = self._group()[name]
-        return np.asarray(array[:] if row is None else array[row])  # type: ignore[index]
+        if row is not None:
+            return self._rows(name, row, 1)[0]
+        return np.asarray(self._group()[name][:])  # type: ignore[index]
 
     def run(self, run_id: str) -> pd.Series:
         """Return a finished run's row of the table.
@@ -146,6 +167,21 @@ class TokenGroup:
                          "List the runs with `fmritok inspect`.")
             )  # fmt: skip
         return self.runs.loc[found[0]]
+
+    def _rows(
+        self, name: str, start: int, n_rows: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Read rows of an array from its files; with zarr-python where that cannot be."""
+        if name not in self._direct:
+            self._direct[name] = open_direct(self.location, f"{self.name}/{name}")
+        direct = self._direct[name]
+        if direct is not None and 0 <= start and start + n_rows <= direct.shape[0]:
+            return direct.read(start, n_rows, out)
+        rows = np.asarray(self._group()[name][start : start + n_rows])  # type: ignore[index]
+        if out is None:
+            return rows
+        out[:] = rows
+        return out
 
     def _group(self) -> zarr.Group:
         # A worker process must not use what its parent opened: zarr runs an event loop in a thread.
@@ -199,7 +235,6 @@ class TokenStore:
         self.location = Location(url)
         root = open_root(self.location)
         self.groups = tuple(n for n in group_names(self.location) if _is_readable(root[n]))  # type: ignore[arg-type]
-        self._root = root
 
     def group(self, name: str | None = None) -> TokenGroup:
         """Open a token group; without a name, the only one.
@@ -220,10 +255,19 @@ class TokenStore:
         return TokenGroup(self.location, name)
 
     def phenotypes(self) -> pd.DataFrame:
-        """Return the subjects' table (``dataset``, ``subject`` and typed columns); may be empty."""
-        if "phenotypes" not in self._root:
-            return pd.DataFrame({"dataset": [], "subject": []}, dtype=object)
-        return read_table(self._root["phenotypes"])  # type: ignore[arg-type]
+        """Return the subjects' table: ``dataset, subject, session`` and typed columns.
+
+        ``session`` is empty where a value does not depend on it. May be empty.
+        """
+        return read_annotation(self.location, "phenotypes")
+
+    def phenotype_columns(self) -> pd.DataFrame:
+        """Return what the columns are: ``dataset, column, dtype, unit, source, meaning``."""
+        return read_annotation(self.location, "phenotype_columns")
+
+    def events(self) -> pd.DataFrame:
+        """Return what happened during runs: ``run_id, onset, duration, trial_type``, seconds."""
+        return read_annotation(self.location, "events")
 
 
 def _is_readable(group: zarr.Group) -> bool:
