@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from fmritok.trainer.attention import Attention, attend, rotate, rotation
+from fmritok.trainer.attention import Attention, rotate, rotation
+from fmritok.trainer.backends import attend
 from fmritok.trainer.config import ModelConfig
 
 PERIODS = {"pairs": 8, "min_period": 2.0, "max_period": 1000.0}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
 
 SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48)
@@ -15,7 +16,7 @@ SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48)
 
 def _model(config=SMALL):
     torch.manual_seed(0)
-    return TokenTransformer(config, n_tokens=5, dim=7).eval()
+    return TokenTransformer(config, TokenLayout(5, 7)).eval()
 
 
 def _encode(model, frames, times, valid=None):
@@ -31,9 +32,9 @@ def test_equal_seconds_give_equal_results_at_any_tr():
     chosen = torch.tensor([0, 25])
     one = _encode(model, frames[:, chosen], fast[:, chosen])
     other = _encode(model, frames[:, chosen], torch.tensor([[0, 9]]) * 2.0)
-    torch.testing.assert_close(one.frames, other.frames, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(one.tokens, other.tokens, rtol=1e-5, atol=1e-5)
     slow = _encode(model, frames, torch.arange(26)[None] * 2.0)
-    assert (slow.frames - _encode(model, frames, fast).frames).abs().max() > 1e-3
+    assert (slow.tokens - _encode(model, frames, fast).tokens).abs().max() > 1e-3
 
 
 def test_without_position_the_order_of_frames_is_not_seen():
@@ -42,7 +43,7 @@ def test_without_position_the_order_of_frames_is_not_seen():
     order = torch.randperm(6)
     one, other = _encode(model, frames, times), _encode(model, frames[:, order], times)
     torch.testing.assert_close(one.cls, other.cls, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(one.frames[:, order], other.frames, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.tokens[:, order], other.tokens, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["residual", "both"])
@@ -58,14 +59,14 @@ def test_padding_changes_nothing(form):
         both = model(x, static, times.expand(2, -1), valid)
     for i, (frames, n) in enumerate([(long, 9), (short, 4)]):
         alone = _encode(model, frames, times[:, :n])
-        torch.testing.assert_close(both.frames[i, :n], alone.frames[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(both.tokens[i, :n], alone.tokens[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(both.cls[i], alone.cls[0], rtol=1e-4, atol=1e-5)
 
 
 def test_cells_are_told_apart_by_the_spatial_embedding():
     model = _model(replace(SMALL, input="residual"))
     same = torch.ones(1, 3, 5, 7)
-    frames = _encode(model, same, torch.arange(3.0)[None]).frames
+    frames = _encode(model, same, torch.arange(3.0)[None]).tokens
     assert (frames[:, :, 0] - frames[:, :, 1]).abs().max() > 1e-3
 
 
@@ -87,7 +88,7 @@ def test_shapes_and_gradients_under_every_option(options):
     out = model(model.embed(frames), static, torch.arange(4.0).expand(2, -1))
     assert out.cls.shape == (2, 32)
     assert out.registers.shape == (2, config.registers, 32)
-    assert out.frames.shape == (2, 4, 5, 32)
+    assert out.tokens.shape == (2, 4, 5, 32)
     assert (out.static is None) == (config.input != "both")
     sum(x.square().sum() for x in out if x is not None).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -101,7 +102,7 @@ def test_the_published_size():
         final_norm=False,
     )  # fmt: skip
     with torch.device("meta"):
-        model = TokenTransformer(config, n_tokens=27, dim=3072)
+        model = TokenTransformer(config, TokenLayout(27, 3072))
     layers = sum(p.numel() for p in model.blocks.parameters())
     assert layers / 12 == pytest.approx(10.56e6, rel=1e-3)
     assert sum(p.numel() for p in model.embedding[1].parameters()) == pytest.approx(

@@ -10,8 +10,10 @@ from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.config import ModelConfig, ObjectiveConfig
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.inputs import model_inputs
+from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
-from fmritok.trainer.objectives.mtm import MaskedTokenModelling, tube_cells
+from fmritok.trainer.objectives.masks import tube_cells
+from fmritok.trainer.objectives.mtm import MaskedTokenModelling
 from fmritok.trainer.streaming import WindowDataset, collate
 from fmritok.trainer.windows import Request, RunIndex
 
@@ -35,8 +37,8 @@ def batch(make_store):
 def _objective(form="both", **options):
     torch.manual_seed(0)
     config = ModelConfig(input=form, width=32, layers=1, heads=2, kv_heads=1, mlp_width=32)
-    encoder = TokenTransformer(config, n_tokens=6, dim=4)
-    model = MaskedTokenModelling(encoder, ObjectiveConfig(**options), n_tokens=6, dim=4)
+    encoder = TokenTransformer(config, TokenLayout(6, 4))
+    model = MaskedTokenModelling(encoder, ObjectiveConfig(**options))
     torch.nn.init.normal_(model.head.weight)
     torch.nn.init.normal_(model.mask_vector)
     return model
@@ -44,24 +46,25 @@ def _objective(form="both", **options):
 
 @pytest.mark.parametrize(("ratio", "masked"), [(0.5, 14), (0.01, 1), (0.99, 26)])
 def test_how_many_cells_are_hidden(ratio, masked):
-    encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), n_tokens=27, dim=3)
+    encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), TokenLayout(27, 3))
     config = ObjectiveConfig(mask_ratio=ratio)
-    assert MaskedTokenModelling(encoder, config, n_tokens=27, dim=3).n_masked == masked
+    assert MaskedTokenModelling(encoder, config).n_masked == masked
+    one = TokenTransformer(ModelConfig(width=8, mlp_width=8), TokenLayout(1, 3))
     with pytest.raises(TrainingError, match="2 or more tokens per frame, got 1"):
-        MaskedTokenModelling(encoder, config, n_tokens=1, dim=3)
+        MaskedTokenModelling(one, config)
 
 
 def test_masks_are_pure_functions_of_the_windows_own_number():
     draws = torch.tensor([5, 2**62, 5, 0])
-    cells = tube_cells(draws, n_tokens=27, n_masked=14)
+    cells = tube_cells(draws, n_cells=27, n_chosen=14)
     torch.manual_seed(1)
     np.random.seed(1)
-    assert torch.equal(tube_cells(draws, n_tokens=27, n_masked=14), cells)
-    assert torch.equal(tube_cells(draws.flip(0), n_tokens=27, n_masked=14), cells.flip(0))
+    assert torch.equal(tube_cells(draws, n_cells=27, n_chosen=14), cells)
+    assert torch.equal(tube_cells(draws.flip(0), n_cells=27, n_chosen=14), cells.flip(0))
     assert torch.equal(cells[0], cells[2])
     assert not torch.equal(cells[0], cells[1])
     assert all(len(set(row)) == 14 and row == sorted(row) for row in cells.tolist())
-    many = tube_cells(torch.arange(2000), n_tokens=27, n_masked=14)
+    many = tube_cells(torch.arange(2000), n_cells=27, n_chosen=14)
     share = torch.bincount(many.flatten(), minlength=27) / 2000
     assert ((share - 14 / 27).abs() < 0.05).all()
 
@@ -72,7 +75,7 @@ def test_hidden_cells_are_hidden_in_all_frames(batch, form):
     model = _objective(form)
     seen = []
     model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
-    cells = tube_cells(batch.draws, n_tokens=6, n_masked=3)
+    cells = tube_cells(batch.draws, n_cells=6, n_chosen=3)
     hidden = torch.zeros(2, 6, dtype=torch.bool).scatter(1, cells, True)
     model(batch)
     changed = batch.tokens + 40 * hidden[:, None, :, None].to(torch.int8)
@@ -88,12 +91,14 @@ def test_hidden_cells_are_hidden_in_all_frames(batch, form):
 def test_losses_equal_their_float64_definitions(batch, form):
     model = _objective(form).eval()
     heads = []
-    model.head.register_forward_hook(lambda *call: heads.append(call[2].detach().double()))
+    model.head.register_forward_hook(
+        lambda *call: heads.append(call[2].detach().double().view(2, 16, 3, 4))
+    )
     with torch.no_grad():
         output = model(batch, measure=True)
     got = {name: float(m.total / m.n_values) for name, m in output.measures.items()}
     inputs = model_inputs(batch, form).frames.double()
-    cells = tube_cells(batch.draws, n_tokens=6, n_masked=3)
+    cells = tube_cells(batch.draws, n_cells=6, n_chosen=3)
 
     errors, trivial, residual, residual_trivial = [], [], [], []
     for i, n in enumerate([16, 5]):
@@ -110,7 +115,7 @@ def test_losses_equal_their_float64_definitions(batch, form):
     def l1(parts):
         return float(torch.cat([p.flatten() for p in parts]).abs().mean())
 
-    assert float(output.loss) == pytest.approx(l1(errors), rel=1e-5)
+    assert float(output.loss.value) == pytest.approx(l1(errors), rel=1e-5)
     assert got == {
         "loss": pytest.approx(l1(errors), rel=1e-5),
         "loss_mean_token": pytest.approx(l1(trivial), rel=1e-4),
@@ -121,8 +126,8 @@ def test_losses_equal_their_float64_definitions(batch, form):
 
 
 def test_a_new_model_predicts_the_mean_token(batch):
-    encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), n_tokens=6, dim=4)
-    model = MaskedTokenModelling(encoder, ObjectiveConfig(), n_tokens=6, dim=4)
+    encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), TokenLayout(6, 4))
+    model = MaskedTokenModelling(encoder, ObjectiveConfig())
     measures = model(batch, measure=True).measures
     assert torch.equal(measures["loss"].total, measures["loss_mean_token"].total)
     torch.testing.assert_close(
@@ -140,5 +145,5 @@ def test_padding_does_not_change_the_loss(batch):
         )
         for i, n in ((0, 16), (1, 5))
     )  # fmt: skip
-    one, other = model(full).loss, model(short).loss
-    torch.testing.assert_close(model(batch).loss, (16 * one + 5 * other) / 21)
+    one, other = model(full).loss.value, model(short).loss.value
+    torch.testing.assert_close(model(batch).loss.value, (16 * one + 5 * other) / 21)

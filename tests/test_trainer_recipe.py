@@ -34,6 +34,29 @@ def test_tablet_has_the_published_numbers():
     assert (config.optim.lr, config.train.epochs, config.train.steps) == (1e-4, 40, None)
 
 
+def test_cortexmae_has_the_published_numbers():
+    config = build_config(read_recipe("cortexmae"))
+    model, objective = config.model, config.objective
+    assert (model.width, model.layers, model.heads, model.mlp_width, model.patch) == (
+        768, 12, 12, 3072, 4,
+    )  # fmt: skip
+    assert (objective.name, objective.mask_ratio, objective.stride) == ("mae", 0.9, 2)
+    decoder = (objective.decoder_width, objective.decoder_layers, objective.decoder_heads)
+    assert decoder == (512, 4, 16)
+    assert (config.optim.lr, config.optim.beta2, config.train.steps) == (1.25e-4, 0.95, 625_000)
+
+
+def test_semantoks_has_the_published_numbers():
+    config = build_config(read_recipe("semantoks"))
+    model, objective = config.model, config.objective
+    assert (model.width, model.layers, model.patch, model.layer_scale) == (768, 8, 20, 0.1)
+    assert (objective.name, objective.crop, objective.momentum) == ("distill", 100, 0.99)
+    assert (objective.head_width, objective.projection, objective.precision) == (1024, 128, 0.05)
+    assert (objective.slice_low, objective.slice_high) == (0.65, 0.85)
+    assert (config.optim.lr, config.optim.final_weight_decay) == (1.4e-3, 0.3)
+    assert (config.data.batch_size, config.train.epochs) == (512, 100)
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_resolved_configuration_is_a_recipe_of_itself(name, tmp_path):
     config = build_config(read_recipe(name))
@@ -80,7 +103,7 @@ def test_what_is_refused_and_what_it_says(assignment, message):
 
 
 def test_recipes_that_cannot_be_read(tmp_path):
-    with pytest.raises(ConfigError, match=r"expected tablet, tiny or the path .* got 'small'"):
+    with pytest.raises(ConfigError, match=r"expected cortexmae, semantoks, tablet, tiny or the path .* got 'small'"):
         read_recipe("small")
     file = tmp_path / "mine.yaml"
     file.write_text("- a\n- b\n")

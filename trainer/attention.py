@@ -1,7 +1,7 @@
 """Grouped-query attention with a rotary embedding of time in seconds."""
 
-# B windows, L tokens of a sequence, H query heads, G key-value heads, K features of a head,
-# P = K / 2 rotated pairs, W model width
+# B windows, L tokens of a sequence, M tokens attended to, H query heads, G key-value heads,
+# K features of a head, P = K / 2 rotated pairs, W model width
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmritok.trainer.backends import Mask, attend
 from fmritok.trainer.config import ModelConfig
 
-__all__ = ["Attention", "Rotation", "attend", "make_norm", "rotate", "rotation"]
+__all__ = ["Attention", "Context", "Rotation", "make_norm", "rotate", "rotation"]
 
 
 class Rotation(NamedTuple):
@@ -24,6 +24,14 @@ class Rotation(NamedTuple):
     """[B 1 L P], float32"""
     sin: Tensor
     """[B 1 L P], float32"""
+
+
+class Context(NamedTuple):
+    """Other tokens to attend to, instead of a sequence's own."""
+
+    x: Tensor
+    """[B M W]"""
+    by: Rotation | None
 
 
 def rotation(times_BL: Tensor, *, pairs: int, min_period: float, max_period: float) -> Rotation:
@@ -50,33 +58,12 @@ def rotate(x_BHLK: Tensor, by: Rotation) -> Tensor:
     return torch.cat(turned, dim=-1).to(x_BHLK.dtype)
 
 
-def attend(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, keep_BL: Tensor | None) -> Tensor:
-    """Attend over the whole sequence; H / G query heads share each key-value head.
-
-    The one place that knows an attention backend. Dropout, 3-D inputs and repeated keys would all
-    silently take torch's quadratic-memory path.
-
-    Parameters
-    ----------
-    q_BHLK : torch.Tensor of shape (B, H, L, K)
-    k_BGLK, v_BGLK : torch.Tensor of shape (B, G, L, K)
-    keep_BL : torch.Tensor of shape (B, L), bool, optional
-        Tokens that may be attended to; None for all.
-
-    Returns
-    -------
-    torch.Tensor of shape (B, H, L, K)
-    """
-    mask = None if keep_BL is None else keep_BL[:, None, None, :]
-    grouped = q_BHLK.shape[1] != k_BGLK.shape[1]
-    return F.scaled_dot_product_attention(q_BHLK, k_BGLK, v_BGLK, mask, enable_gqa=grouped)
-
-
 class Attention(nn.Module):
-    """Self-attention with shared key-value heads, and optionally normed queries and keys."""
+    """Attention with shared key-value heads, and optionally normed queries and keys."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.backend = config.attention
         self.heads, self.kv_heads = config.heads, config.kv_heads
         self.head_dim = config.width // config.heads
         self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=config.bias)
@@ -92,16 +79,20 @@ class Attention(nn.Module):
         start = torch.full((2, self.head_dim), config.locality)
         self.offsets = nn.Parameter(start) if config.position == "time" else None
 
-    def forward(self, x_BLW: Tensor, by: Rotation | None, keep_BL: Tensor | None) -> Tensor:
-        """Return the attended sequence [B L W]."""
+    def forward(
+        self, x_BLW: Tensor, by: Rotation | None, mask: Mask, context: Context | None = None
+    ) -> Tensor:
+        """Return the attended sequence [B L W]; without a context it attends to itself."""
+        seen = Context(x_BLW, by) if context is None else context
         q_BHLK = self.query(x_BLW).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-        kv_BLGK = self.key_value(x_BLW).unflatten(-1, (2 * self.kv_heads, self.head_dim))
-        k_BGLK, v_BGLK = kv_BLGK.transpose(1, 2).chunk(2, dim=1)
-        q_BHLK, k_BGLK = self.query_norm(q_BHLK), self.key_norm(k_BGLK)
-        if self.offsets is not None and by is not None:
+        kv_BMGK = self.key_value(seen.x).unflatten(-1, (2 * self.kv_heads, self.head_dim))
+        k_BGMK, v_BGMK = kv_BMGK.transpose(1, 2).chunk(2, dim=1)
+        q_BHLK, k_BGMK = self.query_norm(q_BHLK), self.key_norm(k_BGMK)
+        if self.offsets is not None and by is not None and seen.by is not None:
             q_BHLK = rotate(q_BHLK + self.offsets[0], by)
-            k_BGLK = rotate(k_BGLK + self.offsets[1], by)
-        x_BHLK = attend(q_BHLK.to(v_BGLK.dtype), k_BGLK.to(v_BGLK.dtype), v_BGLK, keep_BL)
+            k_BGMK = rotate(k_BGMK + self.offsets[1], seen.by)
+        dtype = v_BGMK.dtype
+        x_BHLK = attend(q_BHLK.to(dtype), k_BGMK.to(dtype), v_BGMK, mask, self.backend)
         attended_BLW: Tensor = self.output(x_BHLK.transpose(1, 2).flatten(2))
         return attended_BLW
 

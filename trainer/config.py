@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fmritok.pipeline.errors import expected
+from fmritok.trainer.backends import Backend
 from fmritok.trainer.errors import ConfigError
 
 __all__ = [
@@ -43,7 +44,7 @@ class DataConfig:
     windows_per_run : int
         Random windows of each training run in an epoch.
     batch_size : int
-        Windows of a step.
+        Windows of a step, over all processes and all parts (``train.accumulate``) of it.
     validation_fraction : float
         Share of the subjects held out, families kept together.
     max_validation_windows : int
@@ -70,6 +71,8 @@ class ModelConfig:
     """The Transformer; see :class:`fmritok.trainer.model.TokenTransformer`."""
 
     input: InputForm = "both"
+    frame_norm: bool = True
+    patch: int | None = None
     width: int = 128
     layers: int = 2
     heads: int = 2
@@ -82,16 +85,23 @@ class ModelConfig:
     input_norm: bool = False
     embedding_norm: bool = False
     final_norm: bool = True
+    layer_scale: float = 0.0
     registers: int = 0
     position: Literal["time", "none"] = "time"
     min_period: float = 2.0
     max_period: float = 1000.0
     locality: float = 1.0
+    attention: Backend = "auto"
+    packing: bool = True
+    checkpointing: Literal["none", "selective", "full"] = "none"
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "kv_heads", "mlp_width"):
             _require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
-        _require(self.registers >= 0, "model.registers", "0 or more", self.registers)
+        for name in ("registers", "layer_scale"):
+            _require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
+        fits = self.patch is None or self.patch >= 1
+        _require(fits, "model.patch", "1 or more, or null", self.patch)
         _require(
             self.width % (2 * self.heads) == 0,
             "model.width",
@@ -115,24 +125,81 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The self-supervised loss."""
+    """The self-supervised loss; each option says which objectives use it.
 
-    name: Literal["mtm"] = "mtm"
+    Attributes
+    ----------
+    name : {"mtm", "mae", "distill"}
+    mask_ratio : float
+        mtm, mae: share that is hidden.
+    chunk : int
+        mtm, mae: tokens that are predicted at a time.
+    masking, stride, decoder, decoder_width, decoder_layers, decoder_heads
+        mae; see :class:`fmritok.trainer.objectives.mae.MaskedAutoencoder`.
+    crop, momentum, head_width, projection, precision, token_weight, network_weight, \
+    network_share, slice_probability, slice_low, slice_high, drop_tokens, drop_time, jitter, noise
+        distill; see :class:`fmritok.trainer.objectives.distill.SelfDistillation`.
+    """
+
+    name: Literal["mtm", "mae", "distill"] = "mtm"
     mask_ratio: float = 0.5
+    chunk: int = 4096
+    masking: Literal["tube", "random"] = "tube"
+    stride: int = 1
+    decoder: Literal["self", "cross"] = "self"
+    decoder_width: int = 64
+    decoder_layers: int = 1
+    decoder_heads: int = 2
+    crop: int | None = None
+    momentum: float = 0.99
+    head_width: int = 256
+    projection: int = 64
+    precision: float = 0.05
+    token_weight: float = 0.5
+    network_weight: float = 0.5
+    network_share: float = 0.05
+    slice_probability: float = 0.5
+    slice_low: float = 0.65
+    slice_high: float = 0.85
+    drop_tokens: float = 0.1
+    drop_time: float = 0.3
+    jitter: float = 0.2
+    noise: float = 0.1
 
     def __post_init__(self) -> None:
+        counts = ("chunk", "stride", "decoder_width", "decoder_layers", "decoder_heads")
+        for name in (*counts, "head_width", "projection"):
+            value = getattr(self, name)
+            _require(value >= 1, f"objective.{name}", "1 or more", value)
+        fits = self.decoder_width % (2 * self.decoder_heads) == 0
+        wanted = f"an even multiple of objective.decoder_heads = {self.decoder_heads}"
+        _require(fits, "objective.decoder_width", wanted, self.decoder_width)
         fits = 0 < self.mask_ratio < 1
         _require(fits, "objective.mask_ratio", "above 0 and below 1", self.mask_ratio)
+        fits = self.crop is None or self.crop >= 1
+        _require(fits, "objective.crop", "1 or more, or null", self.crop)
+        shares = ("momentum", "slice_probability", "drop_tokens", "drop_time", "jitter")
+        for name in (*shares, "network_share"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"objective.{name}", "between 0 and 1", value)
+        for name in ("token_weight", "network_weight", "noise"):
+            value = getattr(self, name)
+            _require(value >= 0, f"objective.{name}", "0 or more", value)
+        _require(self.precision > 0, "objective.precision", "above 0", self.precision)
+        fits = 0 < self.slice_low <= self.slice_high < 1
+        wanted = f"above 0 and at most objective.slice_high = {self.slice_high}, which is below 1"
+        _require(fits, "objective.slice_low", wanted, self.slice_low)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with linear warm-up and cosine decay; weight decay may follow a cosine, too."""
 
     lr: float = 2e-3
     final_lr_ratio: float = 0.05
     warmup: float = 0.05
     weight_decay: float = 0.05
+    final_weight_decay: float | None = None
     beta1: float = 0.9
     beta2: float = 0.98
     clip: float = 1.0
@@ -145,7 +212,9 @@ class OptimConfig:
             _require(0 <= value < 1, f"optim.{name}", "0 or more and below 1", value)
         fits = 0 <= self.final_lr_ratio <= 1
         _require(fits, "optim.final_lr_ratio", "between 0 and 1", self.final_lr_ratio)
-        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+        for name in ("weight_decay", "final_weight_decay"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"optim.{name}", "0 or more", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +225,8 @@ class TrainConfig:
     steps: int | None = 300
     epochs: int | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: int = 1
+    compile: bool = False
     deterministic: bool = True
     log_every: int = 10
     validate_every: int = 50
@@ -171,7 +242,7 @@ class TrainConfig:
             f"steps {self.steps} and epochs {self.epochs}",
         )
         intervals = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
-        for name in ("steps", "epochs", *intervals):
+        for name in ("steps", "epochs", "accumulate", *intervals):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"train.{name}", "1 or more", value)
 

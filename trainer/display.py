@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fmritok.trainer.objectives import Figure
 from fmritok.trainer.streaming import Rate
 
 __all__ = ["TrainingDisplay", "figures_table"]
@@ -48,21 +49,21 @@ class TrainingDisplay:
         )
         self._progress.update(self._task, completed=step, figures=figures)
 
-    def validation(self, step: int, figures: dict[str, float]) -> None:
+    def validation(self, step: int, figures: dict[str, float], shown: tuple[Figure, ...]) -> None:
         """Print the figures of a validation above the bar."""
         text = ", ".join(
-            f"{name} {figures[name]:.4f} (mean token {figures[f'{name}_mean_token']:.4f})"
-            for name in ("loss", "residual_loss")
+            f"{one.name} {figures[one.name]:.4f} ({one.trivial_label} {figures[one.trivial]:.4f})"
+            for one in shown
         )
         line = f"step {step}: validation {text}"
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def figures_table(figures: dict[str, float]) -> Table:
-    """Set the model's losses beside those of predicting each token's mean."""
-    table = Table("", "model", "mean token", "ratio")
-    for name, label in (("loss", "masked tokens, L1"), ("residual_loss", "time courses alone, L1")):
-        model, trivial = figures[name], figures[f"{name}_mean_token"]
+def figures_table(figures: dict[str, float], shown: tuple[Figure, ...]) -> Table:
+    """Set the model's figures beside those of a trivial model."""
+    table = Table("", "model", shown[0].trivial_label, "ratio")
+    for one in shown:
+        model, trivial = figures[one.name], figures[one.trivial]
         ratio = f"{model / trivial:.3f}" if trivial else "-"
-        table.add_row(label, f"{model:.4f}", f"{trivial:.4f}", ratio)
+        table.add_row(one.label, f"{model:.4f}", f"{trivial:.4f}", ratio)
     return table

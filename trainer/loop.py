@@ -7,14 +7,17 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+import torch.distributed as dist
 from rich.console import Console
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
@@ -29,11 +32,19 @@ from fmritok.trainer.checkpoint import (
 )
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay
+from fmritok.trainer.distributed import (
+    Ranks,
+    ShareOfBatches,
+    is_placeholder,
+    split_batch,
+    total_over_ranks,
+)
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
+from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.metrics import MetricsLog, draw_losses
-from fmritok.trainer.model import TokenTransformer
-from fmritok.trainer.objectives.mtm import MaskedTokenModelling
-from fmritok.trainer.optim import build_optimizer, learning_rate
+from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.build import build_objective, compile_blocks
+from fmritok.trainer.optim import build_optimizer, learning_rate, weight_decay
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.split import Split, check_no_leakage, split_runs
 from fmritok.trainer.stopping import StopRequest
@@ -83,6 +94,8 @@ class Summary:
     step : int
     figures : dict
         Of the last validation; of the last training batches without validation runs.
+    shown : tuple of Figure
+        Which of them to show, and beside what.
     validated : bool
         Whether the figures are of held-out subjects.
     rate : Rate
@@ -92,6 +105,7 @@ class Summary:
 
     step: int
     figures: dict[str, float]
+    shown: tuple[Figure, ...]
     validated: bool
     rate: Rate
     checkpoint: Path
@@ -114,6 +128,9 @@ class Trainer:
         Checkpoint to go on from, exactly.
     init_from : Path, optional
         Weights to start from.
+    ranks : Ranks, optional
+        This process among those that train together; the result depends on how many there are by
+        the order of sums alone.
 
     Raises
     ------
@@ -131,11 +148,13 @@ class Trainer:
         workers: int = 0,
         resume: Path | None = None,
         init_from: Path | None = None,
+        ranks: Ranks | None = None,
         console: Console | None = None,
     ) -> None:
         self.config, self.group, self.out = config, group, out
         self.device, self.workers = device, workers
-        self.console = console or Console(stderr=True)
+        self.ranks = ranks or Ranks()
+        self.console = console or Console(stderr=True, quiet=not self.ranks.is_first)
         state = None if resume is None else self._check_state(resume)
         self.split = self._split(resume)
         if state is not None:
@@ -147,11 +166,10 @@ class Trainer:
         if device.type == "cuda" and config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-        shape = {"n_tokens": group.n_tokens, "dim": group.dim}
+        layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
-            encoder = TokenTransformer(config.model, **shape)
-            self.model = MaskedTokenModelling(encoder, config.objective, **shape).to(device)
+            self.model = build_objective(config, layout).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
         data, epochs = config.data, config.train.epochs
         per_epoch = steps_per_epoch(
@@ -162,23 +180,18 @@ class Trainer:
         self.position = Position()
         self._last_measures: dict[str, float] = {}
         self._validation_loader: Iterable[Batch] = ()
-        out.mkdir(parents=True, exist_ok=True)
         if resume is not None and state is not None:
             load_weights(resume, self.model)
             load_optimizer(resume, self.model, self.optimizer)
             self.position = Position(**state["position"])
-            self.metrics = MetricsLog(
-                out,
-                resume=run_folder(resume),
-                size=state["metrics_bytes"],
-                step=self.position.step,
-            )
-        else:
-            if init_from is not None:
-                load_weights(init_from, self.model)
-            self.metrics = MetricsLog(out)
-        (out / "config.yaml").write_text(to_yaml(config))
-        (out / "split.json").write_text(self.split.to_json())
+        elif init_from is not None:
+            load_weights(init_from, self.model)
+        self.metrics = self._metrics(resume, state) if self.ranks.is_first else None
+        if config.train.compile:
+            compile_blocks(self.model)
+        self._wrapped: nn.Module = self.model
+        if self.ranks.size > 1:
+            self._wrapped = DistributedDataParallel(self.model)
 
     def run(self) -> Summary:
         """Train to the end.
@@ -202,23 +215,26 @@ class Trainer:
                 display.step(row["step"], row["loss"], meter.overall)
                 self._validate_if_due(stop, display)
                 step = self.position.step
-                if stop.signal or step % every == 0 or step == self.n_steps:
+                signal = self._agreed(stop)
+                if signal or step % every == 0 or step == self.n_steps:
                     self._save()
-                if stop.signal and step < self.n_steps:
-                    raise self._stopped(stop.signal)
+                if signal and step < self.n_steps:
+                    raise self._stopped(signal)
         return Summary(
             step=self.position.step,
             figures=self.position.validation or self._last_measures,
+            shown=self.model.figures,
             validated=self.position.validation is not None,
             rate=meter.overall,
             checkpoint=list_checkpoints(self.out)[-1],
-            picture=draw_losses(self.out),
+            picture=self._draw(),
         )
 
     def close(self) -> None:
         """End the validation workers and close the metrics."""
         self._validation_loader = ()
-        self.metrics.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
     def _step(self, meter: Meter) -> dict[str, Any]:
         """Train on the next batch, and write what happened to the metrics."""
@@ -226,21 +242,33 @@ class Trainer:
         lr = learning_rate(config.optim, step, self.n_steps)
         for settings in self.optimizer.param_groups:
             settings["lr"] = lr
+            if settings["decayed"]:
+                settings["weight_decay"] = weight_decay(config.optim, step, self.n_steps)
         logged = (step + 1) % config.train.log_every == 0 or step + 1 == self.n_steps
         batch = meter.next()
-        with self._autocast():
-            output = self.model(batch.to(self.device), measure=logged)
-        output.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        loss, grad_norm = output.loss.item(), norm.item()
+        outputs = self._backward(batch, measure=logged)
+        # Gradients so far are of sums: one division, whatever the parts and processes.
+        sizes = total_over_ranks(
+            torch.tensor([len(batch.draws) * (not is_placeholder(batch)), batch.n_frames])
+        )
+        mean = self._reduced([{"loss": output.loss} for output in outputs])["loss"]
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, self.ranks.size / float(mean.n_values))
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
+        loss, grad_norm = float(mean.value), norm.item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise self._not_finite(batch, loss, grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.position = replace(self.position, step=step + 1, epoch=batch.epoch, seen=batch.seen)
+        self.model.after_step((step + 1) / self.n_steps)
+        seen = int(sizes[0]) + (self.position.seen if batch.epoch == self.position.epoch else 0)
+        self.position = replace(self.position, step=step + 1, epoch=batch.epoch, seen=seen)
 
-        rate = meter.finish(batch.n_frames * self.group.n_tokens)
-        measures = {name: float(m.total / m.n_values) for name, m in output.measures.items()}
+        rate = meter.finish(int(sizes[1]) * self.group.n_tokens)
+        measures = {}
+        if logged:
+            means = self._reduced([output.measures for output in outputs])
+            measures = {name: float(mean.value) for name, mean in means.items()}
         self._last_measures = measures or self._last_measures
         row = {
             "step": step + 1,
@@ -252,8 +280,49 @@ class Trainer:
             **rate._asdict(),
             "memory_bytes": self._memory(),
         }
-        self.metrics.write("train", row, draw=logged)
+        if self.metrics is not None:
+            self.metrics.write("train", row, draw=logged)
         return row
+
+    def _backward(self, batch: Batch, *, measure: bool) -> list[ObjectiveOutput]:
+        """Add the gradient of the batch's total loss, a part at a time."""
+        parts = split_batch(batch, self.config.train.accumulate)
+        outputs = []
+        for part in parts:
+            waits = self.ranks.size > 1 and part is not parts[-1]
+            with self._wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                output = self._forward(part, measure=measure, train=True)
+                output.loss.total.backward()
+            detached = Mean(output.loss.total.detach(), output.loss.n_values)
+            outputs.append(output._replace(loss=detached))
+        return outputs
+
+    def _forward(self, batch: Batch, *, measure: bool, train: bool) -> ObjectiveOutput:
+        model = self._wrapped if train else self.model
+        progress = self.position.step / self.n_steps if train else 1.0
+        with self._autocast():
+            output: ObjectiveOutput = model(
+                batch.to(self.device), progress=progress, measure=measure
+            )
+        if is_placeholder(batch):
+            nothing = {
+                name: Mean(m.total * 0, m.n_values * 0) for name, m in output.measures.items()
+            }
+            loss = Mean(output.loss.total * 0, output.loss.n_values * 0)
+            return ObjectiveOutput(loss, nothing)
+        return output
+
+    def _reduced(self, parts: list[dict[str, Mean]]) -> dict[str, Mean]:
+        """Add up the means of all parts and processes."""
+        if not parts or not parts[0]:
+            return {}
+        names = list(parts[0])
+        pairs = [
+            torch.stack([torch.stack([m[name].total, m[name].n_values]).double() for name in names])
+            for m in parts
+        ]
+        sums = total_over_ranks(torch.stack(pairs).sum(0).cpu())
+        return {name: Mean(*row) for name, row in zip(names, sums.unbind(), strict=True)}
 
     def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
         """Validate every so many steps and at the end, unless it was done or a signal came."""
@@ -264,20 +333,50 @@ class Trainer:
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         with torch.no_grad():
             for batch in self._validation_loader:
-                if stop.signal:
+                if stop.signal and self.ranks.size == 1:
                     return False
-                with self._autocast():
-                    output = self.model(batch.to(self.device), measure=True)
+                output = self._forward(batch, measure=True, train=False)
                 for name, mean in output.measures.items():
                     sums[name][0] += float(mean.total)
                     sums[name][1] += float(mean.n_values)
-        figures = {name: total / count for name, (total, count) in sums.items()}
+        totals = {name: Mean(*map(torch.tensor, pair)) for name, pair in sums.items()}
+        figures = {name: float(m.value) for name, m in self._reduced([totals]).items()}
         self.position = replace(self.position, validated=step, validation=figures)
-        self.metrics.write("validation", {"step": step, **figures})
-        display.validation(step, figures)
+        if self.metrics is not None:
+            self.metrics.write("validation", {"step": step, **figures})
+        display.validation(step, figures, self.model.figures)
         return True
 
+    def _agreed(self, stop: StopRequest) -> str | None:
+        """Return the signal to stop at, the same on every rank."""
+        if self.ranks.size == 1:
+            return stop.signal
+        asked = total_over_ranks(torch.tensor(float(stop.signal is not None)))
+        return (stop.signal or "a signal to another process") if asked else None
+
+    def _metrics(self, resume: Path | None, state: dict[str, Any] | None) -> MetricsLog:
+        """Make the folder of the training, with what is known before its first step."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "config.yaml").write_text(to_yaml(self.config))
+        (self.out / "split.json").write_text(self.split.to_json())
+        if resume is None or state is None:
+            return MetricsLog(self.out)
+        return MetricsLog(
+            self.out,
+            resume=run_folder(resume),
+            size=state["metrics_bytes"],
+            step=self.position.step,
+        )
+
+    def _draw(self) -> Path:
+        if self.ranks.is_first:
+            draw_losses(self.out, self.model.figures)
+        return self.out / "loss.png"
+
     def _save(self) -> None:
+        if self.metrics is None:
+            self.ranks.wait()
+            return
         state = {
             "step": self.position.step,
             "position": asdict(self.position),
@@ -289,6 +388,7 @@ class Trainer:
         }
         keep = self.config.train.keep_checkpoints
         save_checkpoint(self.out, self.model, self.optimizer, state, keep=keep)
+        self.ranks.wait()
 
     def _check_state(self, resume: Path) -> dict[str, Any]:
         """Read a checkpoint's state, and refuse one that this training cannot go on from."""
@@ -358,6 +458,8 @@ class Trainer:
 
     def _loader(self, index: RunIndex, batches: Iterable[list[Request]]) -> Iterable[Batch]:
         pin = self.device.type == "cuda"
+        if self.ranks.size > 1:
+            batches = ShareOfBatches(batches, self.ranks)
         return window_loader(self.group, index, batches, workers=self.workers, pin_memory=pin)
 
     def _autocast(self) -> torch.autocast:
@@ -380,7 +482,10 @@ class Trainer:
         )  # fmt: skip
 
     def _not_finite(self, batch: Batch, loss: float, grad_norm: float) -> TrainingError:
-        runs = ", ".join(sorted(set(self.index.run_id[batch.runs.numpy()].tolist())))
+        shares = [self.index.run_id[batch.runs.cpu().numpy()].tolist()] * self.ranks.size
+        if self.ranks.size > 1:
+            dist.all_gather_object(shares, shares[0])
+        runs = ", ".join(sorted({run for share in shares for run in share}))
         step = self.position.step + 1
         return TrainingError(
             expected("Loss of step", f"{step} on the runs {runs}", "finite numbers",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
+
+from fmritok.trainer.objectives import Figure
 
 __all__ = ["MetricsLog", "draw_losses", "read_metrics"]
 
@@ -63,37 +66,37 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / _NAME).read_text().splitlines()]
 
 
-def draw_losses(folder: Path) -> Path:
-    """Draw training and validation loss, and the loss of predicting each token's mean.
+def draw_losses(folder: Path, shown: Sequence[Figure]) -> Path:
+    """Draw figures of training and validation, and those of a trivial model.
+
+    Parameters
+    ----------
+    folder : Path
+    shown : sequence of Figure
+        One panel for each.
 
     Returns
     -------
     Path
         ``loss.png`` in the run's folder.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Picture
 
     rows = read_metrics(folder)
     train = [row for row in rows if row["kind"] == "train"]
     validation = [row for row in rows if row["kind"] == "validation"]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, name, title in (
-        (panels[0], "loss", "masked tokens"),
-        (panels[1], "residual_loss", "their time courses alone (run's SD)"),
-    ):
-        trivial = f"{name}_mean_token"
+    picture = Picture(figsize=(4.5 * max(len(shown), 1), 3.6), layout="constrained")
+    for axes, one in zip(picture.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for source, label, style in (
             (train, "training", {"lw": 0.8, "alpha": 0.6, "color": "tab:blue"}),
             (validation, "validation", {"marker": "o", "ms": 3, "color": "tab:orange"}),
         ):
-            shown = [row for row in source if name in row]
-            axes.plot([r["step"] for r in shown], [r[name] for r in shown], label=label, **style)
-        shown = [row for row in validation or train if trivial in row]
-        axes.plot(
-            [r["step"] for r in shown], [r[trivial] for r in shown], "k--", lw=1, label="mean token"
-        )
-        axes.set(title=title, xlabel="step", ylabel="L1")
-    panels[0].legend(frameon=False)
-    figure.savefig(folder / "loss.png", dpi=120)
+            rows = [row for row in source if one.name in row]
+            axes.plot([r["step"] for r in rows], [r[one.name] for r in rows], label=label, **style)
+        rows = [row for row in validation or train if one.trivial in row]
+        steps, trivial = [r["step"] for r in rows], [r[one.trivial] for r in rows]
+        axes.plot(steps, trivial, "k--", lw=1, label=one.trivial_label)
+        axes.set(title=one.label, xlabel="step")
+        axes.legend(frameon=False)
+    picture.savefig(folder / "loss.png", dpi=120)
     return folder / "loss.png"

@@ -1,31 +1,39 @@
-"""AdamW and its learning rate."""
+"""AdamW, its learning rate and its weight decay."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from fmritok.trainer.config import OptimConfig
 
-__all__ = ["build_optimizer", "learning_rate"]
+__all__ = ["build_optimizer", "learning_rate", "weight_decay"]
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Make AdamW that decays the matrices of linear layers only (no norms, biases, embeddings)."""
-    decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    parameters = list(model.parameters())
+    """Make AdamW that decays the matrices of linear and dense layers only.
+
+    Norms, biases and embeddings are not decayed, and what needs no gradient is left out.
+    """
+    layers = (nn.Linear, nn.Conv1d)
+    decayed = {id(m.weight) for m in model.modules() if isinstance(m, layers)}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in parameters if (id(p) in decayed) == chosen],
+            "weight_decay": config.weight_decay if chosen else 0.0,
+            "decayed": chosen,
+        }
+        for chosen in (True, False)
+    ]
     return torch.optim.AdamW(
-        [
-            {
-                "params": [p for p in parameters if id(p) in decayed],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-        ],
+        groups,
         lr=config.lr,
         betas=(config.beta1, config.beta2),
+        fused=True if parameters[0].is_cuda else None,
     )
 
 
@@ -45,3 +53,12 @@ def learning_rate(config: OptimConfig, step: int, n_steps: int) -> float:
     done = (step - warmup) / max(n_steps - 1 - warmup, 1)
     share = config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
     return config.lr * share
+
+
+def weight_decay(config: OptimConfig, step: int, n_steps: int) -> float:
+    """Return the weight decay of a step: from the first to the final one by half a cosine."""
+    if config.final_weight_decay is None:
+        return config.weight_decay
+    done = step / max(n_steps - 1, 1)
+    span = config.weight_decay - config.final_weight_decay
+    return config.final_weight_decay + span * (1 + math.cos(math.pi * done)) / 2

@@ -136,7 +136,7 @@ def _checked(hint: Any, value: Any, option: str) -> Any:
     if choices:
         fits, wanted = value in choices, f"one of {', '.join(map(str, choices))}"
     else:
-        if kinds == (float,) and not isinstance(value, bool):
+        if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
             try:  # YAML 1.1 reads 1e-4 as text
                 value = float(value)
             except (TypeError, ValueError):

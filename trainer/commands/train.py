@@ -47,9 +47,11 @@ def train(
     workers: int | None,
     device: str,
 ) -> None:
-    """Pretrain a Transformer on a token store, by masked-token modelling.
+    """Pretrain a Transformer on a token store, without labels.
 
-    Nothing but the store is needed. Writes checkpoints, metrics.jsonl, TensorBoard files, the
+    Nothing but the store is needed; objective.name chooses masked tokens (mtm), a masked
+    autoencoder (mae) or self-distillation (distill). Under torchrun, one model is trained by all
+    processes. Writes checkpoints, metrics.jsonl, TensorBoard files, the
     resolved configuration and a picture of the losses to the folder of the training.
     """
     from fmritok.trainer.errors import ConfigError
@@ -100,6 +102,7 @@ def _train(
         run_folder,
     )
     from fmritok.trainer.display import figures_table
+    from fmritok.trainer.distributed import Ranks
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.loop import Trainer
     from fmritok.trainer.recipe import build_config, override, read_recipe
@@ -108,8 +111,10 @@ def _train(
     logger = logging.getLogger(__name__)
 
     cuda = torch.cuda.is_available()
+    if device_name == "auto":
+        device_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu"
     try:
-        device = torch.device(("cuda" if cuda else "cpu") if device_name == "auto" else device_name)
+        device = torch.device(device_name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
@@ -117,6 +122,9 @@ def _train(
                      f"{device_name!r} ({error})", "Leave it away.")
         ) from error  # fmt: skip
 
+    ranks = Ranks.join(device.type)
+    if not ranks.is_first:
+        logging.getLogger().setLevel(logging.ERROR)
     state = None
     if resume is not None:
         resume = find_checkpoint(resume)
@@ -153,17 +161,23 @@ def _train(
         workers=workers,
         resume=resume,
         init_from=init_from,
+        ranks=ranks,
     )
     logger.info(
         "Training on %d runs, validating on %d: %s; %s, %d loader workers",
         len(trainer.index), len(trainer.validation_index), out, device, workers,
     )  # fmt: skip
-    summary = trainer.run()
+    try:
+        summary = trainer.run()
+    finally:
+        ranks.leave()
+    if not ranks.is_first:
+        return
 
     console = Console()
     side = "held-out subjects" if summary.validated else "TRAINING windows (no validation)"
     console.print(f"Step {summary.step}, on {side}:", soft_wrap=True, highlight=False)
-    console.print(figures_table(summary.figures))
+    console.print(figures_table(summary.figures, summary.shown))
     rate = summary.rate
     click.echo(
         f"{rate.tokens_per_s:,.0f} tokens/s, {rate.stall_share:.1%} of the time waiting for data"

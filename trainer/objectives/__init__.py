@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.streaming import Batch
 
-__all__ = ["Mean", "Objective", "ObjectiveOutput"]
+__all__ = ["Figure", "Mean", "Objective", "ObjectiveOutput"]
 
 
 class Mean(NamedTuple):
@@ -19,19 +20,51 @@ class Mean(NamedTuple):
     n_values: Tensor
     """of how many values, scalar"""
 
+    @property
+    def value(self) -> Tensor:
+        """The mean, scalar."""
+        return self.total / self.n_values
+
 
 class ObjectiveOutput(NamedTuple):
     """What an objective returns for a batch."""
 
-    loss: Tensor
-    """what is minimised, scalar, float32"""
+    loss: Mean
+    """what is minimised, float32"""
     measures: dict[str, Mean]
     """figures to report by name, without gradient; empty unless asked for"""
 
 
-class Objective(Protocol):
-    """A loss on batches; a ``torch.nn.Module`` with its encoder as ``encoder``."""
+class Figure(NamedTuple):
+    """A measure that is shown beside what a trivial model reaches."""
 
-    def __call__(self, batch: Batch, *, measure: bool = False) -> ObjectiveOutput:
-        """Return the loss of a batch, and with ``measure`` the figures beside it."""
+    name: str
+    trivial: str
+    label: str
+    trivial_label: str
+
+
+class Objective(Protocol):
+    """A loss on batches; a ``torch.nn.Module`` with the encoder that it trains."""
+
+    encoder: TokenTransformer
+    #: What is shown of its measures.
+    figures: ClassVar[tuple[Figure, ...]]
+
+    @property
+    def features(self) -> TokenTransformer:
+        """The encoder to use after training."""
+        ...
+
+    def __call__(
+        self, batch: Batch, *, progress: float = 1.0, measure: bool = False
+    ) -> ObjectiveOutput:
+        """Return the loss of a batch, and with ``measure`` the figures beside it.
+
+        ``progress`` is the share of the training that is done, from 0 to 1.
+        """
+        ...
+
+    def after_step(self, progress: float) -> None:
+        """Do what follows a step of the optimizer."""
         ...

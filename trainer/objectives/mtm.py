@@ -4,23 +4,27 @@ After TABLeT (Kim et al., arXiv 2604.03619), which follows SimMIM: half of the c
 tubes through time, and one linear layer predicts their tokens under an L1 loss.
 """
 
-# B windows, T frames, S tokens of a frame (cells), M masked cells, D features, W model width
+# B windows, T frames, U patches, C cells, M masked cells, E features of a cell in a frame,
+# F features of a patch, W model width, K hidden tokens of a batch
 
 from __future__ import annotations
 
-import numpy as np
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from fmritok.pipeline.errors import expected
 from fmritok.trainer.config import ObjectiveConfig
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.inputs import model_inputs
+from fmritok.trainer.inputs import PatchInputs
 from fmritok.trainer.model import TokenTransformer
-from fmritok.trainer.objectives import Mean, ObjectiveOutput
+from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.masks import tube_cells
+from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
 from fmritok.trainer.streaming import Batch
 
-__all__ = ["MaskedTokenModelling", "tube_cells"]
+__all__ = ["MaskedTokenModelling"]
 
 
 class MaskedTokenModelling(nn.Module):
@@ -42,108 +46,109 @@ class MaskedTokenModelling(nn.Module):
     ----------
     encoder : TokenTransformer
     config : ObjectiveConfig
-    n_tokens, dim : int
     """
 
-    def __init__(
-        self, encoder: TokenTransformer, config: ObjectiveConfig, *, n_tokens: int, dim: int
-    ) -> None:
+    figures: ClassVar = (
+        Figure("loss", "loss_mean_token", "masked tokens, L1", "mean token"),
+        Figure("residual_loss", "residual_loss_mean_token", "time courses alone, L1", "mean token"),
+    )
+
+    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
         super().__init__()
-        if n_tokens < 2:
+        n_cells = encoder.grid.n_cells
+        if n_cells < 2:
             raise TrainingError(
                 expected("Objective", "mtm", "a token group with 2 or more tokens per frame",
-                         n_tokens, "Train on another group with --group NAME.")
+                         n_cells, "Train on another group with --group NAME.")
             )  # fmt: skip
-        self.encoder = encoder
-        self.n_masked = min(max(int(config.mask_ratio * n_tokens + 0.5), 1), n_tokens - 1)
+        self.encoder, self.chunk = encoder, config.chunk
+        self.n_masked = min(max(int(config.mask_ratio * n_cells + 0.5), 1), n_cells - 1)
         self.mask_vector = nn.Parameter(torch.zeros(encoder.config.width))
         # Starts by predicting 0: the mean token, in the residual forms.
-        self.head = nn.Linear(encoder.config.width, dim)
+        self.head = nn.Linear(encoder.config.width, encoder.grid.n_features)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, batch: Batch, *, measure: bool = False) -> ObjectiveOutput:
+    @property
+    def features(self) -> TokenTransformer:
+        """The encoder to use after training."""
+        return self.encoder
+
+    def forward(
+        self, batch: Batch, *, progress: float = 1.0, measure: bool = False
+    ) -> ObjectiveOutput:
         """Return the loss of a batch, and with ``measure`` the figures beside it."""
-        inputs = model_inputs(batch, self.encoder.config.input)
-        S = inputs.frames.shape[2]
-        cells_BM = tube_cells(batch.draws, n_tokens=S, n_masked=self.n_masked)
-        hidden_BS = torch.zeros(len(cells_BM), S, dtype=torch.bool, device=cells_BM.device)
-        hidden_BS = hidden_BS.scatter(1, cells_BM, True)
+        inputs = self.encoder.inputs(batch)
+        B, U, C, _ = inputs.patches.shape
+        cells_BM = tube_cells(batch.draws, n_cells=C, n_chosen=self.n_masked)
+        hidden_BC = torch.zeros(B, C, dtype=torch.bool, device=cells_BM.device)
+        hidden_BC = hidden_BC.scatter(1, cells_BM, True)
 
-        x_BTSW = self.encoder.embed(inputs.frames)
-        mask_vector = self.mask_vector.to(x_BTSW.dtype)
-        x_BTSW = torch.where(hidden_BS[:, None, :, None], mask_vector, x_BTSW)
-        encoded = self.encoder(x_BTSW, inputs.static, batch.times, batch.valid)
-        predicted_BTMD = self.head(_take(encoded.frames, cells_BM)).float()
-        target_BTMD = _take(inputs.frames, cells_BM)
+        x_BUCW = self.encoder.embed(inputs.patches)
+        mask_vector = self.mask_vector.to(x_BUCW.dtype)
+        x_BUCW = torch.where(hidden_BC[:, None, :, None], mask_vector, x_BUCW)
+        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid)
 
-        valid_BT = batch.valid
-        if valid_BT is None:
-            valid_BT = torch.ones_like(batch.times, dtype=torch.bool)
-        weight_BT11 = valid_BT[:, :, None, None].float()
-        count = weight_BT11.sum() * target_BTMD[0, 0].numel()
-        loss = ((predicted_BTMD - target_BTMD).abs() * weight_BT11).sum() / count
+        numbers_BUC = torch.arange(B * U * C, device=cells_BM.device).view(B, U, C)
+        index_K = numbers_BUC.gather(2, cells_BM[:, None].expand(-1, U, -1)).flatten()
+        targets = PatchTargets(inputs, self.encoder.grid)
+        x_KW = encoded.tokens.flatten(0, 2)[index_K]
+        loss = prediction_error(self.head, x_KW, index_K, targets, error="l1", chunk=self.chunk)
         measures = {}
         if measure:
             with torch.no_grad():
-                measures = self._measure(batch, cells_BM, predicted_BTMD, target_BTMD, weight_BT11)
-            measures["loss"] = Mean(loss.detach() * count, count)
+                mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
+                measures = {
+                    "loss": Mean(loss.total.detach(), loss.n_values),
+                    "loss_mean_token": targets.trivial(index_K, mean_BCF, "l1"),
+                    **self._residual_loss(batch, inputs, encoded.tokens, cells_BM),
+                }
         return ObjectiveOutput(loss, measures)
 
-    def _measure(
-        self,
-        batch: Batch,
-        cells_BM: Tensor,
-        predicted_BTMD: Tensor,
-        target_BTMD: Tensor,
-        weight_BT11: Tensor,
+    def after_step(self, progress: float) -> None:
+        """Do nothing."""
+
+    def _residual_loss(
+        self, batch: Batch, inputs: PatchInputs, x_BUCW: Tensor, cells_BM: Tensor
     ) -> dict[str, Mean]:
-        std_B1MD = _take(batch.std[:, None], cells_BM)
-        moving_B1MD = (std_B1MD > 0).float()
-        if self.encoder.config.input == "absolute":
-            unit = torch.where(std_B1MD > 0, 1 / std_B1MD, 0.0)
-            mean_token = _take(batch.mean[:, None], cells_BM)
-        else:
-            unit, mean_token = moving_B1MD, torch.zeros_like(std_B1MD)
+        """Compare time courses without their means, a few cells at a time."""
+        grid = self.encoder.grid
+        std_B1CE = grid.cells(batch.std[:, None])
+        B, U = x_BUCW.shape[:2]
+        weight_BT11 = torch.ones(B, U * grid.layout.patch, 1, 1, device=x_BUCW.device)
+        if inputs.weight is not None:
+            weight_BT11 = inputs.weight.flatten(1)[:, :, None, None]
         n_frames_B111 = weight_BT11.sum(1, keepdim=True)
-
-        def changes(x_BTMD: Tensor) -> Tensor:
-            mean_B1MD = (x_BTMD * weight_BT11).sum(1, keepdim=True) / n_frames_B111
-            return (x_BTMD - mean_B1MD) * unit * weight_BT11
-
-        moved = changes(target_BTMD)
-        missed = changes(predicted_BTMD) - moved
-        count = weight_BT11.sum() * target_BTMD[0, 0].numel()
-        count_moving = (n_frames_B111 * moving_B1MD).sum()
+        sums = [torch.zeros((), device=x_BUCW.device) for _ in range(3)]
+        for cells_Bm in cells_BM.split(max(1, self.chunk // (B * U)), dim=1):
+            std_B1mE = _take(std_B1CE, cells_Bm)
+            unit = moving = (std_B1mE > 0).float()
+            if self.encoder.config.input == "absolute" and grid.layout.has_mean:
+                unit = torch.where(std_B1mE > 0, 1 / std_B1mE, 0.0)
+            predicted, target = (
+                self._changes(x, unit, weight_BT11, n_frames_B111)
+                for x in (
+                    self.head(_take(x_BUCW, cells_Bm)).float(),
+                    _take(inputs.patches, cells_Bm),
+                )
+            )
+            sums[0] += (predicted - target).abs().sum()
+            sums[1] += target.abs().sum()
+            sums[2] += (n_frames_B111 * moving).sum()
         return {
-            "loss_mean_token": Mean(((target_BTMD - mean_token).abs() * weight_BT11).sum(), count),
-            "residual_loss": Mean(missed.abs().sum(), count_moving),
-            "residual_loss_mean_token": Mean(moved.abs().sum(), count_moving),
+            "residual_loss": Mean(sums[0], sums[2]),
+            "residual_loss_mean_token": Mean(sums[1], sums[2]),
         }
 
-
-def tube_cells(draws: Tensor, *, n_tokens: int, n_masked: int) -> Tensor:
-    """Choose which cells of each window are hidden in all frames; a pure function of the draws.
-
-    Parameters
-    ----------
-    draws : torch.Tensor of shape (B,), int64
-        Each window's random number.
-    n_tokens, n_masked : int
-
-    Returns
-    -------
-    torch.Tensor of shape (B, n_masked), int64
-        Cells, in ascending order.
-    """
-    chosen = [
-        np.sort(np.random.Generator(np.random.Philox(key=draw)).permutation(n_tokens)[:n_masked])
-        for draw in draws.tolist()
-    ]
-    return torch.from_numpy(np.stack(chosen)).to(draws.device)
+    def _changes(self, x_BUMF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
+        """Return time courses without their means over the window [B T M E]."""
+        patch = self.encoder.grid.layout.patch
+        x_BTME = x_BUMF.unflatten(-1, (patch, -1)).transpose(2, 3).flatten(1, 2)
+        mean_B1ME = (x_BTME * weight).sum(1, keepdim=True) / n_frames
+        return (x_BTME - mean_B1ME) * unit * weight
 
 
-def _take(x_BTSX: Tensor, cells_BM: Tensor) -> Tensor:
-    """Return the given cells of each window [B T M X]."""
-    B, T, _, X = x_BTSX.shape
-    return x_BTSX.gather(2, cells_BM[:, None, :, None].expand(B, T, -1, X))
+def _take(x_BUCX: Tensor, cells_BM: Tensor) -> Tensor:
+    """Return the given cells of each window [B U M X]."""
+    B, U, _, X = x_BUCX.shape
+    return x_BUCX.gather(2, cells_BM[:, None, :, None].expand(B, U, -1, X))

@@ -1,0 +1,196 @@
+"""Attention backends behind one function; all give the same numbers.
+
+``sdpa`` is torch's own, on any device. ``xformers`` and ``flex`` attend to packed sequences in one
+kernel, on a GPU. ``math`` materialises the scores in float32: the reference.
+
+Dropout, 3-D inputs and repeated keys would all silently take torch's quadratic-memory path.
+"""
+
+# B rows, L tokens of a row, M tokens attended to, H query heads, G key-value heads,
+# K features of a head
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fmritok.pipeline.errors import expected
+from fmritok.trainer.errors import ConfigError
+
+__all__ = ["Backend", "Mask", "Packing", "attend", "choose_backend"]
+
+_logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "sdpa", "xformers", "flex", "math"]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Sequences laid end to end in one row, each attending to itself only.
+
+    Attributes
+    ----------
+    lengths : tuple of int
+        Tokens of each sequence, in order.
+    """
+
+    lengths: tuple[int, ...]
+
+    def sequence(self, device: torch.device) -> Tensor:
+        """Return which sequence each token belongs to [L], int64."""
+        lengths = torch.tensor(self.lengths, device=device)
+        return torch.arange(len(self.lengths), device=device).repeat_interleave(lengths)
+
+
+#: Nothing is hidden; or which tokens may be attended to [B M], bool; or packed sequences.
+Mask = Tensor | Packing | None
+
+
+def attend(
+    q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, mask: Mask = None, backend: Backend = "auto"
+) -> Tensor:
+    """Attend over whole sequences; H / G query heads share each key-value head.
+
+    Parameters
+    ----------
+    q_BHLK : torch.Tensor of shape (B, H, L, K)
+    k_BGMK, v_BGMK : torch.Tensor of shape (B, G, M, K)
+    mask : torch.Tensor of shape (B, M), bool, or Packing, optional
+        A packing needs B = 1 and L = M.
+    backend : {"auto", "sdpa", "xformers", "flex", "math"}
+
+    Returns
+    -------
+    torch.Tensor of shape (B, H, L, K)
+
+    Raises
+    ------
+    ConfigError
+        If the backend cannot be used here.
+    """
+    needs_gradient = torch.is_grad_enabled() and q_BHLK.requires_grad
+    name = choose_backend(backend, q_BHLK.device.type, isinstance(mask, Packing), needs_gradient)
+    return _BACKENDS[name](q_BHLK, k_BGMK, v_BGMK, mask)
+
+
+@lru_cache
+def choose_backend(wanted: Backend, device: str, packed: bool, needs_gradient: bool) -> str:
+    """Return the backend to use, logging why once; refuse one that cannot be used.
+
+    Raises
+    ------
+    ConfigError
+    """
+    xformers = find_spec("xformers") is not None
+    if wanted == "auto":
+        name, why = "sdpa", "torch's own is the fastest where nothing is packed"
+        if device != "cuda":
+            why = f"the others need a GPU, and this is the {device}"
+        elif packed and xformers:
+            name, why = "xformers", "it attends to packed sequences in one kernel"
+        elif packed:
+            why = "xformers is not installed: packed sequences are attended to by length"
+        _logger.info("Attention by %s: %s", name, why)
+        return name
+    problem = ""
+    if wanted == "xformers" and not xformers:
+        problem = "xformers is not installed"
+    elif wanted == "xformers" and device != "cuda":
+        problem = f"xformers needs a GPU, and this is the {device}"
+    elif wanted == "flex" and device != "cuda" and needs_gradient:
+        problem = f"torch has no gradient of it on the {device}"
+    if problem:
+        raise ConfigError(
+            expected("Option", "model.attention", "a backend that can train here",
+                     f"{wanted} ({problem})", "Use --set model.attention=auto.")
+        )  # fmt: skip
+    return wanted
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    grouped = q.shape[1] != k.shape[1]
+    if not isinstance(mask, Packing):
+        bias = None if mask is None else mask[:, None, None, :]
+        return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=grouped)
+    # Sequences of one length share a call: most windows are whole.
+    parts = [x.split(list(mask.lengths), dim=2) for x in (q, k, v)]
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for i, length in enumerate(mask.lengths):
+        by_length[length].append(i)
+    out: list[Tensor] = [q] * len(mask.lengths)
+    for members in by_length.values():
+        rows = [torch.cat([part[i] for i in members]) for part in parts]
+        attended = F.scaled_dot_product_attention(*rows, enable_gqa=grouped)
+        for i, row in zip(members, attended.split(1), strict=True):
+            out[i] = row
+    return torch.cat(out, dim=2)
+
+
+def _math(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    repeats = q.shape[1] // k.shape[1]
+    keys, values = (x.float().repeat_interleave(repeats, dim=1) for x in (k, v))
+    scores_BHLM = q.float() @ keys.mT / math.sqrt(q.shape[-1])
+    if isinstance(mask, Packing):
+        sequence = mask.sequence(q.device)
+        scores_BHLM = scores_BHLM.masked_fill(sequence[:, None] != sequence, -torch.inf)
+    elif mask is not None:
+        scores_BHLM = scores_BHLM.masked_fill(~mask[:, None, None, :], -torch.inf)
+    return (scores_BHLM.softmax(-1) @ values).to(v.dtype)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    blocks = None
+    if mask is not None:
+        if isinstance(mask, Packing):
+            sequence = mask.sequence(q.device)
+
+            def sees(b: Tensor, h: Tensor, one: Tensor, other: Tensor) -> Tensor:
+                return sequence[one] == sequence[other]
+
+        else:
+            keep = mask
+
+            def sees(b: Tensor, h: Tensor, one: Tensor, other: Tensor) -> Tensor:
+                return keep[b, other]
+
+        rows = None if isinstance(mask, Packing) else len(q)
+        blocks = create_block_mask(sees, rows, None, q.shape[2], k.shape[2], device=q.device.type)
+    run = _compiled(flex_attention) if q.device.type == "cuda" else flex_attention
+    attended: Tensor = run(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
+    return attended
+
+
+@lru_cache
+def _compiled(function: Any) -> Any:
+    return torch.compile(function, dynamic=True)
+
+
+def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    from xformers.ops import memory_efficient_attention
+    from xformers.ops.fmha.attn_bias import BlockDiagonalMask
+
+    bias: Any = None
+    if isinstance(mask, Packing):
+        bias = BlockDiagonalMask.from_seqlens(list(mask.lengths))
+    elif mask is not None:  # the fallback: packed sequences need no mask of this size
+        bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+        bias = bias[:, None, None, :].expand(len(q), q.shape[1], q.shape[2], -1).contiguous()
+    # It has no gradient of shared heads, so they are repeated.
+    repeats = q.shape[1] // k.shape[1]
+    keys, values = (x.repeat_interleave(repeats, dim=1).transpose(1, 2) for x in (k, v))
+    attended: Tensor = memory_efficient_attention(q.transpose(1, 2), keys, values, attn_bias=bias)
+    return attended.transpose(1, 2)
+
+
+_BACKENDS = {"sdpa": _sdpa, "math": _math, "flex": _flex, "xformers": _xformers}

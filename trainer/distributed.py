@@ -1,0 +1,123 @@
+"""Several processes that train one model: who is who, whose share, sums over all of them.
+
+Under ``torchrun`` every process is one rank; without it there is one. A step's windows are dealt
+out to the ranks, so that the number of ranks does not change what is trained on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
+
+from fmritok.trainer.streaming import Batch
+from fmritok.trainer.windows import Request
+
+__all__ = [
+    "Ranks", "ShareOfBatches", "is_placeholder", "split_batch", "sum_over_ranks",
+    "total_over_ranks",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process it is among all that train together.
+
+    Attributes
+    ----------
+    rank, size, local : int
+        Its number, how many there are, and its number on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @classmethod
+    def join(cls, device_type: str) -> Ranks:
+        """Meet the other processes that ``torchrun`` started; alone without it."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+        return cls(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def leave(self) -> None:
+        """Part from the others."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+class ShareOfBatches:
+    """One rank's windows of each batch; every rank gets as many batches.
+
+    A rank that a small batch leaves without a window gets a placeholder, which counts nowhere: the
+    ranks must go through the same steps.
+
+    Parameters
+    ----------
+    batches : iterable of sequences of Request
+    ranks : Ranks
+    """
+
+    def __init__(self, batches: Iterable[Sequence[Request]], ranks: Ranks) -> None:
+        self.batches, self.ranks = batches, ranks
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        for batch in self.batches:
+            share = list(batch[self.ranks.rank :: self.ranks.size])
+            yield share or [batch[0]._replace(sample=-1)]
+
+
+def is_placeholder(batch: Batch) -> bool:
+    """Tell whether a batch stands for no windows at all."""
+    return batch.seen == 0
+
+
+def split_batch(batch: Batch, n_parts: int) -> list[Batch]:
+    """Return the windows of a batch in parts; where there are too few, placeholders."""
+    if n_parts == 1:
+        return [batch]
+    parts = []
+    for rows in torch.arange(len(batch.draws)).tensor_split(n_parts):
+        chosen = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
+        tensors: dict[str, Any] = {
+            name: value[chosen]
+            for name, value in batch._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        seen = batch.seen if len(rows) else 0
+        parts.append(batch._replace(**tensors, seen=seen))
+    return parts
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, with its gradient."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    return _differentiable_all_reduce(x)
+
+
+def total_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, without a gradient."""
+    if dist.is_available() and dist.is_initialized():
+        x = x.detach().clone()
+        dist.all_reduce(x)
+    return x

@@ -1,0 +1,211 @@
+"""Self-distillation: a student learns to embed a view as its own moving average embeds another.
+
+After Brain-Semantoks (Gijsen et al., arXiv 2512.11582), whose loss is that of SimDINO.
+"""
+
+# B windows, U patches, C cells (networks), W model width, Z features of an embedding, V views
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmritok.trainer.config import ObjectiveConfig
+from fmritok.trainer.distributed import is_placeholder, total_over_ranks
+from fmritok.trainer.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
+from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.coding_rate import collapsed_loss, rate_loss, spread
+from fmritok.trainer.objectives.views import augment, crop_frames, default_crop, slice_mask
+from fmritok.trainer.streaming import Batch
+
+__all__ = ["SelfDistillation", "Student", "network_weight", "teacher_momentum"]
+
+
+def teacher_momentum(progress: float, start: float) -> float:
+    """Return how much of the teacher stays in a step: from ``start`` to 1 by half a cosine."""
+    return 1 - (1 - start) * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+
+def network_weight(progress: float, start: float, share: float) -> float:
+    """Return the weight of the network term: from ``start`` to 0 over the first ``share``."""
+    if progress >= share:
+        return 0.0
+    return start * (1 + math.cos(math.pi * progress / share)) / 2
+
+
+class Student(nn.Module):
+    """An encoder, a mask vector, and the head that all embeddings go through.
+
+    Parameters
+    ----------
+    encoder : TokenTransformer
+    config : ObjectiveConfig
+    """
+
+    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
+        super().__init__()
+        width = encoder.config.width
+        self.encoder = encoder
+        self.mask_vector = nn.Parameter(torch.zeros(width))
+        self.head = nn.Sequential(
+            nn.Linear(width, config.head_width),
+            nn.GELU(),
+            nn.Linear(config.head_width, config.projection),
+        )
+
+    def forward(self, inputs: PatchInputs, hidden_BUC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return unit vectors of the window [B Z], its tokens [B U C Z] and its cells [B C Z]."""
+        x_BUCW = self.encoder.embed(inputs.patches)
+        mask_vector = self.mask_vector.to(x_BUCW.dtype)
+        x_BUCW = torch.where(hidden_BUC[..., None], mask_vector, x_BUCW)
+        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid)
+        if inputs.valid is None:
+            cells_BCW = encoded.tokens.mean(1)
+        else:
+            weight_BU11 = inputs.valid[:, :, None, None].to(encoded.tokens.dtype)
+            cells_BCW = (encoded.tokens * weight_BU11).sum(1) / weight_BU11.sum(1)
+        return self._project(encoded.cls), self._project(encoded.tokens), self._project(cells_BCW)
+
+    def _project(self, x: Tensor) -> Tensor:
+        return F.normalize(self.head(x).float(), dim=-1)
+
+
+class SelfDistillation(nn.Module):
+    """Two crops, a teacher that is the student's moving average, and three terms.
+
+    - The windows' embeddings (CLS): cosine across views less the coding rate.
+    - ``token_weight`` x the hidden tokens: minus the cosine of the student's token and the
+      teacher's, who sees all of the same view; averaged over the hidden tokens of a window.
+    - A weight that falls to 0 early x the cells' means over time: the same loss as the windows'.
+
+    The student sees each view with whole cells or a stretch of time hidden, or as it is; both see
+    it augmented. The teacher is what is used after training.
+
+    Figures reported beside ``loss``: ``loss_collapsed``, the loss if all embeddings were one
+    vector; ``embedding_std`` (0 collapsed, 1 evenly spread), ``effective_rank`` (below the windows
+    of a batch), ``agreement`` (cosine of student and teacher, same view), ``loss_cls``,
+    ``loss_tokens``.
+
+    Parameters
+    ----------
+    encoder : TokenTransformer
+    config : ObjectiveConfig
+    window : int
+        Frames of the windows that crops are taken from.
+    """
+
+    figures: ClassVar = (
+        Figure("loss", "loss_collapsed", "self-distillation", "collapsed embedding"),
+    )
+
+    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig, *, window: int) -> None:
+        super().__init__()
+        self.config = config
+        self.crop = config.crop or default_crop(window, encoder.grid.layout.patch)
+        self.student = Student(encoder, config)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+    @property
+    def encoder(self) -> TokenTransformer:
+        """The student's encoder."""
+        return self.student.encoder
+
+    @property
+    def features(self) -> TokenTransformer:
+        """The teacher's encoder, which is used after training."""
+        return self.teacher.encoder
+
+    def forward(
+        self, batch: Batch, *, progress: float = 1.0, measure: bool = False
+    ) -> ObjectiveOutput:
+        """Return the loss of a batch, and with ``measure`` the figures beside it."""
+        config, counts = self.config, not is_placeholder(batch)
+        students, teachers, token_losses, shares = [], [], [], []
+        frames_BTSD = normalise_frames(deviations(batch), self.encoder.config, self.encoder.grid)
+        for view in range(2):
+            inputs = self._view(batch, frames_BTSD, view)
+            B, U, C, _ = inputs.patches.shape
+            hidden_BUC = slice_mask(batch.draws, config, n_patches=U, n_cells=C, view=view)
+            student = self.student(inputs, hidden_BUC)
+            with torch.no_grad():
+                teacher = self.teacher(inputs, torch.zeros_like(hidden_BUC))
+            if inputs.valid is not None:
+                hidden_BUC = hidden_BUC & inputs.valid[:, :, None]
+            token_losses.append(_token_loss(student[1], teacher[1], hidden_BUC))
+            shares.append(hidden_BUC.any((1, 2)).float().mean())
+            students.append(student)
+            teachers.append(teacher)
+
+        rate = {"precision": config.precision, "count": counts}
+        cls = [torch.stack([view[0] for view in views]) for views in (students, teachers)]
+        loss_cls = rate_loss(*cls, **rate)
+        loss_tokens = torch.stack(token_losses).mean()
+        loss = loss_cls + config.token_weight * loss_tokens
+        weight = network_weight(progress, config.network_weight, config.network_share)
+        if weight:
+            cells = [
+                torch.stack([v[2].flatten(0, 1) for v in views]) for views in (students, teachers)
+            ]
+            loss = loss + weight * rate_loss(*cells, **rate)
+
+        n = torch.tensor(float(counts * B), device=loss.device)
+        measures = {}
+        if measure:
+            with torch.no_grad():
+                collapsed = self._collapsed(torch.stack(shares).mean(), weight, n, C)
+                shape = spread(cls[1].mean(0))
+                figures = {
+                    "loss": loss,
+                    "loss_collapsed": collapsed,
+                    "loss_cls": loss_cls,
+                    "loss_tokens": loss_tokens,
+                    "embedding_std": shape.std,
+                    "effective_rank": shape.rank,
+                    "agreement": (cls[0] * cls[1]).sum(-1).mean(),
+                }
+                measures = {name: Mean(value.detach() * n, n) for name, value in figures.items()}
+        return ObjectiveOutput(Mean(loss * n, n), measures)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Move the teacher towards the student."""
+        momentum = teacher_momentum(progress, self.config.momentum)
+        for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            slow.lerp_(fast, 1 - momentum)
+
+    def _view(self, batch: Batch, frames_BTSD: Tensor, view: int) -> PatchInputs:
+        """Crop and augment deviations, then give them the model's input form."""
+        model = self.encoder.config
+        crop = crop_frames(
+            frames_BTSD, batch.times, batch.valid, batch.draws, length=self.crop, view=view
+        )
+        frames_BQSD = augment(crop.frames, batch.draws, self.config, view=view)
+        grid = self.encoder.grid
+        if grid.layout.kind == "flatmap":
+            frames_BQSD = frames_BQSD * grid.known
+        if model.input == "absolute" and grid.layout.has_mean:
+            frames_BQSD = torch.addcmul(batch.mean[:, None], batch.std[:, None], frames_BQSD)
+        if crop.valid is not None:
+            frames_BQSD = frames_BQSD.masked_fill(~crop.valid[:, :, None, None], 0.0)
+        static_BSD = batch.mean if model.input == "both" else None
+        return fold_inputs(frames_BQSD, static_BSD, crop.times, crop.valid, grid)
+
+    def _collapsed(self, hidden_share: Tensor, weight: float, n: Tensor, n_cells: int) -> Tensor:
+        """Return the loss if all embeddings were one vector."""
+        config, rows = self.config, total_over_ranks(n)
+        size = {"n_features": config.projection, "precision": config.precision}
+        windows, cells = (collapsed_loss(rows * each, **size) for each in (1, n_cells))
+        return windows - config.token_weight * hidden_share + weight * cells
+
+
+def _token_loss(student_BUCZ: Tensor, teacher_BUCZ: Tensor, hidden_BUC: Tensor) -> Tensor:
+    """Average minus the cosine over each window's hidden tokens, then over all windows."""
+    cosine_BUC = (student_BUCZ * teacher_BUCZ).sum(-1) * hidden_BUC
+    count_B = hidden_BUC.sum((1, 2)).clamp_min(1)
+    return -(cosine_BUC.sum((1, 2)) / count_B).mean()

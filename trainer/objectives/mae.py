@@ -1,0 +1,229 @@
+"""Masked autoencoding: encode the visible tokens alone, let a light decoder predict the others.
+
+After MAE (He et al., arXiv 2111.06377) and CortexMAE (Lane et al., arXiv 2510.13768).
+"""
+
+# B windows, U patches, C cells, N visible tokens of a window, Q queried tokens of a window,
+# F features of a patch, W model width, V decoder width, K queried tokens of a batch
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fmritok.pipeline.errors import expected
+from fmritok.trainer.attention import Context, make_norm
+from fmritok.trainer.blocks import Block, initialise_linears, run_blocks
+from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.model import TokenTransformer, rotation_of
+from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.masks import Visible, random_visible, tube_visible
+from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
+from fmritok.trainer.streaming import Batch
+
+__all__ = ["Decoder", "MaskedAutoencoder", "queried"]
+
+_MLP_RATIO = 4
+
+
+class Decoder(nn.Module):
+    """Predicts hidden tokens from encoded visible ones.
+
+    Queries are a learned vector and an embedding of their cell; time enters by rotation. In the
+    form ``self`` the visible tokens and the queries attend to one another; in ``cross`` the
+    queries attend to the visible tokens alone, and cost no attention among themselves.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Of the encoder.
+    config : ObjectiveConfig
+    n_cells, n_features : int
+    """
+
+    def __init__(
+        self, model: ModelConfig, config: ObjectiveConfig, *, n_cells: int, n_features: int
+    ) -> None:
+        super().__init__()
+        width, heads = config.decoder_width, config.decoder_heads
+        self.config = replace(
+            model, width=width, layers=config.decoder_layers, heads=heads, kv_heads=heads,
+            mlp_width=_MLP_RATIO * width,
+        )  # fmt: skip
+        self.kind = config.decoder
+        self.entry = nn.Linear(model.width, width)
+        self.query = nn.Parameter(torch.zeros(width))
+        self.spatial = nn.Parameter(torch.empty(n_cells, width))
+        self.blocks = nn.ModuleList(Block(self.config) for _ in range(config.decoder_layers))
+        self.norm = make_norm(self.config, width)
+        self.head = nn.Linear(width, n_features)
+        initialise_linears(self, config.decoder_layers)
+        nn.init.normal_(self.spatial)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(
+        self,
+        x_BNW: Tensor,
+        times_BN: Tensor,
+        keep_BN: Tensor | None,
+        cells_BQ: Tensor,
+        times_BQ: Tensor,
+        keep_BQ: Tensor | None,
+    ) -> Tensor:
+        """Return what :attr:`head` turns into the queried patches [B Q V]."""
+        x_BNV = self.entry(x_BNW)
+        query_BQV = (self.query + self.spatial[cells_BQ]).to(x_BNV.dtype)
+        by_BQ, by_BN = (rotation_of(times, self.config) for times in (times_BQ, times_BN))
+        if self.kind == "cross":
+            context = Context(x_BNV, by_BN)
+            x_BQV = run_blocks(self.blocks, query_BQV, by_BQ, keep_BN, self.config, context)
+        else:
+            x_BLV = torch.cat([x_BNV, query_BQV], dim=1)
+            by_BL = rotation_of(torch.cat([times_BN, times_BQ], dim=1), self.config)
+            keep_BL = None
+            if keep_BN is not None or keep_BQ is not None:
+                keeps = ((keep_BN, times_BN), (keep_BQ, times_BQ))
+                keep_BL = torch.cat(
+                    [torch.ones_like(t, dtype=torch.bool) if k is None else k for k, t in keeps], 1
+                )
+            x_BLV = run_blocks(self.blocks, x_BLV, by_BL, keep_BL, self.config)
+            x_BQV = x_BLV[:, times_BN.shape[1] :]
+        normed_BQV: Tensor = self.norm(x_BQV)
+        return normed_BQV
+
+
+class MaskedAutoencoder(nn.Module):
+    """The encoder sees the visible tokens only; squared error on the hidden ones.
+
+    ``tube`` hides the same cells in all patches, ``random`` hides patches anywhere. Every
+    ``stride``-th patch in time is predicted. Targets are patches in the model's input form;
+    features that do not exist, and padded frames, count nowhere.
+
+    Figures reported beside ``loss``: ``loss_mean_token``, the same of the trivial prediction, each
+    token's mean over its run (which is 0 in the forms ``residual`` and ``both``).
+
+    Parameters
+    ----------
+    encoder : TokenTransformer
+    config : ObjectiveConfig
+    """
+
+    figures: ClassVar = (
+        Figure("loss", "loss_mean_token", "hidden patches, squared error", "mean token"),
+    )
+
+    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
+        super().__init__()
+        grid = encoder.grid
+        if grid.n_cells < 2:
+            raise TrainingError(
+                expected("Objective", "mae", "a token group with 2 or more tokens per frame",
+                         grid.n_cells, "Train on another group with --group NAME.")
+            )  # fmt: skip
+        self.encoder, self.config = encoder, config
+        shown = int((1 - config.mask_ratio) * grid.n_cells + 1e-6)
+        self.n_shown = min(max(shown, 1), grid.n_cells - 1)
+        self.decoder = Decoder(
+            encoder.config, config, n_cells=grid.n_cells, n_features=grid.n_features
+        )
+
+    @property
+    def features(self) -> TokenTransformer:
+        """The encoder to use after training."""
+        return self.encoder
+
+    def forward(
+        self, batch: Batch, *, progress: float = 1.0, measure: bool = False
+    ) -> ObjectiveOutput:
+        """Return the loss of a batch, and with ``measure`` the figures beside it."""
+        inputs = self.encoder.inputs(batch)
+        B, U, C, _ = inputs.patches.shape
+        shown = self._visible(batch.draws, inputs.valid, U, C)
+        times_BN = inputs.times.gather(1, shown.patches)
+        x_BNW = self._embed(inputs.patches, shown)
+        encoded = self.encoder.encode_chosen(
+            x_BNW, shown.cells, inputs.static, times_BN, shown.keep
+        )
+        index_BQ, keep_BQ = queried(shown, inputs.valid, n_patches=U, n_cells=C,
+                                    stride=self.config.stride)  # fmt: skip
+        # CLS and registers stand before the visible tokens, at the window's first frame.
+        before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
+        timeless = times_BN.new_zeros(B, before.shape[1])
+        keep_BN = None
+        if shown.keep is not None:
+            keep_BN = torch.cat([torch.ones_like(timeless, dtype=torch.bool), shown.keep], dim=1)
+        x_BQV = self.decoder(
+            torch.cat([before, encoded.tokens], dim=1),
+            torch.cat([timeless, times_BN], dim=1),
+            keep_BN,
+            index_BQ % C,
+            inputs.times.gather(1, index_BQ // C),
+            keep_BQ,
+        )
+        windows_B1 = torch.arange(B, device=index_BQ.device)[:, None]
+        index_K = (windows_B1 * (U * C) + index_BQ).flatten()
+        x_KV = x_BQV.flatten(0, 1)
+        if keep_BQ is not None:
+            index_K, x_KV = index_K[keep_BQ.flatten()], x_KV[keep_BQ.flatten()]
+        targets = PatchTargets(inputs, self.encoder.grid)
+        loss = prediction_error(
+            self.decoder.head, x_KV, index_K, targets, error="l2", chunk=self.config.chunk
+        )
+        measures = {}
+        if measure:
+            with torch.no_grad():
+                mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
+                measures = {
+                    "loss": Mean(loss.total.detach(), loss.n_values),
+                    "loss_mean_token": targets.trivial(index_K, mean_BCF, "l2"),
+                }
+        return ObjectiveOutput(loss, measures)
+
+    def after_step(self, progress: float) -> None:
+        """Do nothing."""
+
+    def _visible(self, draws: Tensor, valid_BU: Tensor | None, U: int, C: int) -> Visible:
+        if self.config.masking == "tube":
+            return tube_visible(draws, valid_BU, n_patches=U, n_cells=C, n_shown=self.n_shown)
+        share = 1 - self.config.mask_ratio
+        return random_visible(draws, valid_BU, n_patches=U, n_cells=C, share=share)
+
+    def _embed(self, patches_BUCF: Tensor, shown: Visible) -> Tensor:
+        C = patches_BUCF.shape[2]
+        flat_BN = shown.patches * C + shown.cells
+        linear = self.encoder.grid.layout.kind != "network"
+        x = patches_BUCF if linear else self.encoder.embed(patches_BUCF)
+        x_BNX = x.flatten(1, 2).gather(1, flat_BN[:, :, None].expand(-1, -1, x.shape[-1]))
+        return self.encoder.embed(x_BNX) if linear else x_BNX
+
+
+def queried(
+    shown: Visible, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, stride: int
+) -> tuple[Tensor, Tensor | None]:
+    """Return the hidden tokens to predict: those of every ``stride``-th patch in time.
+
+    Returns
+    -------
+    index : torch.Tensor of shape (B, Q), int64
+        Patch times the number of cells, plus cell.
+    keep : torch.Tensor of shape (B, Q), bool, or None
+        False where a window has fewer of them than others.
+    """
+    B, device = len(shown.cells), shown.cells.device
+    wanted_BUC = torch.zeros(B, n_patches, n_cells, dtype=torch.bool, device=device)
+    wanted_BUC[:, ::stride] = True
+    if valid_BU is not None:
+        wanted_BUC &= valid_BU[:, :, None]
+    flat_BN = shown.patches * n_cells + shown.cells
+    seen = torch.zeros(B, n_patches * n_cells, dtype=torch.int64, device=device)
+    keep_BN = torch.ones_like(flat_BN) if shown.keep is None else shown.keep.long()
+    wanted = wanted_BUC.flatten(1) & (seen.scatter_add(1, flat_BN, keep_BN) == 0)
+    counts = wanted.sum(1)
+    most, least = int(counts.max()), int(counts.min())
+    index_BQ = (~wanted).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
+    keep_BQ = torch.arange(most, device=device) < counts[:, None] if least < most else None
+    return index_BQ, keep_BQ

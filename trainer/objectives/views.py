@@ -1,0 +1,120 @@
+"""Two views of a window for self-distillation: crops, what is taken from them, what is hidden.
+
+After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All is drawn from each window's own random
+number, so that it depends neither on the batch nor on the process.
+"""
+
+# B windows, T frames, Q frames of a crop, S stored tokens of a frame, D features, U patches,
+# C cells
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmritok.trainer.config import ObjectiveConfig
+from fmritok.trainer.objectives.masks import generator_of
+
+__all__ = ["Crop", "augment", "crop_frames", "default_crop", "slice_mask"]
+
+_START, _AUGMENT, _SLICE = 1, 3, 5  # a stream for each purpose; the second view's is the next one
+
+
+class Crop(NamedTuple):
+    """Consecutive frames of each window."""
+
+    frames: Tensor
+    """[B Q S D]"""
+    times: Tensor
+    """[B Q], seconds from the crop's first frame"""
+    valid: Tensor | None
+    """[B Q], bool"""
+
+
+def default_crop(window: int, patch: int) -> int:
+    """Return about two thirds of a window, in whole patches."""
+    return max(patch, 2 * window // 3 // patch * patch)
+
+
+def crop_frames(
+    frames_BTSD: Tensor,
+    times_BT: Tensor,
+    valid_BT: Tensor | None,
+    draws: Tensor,
+    *,
+    length: int,
+    view: int,
+) -> Crop:
+    """Take a random crop of each window; windows shorter than a crop are taken whole."""
+    T = frames_BTSD.shape[1]
+    length = min(length, T)
+    frames_in = [T] * len(draws) if valid_BT is None else valid_BT.sum(1).tolist()
+    starts = [
+        int(generator_of(draw, _START + view).integers(0, max(n - length, 0), endpoint=True))
+        for draw, n in zip(draws.tolist(), frames_in, strict=True)
+    ]
+    start_B1 = torch.tensor(starts, device=draws.device)[:, None]
+    index_BQ = start_B1 + torch.arange(length, device=draws.device)
+    chosen_BQ11 = index_BQ[:, :, None, None].expand(-1, -1, *frames_BTSD.shape[2:])
+    times_BQ = times_BT.gather(1, index_BQ)
+    valid_BQ = None if valid_BT is None else valid_BT.gather(1, index_BQ)
+    if valid_BQ is not None and bool(valid_BQ.all()):
+        valid_BQ = None
+    return Crop(frames_BTSD.gather(1, chosen_BQ11), times_BQ - times_BQ[:, :1], valid_BQ)
+
+
+def augment(frames_BQSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view: int) -> Tensor:
+    """Drop tokens and a block of time, scale, add noise; frames are in standard deviations.
+
+    Up to ``drop_tokens`` of the stored tokens (at least one) and one block of up to ``drop_time``
+    of the frames become 0; all is multiplied by 1 +- ``jitter``; ``noise`` is a standard deviation.
+    """
+    Q, S = frames_BQSD.shape[1:3]
+    factors = np.ones((len(draws), Q, S), np.float32)
+    noise = []
+    for factor, draw in zip(factors, draws.tolist(), strict=True):
+        generator = generator_of(draw, _AUGMENT + view)
+        if config.drop_tokens:
+            n_dropped = max(1, int(generator.uniform(0, config.drop_tokens) * S))
+            factor[:, generator.permutation(S)[:n_dropped]] = 0
+        length = int(generator.uniform(0, config.drop_time) * Q)
+        first = int(generator.integers(0, Q - length, endpoint=True))
+        factor[first : first + length] = 0
+        factor *= generator.uniform(1 - config.jitter, 1 + config.jitter)
+        if config.noise:
+            seed = int(generator.integers(2**63 - 1))
+            own = torch.Generator(frames_BQSD.device).manual_seed(seed)
+            noise.append(torch.randn(frames_BQSD.shape[1:], generator=own, device=own.device))
+    out = frames_BQSD * torch.from_numpy(factors).to(frames_BQSD.device)[..., None]
+    return out.add_(torch.stack(noise), alpha=config.noise) if noise else out
+
+
+def slice_mask(
+    draws: Tensor, config: ObjectiveConfig, *, n_patches: int, n_cells: int, view: int
+) -> Tensor:
+    """Choose what the student does not see of each window's view [B U C], bool.
+
+    With ``slice_probability`` something is hidden: consecutive patches of all cells, or whole cells
+    (one or the other with equal probability), a share between ``slice_low`` and ``slice_high``. At
+    least one is hidden and one is left.
+    """
+    hidden = np.zeros((len(draws), n_patches, n_cells), dtype=bool)
+    for mask, draw in zip(hidden, draws.tolist(), strict=True):
+        generator = generator_of(draw, _SLICE + view)
+        if generator.random() >= config.slice_probability:
+            continue
+        share = generator.uniform(config.slice_low, config.slice_high)
+        in_time = generator.random() < 0.5
+        n = n_patches if in_time else n_cells
+        if n < 2:
+            continue
+        n_hidden = min(max(int(share * n), 1), n - 1)
+        if in_time:
+            first = int(generator.integers(0, n - n_hidden, endpoint=True))
+            mask[first : first + n_hidden] = True
+        else:
+            mask[:, generator.permutation(n)[:n_hidden]] = True
+    return torch.from_numpy(hidden).to(draws.device)
