@@ -6,24 +6,36 @@ are read, data are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, RunError, expected
-from fmritok.pipeline.headers import header_problem, read_header
+from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.events import Event, events_table
+from fmritok.pipeline.headers import TR_RANGE_S, run_header
+from fmritok.pipeline.phenotypes import Phenotypes
 
-__all__ = ["Adapter", "Cohort", "RunFile", "build_cohort", "checked_root", "read_phenotype_table"]
+__all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
+           "gather"]  # fmt: skip
+
+#: Which representation of the runs is catalogued.
+Input = Literal["volume", "surface"]
+Place = TypeVar("Place")
+_NAN = float("nan")
 
 COLUMNS = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
-    "path", "n_frames", "problem",
+    "path", "right", "warp", "mask", "motion", "n_frames", "problem",
 ]  # fmt: skip
+#: Folders and headers read at once: on network file systems, nearly all of it is waiting.
+_THREADS = 16
+#: What tools write when they lose the repetition time, s.
+_LOST_TR = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,14 +45,29 @@ class RunFile:
     Attributes
     ----------
     run_id : str
-        Unique in the cohort, made of letters, digits, ``_`` and ``-``.
+        Unique in the cohort, made of letters, digits, ``_`` and ``-``; the same whichever
+        representation of the run is catalogued.
     subject, session, task, site, family : str
         Ids as text, as the cohort writes them; empty where there is none.
-    space : str
-        Template space of the volumes.
     path : Path
+        The volumes, the grayordinates, or the left hemisphere. It may lead through a zip file as if
+        that were a folder.
+    space : str
+        Template space of the samples, once `warp` is applied.
     tr : float
         Repetition time where the cohort knows it better than the header, s; else NaN.
+    usual_tr : float
+        Repetition time to use where the header has none that can be, s; NaN if not known.
+    right : Path, optional
+        The right hemisphere of a pair of GIFTI files.
+    warp : Path, optional
+        FSL warp field from the run's native space, in which `path` is, to MNI.
+    mask : Path, optional
+        Brain mask on the run's grid.
+    motion : float
+        Mean framewise displacement or relative RMS, mm, where the cohort knows it; else NaN.
+    problem : str
+        Why the run cannot be tokenized, where its file names tell it already.
     """
 
     run_id: str
@@ -51,7 +78,37 @@ class RunFile:
     site: str = ""
     family: str = ""
     space: str = "MNI152NLin6Asym"
-    tr: float = float("nan")
+    tr: float = _NAN
+    usual_tr: float = _NAN
+    right: Path | None = None
+    warp: Path | None = None
+    mask: Path | None = None
+    motion: float = _NAN
+    problem: str = ""
+
+
+@dataclass
+class Found:
+    """What an adapter found in a cohort, or in one part of it.
+
+    Attributes
+    ----------
+    files : list of RunFile
+    left_out : list of (Path, str)
+        Files that were passed over, and why; equal reasons in equal words.
+    events : list of (str, list of Event)
+        Run ids and what happened during these runs.
+    """
+
+    files: list[RunFile] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    events: list[tuple[str, list[Event]]] = field(default_factory=list)
+
+    def add(self, other: Found) -> None:
+        """Take over what was found in another part."""
+        self.files += other.files
+        self.left_out += other.left_out
+        self.events += other.events
 
 
 @dataclass(frozen=True)
@@ -64,24 +121,36 @@ class Cohort:
         The adapter's name.
     runs : pd.DataFrame
         One row per run: ``run_id, dataset, subject, session, task, site, family, tr, space,
-        source`` (path below the root), ``path, n_frames, problem`` (why it cannot be tokenized, or
-        empty).
+        source`` (path below the root), ``path, right, warp, mask`` (text, empty if none),
+        ``motion`` (mm), ``n_frames, problem`` (why it cannot be tokenized, or empty).
     left_out : pd.DataFrame
         ``path, reason``: files that were passed over on purpose.
     phenotypes : pd.DataFrame
-        ``dataset, subject`` and typed columns, one row per subject.
+        ``dataset, subject, session`` and typed columns; the session is empty where a row holds for
+        all of them.
+    columns : pd.DataFrame
+        ``dataset, column, dtype, unit, source, meaning``: what the phenotype columns are.
+    events : pd.DataFrame
+        ``run_id, onset, duration, trial_type``; s.
     """
 
     dataset: str
     runs: pd.DataFrame
     left_out: pd.DataFrame
-    phenotypes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    phenotypes: pd.DataFrame = field(default_factory=lambda: Phenotypes().table)
+    columns: pd.DataFrame = field(default_factory=lambda: Phenotypes().columns)
+    events: pd.DataFrame = field(default_factory=lambda: events_table([]))
+
+    @property
+    def without_phenotypes(self) -> list[str]:
+        """Subjects that have runs, and no row in the phenotype tables."""
+        return sorted(set(self.runs["subject"]) - set(self.phenotypes["subject"]))
 
 
 class Adapter(Protocol):
     """What a cohort needs to be catalogued: one function, one object per cohort layout."""
 
-    def __call__(self, root: Path, *, tr: float | None = None) -> Cohort:
+    def __call__(self, root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
         """Catalogue the cohort below ``root``.
 
         Parameters
@@ -89,6 +158,8 @@ class Adapter(Protocol):
         root : Path
         tr : float, optional
             Repetition time to use for every run instead of the headers', s.
+        input : {"volume", "surface"}
+            Which representation of the runs to catalogue: volumes, or CIFTI and GIFTI files.
         """
 
 
@@ -109,12 +180,20 @@ def checked_root(root: Path) -> Path:
     return root
 
 
+def gather(search: Callable[[Place], Found], places: Iterable[Place]) -> Found:
+    """Search the parts of a cohort, several at a time, and put what they hold together."""
+    found = Found()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for part in pool.map(search, places):
+            found.add(part)
+    return found
+
+
 def build_cohort(
     dataset: str,
     root: Path,
-    files: Iterable[RunFile],
-    left_out: Iterable[tuple[Path, str]],
-    phenotypes: pd.DataFrame,
+    found: Found,
+    phenotypes: Phenotypes | None = None,
     *,
     tr: float | None = None,
     looked_for: str,
@@ -123,11 +202,10 @@ def build_cohort(
 
     Parameters
     ----------
-    dataset, root, phenotypes
+    dataset, root
         As in :class:`Cohort`.
-    files : iterable of RunFile
-    left_out : iterable of (Path, str)
-        Files that were passed over, and why.
+    found : Found
+    phenotypes : Phenotypes, optional
     tr : float, optional
         Repetition time for every run, s.
     looked_for : str
@@ -136,18 +214,16 @@ def build_cohort(
     Raises
     ------
     CatalogError
-        If there is no run at all.
+        If there is no run at all, or there are phenotypes and none is of a subject with runs.
     """
+    phenotypes = phenotypes or Phenotypes()
     by_id: dict[str, list[RunFile]] = {}
-    for file in files:
+    for file in found.files:
         by_id.setdefault(file.run_id, []).append(file)
     if not by_id:
-        raise CatalogError(
-            expected(f"Cohort {dataset} below", root, looked_for, "no such file",
-                     "Check --dataset and --root.")
-        )  # fmt: skip
-    first = [found[0] for found in by_id.values()]
-    with ThreadPoolExecutor(16) as pool:
+        raise CatalogError(_nothing_found(dataset, root, found, looked_for))
+    first = [by_id[run_id][0] for run_id in sorted(by_id)]
+    with ThreadPoolExecutor(_THREADS) as pool:
         headers = list(pool.map(lambda file: _read(file, tr), first))
     rows = []
     for file, (n_frames, seconds, problem) in zip(first, headers, strict=True):
@@ -163,56 +239,44 @@ def build_cohort(
             "n_frames": n_frames,
             "problem": problem,
         }
+        for name in ("path", "right", "warp", "mask"):
+            row[name] = str(row[name] or "")
         rows.append(row)
-    runs = pd.DataFrame(rows)[COLUMNS].sort_values("run_id", ignore_index=True)
-    table = pd.DataFrame([(str(p), reason) for p, reason in left_out], columns=["path", "reason"])
-    if len(phenotypes):
-        phenotypes = phenotypes.copy()
-        phenotypes.insert(0, "dataset", dataset)
-    return Cohort(dataset, runs, table, phenotypes)
-
-
-def read_phenotype_table(path: Path, id_column: str) -> pd.DataFrame:
-    """Read a CSV of subjects; ids stay text, other columns become numbers where all are.
-
-    Returns
-    -------
-    pd.DataFrame
-        With the ids in a column ``subject``.
-
-    Raises
-    ------
-    CatalogError
-        If the table has no such column, or a subject twice.
-    """
-    try:
-        table = pd.read_csv(path, dtype={id_column: str}, low_memory=False)
-    except (ValueError, OSError) as error:
+    runs = pd.DataFrame(rows)[COLUMNS]
+    left_out = pd.DataFrame([(str(p), why) for p, why in found.left_out],
+                            columns=["path", "reason"], dtype=str)  # fmt: skip
+    cohort = Cohort(
+        dataset, runs, left_out, phenotypes.table, phenotypes.columns, events_table(found.events)
+    )
+    subjects = runs["subject"].unique()
+    if len(phenotypes.table) and len(cohort.without_phenotypes) == len(subjects):
         raise CatalogError(
-            expected("Phenotype table", path, "a CSV file", f"{type(error).__name__}: {error}",
-                     "Export it again.")
-        ) from error  # fmt: skip
-    if id_column not in table:
-        raise CatalogError(
-            expected("Phenotype table", path, f"a column {id_column!r}",
-                     ", ".join(map(repr, table.columns[:5])) + ", ...", "Check the file.")
+            expected(f"Phenotypes of {dataset} below", root, f"ids such as {subjects[0]}",
+                     f"{phenotypes.table['subject'].iloc[0]}: not one subject with runs has a row",
+                     "Give the table of this cohort, or take it away.")
         )  # fmt: skip
-    twice = table[id_column][table[id_column].duplicated()]
-    if len(twice):
-        raise CatalogError(
-            expected("Phenotype table", path, "each subject once",
-                     f"{len(twice)} repeated, the first is {twice.iloc[0]}", "Remove the copies.")
-        )  # fmt: skip
-    return table.rename(columns={id_column: "subject"})
+    return cohort
+
+
+def _nothing_found(dataset: str, root: Path, found: Found, looked_for: str) -> str:
+    got = "no such file"
+    if found.left_out:
+        got = f"none, but {len(found.left_out)} left out: {found.left_out[0][1]}"
+    return expected(f"Cohort {dataset} below", root, looked_for, got,
+                    "Check --dataset, --input and --root.")  # fmt: skip
 
 
 def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
     """Return frames, repetition time and problem of one run."""
-    try:
-        header = read_header(file.path)
-    except RunError as error:
-        return 0, float("nan"), str(error)
-    seconds = header.tr if np.isnan(file.tr) else file.tr
-    seconds = seconds if tr is None else tr
-    problem = header_problem(header, seconds)
-    return header.n_frames, seconds, problem.replace("in the header", f"in {file.path}")
+    if file.problem:
+        return 0, file.tr if tr is None else tr, file.problem
+    known = file.tr if tr is None else tr
+    n_frames, seconds, problem = _header(file, known)
+    lost = not TR_RANGE_S[0] <= seconds <= TR_RANGE_S[1] or seconds == _LOST_TR
+    if np.isnan(known) and lost and not np.isnan(file.usual_tr):
+        n_frames, seconds, problem = _header(file, file.usual_tr)
+    return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
+
+
+def _header(file: RunFile, tr: float) -> tuple[int, float, str]:
+    return run_header(file.path, file.right, tr=tr, native_ok=file.warp is not None)

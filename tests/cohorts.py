@@ -1,14 +1,18 @@
-"""HCP-shaped trees for tests: small, real where real data are at hand, and spoiled on request."""
+"""Trees of cohorts for tests: small, real where real data are at hand, and spoiled on request."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel import cifti2
 
 FSL = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 SHAPE = (91, 109, 91)
+#: A grid as scanners have it: a slab whose field of view does not hold the MNI brain.
+NATIVE = np.array([[-2.4, 0, 0, 60], [0, 2.4, 0, -70], [0, 0, 2.4, -40], [0, 0, 0, 1]])
 
 
 def write_run(
@@ -63,3 +67,54 @@ def real_tree(root: Path, data: Path) -> Path:
         (folder / "rfMRI_REST1_LR_hp2000_clean.nii.gz").symlink_to(path.absolute())
     write_phenotypes(root, ["100002", "100003"])
     return root
+
+
+def write_header(
+    path: Path,
+    *,
+    shape: tuple[int, ...] = (*SHAPE, 4),
+    tr: float = 0.72,
+    affine: np.ndarray = FSL,
+) -> Path:
+    """Write a volume of which only the header is there: all that a catalogue reads."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(shape)
+    header.set_sform(affine, 4)
+    header.set_xyzt_units("mm", "sec")
+    if len(shape) == 4:
+        header.set_zooms((*np.abs(np.diag(affine))[:3], tr))
+    header["vox_offset"] = 352
+    content = header.binaryblock + bytes(4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+    return path
+
+
+def write_cifti(path: Path, *, frames: int = 4, tr: float = 0.72) -> Path:
+    """Write grayordinates of a few vertices."""
+    vertices = [
+        cifti2.BrainModelAxis.from_surface(np.arange(5), 32492, f"CIFTI_STRUCTURE_CORTEX_{side}")
+        for side in ("LEFT", "RIGHT")
+    ]
+    axes = (cifti2.SeriesAxis(0, tr, frames), vertices[0] + vertices[1])
+    image = cifti2.Cifti2Image(np.ones((frames, 10), np.float32), axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return path
+
+
+def write_gifti(path: Path, *, frames: int = 4) -> Path:
+    """Write one hemisphere of a few vertices; its header knows no repetition time."""
+    arrays = [nib.gifti.GiftiDataArray(np.ones(6, np.float32)) for _ in range(frames)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.gifti.GiftiImage(darrays=arrays), path)
+    return path
+
+
+def left_out(cohort, root: Path) -> dict[str, str]:
+    """Return the reasons by the paths below the root."""
+    return {
+        Path(row.path).relative_to(root).as_posix(): row.reason
+        for row in cohort.left_out.itertuples()
+    }

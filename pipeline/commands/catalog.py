@@ -2,54 +2,105 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fmritok.pipeline.catalog import Cohort, Input
+
+_EXAMPLES = 3
+
 
 @click.command()
 @cohort_options
 @as_json
-def catalog(dataset: str, root: Path, tr: float | None, as_json: bool) -> None:
+def catalog(dataset: str, root: Path, tr: float | None, input: Input, as_json: bool) -> None:
     """List a cohort's runs, and what is left out with its reason; only headers are read."""
     from rich.console import Console
-    from rich.table import Table
 
     from fmritok.pipeline.datasets import get_adapter
 
-    cohort = get_adapter(dataset)(root, tr=tr)
-    runs = cohort.runs
+    cohort = get_adapter(dataset)(root, tr=tr, input=input)
     if as_json:
         print_json(
             {
                 "dataset": cohort.dataset,
-                "runs": runs.astype({"path": str}).to_dict("records"),
+                "input": input,
+                "runs": cohort.runs.to_dict("records"),
                 "left_out": cohort.left_out.to_dict("records"),
-                "phenotypes": list(cohort.phenotypes.columns[2:]),
+                "phenotypes": cohort.columns.to_dict("records"),
+                "without_phenotypes": cohort.without_phenotypes,
+                "events": len(cohort.events),
             }
         )
         return
     console = Console()
-    good = runs[runs["problem"] == ""]
-    table = Table(title=f"{dataset}: {len(good)} runs of {good['subject'].nunique()} subjects")
-    for column in ("session", "task", "runs", "subjects", "frames", "TR (s)", "hours"):
-        table.add_column(column, justify="left" if column in ("session", "task") else "right")
-    for (session, task), some in good.groupby(["session", "task"]):
-        seconds = sorted({f"{x:g}" for x in some["tr"]})
+    _print_runs(console, cohort)
+    _print_subjects(console, cohort)
+    runs = cohort.runs[cohort.runs["problem"] != ""]
+    # the same words of all runs make one line: what differs is their own file
+    problems = [
+        (run.run_id, run.problem.replace(run.path, "the file").replace(run.run_id, "of the run"))
+        for run in runs.itertuples()
+    ]
+    _print_reasons(console, "[red]cannot be tokenized[/red]", problems)
+    _print_reasons(
+        console, "left out", cohort.left_out[["path", "reason"]].itertuples(index=False, name=None)
+    )
+
+
+def _print_runs(console: Console, cohort: Cohort) -> None:
+    from rich.table import Table
+
+    good = cohort.runs[cohort.runs["problem"] == ""]
+    title = f"{cohort.dataset}: {len(good)} runs of {good['subject'].nunique()} subjects"
+    table = Table(title=title)
+    keys = ["session", "task", "site"]
+    for column in (*keys, "runs", "subjects", "frames", "TR (s)", "hours"):
+        table.add_column(column, justify="left" if column in keys else "right")
+    for names, some in good.groupby(keys):
+        seconds = sorted({f"{x:.4g}" for x in some["tr"]})
         table.add_row(
-            str(session), str(task), str(len(some)), str(some["subject"].nunique()),
+            *map(str, names), str(len(some)), str(some["subject"].nunique()),
             f"{some['n_frames'].sum():,}", ", ".join(seconds),
             f"{(some['n_frames'] * some['tr']).sum() / 3600:.2f}",
         )  # fmt: skip
     console.print(table)
+
+
+def _print_subjects(console: Console, cohort: Cohort) -> None:
+    good = cohort.runs[cohort.runs["problem"] == ""]
     families = good["family"][good["family"] != ""].nunique()
     console.print(
-        f"Phenotypes: {max(0, cohort.phenotypes.shape[1] - 2)} columns of "
-        f"{len(cohort.phenotypes)} subjects; families: {families or 'not known'}"
+        f"Phenotypes: {len(cohort.columns)} columns of {cohort.phenotypes['subject'].nunique()} "
+        f"subjects; families: {families or 'not known'}; events: {len(cohort.events)}"
     )
-    for run in runs[runs["problem"] != ""].itertuples():
-        console.print(f"[red]cannot be tokenized[/red] {run.run_id}: {run.problem}", soft_wrap=True)
-    for row in cohort.left_out.itertuples():
-        console.print(f"left out {row.path}: {row.reason}", soft_wrap=True)
+    missing = cohort.without_phenotypes
+    if missing and len(cohort.phenotypes):
+        console.print(
+            f"{len(missing)} of {cohort.runs['subject'].nunique()} subjects with runs have no row "
+            f"in the phenotype tables: {_some(missing)}",
+            soft_wrap=True,
+        )
+
+
+def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, str]]) -> None:
+    """Print each reason once, with how many things it is true of and the first few of them."""
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for name, reason in items:
+        grouped[reason].append(name)
+    for reason, names in sorted(grouped.items(), key=lambda item: -len(item[1])):
+        console.print(f"{title} {len(names)}: {reason}\n    {_some(names)}", soft_wrap=True)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
+    return ", ".join(names[:_EXAMPLES]) + more

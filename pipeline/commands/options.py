@@ -27,6 +27,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 def cohort_options(function: Function) -> Function:
     """Add the options that say which cohort on disk is meant."""
     for option in (
+        click.option("--input", type=click.Choice(["volume", "surface"]), default="volume",
+                     show_default=True, help="Volumes, or CIFTI and GIFTI time series."),
         click.option("--tr", type=float, metavar="SECONDS",
                      help="Repetition time of every run, instead of the headers'."),
         click.option("--root", required=True, type=click.Path(path_type=Path),

@@ -10,8 +10,11 @@ from fmritok.pipeline.errors import CatalogError, expected
 __all__ = ["DATASETS", "get_adapter"]
 
 DATASETS = {
+    "adhd200": "fmritok.pipeline.datasets.adhd200:catalog_adhd200",
+    "bids": "fmritok.pipeline.datasets.bids:catalog_bids",
     "demo": "fmritok.pipeline.datasets.hcp:catalog_demo",
     "hcp": "fmritok.pipeline.datasets.hcp:catalog_hcp",
+    "ukb": "fmritok.pipeline.datasets.ukb:catalog_ukb",
 }
 
 

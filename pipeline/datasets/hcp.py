@@ -1,55 +1,108 @@
-"""HCP Young Adult (S1200), and the demo cohort, which has the same shape.
+"""HCP Young Adult (S1200, 3T and 7T), and the demo cohort, which has the same shape.
 
-``ROOT/SUBJECT/MNINonLinear/Results/RUN/RUN[SUFFIX].nii.gz``: rest and task runs on the MNI 2 mm
-grid. Behaviour in ``unrestricted*.csv`` and ``RESTRICTED*.csv``, joined on ``Subject``.
+``ROOT/SUBJECT/MNINonLinear/Results/RUN/`` holds volumes ``RUN[SUFFIX].nii.gz`` on an MNI grid,
+grayordinates ``RUN_Atlas[_MSMAll][SUFFIX].dtseries.nii``, ``Movement_RelativeRMS_mean.txt`` and,
+for tasks, ``EVs/*.txt``. Behaviour in ``unrestricted*.csv`` and ``RESTRICTED*.csv``, joined on
+``Subject``: families and the age in years are in the restricted one only.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
 from fmritok.pipeline.catalog import (
     Cohort,
+    Found,
+    Input,
     RunFile,
     build_cohort,
     checked_root,
-    read_phenotype_table,
+    gather,
 )
 from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.events import Event, read_fsl_events
+from fmritok.pipeline.phenotypes import (
+    AGE,
+    SEX,
+    Column,
+    Phenotypes,
+    read_text_table,
+    sex_labels,
+    tidy,
+)
 
 __all__ = ["catalog_demo", "catalog_hcp"]
 
-#: Volumes of one run, best first: the newer ICA-FIX releases, ICA-FIX, minimally preprocessed.
-_SUFFIXES = (
-    "_hp2000_clean_rclean_tclean",
-    "_hp0_clean_rclean_tclean",
-    "_hp2000_clean",
-    "_hp0_clean",
+#: Cleaning of a time series, best first: the newer releases, ICA-FIX, minimally preprocessed.
+_CLEANED = (
+    *(
+        f"{highpass}{clean}"
+        for clean, highpass in product(
+            ("_clean_rclean_tclean", "_clean_tclean", "_clean_rclean", "_clean"),
+            ("_hp2000", "_hp0"),
+        )
+    ),
     "",
 )
-_RUN = re.compile(r"^[rt]fMRI_(?P<task>[A-Z]+)\d*(_(?P<scanner>7T))?(_[A-Z]{2})?$")
-_LOOKED_FOR = "SUBJECT/MNINonLinear/Results/rfMRI_*/rfMRI_*.nii.gz (or tfMRI_*)"
+#: Names after the run's, best first. Cleaning before registration: noise hides more than a fold.
+_VOLUMES = [f"{c}{end}" for c in _CLEANED for end in (".nii.gz", ".nii")]
+_GRAYORDINATES = [f"_Atlas{r}{c}.dtseries.nii" for c, r in product(_CLEANED, ("_MSMAll", ""))]
+_RUN = re.compile(
+    r"^[rt]fMRI_(?P<task>[A-Z]+)(?P<number>\d*[a-z]?)(_(?P<scanner>7T))?(_(?P<direction>[A-Z]{2}))?$"
+)
+_MERGED = ("tfMRI_7T_RETCCW_AP_RETCW_PA_RETEXP_AP_RETCON_PA_RETBAR1_AP_RETBAR2_PA",)
+_MOTION = "Movement_RelativeRMS_mean.txt"
+_NOT_EVENTS = ("Sync",)  # when the scanner began: the onsets count from there already
+
+_COLUMNS = {
+    "sex": SEX,
+    "age": AGE,
+    "Age": Column("age, in bins: not years", kind="text"),
+    "Gender": Column("sex: F or M", kind="text"),
+    "Family_ID": Column("family: siblings share it", kind="text"),
+    "Mother_ID": Column("mother", kind="text"),
+    "Father_ID": Column("father", kind="text"),
+    "Age_in_Yrs": Column("age", "years", kind="number"),
+    "PMAT24_A_CR": Column("Penn matrices: correct responses (fluid intelligence)", "of 24"),
+    "CogTotalComp_AgeAdj": Column("NIH Toolbox total cognition", "age-adjusted score"),
+    "CogFluidComp_AgeAdj": Column("NIH Toolbox fluid cognition", "age-adjusted score"),
+    "CogCrystalComp_AgeAdj": Column("NIH Toolbox crystallized cognition", "age-adjusted score"),
+    "CogTotalComp_Unadj": Column("NIH Toolbox total cognition", "unadjusted score"),
+    "CogFluidComp_Unadj": Column("NIH Toolbox fluid cognition", "unadjusted score"),
+    "CogCrystalComp_Unadj": Column("NIH Toolbox crystallized cognition", "unadjusted score"),
+    **{
+        f"NEOFAC_{letter}": Column(f"NEO-FFI: {trait}", "of 48")
+        for letter, trait in zip(
+            "AOCNE",
+            ("agreeableness", "openness", "conscientiousness", "neuroticism", "extraversion"),
+            strict=True,
+        )
+    },
+}
 
 
-def catalog_hcp(root: Path, *, tr: float | None = None) -> Cohort:
+def catalog_hcp(root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
     """Catalogue an HCP Young Adult tree.
 
-    Of each run the FIX-cleaned volume is taken where there is one; the other is listed as left out.
+    Of each run the cleanest file is taken; the others are listed as left out. 7T runs are the
+    session ``7T``.
 
     Raises
     ------
     CatalogError
         If the root is no folder or holds no run, or a phenotype table is broken.
     """
-    return _catalog("hcp", checked_root(root), tr)
+    return _catalog("hcp", checked_root(root), tr, input)
 
 
-def catalog_demo(root: Path, *, tr: float | None = None) -> Cohort:
+def catalog_demo(root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
     """Catalogue a simulated cohort made by ``fmritok demo-data``.
 
     Raises
@@ -64,41 +117,20 @@ def catalog_demo(root: Path, *, tr: float | None = None) -> Cohort:
                      "no such file",
                      "Make a cohort with `fmritok demo-data`, or use --dataset hcp.")
         )  # fmt: skip
-    return _catalog("demo", root, tr)
+    return _catalog("demo", root, tr, input)
 
 
-def _catalog(dataset: str, root: Path, tr: float | None) -> Cohort:
-    phenotypes = _phenotypes(root)
+def _catalog(dataset: str, root: Path, tr: float | None, input: Input) -> Cohort:
+    phenotypes = _phenotypes(dataset, root)
     families: dict[str, str] = {}
-    if "Family_ID" in phenotypes:
-        known = phenotypes.dropna(subset=["Family_ID"])
-        families = dict(zip(known["subject"], known["Family_ID"].astype(str), strict=True))
-    files, left_out = [], []
-    for subject, folder in _run_folders(root):
-        name = _RUN.match(folder.name)
-        if name is None:
-            left_out.append((folder, "not the folder of one rest or task run"))
-            continue
-        candidates = _volumes(folder)
-        if not candidates:
-            left_out.append((folder, "no volume time series in the folder"))
-            continue
-        best = candidates[0][0]
-        for rank, path in candidates:
-            if rank > best:
-                left_out.append((path, f"{candidates[0][1].name} is there, and cleaner"))
-                continue
-            files.append(
-                RunFile(
-                    run_id=f"{dataset}_{subject}_{folder.name}",
-                    subject=subject,
-                    path=path,
-                    session=name["scanner"] or "3T",
-                    task="rest" if name["task"] == "REST" else name["task"].lower(),
-                    family=families.get(subject, ""),
-                )
-            )
-    return build_cohort(dataset, root, files, left_out, phenotypes, tr=tr, looked_for=_LOOKED_FOR)
+    if "Family_ID" in phenotypes.table:
+        table = phenotypes.table
+        families = dict(zip(table["subject"], table["Family_ID"], strict=True))
+    search = partial(_search, dataset=dataset, families=families, input=input)
+    found = gather(search, _run_folders(root))
+    kind = "nii.gz" if input == "volume" else "dtseries.nii"
+    looked_for = f"SUBJECT/MNINonLinear/Results/rfMRI_*/rfMRI_*.{kind} (or tfMRI_*)"
+    return build_cohort(dataset, root, found, phenotypes, tr=tr, looked_for=looked_for)
 
 
 def _run_folders(root: Path) -> Iterator[tuple[str, Path]]:
@@ -106,33 +138,132 @@ def _run_folders(root: Path) -> Iterator[tuple[str, Path]]:
         results = root / subject / "MNINonLinear" / "Results"
         if results.is_dir():
             for name in sorted(os.listdir(results)):
-                if name.startswith(("rfMRI_", "tfMRI_")) and (results / name).is_dir():
+                if name.startswith(("rfMRI_", "tfMRI_")):
                     yield subject, results / name
 
 
-def _volumes(folder: Path) -> list[tuple[int, Path]]:
-    """Return the time series of one run's folder with their rank, best first."""
-    names = set(os.listdir(folder))
-    return [
-        (rank, folder / name)
-        for rank, suffix in enumerate(_SUFFIXES)
-        for name in (f"{folder.name}{suffix}.nii.gz", f"{folder.name}{suffix}.nii")
-        if name in names
-    ]
+def _search(
+    place: tuple[str, Path], *, dataset: str, families: Mapping[str, str], input: Input
+) -> Found:
+    """Find the best file of one run, its motion and its events."""
+    subject, folder = place
+    found = Found()
+    try:
+        names = set(os.listdir(folder))
+    except NotADirectoryError:
+        return found
+    match = _RUN.match(folder.name)
+    if match is None and folder.name not in _MERGED:
+        found.left_out.append((folder, "not the folder of one rest or task run"))
+        return found
+    if match is None or not (match["number"] or match["direction"]):
+        some = any(name.endswith((".nii.gz", ".nii")) for name in names)
+        merged = "several runs laid end to end, with jumps: only single runs are tokenized"
+        found.left_out.append((folder, merged if some else "no time series in the folder"))
+        return found
+    best = _choose(folder, names, input, found)
+    if not best:
+        return found
+    run_id = f"{dataset}_{subject}_{folder.name}"
+    if "EVs" in names and folder.name.startswith("tfMRI_"):
+        events = _events(folder / "EVs", found)
+        if events:
+            found.events.append((run_id, events))
+    for path in best:
+        found.files.append(
+            RunFile(
+                run_id=run_id,
+                subject=subject,
+                path=path,
+                session=match["scanner"] or "3T",
+                task="rest" if match["task"] == "REST" else match["task"].lower(),
+                family=families.get(subject, ""),
+                space="MNI152NLin6Asym" if input == "volume" else "fsLR",
+                motion=_motion(folder / _MOTION, found) if _MOTION in names else float("nan"),
+            )
+        )
+    return found
 
 
-def _phenotypes(root: Path) -> pd.DataFrame:
+def _choose(folder: Path, names: set[str], input: Input, found: Found) -> list[Path]:
+    """Return the best file, or several that cannot be told apart; list the others."""
+
+    def paths(suffixes: Iterable[str]) -> list[Path]:
+        return [folder / (folder.name + suffix) for suffix in suffixes]
+
+    suffixes = _VOLUMES if input == "volume" else _GRAYORDINATES
+    present = [s for s in suffixes if folder.name + s in names]
+    if input == "surface":
+        known = {folder.name + s for s in present}
+        for name in sorted(n for n in names if n.endswith(".dtseries.nii") and n not in known):
+            fine = "_1.6mm" in name
+            found.left_out.append(
+                (folder / name, "1.6 mm grayordinates on the 59k mesh: the 2 mm, 32k file is needed"
+                 if fine else "not a time series of one of the known releases")
+            )  # fmt: skip
+    if not present:
+        kind = "volume" if input == "volume" else "32k grayordinate"
+        found.left_out.append((folder, f"no {kind} time series in the folder"))
+        return []
+    cleaning = _cleaning(present[0])
+    best = [s for s in present if _cleaning(s) == cleaning]
+    for path in paths(s for s in present if s not in best):
+        found.left_out.append((path, "a cleaner file of the run is there"))
+    if input == "surface":
+        for path in paths(best[1:]):
+            found.left_out.append((path, "the MSMAll file of the run is taken"))
+        best = best[:1]
+    return paths(best)
+
+
+def _cleaning(suffix: str) -> str:
+    return suffix.partition(".")[0].removeprefix("_Atlas").removeprefix("_MSMAll")
+
+
+def _motion(path: Path, found: Found) -> float:
+    """Return the mean relative displacement, mm."""
+    try:
+        return float(path.read_text())
+    except ValueError:
+        found.left_out.append((path, "not the mean motion: no number"))
+        return float("nan")
+
+
+def _events(folder: Path, found: Found) -> list[Event]:
+    events: list[Event] = []
+    for name in sorted(os.listdir(folder)):
+        stem, extension = os.path.splitext(name)
+        if extension != ".txt" or stem in _NOT_EVENTS:
+            continue
+        try:
+            events += read_fsl_events(folder / name)
+        except ValueError:
+            found.left_out.append((folder / name, "not events: three columns of numbers expected"))
+    return events
+
+
+def _phenotypes(dataset: str, root: Path) -> Phenotypes:
     """Join the unrestricted and the restricted table on the subject; either may be missing."""
     joined = pd.DataFrame({"subject": pd.Series(dtype=str)})
+    source: dict[str, str] = {}
     for start in ("unrestricted", "restricted"):
-        found = sorted(p for p in root.glob("*.csv") if p.name.lower().startswith(start))
-        if len(found) > 1:
+        tables = sorted(p for p in root.glob("*.csv") if p.name.lower().startswith(start))
+        if len(tables) > 1:
             raise CatalogError(
                 expected(f"Tables {start}*.csv in", root, "one file",
-                         ", ".join(p.name for p in found), "Keep the newest.")
+                         ", ".join(p.name for p in tables), "Keep the newest.")
             )  # fmt: skip
-        for path in found:
-            table = read_phenotype_table(path, "Subject")
+        for path in tables:
+            table = read_text_table(path, ["Subject"])
             new = [c for c in table.columns if c == "subject" or c not in joined.columns]
-            joined = joined.merge(table[new], on="subject", how="outer")
-    return joined
+            source |= {c: f"{path.name}: {c}" for c in new}
+            joined = joined.merge(table[new], on="subject", how="outer").fillna("")
+    if joined.empty:
+        return Phenotypes()
+    if "Gender" in joined:
+        joined["sex"] = sex_labels(joined["Gender"])
+        source["sex"] = source["Gender"]
+    if "Age_in_Yrs" in joined:
+        joined["age"] = joined["Age_in_Yrs"]
+        source["age"] = source["Age_in_Yrs"]
+    return tidy(dataset, joined, _COLUMNS, source=source)

@@ -1,0 +1,229 @@
+"""UK Biobank: the bulk fields of functional MRI, zipped as they are downloaded, or unpacked.
+
+``<eid>_<field>_<instance>_<array>`` is a zip or a folder, at the root or below it (the research
+platform sorts them into folders by the first digits). Instances 2, 3, ... are the imaging visits.
+
+- 20227, rest: ``fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz`` is in the scan's own space; its
+  warp to MNI is ``rfMRI.ica/reg/example_func2standard_warp.nii.gz``. Unusable scans have no
+  ``rfMRI.ica``, but ``unusable``. Where somebody applied the warp already,
+  ``filtered_func_data_clean_standard.nii.gz`` is taken.
+- 20249, the faces/shapes task: ``fMRI/tfMRI.feat/filtered_func_data.nii.gz``, with its own ``reg``.
+  It comes without events: the timing is the same for all and is not in the download (from memory).
+- 32136, surfaces: ``surf_fMRI/CIFTIs/bb.{rfMRI,tfMRI}.MNI.MSMAll.dtseries.nii``.
+
+Phenotypes: tables with a column ``eid``, ``f.eid`` or ``participant.eid`` at the root. Head motion
+is read from ``mc/prefiltered_func_data_mcf_rel_mean.rms``, else from fields 25741 and 25742.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+
+from fmritok.pipeline.catalog import (
+    Cohort,
+    Found,
+    Input,
+    RunFile,
+    build_cohort,
+    checked_root,
+    gather,
+)
+from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
+from fmritok.pipeline.errors import expected
+
+__all__ = ["catalog_ukb"]
+
+_BULK = re.compile(r"^(?P<eid>\d{7})_(?P<field>\d+)_(?P<instance>\d+)_(?P<array>\d+)(\.zip)?$")
+_WARP = "reg/example_func2standard_warp"
+#: Folders above a download, as /Bulk/Brain MRI/Resting functional brain MRI/10/.
+_DEPTH = 6
+_MOTION = "mc/prefiltered_func_data_mcf_rel_mean.rms"
+_LOOKED_FOR = {
+    "volume": "<eid>_20227_2_0 or <eid>_20249_2_0, folders or .zip",
+    "surface": "<eid>_32136_2_0, folders or .zip",
+}
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Where the volumes of one field are: first those in MNI, then those that have to be warped."""
+
+    task: str
+    folder: str
+    warped: tuple[str, ...]
+    native: str
+
+
+_VOLUMES = {
+    "20227": _Series("rest", "rfMRI.ica", ("filtered_func_data_clean_standard",),
+                     "filtered_func_data_clean"),
+    "20249": _Series("emotion", "tfMRI.feat",
+                     ("filtered_func_data_clean_standard", "filtered_func_data_standard"),
+                     "filtered_func_data"),
+}  # fmt: skip
+_SURFACES = {
+    "rest": "surf_fMRI/CIFTIs/bb.rfMRI.MNI.MSMAll.dtseries.nii",
+    "emotion": "surf_fMRI/CIFTIs/bb.tfMRI.MNI.MSMAll.dtseries.nii",
+}
+
+
+@dataclass(frozen=True)
+class _Bulk:
+    """One download: a folder or a zip file."""
+
+    path: Path
+    eid: str
+    field: str
+    instance: str
+    array: str
+
+    @property
+    def is_zip(self) -> bool:
+        return self.path.suffix == ".zip"
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The files and folders of a zip; only its index is read."""
+        with zipfile.ZipFile(self.path) as archive:
+            names = archive.namelist()
+        return {n.rstrip("/") for n in names} | {str(PurePosixPath(n).parent) for n in names}
+
+    def find(self, name: str) -> Path | None:
+        """Look a file or folder up, below the folders that a download may have around it."""
+        for top in ("fMRI", "", f"{self.path.stem}/fMRI", self.path.stem):
+            member = PurePosixPath(top, name)
+            if str(member) in self.names if self.is_zip else (self.path / member).exists():
+                return self.path / member
+        return None
+
+    def read_text(self, member: Path) -> str:
+        if self.is_zip:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(member.relative_to(self.path).as_posix()).decode()
+        return member.read_text()
+
+    def run(self, task: str, path: Path, space: str = "MNI152NLin6Asym") -> RunFile:
+        extra = "" if self.array == "0" else f"_{self.array}"
+        return RunFile(
+            run_id=f"ukb_{self.eid}_{self.instance}_{task}{extra}",
+            subject=self.eid,
+            path=path,
+            session=self.instance,
+            task=task,
+            space=space,
+        )
+
+
+def catalog_ukb(root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
+    """Catalogue UK Biobank's functional MRI.
+
+    Raises
+    ------
+    CatalogError
+        If the root is no folder or holds no run, or a phenotype table is broken.
+    """
+    root = checked_root(root)
+    fields = set(_VOLUMES) if input == "volume" else {"32136"}
+    downloads: dict[tuple[str, ...], list[_Bulk]] = {}
+    for bulk in _downloads(root):
+        if bulk.field in fields:
+            key = (bulk.eid, bulk.field, bulk.instance, bulk.array)
+            downloads.setdefault(key, []).append(bulk)
+    found = gather(partial(_search, input=input), downloads.values())
+    visits = {(file.subject, file.session) for file in found.files}
+    phenotypes, left_out = read_ukb_phenotypes(root, visits)
+    found.left_out += left_out
+    known = phenotypes.table.set_index(["subject", "session"]).to_dict("index")
+    found.files = [
+        _with_phenotypes(file, known.get((file.subject, file.session), {})) for file in found.files
+    ]
+    return build_cohort("ukb", root, found, phenotypes, tr=tr, looked_for=_LOOKED_FOR[input])
+
+
+def _downloads(folder: Path, depth: int = 0) -> Iterator[_Bulk]:
+    """Walk a tree; downloads themselves are not walked into."""
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        match = _BULK.match(entry.name)
+        if match and entry.name.endswith(".zip") != entry.is_dir():
+            yield _Bulk(Path(entry.path), *match.group("eid", "field", "instance", "array"))
+        elif not match and depth < _DEPTH and entry.is_dir() and not entry.name.startswith("."):
+            yield from _downloads(Path(entry.path), depth + 1)
+
+
+def _search(copies: list[_Bulk], *, input: Input) -> Found:
+    """Find the runs of one download, which may be there as a zip and as folders."""
+    found = Found()
+    for bulk in sorted(copies, key=lambda copy: (copy.is_zip, copy.path)):
+        if found.files:
+            found.left_out.append((bulk.path, "another copy of this download is taken, a folder "
+                                   "rather than a zip"))  # fmt: skip
+            continue
+        try:
+            if input == "surface":
+                _surfaces(bulk, found)
+            else:
+                _volumes(bulk, _VOLUMES[bulk.field], found)
+        except (zipfile.BadZipFile, OSError):
+            found.left_out.append((bulk.path, "cannot be read: download it again"))
+    return found
+
+
+def _surfaces(bulk: _Bulk, found: Found) -> None:
+    for task, name in _SURFACES.items():
+        path = bulk.find(name)
+        if path is not None:
+            found.files.append(bulk.run(task, path, "fsLR"))
+    if not found.files:
+        found.left_out.append((bulk.path, f"no {_SURFACES['rest']} in it"))
+
+
+def _volumes(bulk: _Bulk, series: _Series, found: Found) -> None:
+    def image(*names: str) -> Path | None:
+        files = (bulk.find(f"{name}{end}") for name in names for end in (".nii.gz", ".nii"))
+        return next((file for file in files if file), None)
+
+    places = (f"{series.folder}/", f"{series.folder}/reg/", "")
+    warped = image(*(place + name for place in places for name in series.warped))
+    native = image(f"{series.folder}/{series.native}")
+    if warped:
+        run = bulk.run(series.task, warped)
+    elif native:
+        run = replace(bulk.run(series.task, native), warp=image(f"{series.folder}/{_WARP}"))
+        if run.warp is None:
+            problem = expected(
+                "Volumes", native, f"{series.folder}/{_WARP}.nii.gz in the same download",
+                "native space without a warp to MNI",
+                "Download the whole field again, or apply the warp with applywarp and name the "
+                f"result {series.folder}/{series.warped[0]}.nii.gz.",
+            )  # fmt: skip
+            run = replace(run, space="native", problem=problem)
+    else:
+        reason = f"no {series.folder}/{series.native}.nii.gz in it"
+        if bulk.find("unusable"):
+            reason = "marked as unusable by UK Biobank"
+        found.left_out.append((bulk.path, reason))
+        return
+    motion = bulk.find(f"{series.folder}/{_MOTION}")
+    if motion is not None:
+        try:
+            run = replace(run, motion=float(bulk.read_text(motion)))
+        except ValueError:
+            found.left_out.append((motion, "not the mean motion: no number"))
+    found.files.append(run)
+
+
+def _with_phenotypes(file: RunFile, row: dict[str, object]) -> RunFile:
+    """Fill in what the tables know of the visit: its site, and motion if no file told it."""
+    site = str(row.get("site", ""))
+    motion = row.get("rest_motion" if file.task == "rest" else "task_motion", float("nan"))
+    if file.motion == file.motion:
+        return replace(file, site=site)
+    return replace(file, site=site, motion=float(str(motion)))
