@@ -122,15 +122,16 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         bias = None if mask is None else mask[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=grouped)
     # Sequences of one length share a call: most windows are whole.
-    parts = [x.split(list(mask.lengths), dim=2) for x in (q, k, v)]
+    lengths = list(mask.lengths)
+    parts = [torch.split_with_sizes(x, lengths, dim=2) for x in (q, k, v)]
     by_length: dict[int, list[int]] = defaultdict(list)
     for i, length in enumerate(mask.lengths):
         by_length[length].append(i)
     out: list[Tensor] = [q] * len(mask.lengths)
     for members in by_length.values():
-        rows = [torch.cat([part[i] for i in members]) for part in parts]
-        attended = F.scaled_dot_product_attention(*rows, enable_gqa=grouped)
-        for i, row in zip(members, attended.split(1), strict=True):
+        one, keys, values = (torch.cat([part[i] for i in members]) for part in parts)
+        attended = F.scaled_dot_product_attention(one, keys, values, enable_gqa=grouped)
+        for i, row in zip(members, attended.chunk(len(members)), strict=True):
             out[i] = row
     return torch.cat(out, dim=2)
 

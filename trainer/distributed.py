@@ -112,7 +112,8 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes, with its gradient."""
     if not (dist.is_available() and dist.is_initialized()):
         return x
-    return _differentiable_all_reduce(x)
+    total: Tensor = _differentiable_all_reduce(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 def total_over_ranks(x: Tensor) -> Tensor:

@@ -110,9 +110,9 @@ class NetworkEmbedding(nn.Module):
     def forward(self, x_BUCF: Tensor) -> Tensor:
         """Return [B U C W]."""
         B, U = x_BUCF.shape[:2]
-        x_NCPE = x_BUCF.unflatten(-1, (self.patch, -1)).flatten(0, 1)
+        x_NCPE = torch.unflatten(x_BUCF, -1, (self.patch, -1)).flatten(0, 1)
         tokens = [
             network(x_NCPE[:, i, :, : network.parcels].mT)
             for i, network in enumerate(self.networks)
         ]
-        return torch.stack(tokens, dim=1).unflatten(0, (B, U))
+        return torch.unflatten(torch.stack(tokens, dim=1), 0, (B, U))

@@ -164,12 +164,12 @@ class PatchGrid(nn.Module):
         if frames == 1:
             return x_BTCE
         x_BTCE = F.pad(x_BTCE, (0, 0, 0, 0, 0, -x_BTCE.shape[1] % frames))
-        return x_BTCE.unflatten(1, (-1, frames)).transpose(2, 3).flatten(3)
+        return torch.unflatten(x_BTCE, 1, (-1, frames)).transpose(2, 3).flatten(3)
 
     def fold_frames(self, x_BT: Tensor) -> Tensor:
         """Regroup a number per frame into patches [B U P], filled up with zeros."""
         frames = self.layout.patch
-        return F.pad(x_BT, (0, -x_BT.shape[1] % frames)).unflatten(1, (-1, frames))
+        return torch.unflatten(F.pad(x_BT, (0, -x_BT.shape[1] % frames)), 1, (-1, frames))
 
 
 def _array(group: TokenGroup, name: str) -> npt.NDArray[Any] | None:

@@ -292,7 +292,7 @@ class Trainer:
             waits = self.ranks.size > 1 and part is not parts[-1]
             with self._wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 output = self._forward(part, measure=measure, train=True)
-                output.loss.total.backward()
+                torch.autograd.backward(output.loss.total)
             detached = Mean(output.loss.total.detach(), output.loss.n_values)
             outputs.append(output._replace(loss=detached))
         return outputs

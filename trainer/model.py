@@ -113,7 +113,7 @@ class TokenTransformer(nn.Module):
             times_BU.repeat_interleave(C, dim=1),
             None if valid_BU is None else valid_BU.repeat_interleave(C, dim=1),
         )
-        return encoded._replace(tokens=encoded.tokens.unflatten(1, (U, C)))
+        return encoded._replace(tokens=torch.unflatten(encoded.tokens, 1, (U, C)))
 
     def encode_chosen(
         self,

@@ -41,7 +41,8 @@ def coding_rate(x_MZ: Tensor, *, precision: float, count: bool = True) -> Tensor
         identity = torch.eye(features, dtype=gram_ZZ.dtype, device=x.device)
         factor = torch.linalg.cholesky(identity + features / (rows * precision) * gram_ZZ)
         half_log_det = factor.diagonal().log().sum()
-        return half_log_det * (features + rows) / (features * rows)
+        rate: Tensor = half_log_det * (features + rows) / (features * rows)
+        return rate
 
 
 def rate_loss(

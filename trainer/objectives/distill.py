@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -142,9 +143,9 @@ class SelfDistillation(nn.Module):
             students.append(student)
             teachers.append(teacher)
 
-        rate = {"precision": config.precision, "count": counts}
+        rate = partial(rate_loss, precision=config.precision, count=counts)
         cls = [torch.stack([view[0] for view in views]) for views in (students, teachers)]
-        loss_cls = rate_loss(*cls, **rate)
+        loss_cls = rate(*cls)
         loss_tokens = torch.stack(token_losses).mean()
         loss = loss_cls + config.token_weight * loss_tokens
         weight = network_weight(progress, config.network_weight, config.network_share)
@@ -152,7 +153,7 @@ class SelfDistillation(nn.Module):
             cells = [
                 torch.stack([v[2].flatten(0, 1) for v in views]) for views in (students, teachers)
             ]
-            loss = loss + weight * rate_loss(*cells, **rate)
+            loss = loss + weight * rate(*cells)
 
         n = torch.tensor(float(counts * B), device=loss.device)
         measures = {}
@@ -199,8 +200,10 @@ class SelfDistillation(nn.Module):
     def _collapsed(self, hidden_share: Tensor, weight: float, n: Tensor, n_cells: int) -> Tensor:
         """Return the loss if all embeddings were one vector."""
         config, rows = self.config, total_over_ranks(n)
-        size = {"n_features": config.projection, "precision": config.precision}
-        windows, cells = (collapsed_loss(rows * each, **size) for each in (1, n_cells))
+        windows, cells = (
+            collapsed_loss(rows * each, config.projection, precision=config.precision)
+            for each in (1, n_cells)
+        )
         return windows - config.token_weight * hidden_share + weight * cells
 
 

@@ -120,7 +120,8 @@ class MaskedTokenModelling(nn.Module):
             weight_BT11 = inputs.weight.flatten(1)[:, :, None, None]
         n_frames_B111 = weight_BT11.sum(1, keepdim=True)
         sums = [torch.zeros((), device=x_BUCW.device) for _ in range(3)]
-        for cells_Bm in cells_BM.split(max(1, self.chunk // (B * U)), dim=1):
+        n_chunks = -(-B * U * self.n_masked // self.chunk)
+        for cells_Bm in cells_BM.chunk(n_chunks, dim=1):
             std_B1mE = _take(std_B1CE, cells_Bm)
             unit = moving = (std_B1mE > 0).float()
             if self.encoder.config.input == "absolute" and grid.layout.has_mean:
@@ -143,9 +144,10 @@ class MaskedTokenModelling(nn.Module):
     def _changes(self, x_BUMF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
         """Return time courses without their means over the window [B T M E]."""
         patch = self.encoder.grid.layout.patch
-        x_BTME = x_BUMF.unflatten(-1, (patch, -1)).transpose(2, 3).flatten(1, 2)
+        x_BTME = torch.unflatten(x_BUMF, -1, (patch, -1)).transpose(2, 3).flatten(1, 2)
         mean_B1ME = (x_BTME * weight).sum(1, keepdim=True) / n_frames
-        return (x_BTME - mean_B1ME) * unit * weight
+        changes_BTME: Tensor = (x_BTME - mean_B1ME) * unit * weight
+        return changes_BTME
 
 
 def _take(x_BUCX: Tensor, cells_BM: Tensor) -> Tensor:

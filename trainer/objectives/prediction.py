@@ -92,12 +92,14 @@ def prediction_error(
         return tuple(_weighted(difference, targets.weight(index), error))  # type: ignore[return-value]
 
     several = len(x_KW) > chunk and torch.is_grad_enabled()
-    total, count = x_KW.new_zeros((), dtype=torch.float32), 0
-    for x, index in zip(x_KW.split(chunk), index_K.split(chunk), strict=True):
+    total = torch.zeros((), device=x_KW.device)
+    count = torch.zeros((), device=x_KW.device)
+    n_chunks = -(-len(x_KW) // chunk)
+    for x, index in zip(x_KW.chunk(n_chunks), index_K.chunk(n_chunks), strict=True):
         # Predictions are made again in the backward pass: cheaper than to keep them all.
         one = checkpoint(part, x, index, use_reentrant=False) if several else part(x, index)
         total, count = total + one[0], count + one[1]
-    return Mean(total, torch.as_tensor(count, dtype=torch.float32, device=x_KW.device))
+    return Mean(total, count)
 
 
 def mean_patches(batch: Batch, form: InputForm, grid: PatchGrid) -> Tensor | None:
