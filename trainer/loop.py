@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ import psutil
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
@@ -32,19 +28,13 @@ from fmritok.trainer.checkpoint import (
 )
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay
-from fmritok.trainer.distributed import (
-    Ranks,
-    ShareOfBatches,
-    is_placeholder,
-    split_batch,
-    total_over_ranks,
-)
+from fmritok.trainer.distributed import Ranks, ShareOfBatches, total_over_ranks
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
 from fmritok.trainer.layout import TokenLayout
+from fmritok.trainer.learner import Learner, Step
 from fmritok.trainer.metrics import MetricsLog, draw_losses
-from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.build import build_objective, compile_blocks
-from fmritok.trainer.optim import build_optimizer, learning_rate, weight_decay
+from fmritok.trainer.objectives import Figure
+from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.split import Split, check_no_leakage, split_runs
 from fmritok.trainer.stopping import StopRequest
@@ -170,28 +160,26 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             self.model = build_objective(config, layout).to(device)
-        self.optimizer = build_optimizer(self.model, config.optim)
         data, epochs = config.data, config.train.epochs
         per_epoch = steps_per_epoch(
             len(self.index), windows_per_run=data.windows_per_run, batch_size=data.batch_size
         )
         self.n_steps = config.train.steps or per_epoch * (epochs or 0)
+        self.learner = Learner(
+            self.model, config, n_steps=self.n_steps, device=device, ranks=self.ranks
+        )
 
         self.position = Position()
         self._last_measures: dict[str, float] = {}
         self._validation_loader: Iterable[Batch] = ()
         if resume is not None and state is not None:
             load_weights(resume, self.model)
-            load_optimizer(resume, self.model, self.optimizer)
+            load_optimizer(resume, self.model, self.learner.optimizer)
             self.position = Position(**state["position"])
         elif init_from is not None:
             load_weights(init_from, self.model)
         self.metrics = self._metrics(resume, state) if self.ranks.is_first else None
-        if config.train.compile:
-            compile_blocks(self.model)
-        self._wrapped: nn.Module = self.model
-        if self.ranks.size > 1:
-            self._wrapped = DistributedDataParallel(self.model)
+        self.learner.prepare()
 
     def run(self) -> Summary:
         """Train to the end.
@@ -238,45 +226,25 @@ class Trainer:
 
     def _step(self, meter: Meter) -> dict[str, Any]:
         """Train on the next batch, and write what happened to the metrics."""
-        config, step = self.config, self.position.step
-        lr = learning_rate(config.optim, step, self.n_steps)
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = lr
-            if settings["decayed"]:
-                settings["weight_decay"] = weight_decay(config.optim, step, self.n_steps)
-        logged = (step + 1) % config.train.log_every == 0 or step + 1 == self.n_steps
+        step = self.position.step
+        logged = (step + 1) % self.config.train.log_every == 0 or step + 1 == self.n_steps
         batch = meter.next()
-        outputs = self._backward(batch, measure=logged)
-        # Gradients so far are of sums: one division, whatever the parts and processes.
-        sizes = total_over_ranks(
-            torch.tensor([len(batch.draws) * (not is_placeholder(batch)), batch.n_frames])
-        )
-        mean = self._reduced([{"loss": output.loss} for output in outputs])["loss"]
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, self.ranks.size / float(mean.n_values))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        loss, grad_norm = float(mean.value), norm.item()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise self._not_finite(batch, loss, grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.model.after_step((step + 1) / self.n_steps)
-        seen = int(sizes[0]) + (self.position.seen if batch.epoch == self.position.epoch else 0)
+        done = self.learner.learn(batch, step, measure=logged)
+        if not done.is_finite:
+            raise self._not_finite(batch, done)
+        seen = done.n_windows
+        if batch.epoch == self.position.epoch:
+            seen += self.position.seen
         self.position = replace(self.position, step=step + 1, epoch=batch.epoch, seen=seen)
-
-        rate = meter.finish(int(sizes[1]) * self.group.n_tokens)
-        measures = {}
-        if logged:
-            means = self._reduced([output.measures for output in outputs])
-            measures = {name: float(mean.value) for name, mean in means.items()}
-        self._last_measures = measures or self._last_measures
+        rate = meter.finish(done.n_frames * self.group.n_tokens)
+        self._last_measures = done.measures or self._last_measures
         row = {
             "step": step + 1,
             "epoch": batch.epoch,
-            **measures,
-            "loss": loss,
-            "lr": lr,
-            "grad_norm": grad_norm,
+            **done.measures,
+            "loss": done.loss,
+            "lr": done.lr,
+            "grad_norm": done.grad_norm,
             **rate._asdict(),
             "memory_bytes": self._memory(),
         }
@@ -284,63 +252,18 @@ class Trainer:
             self.metrics.write("train", row, draw=logged)
         return row
 
-    def _backward(self, batch: Batch, *, measure: bool) -> list[ObjectiveOutput]:
-        """Add the gradient of the batch's total loss, a part at a time."""
-        parts = split_batch(batch, self.config.train.accumulate)
-        outputs = []
-        for part in parts:
-            waits = self.ranks.size > 1 and part is not parts[-1]
-            with self._wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                output = self._forward(part, measure=measure, train=True)
-                torch.autograd.backward(output.loss.total)
-            detached = Mean(output.loss.total.detach(), output.loss.n_values)
-            outputs.append(output._replace(loss=detached))
-        return outputs
-
-    def _forward(self, batch: Batch, *, measure: bool, train: bool) -> ObjectiveOutput:
-        model = self._wrapped if train else self.model
-        progress = self.position.step / self.n_steps if train else 1.0
-        with self._autocast():
-            output: ObjectiveOutput = model(
-                batch.to(self.device), progress=progress, measure=measure
-            )
-        if is_placeholder(batch):
-            nothing = {
-                name: Mean(m.total * 0, m.n_values * 0) for name, m in output.measures.items()
-            }
-            loss = Mean(output.loss.total * 0, output.loss.n_values * 0)
-            return ObjectiveOutput(loss, nothing)
-        return output
-
-    def _reduced(self, parts: list[dict[str, Mean]]) -> dict[str, Mean]:
-        """Add up the means of all parts and processes."""
-        if not parts or not parts[0]:
-            return {}
-        names = list(parts[0])
-        pairs = [
-            torch.stack([torch.stack([m[name].total, m[name].n_values]).double() for name in names])
-            for m in parts
-        ]
-        sums = total_over_ranks(torch.stack(pairs).sum(0).cpu())
-        return {name: Mean(*row) for name, row in zip(names, sums.unbind(), strict=True)}
-
     def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
         """Validate every so many steps and at the end, unless it was done or a signal came."""
         step = self.position.step
         due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
         if not due or self.position.validated == step or not len(self.validation_index):
             return False
-        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        with torch.no_grad():
-            for batch in self._validation_loader:
-                if stop.signal and self.ranks.size == 1:
-                    return False
-                output = self._forward(batch, measure=True, train=False)
-                for name, mean in output.measures.items():
-                    sums[name][0] += float(mean.total)
-                    sums[name][1] += float(mean.n_values)
-        totals = {name: Mean(*map(torch.tensor, pair)) for name, pair in sums.items()}
-        figures = {name: float(m.value) for name, m in self._reduced([totals]).items()}
+        # Several processes cannot leave in the middle: they sum up together.
+        figures = self.learner.evaluate(
+            self._validation_loader, lambda: stop.signal and self.ranks.size == 1
+        )
+        if figures is None:
+            return False
         self.position = replace(self.position, validated=step, validation=figures)
         if self.metrics is not None:
             self.metrics.write("validation", {"step": step, **figures})
@@ -387,7 +310,7 @@ class Trainer:
             "torch": torch.__version__,
         }
         keep = self.config.train.keep_checkpoints
-        save_checkpoint(self.out, self.model, self.optimizer, state, keep=keep)
+        save_checkpoint(self.out, self.model, self.learner.optimizer, state, keep=keep)
         self.ranks.wait()
 
     def _check_state(self, resume: Path) -> dict[str, Any]:
@@ -462,12 +385,6 @@ class Trainer:
             batches = ShareOfBatches(batches, self.ranks)
         return window_loader(self.group, index, batches, workers=self.workers, pin_memory=pin)
 
-    def _autocast(self) -> torch.autocast:
-        """Use bfloat16 on a GPU, and elsewhere only if it is asked for."""
-        precision = self.config.train.precision
-        use = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=use)
-
     def _memory(self) -> int:
         """Return the peak of the GPU's memory, or this process's resident memory."""
         if self.device.type == "cuda":
@@ -481,14 +398,14 @@ class Trainer:
                      f"Saved in {checkpoint}: go on with --resume {self.out}")
         )  # fmt: skip
 
-    def _not_finite(self, batch: Batch, loss: float, grad_norm: float) -> TrainingError:
+    def _not_finite(self, batch: Batch, step: Step) -> TrainingError:
         shares = [self.index.run_id[batch.runs.cpu().numpy()].tolist()] * self.ranks.size
         if self.ranks.size > 1:
             dist.all_gather_object(shares, shares[0])
         runs = ", ".join(sorted({run for share in shares for run in share}))
-        step = self.position.step + 1
+        number = self.position.step + 1
         return TrainingError(
-            expected("Loss of step", f"{step} on the runs {runs}", "finite numbers",
-                     f"loss {loss} and gradient norm {grad_norm}",
+            expected("Loss of step", f"{number} on the runs {runs}", "finite numbers",
+                     f"loss {step.loss} and gradient norm {step.grad_norm}",
                      "Check these runs with `fmritok verify`; else lower optim.lr.")
         )  # fmt: skip
