@@ -181,10 +181,22 @@ def checked_root(root: Path) -> Path:
 
 
 def gather(search: Callable[[Place], Found], places: Iterable[Place]) -> Found:
-    """Search the parts of a cohort, several at a time, and put what they hold together."""
+    """Search the parts of a cohort, several at a time, and put what they hold together.
+
+    A part with a file that cannot be read is left out, and does not keep the others from it.
+    """
+
+    def safe(place: Place) -> Found:
+        try:
+            return search(place)
+        except OSError as error:
+            if not isinstance(error.filename, str):
+                raise
+            return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
+
     found = Found()
     with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(search, places):
+        for part in pool.map(safe, places):
             found.add(part)
     return found
 

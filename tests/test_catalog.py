@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from cohorts import SHAPE, write_phenotypes, write_run
+from click.testing import CliRunner
+from cohorts import SHAPE, write_header, write_phenotypes, write_run
 
-from fmritok.pipeline.datasets import get_adapter
+from fmritok.pipeline.catalog import Found, gather
+from fmritok.pipeline.commands.catalog import catalog
+from fmritok.pipeline.datasets import DATASETS, get_adapter
 from fmritok.pipeline.errors import CatalogError
 
 
@@ -121,3 +127,74 @@ def test_broken_phenotype_tables(tree):
     (tree / "unrestricted_second.csv").write_text(text)
     with pytest.raises(CatalogError, match="expected one file"):
         get_adapter("hcp")(tree)
+
+
+def test_every_adapter_can_be_had_and_refuses_an_empty_root(tmp_path):
+    for dataset in DATASETS:
+        for kind in ("volume", "surface"):
+            with pytest.raises(CatalogError):
+                get_adapter(dataset)(tmp_path, input=kind)
+
+
+def test_a_cohort_always_has_all_its_tables(tmp_path):
+    write_run(tmp_path, "100001")
+    cohort = get_adapter("hcp")(tmp_path)
+    assert list(cohort.events) == ["run_id", "onset", "duration", "trial_type"]
+    assert list(cohort.columns) == ["dataset", "column", "dtype", "unit", "source", "meaning"]
+    assert list(cohort.phenotypes) == ["dataset", "subject", "session"]
+    run = cohort.runs.iloc[0]
+    assert run[["right", "warp", "mask"]].tolist() == ["", "", ""]
+    assert np.isnan(run["motion"])
+
+
+def test_phenotypes_of_another_cohort_are_refused(tree):
+    for table in tree.glob("*.csv"):
+        table.write_text(table.read_text().replace("\n010307", "\n10307").replace("100408", "7"))
+    with pytest.raises(CatalogError, match="ids such as 010307, got 10307: not one subject"):
+        get_adapter("hcp")(tree)
+
+
+def test_a_folder_that_cannot_be_read_is_left_out():
+    def search(place: int) -> Found:
+        if place == 2:
+            raise PermissionError(13, "Permission denied", "/data/2")
+        return Found(left_out=[(Path(f"/data/{place}"), "fine")])
+
+    found = gather(search, [1, 2, 3])
+    assert found.left_out == [
+        (Path("/data/1"), "fine"),
+        (Path("/data/2"), "cannot be read: Permission denied"),
+        (Path("/data/3"), "fine"),
+    ]
+
+
+def run_command(*arguments: str) -> str:
+    result = CliRunner().invoke(catalog, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_groups_what_is_left_out_and_names_who_has_no_phenotypes(tmp_path):
+    for i in range(6):
+        for suffix in ("_hp2000_clean", ""):
+            name = "rfMRI_REST1_LR"
+            place = tmp_path / f"10000{i}" / "MNINonLinear" / "Results" / name
+            write_header(place / f"{name}{suffix}.nii.gz", tr=0.0 if i > 3 else 0.72)
+    write_phenotypes(tmp_path, ["100000", "100001"])
+    printed = run_command("--dataset", "hcp", "--root", str(tmp_path))
+    assert "4 runs of 4 subjects" in printed
+    assert "4 of 6 subjects with runs have no row" in printed
+    assert printed.count("a cleaner file of the run is there") == 1
+    assert "left out 6: a cleaner file of the run is there" in printed
+    assert "and 3 more" in printed
+    assert "cannot be tokenized 2: Repetition time in the file: expected 0.1 to 20 s" in printed
+
+
+def test_the_command_prints_json(tree):
+    printed = json.loads(run_command("--dataset", "hcp", "--root", str(tree), "--json"))
+    assert len(printed["runs"]) == 3
+    assert {"right", "warp", "mask", "motion", "problem"} <= set(printed["runs"][0])
+    assert printed["left_out"][0]["reason"] == "a cleaner file of the run is there"
+    assert {"column": "age", "unit": "years"}.items() <= printed["phenotypes"][1].items()
+    assert printed["without_phenotypes"] == []
+    assert printed["events"] == 0

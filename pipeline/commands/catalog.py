@@ -12,6 +12,7 @@ import click
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from fmritok.pipeline.catalog import Cohort, Input
@@ -48,13 +49,11 @@ def catalog(dataset: str, root: Path, tr: float | None, input: Input, as_json: b
     runs = cohort.runs[cohort.runs["problem"] != ""]
     # the same words of all runs make one line: what differs is their own file
     problems = [
-        (run.run_id, run.problem.replace(run.path, "the file").replace(run.run_id, "of the run"))
-        for run in runs.itertuples()
+        (run_id, problem.replace(path, "the file").replace(run_id, "of the run"))
+        for run_id, path, problem in _texts(runs, "run_id", "path", "problem")
     ]
     _print_reasons(console, "[red]cannot be tokenized[/red]", problems)
-    _print_reasons(
-        console, "left out", cohort.left_out[["path", "reason"]].itertuples(index=False, name=None)
-    )
+    _print_reasons(console, "left out", _texts(cohort.left_out, "path", "reason"))
 
 
 def _print_runs(console: Console, cohort: Cohort) -> None:
@@ -92,13 +91,17 @@ def _print_subjects(console: Console, cohort: Cohort) -> None:
         )
 
 
-def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, str]]) -> None:
+def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, ...]]) -> None:
     """Print each reason once, with how many things it is true of and the first few of them."""
     grouped: dict[str, list[str]] = defaultdict(list)
     for name, reason in items:
         grouped[reason].append(name)
     for reason, names in sorted(grouped.items(), key=lambda item: -len(item[1])):
         console.print(f"{title} {len(names)}: {reason}\n    {_some(names)}", soft_wrap=True)
+
+
+def _texts(table: pd.DataFrame, *columns: str) -> list[tuple[str, ...]]:
+    return list(zip(*(table[column].astype(str) for column in columns), strict=True))
 
 
 def _some(names: list[str]) -> str:

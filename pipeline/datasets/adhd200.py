@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,14 +97,12 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], bool]]:
         is_tree = any(f.startswith("sub-") for f in folders)
         if is_tree:
             folders[:] = [f for f in folders if not f.startswith("sub-")]
-        yield Path(folder), sorted(names), is_tree
+        yield Path(folder), sorted(n for n in names if not n.startswith(".")), is_tree
 
 
 def _is_table(name: str) -> bool:
     name = name.lower()
-    return name == "participants.tsv" or (
-        "phenotypic" in name and name.endswith((".csv", ".tsv", ".txt"))
-    )
+    return name == "participants.tsv" or ("phenotypic" in name and name.endswith((".csv", ".tsv")))
 
 
 def _choose(
@@ -161,7 +159,7 @@ def _site(path: Path, root: Path) -> str:
     return ""
 
 
-def _completed(file: RunFile, row: dict[str, object]) -> RunFile:
+def _completed(file: RunFile, row: Mapping[Hashable, object]) -> RunFile:
     """Fill in what the phenotype table knows, and what the site's scans usually have."""
     site = file.site or str(row.get("site", ""))
     usual = _SITE_TR.get(site.split("_")[0], float("nan"))

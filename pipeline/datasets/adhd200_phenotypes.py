@@ -14,17 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.pipeline.errors import CatalogError, expected
-from fmritok.pipeline.phenotypes import (
-    AGE,
-    MISSING,
-    SEX,
-    Column,
-    Phenotypes,
-    as_code,
-    read_text_table,
-    sex_labels,
-    tidy,
-)
+from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, as_code, sex_labels, tidy
+from fmritok.pipeline.text_table import MISSING, read_text_table
 
 __all__ = ["padded", "read_adhd200_phenotypes"]
 
@@ -122,7 +113,7 @@ def read_adhd200_phenotypes(
     first = [c for c in _COLUMNS if c in joined]
     joined = joined[first + [c for c in joined if c not in first]].reset_index()
     described = dict(_COLUMNS)
-    for column in joined:
+    for column in map(str, joined):
         if re.match(r"qc_(s\d_)?(rest|anat)", column):
             described[column] = Column(f"quality of the scan, {column[3:]}", _QUALITY)
     return tidy("adhd200", joined, described, source=source), contradictions

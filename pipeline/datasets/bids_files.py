@@ -115,7 +115,7 @@ class BidsFolders:
             for place in [folder, *sessions]
             for name in _list(place / "func")
         )
-        return [file for file in files if file is not None]
+        return [file for file in files if file is not None and "sub" in file.entities]
 
     def inherited(self, file: BidsFile, suffix: str, extension: str) -> Iterator[Path]:
         """Yield the files that apply to one by BIDS's inheritance, the most specific first.
@@ -157,7 +157,7 @@ class BidsFolders:
 
 def _list(folder: Path) -> tuple[str, ...]:
     try:
-        return tuple(sorted(os.listdir(folder)))
+        return tuple(sorted(n for n in os.listdir(folder) if not n.startswith(".")))
     except (FileNotFoundError, NotADirectoryError):
         return ()
 

@@ -10,16 +10,8 @@ from typing import Any
 import pandas as pd
 
 from fmritok.pipeline.errors import CatalogError, expected
-from fmritok.pipeline.phenotypes import (
-    AGE,
-    SEX,
-    Column,
-    Phenotypes,
-    find_column,
-    read_text_table,
-    sex_labels,
-    tidy,
-)
+from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
+from fmritok.pipeline.text_table import find_column, read_text_table
 
 __all__ = ["read_participants"]
 
@@ -40,7 +32,8 @@ def read_participants(dataset: str, folders: Iterable[Path]) -> Phenotypes:
     table = read_text_table(path, ["participant_id"])
     table["subject"] = table["subject"].str.removeprefix("sub-")
     about = _description(path.with_suffix(".json"))
-    described = {name: _column(about.get(name), f"{path.name}: {name}") for name in table}
+    names = list(map(str, table))
+    described = {name: _column(about.get(name), f"{path.name}: {name}") for name in names}
     sex = find_column(table.columns, ["sex", "gender"])
     if sex:
         described_by = about.get(sex)

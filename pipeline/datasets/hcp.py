@@ -28,15 +28,8 @@ from fmritok.pipeline.catalog import (
 )
 from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import Event, read_fsl_events
-from fmritok.pipeline.phenotypes import (
-    AGE,
-    SEX,
-    Column,
-    Phenotypes,
-    read_text_table,
-    sex_labels,
-    tidy,
-)
+from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
+from fmritok.pipeline.text_table import read_text_table
 
 __all__ = ["catalog_demo", "catalog_hcp"]
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -220,7 +220,7 @@ def _volumes(bulk: _Bulk, series: _Series, found: Found) -> None:
     found.files.append(run)
 
 
-def _with_phenotypes(file: RunFile, row: dict[str, object]) -> RunFile:
+def _with_phenotypes(file: RunFile, row: Mapping[Hashable, object]) -> RunFile:
     """Fill in what the tables know of the visit: its site, and motion if no file told it."""
     site = str(row.get("site", ""))
     motion = row.get("rest_motion" if file.task == "rest" else "task_motion", float("nan"))

@@ -16,17 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.pipeline.errors import CatalogError, expected
-from fmritok.pipeline.phenotypes import (
-    SEX,
-    Column,
-    Phenotypes,
-    as_code,
-    find_column,
-    read_header_line,
-    read_text_table,
-    sex_labels,
-    tidy,
-)
+from fmritok.pipeline.phenotypes import SEX, Column, Phenotypes, as_code, sex_labels, tidy
+from fmritok.pipeline.text_table import find_column, read_header_line, read_text_table
 
 __all__ = ["read_ukb_phenotypes"]
 
@@ -105,7 +96,11 @@ def read_ukb_phenotypes(
         If there are tables and none has ids, or one is broken.
     """
     left_out: list[tuple[Path, str]] = []
-    tables = sorted(p for p in root.iterdir() if p.suffix.lower() in _TABLES and p.is_file())
+    tables = sorted(
+        p
+        for p in root.iterdir()
+        if p.suffix.lower() in _TABLES and p.is_file() and not p.name.startswith(".")
+    )
     with_ids = []
     for path in tables:
         if path.stat().st_size == 0 or find_column(read_header_line(path), _IDS) is None:
