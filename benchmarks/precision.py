@@ -62,7 +62,7 @@ def main(weights: str, frames: int, only: str, cache: Path) -> None:
     print(f"{'run':6} {'intensity':9} {'stored as':9} {'error %':>8} {'raw':>8} {'zstd':>8} "
           f"{'of float32':>10}")  # fmt: skip
     for path in sorted((data / "bold_mni").glob(f"sub-{only}*MNI2mm91x109x91*bold.nii.gz")):
-        run = RunVolumes(path, voxel_statistics=True)
+        run = RunVolumes.read(path, voxel_statistics=True)
         for mode in ("max", "zscore"):
             tokenizer = VaeTokenizer(reference, intensity=mode)
             tokenizer.setup()

@@ -60,7 +60,7 @@ def real_volumes(count: int) -> tuple[np.ndarray, object]:
 
     data = Path(os.environ.get("FMRITOK_TEST_DATA", "../shared/data"))
     path = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
-    run = RunVolumes(path)
+    run = RunVolumes.read(path)
     return next(run.blocks(count))[1], run.statistics
 
 

@@ -1,4 +1,4 @@
-"""Turn a run's tokens back into volumes, with what the store says of how they were made."""
+"""Turn a run's ``vae`` tokens back into volumes, as the store says they were made."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy.typing as npt
 from fmritok.pipeline.errors import StoreError, WeightsError, expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
-from fmritok.tokenizers.base import Tokenizer
+from fmritok.tokenizers.base import VolumeTokenizer
 from fmritok.tokenizers.grid import AFFINE
 from fmritok.tokenizers.registry import build_tokenizer
 
 __all__ = ["decode_run", "save_volumes", "tokenizer_of"]
 
 
-def tokenizer_of(group: TokenGroup, weights: str | None = None) -> Tokenizer:
+def tokenizer_of(group: TokenGroup, weights: str | None = None) -> VolumeTokenizer:
     """Build the tokenizer that wrote a group.
 
     Parameters
@@ -47,6 +47,7 @@ def tokenizer_of(group: TokenGroup, weights: str | None = None) -> Tokenizer:
             "dtype": made["dtype"],
         },
     )
+    assert isinstance(tokenizer, VolumeTokenizer)
     found = tokenizer.provenance()["weights"]["sha256"]
     if found != made["weights"]["sha256"]:
         raise WeightsError(

@@ -7,6 +7,7 @@ Every message has the form ``<what> <where>: expected <...>, got <...>. <next st
 from __future__ import annotations
 
 __all__ = [
+    "AtlasError",
     "CatalogError",
     "FmritokError",
     "NoSpaceError",
@@ -32,6 +33,10 @@ class RunError(FmritokError, ValueError):
 
 class NoSpaceError(FmritokError, OSError):
     """The disk of the store or of the scratch folder is full: no run can go on."""
+
+
+class AtlasError(FmritokError, ValueError):
+    """An atlas cannot be read, or does not fit the data."""
 
 
 class WeightsError(FmritokError, ValueError):

@@ -1,9 +1,10 @@
-"""Read NIfTI headers in a millisecond, and say what in them cannot belong to a run."""
+"""Read the headers of runs in milliseconds, and say what in them cannot belong to a run."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.placement import not_in_mni
+from fmritok.pipeline.sources.files import open_binary, read_fully
 
-__all__ = ["VolumeHeader", "header_problem", "read_header"]
+__all__ = ["VolumeHeader", "header_problem", "read_header", "run_header"]
 
 #: Repetition times outside of this are a mistake of the header, s.
 TR_RANGE_S = (0.1, 20.0)
@@ -64,9 +66,7 @@ def read_header(path: Path) -> VolumeHeader:
         If there is no readable NIfTI header.
     """
     try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as file:
-            start = file.read(540)
+        start = _first_bytes(path, 540)
         size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
         kind = nib.Nifti2Header if 540 in size else nib.Nifti1Header
         header = kind.from_fileobj(io.BytesIO(start))  # type: ignore[no-untyped-call]
@@ -92,7 +92,49 @@ def read_header(path: Path) -> VolumeHeader:
     )
 
 
-def header_problem(header: VolumeHeader, tr: float) -> str:
+def run_header(
+    path: Path, right: Path | None = None, *, tr: float = float("nan"), native_ok: bool = False
+) -> tuple[int, float, str]:
+    """Read what the catalogue needs of one run; data are not read, except of GIFTI files.
+
+    Parameters
+    ----------
+    path : Path
+        NIfTI volumes, a CIFTI ``dtseries.nii`` or the left ``func.gii``; may lie in a zip file.
+    right : Path, optional
+        The right ``func.gii``.
+    tr : float
+        Repetition time where it is known better than from the header, s.
+    native_ok : bool
+        Whether volumes may lie in native space, because they come with a warp.
+
+    Returns
+    -------
+    n_frames : int
+    tr : float
+        Seconds; NaN if nobody knows it.
+    problem : str
+        Why the run cannot be tokenized; empty if it can.
+    """
+    try:
+        if path.name.endswith(".dtseries.nii"):
+            n_frames, found = _cifti_header(path)
+        elif path.name.endswith((".gii", ".gii.gz")):
+            n_frames, found = _gifti_header(path)
+            if right is None:
+                return n_frames, tr, expected("GIFTI run", path, "a left and a right hemisphere",
+                                              "one of them", "Add the other one.")  # fmt: skip
+        else:
+            header = read_header(path)
+            tr = header.tr if np.isnan(tr) else tr
+            return header.n_frames, tr, header_problem(header, tr, native_ok=native_ok)
+    except RunError as error:
+        return 0, tr, str(error)
+    tr = found if np.isnan(tr) else tr
+    return n_frames, tr, _length_problem(n_frames) or _tr_problem(tr)
+
+
+def header_problem(header: VolumeHeader, tr: float, *, native_ok: bool = False) -> str:
     """Say why a header cannot belong to a run that can be tokenized; empty if it can.
 
     Parameters
@@ -100,20 +142,90 @@ def header_problem(header: VolumeHeader, tr: float) -> str:
     header : VolumeHeader
     tr : float
         Repetition time to be used, s: the header's, or what the cohort knows better.
+    native_ok : bool
+        Whether the run may lie in native space, because it comes with a warp.
     """
     if len(header.shape) != 4:
         return expected("Image", "in the header", "four dimensions", f"shape {header.shape}",
                         "Give the 4D time series, not a single volume.")  # fmt: skip
-    if header.n_frames < 2:
-        return expected("Image", "in the header", "at least two frames", header.n_frames,
-                        "Give the whole time series.")  # fmt: skip
-    if not TR_RANGE_S[0] <= tr <= TR_RANGE_S[1]:
-        got = "none" if np.isnan(tr) else f"{tr:g} s"
-        return expected("Repetition time", "in the header",
-                        f"{TR_RANGE_S[0]:g} to {TR_RANGE_S[1]:g} s", got,
-                        "Repair the header, or give it with --tr SECONDS.")  # fmt: skip
+    problem = _length_problem(header.n_frames) or _tr_problem(tr)
+    if problem or native_ok:
+        return problem
     elsewhere = not_in_mni(header.shape, header.affine)
     if elsewhere:
         return expected("Image", "in the header", "a volume in MNI space", elsewhere,
                         "Warp the run to MNI 2 mm first.")  # fmt: skip
     return ""
+
+
+def _length_problem(n_frames: int) -> str:
+    if n_frames >= 2:
+        return ""
+    return expected("Image", "in the header", "at least two frames", n_frames,
+                    "Give the whole time series.")  # fmt: skip
+
+
+def _tr_problem(tr: float) -> str:
+    if TR_RANGE_S[0] <= tr <= TR_RANGE_S[1]:
+        return ""
+    got = "none" if np.isnan(tr) else f"{tr:g} s"
+    return expected("Repetition time", "in the header",
+                    f"{TR_RANGE_S[0]:g} to {TR_RANGE_S[1]:g} s", got,
+                    "Repair the header, or give it with --tr SECONDS.")  # fmt: skip
+
+
+def _first_bytes(path: Path, size: int) -> bytes:
+    with open_binary(path) as raw:
+        if path.suffix != ".gz":
+            return read_fully(raw, size)
+        with gzip.open(raw, "rb") as file:
+            return read_fully(file, size)
+
+
+def _cifti_header(path: Path) -> tuple[int, float]:
+    """Return frames and repetition time of a dense time series; its XML is searched, not parsed."""
+    try:
+        start = _first_bytes(path, 1 << 16)
+        header = nib.Nifti2Header.from_fileobj(io.BytesIO(start[:540]))  # type: ignore[no-untyped-call]
+        offset = int(header["vox_offset"])
+        found = {key: match for key, match in _series_fields(start)}
+        if len(found) < len(_SERIES_FIELDS) and offset > len(start):
+            found = {key: match for key, match in _series_fields(_first_bytes(path, offset))}
+        scale = 10.0 ** int(found["SeriesExponent"])
+        tr = float(found["SeriesStep"]) * scale
+        if found["SeriesUnit"] != "SECOND":
+            tr = float("nan")
+        return int(found["NumberOfSeriesPoints"]), tr
+    except (OSError, EOFError, zlib.error, KeyError, ValueError, nib.spatialimages.HeaderDataError,
+            nib.wrapstruct.WrapStructError) as error:  # fmt: skip
+        raise RunError(
+            expected("File", path, "a CIFTI-2 dense time series (dtseries.nii)",
+                     f"{type(error).__name__}: {error}", "Copy the file again from its source.")
+        ) from error  # fmt: skip
+
+
+_SERIES_FIELDS = ("SeriesExponent", "SeriesStep", "SeriesUnit", "NumberOfSeriesPoints")
+
+
+def _series_fields(xml: bytes) -> list[tuple[str, str]]:
+    pattern = rb'(%s)\s*=\s*"([^"]*)"' % b"|".join(f.encode() for f in _SERIES_FIELDS)
+    return [(key.decode(), value.decode()) for key, value in re.findall(pattern, xml)]
+
+
+def _gifti_header(path: Path) -> tuple[int, float]:
+    """Return frames and repetition time of a GIFTI time series; its arrays are counted."""
+    try:
+        with open_binary(path) as raw:
+            file = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
+            text = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise RunError(
+            expected("File", path, "a GIFTI file", f"{type(error).__name__}: {error}",
+                     "Copy the file again from its source.")
+        ) from error  # fmt: skip
+    arrays = text.count(b"<DataArray ") + text.count(b"<DataArray\n")
+    if arrays == 1:
+        columns = re.search(rb'Dim1\s*=\s*"(\d+)"', text)
+        arrays = int(columns[1]) if columns else 1
+    step = re.search(rb"TimeStep\]*>?\s*</Name>\s*<Value><!\[CDATA\[([\d.eE+-]+)", text)
+    return arrays, float(step[1]) / 1000 if step else float("nan")  # milliseconds, by AFNI

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,32 +14,66 @@ import numpy as np
 import pandas as pd
 
 from fmritok.pipeline.catalog import Cohort
-from fmritok.pipeline.store.ledger import allocate, finished_runs
+from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.pipeline.sources.opening import RunFiles
+from fmritok.pipeline.store.annotations import ANNOTATIONS, write_annotations
+from fmritok.pipeline.store.ledger import allocate, finished_runs, one_writer
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision
-from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.schema import Codec, GroupSpec, open_root
-from fmritok.pipeline.store.table import write_table
-from fmritok.pipeline.store.verify import seal_root, unseal
-from fmritok.pipeline.task import RunTask
+from fmritok.pipeline.store.schema import Codec, GroupSpec, is_created
+from fmritok.pipeline.task import GroupJob, RunPart, RunTask
 from fmritok.pipeline.volumes import RunVolumes
-from fmritok.tokenizers.base import Tokenizer
+from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.intensity import VolumeStatistics
 
-__all__ = ["Estimate", "commit_plan", "estimate", "group_spec"]
+__all__ = [
+    "Estimate", "PlannedGroup", "check_input", "commit_plan", "estimate", "plan_group",
+    "with_measured_notes",
+]  # fmt: skip
 
 #: int8 residuals and float16 take about these parts of their raw size with zstd, on real runs.
 _COMPRESSED = {"int8": 0.5, "float16": 0.8}
+#: Writers of other groups hold the subjects' tables for moments only.
+_ANNOTATIONS_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """One token group that is to be written.
+
+    Attributes
+    ----------
+    tokenizer : Tokenizer
+    job : GroupJob
+        The same tokenizer, as workers build it.
+    spec : GroupSpec
+    """
+
+    tokenizer: Tokenizer
+    job: GroupJob
+    spec: GroupSpec
+
+    def runs_of(self, cohort: Cohort) -> pd.DataFrame:
+        """Return the cohort's runs with the frames and repetition time of this group's tokens."""
+        runs = cohort.runs.copy()
+        found = [
+            self.tokenizer.timing(int(n), float(tr)) if n > 0 and tr > 0 else (0, tr)
+            for n, tr in zip(runs["n_frames"], runs["tr"], strict=True)
+        ]
+        runs["n_frames"] = [n for n, _ in found]
+        runs["tr"] = [tr for _, tr in found]
+        return runs
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a tokenization will take.
+    """What it will take to write one token group.
 
     Attributes
     ----------
+    group : str
     runs, frames : int
         To be tokenized now.
     done : int
@@ -53,6 +88,7 @@ class Estimate:
         Working files of one worker, for the longest run.
     """
 
+    group: str
     runs: int
     frames: int
     done: int
@@ -63,115 +99,172 @@ class Estimate:
     scratch_bytes: int
 
 
-def group_spec(
-    tokenizer: Tokenizer, name: str, precision: Precision, codec: Codec = "zstd"
-) -> GroupSpec:
-    """Describe the token group that a tokenizer writes."""
-    grid = tokenizer.grid
-    packages = ("fmritok", "torch", "diffusers", "zarr", "nibabel", "numpy")
-    return GroupSpec(
-        name=name,
-        n_tokens=grid.n_tokens,
-        dim=grid.dim,
-        precision=precision,
-        codec=codec,
-        run_arrays=tokenizer.run_arrays,
-        static={"coordinates": grid.coordinates},
-        provenance=json.loads(json.dumps(tokenizer.provenance())),
-        notes=tokenizer.notes() | {"versions": {p: version(p) for p in packages}},
-    )
-
-
-def estimate(
-    cohort: Cohort, spec: GroupSpec, location: Location, tokenizer: Tokenizer | None = None
-) -> Estimate:
-    """Estimate a tokenization; nothing is written.
+def plan_group(
+    tokenizer: Tokenizer,
+    options: dict[str, Any],
+    *,
+    name: str | None = None,
+    precision: Precision | None = None,
+    codec: Codec = "zstd",
+) -> PlannedGroup:
+    """Describe the token group that a tokenizer writes.
 
     Parameters
     ----------
-    cohort, spec, location
-    tokenizer : Tokenizer, optional
-        If given, one frame is encoded to tell the time.
+    tokenizer : Tokenizer
+    options : dict
+        That it was built with.
+    name : str, optional
+        Of the group; default: the tokenizer's.
+    precision : {"int8", "float16"}, optional
+        Default: the tokenizer's.
+    codec : {"zstd", "none"}
     """
-    done = cohort.runs["run_id"].isin(finished_runs(location, spec.name))
-    bad = (cohort.runs["problem"] != "") & ~done
-    todo = cohort.runs[~done & ~bad]
+    grid = tokenizer.grid
+    stored: Precision = precision or tokenizer.default_precision  # type: ignore[assignment]
+    packages = ("fmritok", "torch", "diffusers", "zarr", "nibabel", "nilearn", "numpy", "scipy")
+    spec = GroupSpec(
+        name=name or tokenizer.name,
+        n_tokens=grid.n_tokens,
+        dim=grid.dim,
+        precision=stored,
+        codec=codec,
+        chunk_frames=tokenizer.chunk_frames,
+        run_arrays=tokenizer.run_arrays,
+        static={"coordinates": grid.coordinates, **grid.static},
+        provenance=json.loads(json.dumps(tokenizer.provenance())),
+        notes=tokenizer.notes() | {"versions": {p: version(p) for p in packages}},
+    )
+    return PlannedGroup(tokenizer, GroupJob(tokenizer.name, json.dumps(options), stored), spec)
+
+
+def estimate(
+    cohort: Cohort, planned: PlannedGroup, location: Location, *, timed: bool = False
+) -> Estimate:
+    """Estimate what one group takes; nothing is written.
+
+    Parameters
+    ----------
+    cohort, planned, location
+    timed : bool
+        Whether to encode one frame to tell the time, where a tokenizer works frame by frame.
+    """
+    spec, runs = planned.spec, planned.runs_of(cohort)
+    done = runs["run_id"].isin(finished_runs(location, spec.name))
+    bad = (runs["problem"] != "") & ~done
+    todo = runs[~done & ~bad]
     frames = int(todo["n_frames"].sum())
     raw = frames * spec.frame_bytes
     shrunk = _COMPRESSED[spec.precision] if spec.codec == "zstd" else 1.0
     longest = int(todo["n_frames"].max()) if len(todo) else 0
+    by_frame = isinstance(planned.tokenizer, VolumeTokenizer)
+    seconds = float("nan")
+    if timed and frames and isinstance(planned.tokenizer, VolumeTokenizer):
+        seconds = frames * _seconds_a_frame(planned.tokenizer)
+    spool = int(np.prod(SHAPE)) * 2 if by_frame else 0
     return Estimate(
+        group=spec.name,
         runs=len(todo),
         frames=frames,
         done=int(done.sum()),
         problems=int(bad.sum()),
         raw_bytes=raw,
         stored_bytes=int(raw * shrunk),
-        seconds=frames * _seconds_a_frame(tokenizer) if tokenizer and frames else float("nan"),
-        scratch_bytes=longest * (int(np.prod(SHAPE)) * 2 + spec.n_tokens * spec.dim * 4),
+        seconds=seconds,
+        scratch_bytes=longest * (spool + spec.n_tokens * spec.dim * 4),
     )
 
 
-def measured_notes(cohort: Cohort, spec: GroupSpec, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Measure what reduced precision costs on one frame of the first readable run.
+def with_measured_notes(
+    cohort: Cohort, planned: PlannedGroup, location: Location, scratch: Path | None
+) -> PlannedGroup:
+    """Add what reduced precision costs on one frame of the first readable run.
 
-    Only for a tokenizer that offers it, has been asked for bf16, and is new to the store.
+    Only for a tokenizer that was asked for reduced precision, and for a group that is new.
     """
-    measure = getattr(tokenizer, "reduced_precision_error", None)
-    if measure is None or getattr(tokenizer, "dtype", "fp32") == "fp32":
-        return {}
+    tokenizer, spec = planned.tokenizer, planned.spec
+    if (
+        not isinstance(tokenizer, VolumeTokenizer)
+        or not tokenizer.is_approximate
+        or is_created(location, spec.name)
+    ):
+        return planned
     tokenizer.setup()
     for run in cohort.runs[cohort.runs["problem"] == ""].to_dict("records"):
         try:
-            volumes = RunVolumes(
-                Path(run["path"]), voxel_statistics=tokenizer.needs_voxel_statistics
+            volumes = RunVolumes.read(
+                Path(run["path"]),
+                voxel_statistics=tokenizer.needs_voxel_statistics,
+                scratch=scratch,
             )
         except Exception:  # a bad run has its own report later
             continue
-        _, frames = next(volumes.blocks(1))
-        found = measure(frames, tokenizer.fit(volumes.statistics))
-        return {"bf16_against_fp32": found | {"run_id": run["run_id"], "frame": 0}}
-    return {}
+        with volumes:
+            _, frames = next(volumes.blocks(1))
+            found = tokenizer.measure_error(frames, tokenizer.fit(volumes.statistics))
+        note = {"bf16_against_fp32": found | {"run_id": run["run_id"], "frame": 0}}
+        return replace(planned, spec=replace(spec, notes={**spec.notes, **note}))
+    return planned
 
 
-def commit_plan(location: Location, spec: GroupSpec, cohort: Cohort) -> list[RunTask]:
-    """Give the cohort's runs their frames in the store, and return what is left to do.
+def commit_plan(
+    location: Location, groups: Sequence[PlannedGroup], cohort: Cohort
+) -> list[RunTask]:
+    """Give the cohort's runs their frames in every group, and return what is left to do.
 
     Runs with a problem get a failed record, so that the store tells why they are missing.
 
     Returns
     -------
     list of RunTask
-        Longest first, so that the last worker does not end alone.
+        One per run that is missing in some group; longest first, so that the last worker does not
+        end alone.
     """
-    plan = allocate(location, spec, cohort.runs)
-    todo = plan[plan["status"] != "done"]
-    for run in todo[todo["problem"] != ""].to_dict("records"):
-        write_record(location, spec.name, RunRecord(run["run_id"], "failed", reason=run["problem"]))
-    _write_phenotypes(location, cohort)
+    parts: dict[str, list[RunPart]] = {}
+    for planned in groups:
+        name = planned.spec.name
+        plan = allocate(location, planned.spec, planned.runs_of(cohort))
+        for run in plan[plan["status"] != "done"].to_dict("records"):
+            run_id = str(run["run_id"])
+            if run["problem"]:
+                write_record(location, name, RunRecord(run_id, "failed", reason=run["problem"]))
+            else:
+                part = RunPart(name, int(run["row"]), int(run["start"]), int(run["n_frames"]))
+                parts.setdefault(run_id, []).append(part)
+    with one_writer(location, "annotations", wait_s=_ANNOTATIONS_WAIT_S):
+        tables = (cohort.phenotypes, cohort.columns, cohort.events)
+        write_annotations(location, dict(zip(ANNOTATIONS, tables, strict=True)))
+    files = [f.name for f in fields(RunFiles)]
     tasks = [
-        RunTask(run["run_id"], str(run["path"]), run["row"], run["start"], run["n_frames"])
-        for run in todo[todo["problem"] == ""].to_dict("records")
+        RunTask(
+            run["run_id"],
+            RunFiles(**{name: str(run[name]) for name in files}),
+            int(run["n_frames"]),
+            float(run["tr"]),
+            tuple(parts[run["run_id"]]),
+        )
+        for run in cohort.runs.to_dict("records")
+        if run["run_id"] in parts
     ]
-    return sorted(tasks, key=lambda task: (-task.n_frames, task.row))
+    return sorted(tasks, key=lambda task: -task.n_frames)
 
 
-def _write_phenotypes(location: Location, cohort: Cohort) -> None:
-    """Put the cohort's subjects into the store's table; other cohorts' rows stay."""
-    if cohort.phenotypes.empty:
-        if not location.exists("phenotypes"):
-            seal_root(location)
-        return
-    known = TokenStore(location.url).phenotypes()
-    others = known[known["dataset"] != cohort.dataset]
-    table = pd.concat([others, cohort.phenotypes], ignore_index=True)
-    root = open_root(location, create=True)
-    unseal(root)
-    write_table(root, "phenotypes", table)
-    seal_root(location)
+def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
+    """Refuse a tokenizer that cannot take what was catalogued.
+
+    Raises
+    ------
+    FmritokError
+    """
+    for planned in groups:
+        if cohort_input == "surface" and isinstance(planned.tokenizer, VolumeTokenizer):
+            raise FmritokError(
+                expected("Tokenizer", planned.tokenizer.name, "volumes", "--input surface",
+                         "Tokenize the volumes in a call of its own, into the same store.")
+            )  # fmt: skip
 
 
-def _seconds_a_frame(tokenizer: Tokenizer) -> float:
+def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
     """Time one frame of noise: nothing in it is background."""
     tokenizer.setup()
     frame = np.random.default_rng(0).uniform(1, 100, (1, *SHAPE)).astype(np.float32)

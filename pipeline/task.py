@@ -1,4 +1,7 @@
-"""Tokenize one run: read, normalize, encode, write, record. The unit of work of every executor."""
+"""Tokenize one run: read it once, encode it for every group that wants it, write, record.
+
+The unit of work of every executor.
+"""
 
 from __future__ import annotations
 
@@ -7,84 +10,119 @@ import json
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
-from fmritok.pipeline.errors import FmritokError, NoSpaceError, expected
-from fmritok.pipeline.scratch import ScratchArray
+from fmritok.pipeline.encoding import Encoded, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.errors import FmritokError, NoSpaceError, RunError, expected
+from fmritok.pipeline.sources.opening import RunFiles, RunSource, checked_blocks, open_run
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.writer import write_run
 from fmritok.pipeline.volumes import RunVolumes
-from fmritok.tokenizers.base import Tokenizer
+from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 
-__all__ = ["GroupJob", "RunTask", "tokenize_run"]
+__all__ = ["GroupJob", "Job", "RunPart", "RunTask", "fail_run", "tokenize_run"]
+
+Encoding = VolumeEncoding | SeriesEncoding
 
 
 @dataclass(frozen=True)
 class GroupJob:
+    """How one token group is made.
+
+    Attributes
+    ----------
+    tokenizer, options : str, str
+        Name in the registry and its options as JSON: each process builds its own, once.
+    precision : {"int8", "float16"}
+    """
+
+    tokenizer: str
+    options: str
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Job:
     """What all tasks of one tokenization share; small, because it travels with every task.
 
     Attributes
     ----------
     store : str
         Path or URL.
-    group : str
-    tokenizer, options : str, str
-        Name in the registry and its options as JSON: each process builds its own, once.
-    precision : {"int8", "float16"}
+    groups : dict of str to GroupJob
     scratch : str
         Folder for working files; empty for the system's.
     threads : int
-        Threads for the encoder; 0 leaves them alone.
+        Threads for the encoders; 0 leaves them alone.
     """
 
     store: str
-    group: str
-    tokenizer: str
-    options: str
-    precision: Precision
+    groups: dict[str, GroupJob]
     scratch: str = ""
     threads: int = 0
 
 
 @dataclass(frozen=True)
-class RunTask:
-    """One run to tokenize, with its row and frames in the group."""
+class RunPart:
+    """A run's row and frames in one group."""
 
-    run_id: str
-    path: str
+    group: str
     row: int
     start: int
     n_frames: int
 
 
-@lru_cache(maxsize=2)
+@dataclass(frozen=True)
+class RunTask:
+    """One run to tokenize, for the groups that do not have it yet.
+
+    Attributes
+    ----------
+    run_id : str
+    files : RunFiles
+    n_frames : int
+        Frames of the run's file.
+    tr : float
+        Seconds between them.
+    parts : tuple of RunPart
+    """
+
+    run_id: str
+    files: RunFiles
+    n_frames: int
+    tr: float
+    parts: tuple[RunPart, ...]
+
+
+@lru_cache(maxsize=8)
 def ready_tokenizer(name: str, options: str) -> Tokenizer:
-    """Build a tokenizer and load its weights, once per process."""
+    """Build a tokenizer and load what it needs, once per process."""
     tokenizer = build_tokenizer(name, json.loads(options))
     tokenizer.setup()
     return tokenizer
 
 
-def tokenize_run(task: RunTask, job: GroupJob) -> RunRecord:
-    """Tokenize one run and write its record, whatever becomes of it.
+def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
+    """Tokenize one run and write its records, whatever becomes of it.
+
+    A run that cannot be read fails in all groups; one that a single tokenizer cannot take fails in
+    that group alone.
 
     Parameters
     ----------
     task : RunTask
-    job : GroupJob
+    job : Job
 
     Returns
     -------
-    RunRecord
-        With status ``done``, or ``failed`` and the reason.
+    dict of str to RunRecord
+        By group; with status ``done``, or ``failed`` and the reason.
 
     Raises
     ------
@@ -92,82 +130,177 @@ def tokenize_run(task: RunTask, job: GroupJob) -> RunRecord:
         If a disk is full: that is not the run's fault, and the others would fail too.
     """
     location = Location(job.store)
-    with _full_disk_told_apart(task, job):
+    with _full_disk_told_apart(task, job), ExitStack() as held:
+        work = _RunWork(task, job, location, held)
         try:
-            record = _encode_and_write(task, job, location)
+            work.read()
         except Exception as error:
-            if _is_full_disk(error):
-                raise
-            known = isinstance(error, FmritokError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            record = RunRecord(
-                task.run_id, "failed", reason=reason, traceback=traceback.format_exc()
-            )
-        write_record(location, job.group, record)
-    return record
+            work.fail(list(work.encodings), error)
+        for part in task.parts:
+            if part.group in work.encodings:
+                try:
+                    work.records[part.group] = work.encode_and_write(part)
+                except Exception as error:
+                    work.fail([part.group], error)
+        for part in task.parts:
+            write_record(location, part.group, work.records[part.group])
+    return work.records
 
 
-def _encode_and_write(task: RunTask, job: GroupJob, location: Location) -> RunRecord:
-    clock = _Clock()
-    with clock("setup"):
-        if job.threads:
-            import torch
+def fail_run(task: RunTask, job: Job, reason: str) -> dict[str, RunRecord]:
+    """Record that a run cannot be tokenized, in all of its groups."""
+    record = RunRecord(task.run_id, "failed", reason=reason)
+    for part in task.parts:
+        write_record(Location(job.store), part.group, record)
+    return {part.group: record for part in task.parts}
 
-            torch.set_num_threads(job.threads)
-        tokenizer = ready_tokenizer(job.tokenizer, job.options)
-    scratch = Path(job.scratch) if job.scratch else None
-    with clock("read"):
-        volumes = RunVolumes(
-            Path(task.path), voxel_statistics=tokenizer.needs_voxel_statistics, scratch=scratch
-        )
-    with volumes:
-        if volumes.n_frames != task.n_frames:
-            raise FmritokError(
-                expected("Run file", task.path, f"{task.n_frames} frames, as catalogued",
-                         volumes.n_frames, "The file changed: run the same command again.")
+
+class _RunWork:
+    """The state of one task: encodings at work, and records of those that are over."""
+
+    def __init__(self, task: RunTask, job: Job, location: Location, held: ExitStack) -> None:
+        self._task, self._job, self._location, self._held = task, job, location, held
+        self._scratch = Path(job.scratch) if job.scratch else None
+        self._clock = _Clock()
+        self._source: RunSource
+        #: None until the encoding has begun.
+        self.encodings: dict[str, Encoding | None] = {part.group: None for part in task.parts}
+        self.records: dict[str, RunRecord] = {}
+
+    def read(self) -> None:
+        """Read the run once, and hand every block to every encoding."""
+        clock, task = self._clock, self._task
+        with clock("setup"):
+            if self._job.threads:
+                import torch
+
+                torch.set_num_threads(self._job.threads)
+            tokenizers = {
+                group: ready_tokenizer(made.tokenizer, made.options)
+                for group, made in self._job.groups.items() if group in self.encodings
+            }  # fmt: skip
+        with clock("read"):
+            source = self._source = open_run(task.files)
+        if source.n_frames != task.n_frames:
+            raise RunError(
+                expected("Run file", task.files.path, f"{task.n_frames} frames, as catalogued",
+                         source.n_frames, "The file changed: run the same command again.")
             )  # fmt: skip
-        intensity = tokenizer.fit(volumes.statistics)
-        grid = tokenizer.grid
-        tokens = ScratchArray((task.n_frames, grid.n_tokens, grid.dim), np.float32, scratch)
+        with clock("setup"):
+            self._begin(tokenizers)
+        blocks = checked_blocks(source, task.files.path)
+        while self.encodings:
+            with clock("read"):
+                block = next(blocks, None)
+            if block is None:
+                return
+            with clock("preprocess"):
+                for consumer in {e.consumer: None for e in self.encodings.values() if e}:
+                    try:
+                        consumer.add(block)
+                    except Exception as error:
+                        of = [g for g, e in self.encodings.items() if e and e.consumer is consumer]
+                        self.fail(of, error)
+
+    def _begin(self, tokenizers: dict[str, Tokenizer]) -> None:
+        """Start the encodings; frame-by-frame tokenizers share the run's volumes."""
+        source = self._source
+        by_frame = {g: t for g, t in tokenizers.items() if isinstance(t, VolumeTokenizer)}
+        unsuited = {g: t.problem(source.space) for g, t in by_frame.items()}
+        suited = {g: t for g, t in by_frame.items() if not unsuited[g]}
+        if suited:
+            statistics = any(t.needs_voxel_statistics for t in suited.values())
+            volumes = RunVolumes(source, voxel_statistics=statistics, scratch=self._scratch)
+            self._held.callback(volumes.close)
+        for group, tokenizer in tokenizers.items():
+            try:
+                if group in suited:
+                    self.encodings[group] = VolumeEncoding(suited[group], volumes, self._scratch)
+                elif group in by_frame:
+                    raise RunError(
+                        expected("Run", self._task.files.path, unsuited[group],
+                                 source.space.description, "Take the runs' volumes.")
+                    )  # fmt: skip
+                else:
+                    assert isinstance(tokenizer, SeriesTokenizer)
+                    self.encodings[group] = SeriesEncoding(
+                        tokenizer, source, self._task.tr, self._scratch
+                    )
+            except Exception as error:
+                self.fail([group], error)
+
+    def encode_and_write(self, part: RunPart) -> RunRecord:
+        """Encode what was read for one group, write it, and describe what was written."""
+        encoding = self.encodings.pop(part.group)
+        assert encoding is not None
+        clock = _Clock(self._clock.seconds)
         with clock("encode"):
-            for first, block in volumes.blocks():
-                tokens[first : first + len(block)] = tokenizer.encode(block, intensity)
-    with clock("write"):
-        stored = store_precision(tokens, job.precision, where=f"run {task.run_id}")
-        tokens.close()
-        checksums = write_run(
-            location,
-            job.group,
-            run_id=task.run_id,
-            row=task.row,
-            start=task.start,
-            stored=stored,
-            run_arrays=intensity.arrays,
+            encoded = encoding.finish()
+        self._held.callback(encoded.tokens.close)
+        with clock("write"):
+            checksums = self._write(part, encoded)
+        return RunRecord(
+            run_id=self._task.run_id,
+            status="done",
+            start=part.start,
+            n_frames=part.n_frames,
+            checksums=checksums,
+            source_sha256=self._source.source_sha256,
+            normalizer=dict(encoded.scalars),
+            placement=encoded.description,
+            seconds=clock.seconds,
         )
-    return RunRecord(
-        run_id=task.run_id,
-        status="done",
-        start=task.start,
-        n_frames=task.n_frames,
-        checksums=checksums,
-        source_sha256=volumes.source_sha256,
-        normalizer=dict(intensity.scalars),
-        placement=volumes.placement.description,
-        seconds=clock.seconds,
-    )
+
+    def _write(self, part: RunPart, encoded: Encoded) -> dict[str, str]:
+        if len(encoded.tokens) != part.n_frames:
+            raise RunError(
+                expected("Tokens", f"of run {self._task.run_id}", f"{part.n_frames} frames, as "
+                         "planned", len(encoded.tokens), "Run the same command again.")
+            )  # fmt: skip
+        stored = store_precision(
+            encoded.tokens,
+            self._job.groups[part.group].precision,
+            where=f"run {self._task.run_id}",
+        )
+        encoded.tokens.close()
+        return write_run(
+            self._location,
+            part.group,
+            run_id=self._task.run_id,
+            row=part.row,
+            start=part.start,
+            stored=stored,
+            run_arrays=encoded.arrays,
+        )
+
+    def fail(self, groups: list[str], error: Exception) -> None:
+        """Set groups aside with the reason; a full disk is nobody's fault and goes on up."""
+        if _is_full_disk(error):
+            raise error
+        known = isinstance(error, FmritokError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        for group in groups:
+            self.encodings.pop(group, None)
+            self.records[group] = RunRecord(
+                self._task.run_id,
+                "failed",
+                reason=reason,
+                traceback="".join(traceback.format_exception(error)),
+            )
 
 
 class _Clock:
-    """Wall time by phase."""
+    """Wall time by phase, added up."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, before: dict[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = dict(before or {})
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[phase] = round(time.perf_counter() - start, 4)
+        spent = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+        self.seconds[phase] = round(spent, 4)
 
 
 def _is_full_disk(error: Exception) -> bool:
@@ -175,7 +308,7 @@ def _is_full_disk(error: Exception) -> bool:
 
 
 @contextmanager
-def _full_disk_told_apart(task: RunTask, job: GroupJob) -> Iterator[None]:
+def _full_disk_told_apart(task: RunTask, job: Job) -> Iterator[None]:
     """Turn a full disk into the one error that stops a tokenization."""
     try:
         yield

@@ -32,6 +32,22 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def fslr(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the description of the fs_LR template of the test data."""
+    folder = tmp_path_factory.mktemp("fslr")
+    files = data / "surfaces"
+    text = "space: fsLR\ngrid: [224, 560]\n"
+    for side, h, conte in (("left", "L", "lh"), ("right", "R", "rh")):
+        text += (
+            f"{side}:\n  flat: {files}/colin.cerebral.{h}.flat.32k_fs_LR.surf.gii\n"
+            f"  midthickness: {files}/conte69_32k_{conte}.surf.gii\n"
+            f"  cortex: {files}/{h}.atlasroi.32k_fs_LR.shape.gii\n"
+        )
+    (folder / "template.yaml").write_text(text)
+    return folder
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20261120)

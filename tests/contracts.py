@@ -7,15 +7,17 @@ import json
 import numpy as np
 import pytest
 
-from fmritok.tokenizers.base import Tokenizer
+from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
+from fmritok.tokenizers.grid import AFFINE, SHAPE
 from fmritok.tokenizers.intensity import VolumeStatistics
+from fmritok.tokenizers.spaces import VolumeSpace
 
 
-class TokenizerContract:
+class VolumeTokenizerContract:
     """Inherit, and give a fixture ``tokenizer`` that builds yours."""
 
     @pytest.fixture
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> VolumeTokenizer:
         raise AssertionError("a contract test gives its own tokenizer")
 
     @pytest.fixture
@@ -59,3 +61,44 @@ class TokenizerContract:
         restored = tokenizer.restore(intensity.scalars, intensity.arrays)
         np.testing.assert_array_equal(restored.forward(frames), intensity.forward(frames))
         assert set(intensity.arrays) == set(tokenizer.run_arrays)
+
+
+class SeriesTokenizerContract:
+    """Inherit, and give a fixture ``tokenizer`` that builds yours; it must take volumes."""
+
+    @pytest.fixture
+    def tokenizer(self) -> SeriesTokenizer:
+        raise AssertionError("a contract test gives its own tokenizer")
+
+    @pytest.fixture
+    def places(self, tokenizer):
+        tokenizer.setup()
+        return tokenizer.places(VolumeSpace(SHAPE, AFFINE))
+
+    @pytest.fixture
+    def series(self, places):
+        rng = np.random.default_rng(0)
+        return rng.normal(500, 10, (places.shape[0], 120)).astype(np.float32)
+
+    def test_provenance_is_plain_and_stable(self, tokenizer):
+        found = tokenizer.provenance()
+        assert json.loads(json.dumps(found)) == json.loads(json.dumps(tokenizer.provenance()))
+        assert found["tokenizer"] == tokenizer.name
+
+    def test_tokens_have_the_shape_of_the_grid(self, tokenizer, places, series):
+        made = tokenizer.encode_series(series, 2.0, places, places.counts)
+        tokens = np.concatenate(list(made.blocks))
+        n_frames, tr = tokenizer.timing(120, 2.0)
+        grid = tokenizer.grid
+        assert tokens.shape == (n_frames, grid.n_tokens, grid.dim)
+        assert tr > 0
+        assert tokens.dtype == np.float32
+        assert np.isfinite(tokens).all()
+        assert grid.coordinates.shape == (grid.n_tokens, 3)
+        assert {k: v.shape for k, v in made.arrays.items()} == dict(tokenizer.run_arrays)
+
+    def test_the_map_of_a_space_is_built_once(self, tokenizer, places):
+        assert tokenizer.places(VolumeSpace(SHAPE, AFFINE.copy())) is places
+
+    def test_what_is_static_says_so_in_the_layout(self, tokenizer):
+        assert set(tokenizer.grid.static) == set(tokenizer.grid.layout.get("static", {}))

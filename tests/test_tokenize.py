@@ -76,7 +76,7 @@ def test_tokens_in_the_store_are_the_encoder_s(tree, tmp_path, weights):
     tokenizer = VaeTokenizer(weights)
     tokenizer.setup()
     run = group.run("hcp_100001_rfMRI_REST1_LR")
-    volumes = RunVolumes(next(tree.glob(f"100001/**/{SUFFIX}_*.nii.gz")))
+    volumes = RunVolumes.read(next(tree.glob(f"100001/**/{SUFFIX}_*.nii.gz")))
     frames = np.concatenate([block for _, block in volumes.blocks()])
     exact = tokenizer.encode(frames, tokenizer.fit(volumes.statistics))
     step = group.moments(run["row"]).scale
@@ -128,7 +128,7 @@ def test_real_runs_and_back_to_volumes(data, tmp_path):
     image = nib.load(out)
     assert image.shape == (96, 96, 96, 2)
     assert image.header.get_zooms()[3] == 2.0
-    source = RunVolumes(next(root.glob(f"100002/**/{SUFFIX}_*.nii.gz")))
+    source = RunVolumes.read(next(root.glob(f"100002/**/{SUFFIX}_*.nii.gz")))
     original = np.concatenate([block for _, block in source.blocks()])[2]
     brain = original > 0
     assert np.corrcoef(np.asarray(image.dataobj)[..., 0][brain], original[brain])[0, 1] > 0.8

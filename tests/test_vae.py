@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contracts import TokenizerContract
+from contracts import VolumeTokenizerContract
 
 from fmritok.pipeline.errors import WeightsError
 from fmritok.pipeline.volumes import RunVolumes
@@ -65,7 +65,7 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def real_run(data) -> RunVolumes:
     path = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
-    return RunVolumes(path, voxel_statistics=True)
+    return RunVolumes.read(path, voxel_statistics=True)
 
 
 def published_way(folder: Path, volumes: np.ndarray) -> np.ndarray:
@@ -204,7 +204,7 @@ def test_bf16_measures_its_error(real_run, weights):
     tokenizer.setup()
     intensity = tokenizer.fit(real_run.statistics)
     _, frames = next(real_run.blocks(1))
-    error = tokenizer.reduced_precision_error(frames, intensity)["relative_error"]
+    error = tokenizer.measure_error(frames, intensity)["relative_error"]
     assert 1e-5 < error < 0.03
 
 
@@ -255,7 +255,7 @@ def test_hub_ids_resolve_offline_from_the_cache(weights, tmp_path, monkeypatch):
         resolve_weights("./missing")
 
 
-class TestVaeContract(TokenizerContract):
+class TestVaeContract(VolumeTokenizerContract):
     """``vae`` keeps what every tokenizer promises."""
 
     @pytest.fixture

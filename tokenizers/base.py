@@ -1,22 +1,32 @@
-"""What a tokenizer is: a fixed encoder from frames to tokens."""
+"""What a tokenizer is: a fixed encoder from a run's frames to tokens.
+
+There are two kinds. A :class:`VolumeTokenizer` encodes every frame by itself, on the canonical
+grid. A :class:`SeriesTokenizer` maps samples (voxels, vertices) to fewer or other places with one
+sparse matrix, block by block, and then works on the whole time courses.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fmritok.tokenizers.intensity import Intensity, VolumeStatistics
+from fmritok.tokenizers.spaces import SampleSpace
+from fmritok.tokenizers.sparse import SparseMap
 
-__all__ = ["Frames", "TokenGrid", "Tokenizer", "Tokens"]
+__all__ = [
+    "Frames", "Series", "SeriesTokenizer", "SeriesTokens", "TokenGrid", "Tokenizer", "Tokens",
+    "VolumeTokenizer",
+]  # fmt: skip
 
 Frames = npt.NDArray[np.float32]
+Series = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.float32]
-Source = Literal["volume", "surface", "either"]
 
 
 @dataclass(frozen=True)
@@ -31,25 +41,31 @@ class TokenGrid:
         Centre of each token, mm, MNI.
     layout : dict
         How tokens are ordered and what their features mean, for somebody who reads the store alone.
+    static : dict of str to np.ndarray
+        Further arrays that a reader needs once, by name, such as which pixels are cortex.
     """
 
     n_tokens: int
     dim: int
     coordinates: npt.NDArray[np.float32]
     layout: Mapping[str, Any] = field(default_factory=dict)
+    static: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 class Tokenizer(ABC):
     """A fixed encoder; built cheaply anywhere, set up once in each process that encodes.
 
-    A third party registers a subclass under the entry-point group ``fmritok.tokenizers``; its tests
-    inherit ``TokenizerContract`` from ``tests/contracts.py``.
+    Subclass :class:`VolumeTokenizer` or :class:`SeriesTokenizer`. A third party registers its class
+    under the entry-point group ``fmritok.tokenizers``; its tests inherit the contract of its kind
+    from ``tests/contracts.py``.
     """
 
     #: Name in the registry and, by default, of the token group.
     name: ClassVar[str]
-    #: What it encodes: volumes on the canonical grid, surfaces, or either.
-    needs: ClassVar[Source]
+    #: How tokens are stored unless the user says otherwise: ``int8`` or ``float16``.
+    default_precision: ClassVar[str] = "int8"
+    #: Frames of a chunk, the read unit of training.
+    chunk_frames: ClassVar[int] = 16
 
     @property
     @abstractmethod
@@ -57,13 +73,8 @@ class Tokenizer(ABC):
         """Shape and place of the tokens; known before :meth:`setup`."""
 
     @property
-    def needs_voxel_statistics(self) -> bool:
-        """Whether :meth:`fit` needs each voxel's mean and standard deviation."""
-        return False
-
-    @property
     def run_arrays(self) -> Mapping[str, tuple[int, ...]]:
-        """Shapes of the arrays that :meth:`fit` finds and that are stored for every run."""
+        """Shapes of the float32 arrays that are stored for every run besides its tokens."""
         return {}
 
     @abstractmethod
@@ -74,9 +85,42 @@ class Tokenizer(ABC):
         """Return what is worth recording but does not decide what tokens mean."""
         return {}
 
+    def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
+        """Return how many frames of tokens a run gives, and the seconds between them.
+
+        The first frame of tokens is at the time of the run's first frame.
+        """
+        return n_frames, tr
+
+    def problem(self, space: SampleSpace) -> str:
+        """Say why runs of a kind cannot be encoded; empty if they can."""
+        return ""
+
     @abstractmethod
     def setup(self) -> None:
-        """Load weights; called once per process, before :meth:`encode`."""
+        """Load weights and templates; called once per process, before anything is encoded."""
+
+
+class VolumeTokenizer(Tokenizer):
+    """Encodes volumes on the canonical grid, each frame by itself."""
+
+    @property
+    def needs_voxel_statistics(self) -> bool:
+        """Whether :meth:`fit` needs each voxel's mean and standard deviation."""
+        return False
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether reduced precision was asked for, whose error is measured and recorded."""
+        return False
+
+    def measure_error(self, frames: Frames, intensity: Intensity) -> dict[str, float]:
+        """Measure the error of reduced precision on given frames; nothing if there is none."""
+        return {}
+
+    def problem(self, space: SampleSpace) -> str:
+        """Say why runs of a kind cannot be encoded: only volumes can."""
+        return "" if space.is_volume else f"volumes, which {space.description} are not"
 
     @abstractmethod
     def fit(self, statistics: VolumeStatistics) -> Intensity:
@@ -107,3 +151,61 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
         """Turn tokens back into frames, as far as that is possible."""
+
+
+@dataclass(frozen=True)
+class SeriesTokens:
+    """What a :class:`SeriesTokenizer` makes of one run.
+
+    Attributes
+    ----------
+    blocks : iterator of np.ndarray of shape (n, n_tokens, dim), float32
+        Consecutive frames of tokens.
+    scalars : dict of str to float
+        Numbers worth keeping with the run, such as how many places had no signal.
+    arrays : dict of str to np.ndarray, float32
+        The run's :attr:`Tokenizer.run_arrays`.
+    """
+
+    blocks: Iterator[Tokens]
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    arrays: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
+class SeriesTokenizer(Tokenizer):
+    """Maps samples to places with one sparse matrix, then works on whole time courses."""
+
+    @abstractmethod
+    def places(self, space: SampleSpace) -> SparseMap:
+        """Return the map from a run's samples to the places whose time courses are wanted.
+
+        Built once per space and process.
+
+        Raises
+        ------
+        RunError
+            If the samples do not fit the template or atlas.
+        """
+
+    @abstractmethod
+    def encode_series(
+        self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
+    ) -> SeriesTokens:
+        """Encode one run.
+
+        Parameters
+        ----------
+        series : np.ndarray of shape (n_places, n_frames), float32
+            May be overwritten.
+        tr : float
+            Seconds between frames.
+        places : SparseMap
+            The map that gave the series.
+        signal : np.ndarray of shape (n_places,), float32
+            How many of each place's samples are not always 0 in the run.
+
+        Raises
+        ------
+        RunError
+            If the run is too short for the processing asked for, or has no signal at all.
+        """

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.tokenizers.base import Frames, Source, TokenGrid, Tokenizer, Tokens
+from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
 from fmritok.tokenizers.intensity import (
     Intensity,
@@ -49,7 +49,7 @@ _TO_SLICES = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2))
 _TO_CELLS = ((0, 1, 4, 5, 2, 3), (0, 4, 1, 5, 2, 3), (0, 4, 5, 1, 2, 3))
 
 
-class VaeTokenizer(Tokenizer):
+class VaeTokenizer(VolumeTokenizer):
     """Encode volumes by slices with a 2D image autoencoder of diffusers.
 
     Parameters
@@ -72,7 +72,6 @@ class VaeTokenizer(Tokenizer):
     """
 
     name: ClassVar[str] = "vae"
-    needs: ClassVar[Source] = "volume"
 
     def __init__(
         self,
@@ -162,7 +161,12 @@ class VaeTokenizer(Tokenizer):
                 encoder.encoder.compile(mode="default")  # type: ignore[union-attr, operator]
             self._encoder = encoder
 
-    def reduced_precision_error(self, frames: Frames, intensity: Intensity) -> dict[str, float]:
+    @property
+    def is_approximate(self) -> bool:
+        """Whether ``bf16`` was asked for."""
+        return self.dtype != "fp32"
+
+    def measure_error(self, frames: Frames, intensity: Intensity) -> dict[str, float]:
         """Measure what ``bf16`` costs on given frames, against ``fp32`` with the same weights.
 
         Returns

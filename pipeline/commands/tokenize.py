@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +14,16 @@ import click
 from fmritok.pipeline.commands.options import (
     as_json,
     cohort_options,
-    group_option,
     print_json,
     store_option,
 )
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog import Cohort
-    from fmritok.pipeline.plan import Estimate
+    from fmritok.pipeline.execute import Outcome
+    from fmritok.pipeline.plan import Estimate, PlannedGroup
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.records import RunRecord
-    from fmritok.pipeline.store.schema import GroupSpec
-    from fmritok.pipeline.task import GroupJob, RunTask
-    from fmritok.tokenizers.base import Tokenizer
+    from fmritok.pipeline.task import Job, RunTask
 
 Function = Callable[..., Any]
 
@@ -35,37 +31,70 @@ Function = Callable[..., Any]
 def _tokenizer_options(function: Function) -> Function:
     """Add the options that decide what tokens are made."""
     for option in (
-        click.option("--device", default="auto", show_default=True, help="Where to encode."),
-        click.option("--compile", "compiled", is_flag=True, help="Run through torch.compile."),
+        click.option("--device", default="auto", show_default=True, help="vae: where to encode."),
+        click.option("--compile", "compiled", is_flag=True, help="vae: run through torch.compile."),
         click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True,
-                     help="Slices encoded together."),
+                     help="vae: slices encoded together."),
         click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32",
-                     show_default=True, help="Arithmetic of the encoder; bf16 is measured."),
+                     show_default=True, help="vae: arithmetic; the error of bf16 is measured."),
+        click.option("--intensity", type=click.Choice(["max", "zscore"]), default="max",
+                     show_default=True, help="vae: how intensities are mapped to [-1, 1]."),
+        click.option("--revision", metavar="COMMIT", help="vae: pin a hub id to a commit."),
+        click.option("--weights", default="dcae-tiny", show_default=True,
+                     metavar="FOLDER_OR_HUB_ID", help="vae: the autoencoder, saved by diffusers."),
         click.option("--codec", type=click.Choice(["zstd", "none"]), default="zstd",
                      show_default=True, help="Compression of the store."),
-        click.option("--precision", type=click.Choice(["int8", "float16"]), default="int8",
-                     show_default=True, help="How tokens are stored."),
-        click.option("--intensity", type=click.Choice(["max", "zscore"]), default="max",
-                     show_default=True, help="How intensities are mapped to [-1, 1]."),
-        click.option("--revision", metavar="COMMIT", help="Pin a hub id to a commit."),
-        click.option("--weights", default="dcae-tiny", show_default=True,
-                     metavar="FOLDER_OR_HUB_ID", help="The autoencoder, as diffusers saves it."),
-        group_option,
-        click.option("--tokenizer", default="vae", show_default=True, metavar="NAME"),
+        click.option("--precision", type=click.Choice(["int8", "float16"]),
+                     help="How tokens are stored; default: int8 for vae, else float16."),
+        click.option("--set", "settings", multiple=True, metavar="TOKENIZER.OPTION=VALUE",
+                     help="Any option of a tokenizer, such as network.atlas=FILE; repeatable."),
+        click.option("--group", "names", multiple=True, metavar="NAME",
+                     help="Token group; default: the tokenizer's name. One for each --tokenizer."),
+        click.option("--tokenizer", "tokenizers", multiple=True, default=("vae",),
+                     show_default=True, metavar="NAME",
+                     help="vae, flatmap or network; repeat it to encode each run for several."),
     ):  # fmt: skip
         function = option(function)
     return function
 
 
-def _prepare(options: dict[str, Any]) -> tuple[Cohort, Tokenizer, str, GroupSpec]:
-    """Catalogue the cohort and describe the group that is to be written."""
+def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
+    """Catalogue the cohort and describe the groups that are to be written."""
     from fmritok.pipeline.datasets import get_adapter
-    from fmritok.pipeline.plan import group_spec
+    from fmritok.pipeline.plan import check_input, plan_group
     from fmritok.tokenizers.registry import build_tokenizer
 
-    cohort = get_adapter(options["dataset"])(options["root"], tr=options["tr"])
-    arguments = json.dumps(
-        {
+    tokenizers, names = options["tokenizers"], options["names"]
+    if names and len(names) != len(tokenizers):
+        raise click.UsageError(f"--group: expected {len(tokenizers)} names, one for each "
+                               f"--tokenizer, got {len(names)}")  # fmt: skip
+    names = names or tokenizers
+    if len(set(names)) < len(names):
+        raise click.UsageError("--group: expected different names for the groups of one store, "
+                               f"got {', '.join(names)}")  # fmt: skip
+    settings = _settings(options)
+    unused = set(settings) - set(tokenizers) - {"vae"}
+    if unused:
+        raise click.UsageError(f"--set: {min(unused)} is not among the tokenizers of this call")
+    groups = []
+    for tokenizer, name in zip(tokenizers, names, strict=True):
+        arguments = settings.get(tokenizer, {})
+        built = build_tokenizer(tokenizer, arguments)
+        groups.append(plan_group(built, arguments, name=name, precision=options["precision"],
+                                 codec=options["codec"]))  # fmt: skip
+    check_input(options["input"], groups)
+    cohort = get_adapter(options["dataset"])(
+        options["root"], tr=options["tr"], input=options["input"]
+    )
+    return cohort, groups
+
+
+def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Gather the tokenizers' options; ``--set`` goes before the options with names of their own."""
+    import yaml
+
+    settings: dict[str, dict[str, Any]] = {
+        "vae": {
             "weights": options["weights"],
             "revision": options["revision"],
             "intensity": options["intensity"],
@@ -74,12 +103,14 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, Tokenizer, str, GroupSpec
             "device": options["device"],
             "compile": options["compiled"],
         }
-    )
-    tokenizer = build_tokenizer(options["tokenizer"], json.loads(arguments))
-    spec = group_spec(
-        tokenizer, options["group"] or tokenizer.name, options["precision"], options["codec"]
-    )
-    return cohort, tokenizer, arguments, spec
+    }
+    for text in options["settings"]:
+        key, equals, value = text.partition("=")
+        tokenizer, dot, option = key.partition(".")
+        if not (equals and dot and option):
+            raise click.UsageError(f"--set: expected TOKENIZER.OPTION=VALUE, got {text!r}")
+        settings.setdefault(tokenizer, {})[option] = yaml.safe_load(value)
+    return settings
 
 
 @click.command()
@@ -92,12 +123,12 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
     from fmritok.pipeline.plan import estimate
     from fmritok.pipeline.store.location import Location
 
-    cohort, tokenizer, _, spec = _prepare(options)
-    found = estimate(cohort, spec, Location(store), tokenizer)
+    cohort, groups = _prepare(options)
+    found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
     if as_json:
-        print_json(vars(found))
+        print_json([vars(one) for one in found])
     else:
-        _print_estimate(found, store)
+        _print_estimates(found, store)
 
 
 @click.command()
@@ -107,6 +138,8 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
 @click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask",
               show_default=True, help="Dask workers, or this process.")  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use.")
+@click.option("--cluster", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="YAML of a cluster to start, such as SLURM; see clusters/.")  # fmt: skip
 @click.option(
     "--workers", type=click.IntRange(1), help="Workers; default: one per GPU, or per core."
 )
@@ -117,6 +150,7 @@ def tokenize(
     store: str,
     executor: str,
     scheduler: str | None,
+    cluster: Path | None,
     workers: int | None,
     scratch: Path | None,
     dry_run: bool,
@@ -124,55 +158,56 @@ def tokenize(
 ) -> None:
     """Encode a cohort's runs into a token store.
 
-    Runs that are in the store already are skipped; run the same command again after an
-    interruption. A bad run is set aside with its reason, the others go on, and the exit status
-    is 1.
+    Each run is read once, for all tokenizers. Runs that are in the store already are skipped; run
+    the same command again after an interruption. A bad run is set aside with its reason, the others
+    go on, and the exit status is 1.
     """
-    from dataclasses import replace
-
-    from fmritok.pipeline.plan import commit_plan, estimate, measured_notes
+    from fmritok.pipeline.plan import commit_plan, estimate, with_measured_notes
     from fmritok.pipeline.store.ledger import finalize, one_writer
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.schema import is_created
-    from fmritok.pipeline.task import GroupJob
+    from fmritok.pipeline.task import Job
 
+    if scheduler and cluster:
+        raise click.UsageError("--scheduler uses a cluster that is there; --cluster starts one. "
+                               "Give one of them.")  # fmt: skip
     location = Location(store)
-    cohort, tokenizer, arguments, spec = _prepare(options)
-    _print_estimate(estimate(cohort, spec, location), store)
+    cohort, groups = _prepare(options)
+    _print_estimates([estimate(cohort, planned, location) for planned in groups], store)
     if dry_run:
         return
-    with one_writer(location, spec.name):
-        if not is_created(location, spec.name):
-            spec = replace(spec, notes={**spec.notes, **measured_notes(cohort, spec, tokenizer)})
-        tasks = commit_plan(location, spec, cohort)
-        job = GroupJob(
+    with ExitStack() as held:
+        for name in sorted(planned.spec.name for planned in groups):
+            held.enter_context(one_writer(location, name))
+        groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
+        tasks = commit_plan(location, groups, cohort)
+        job = Job(
             store=location.url,
-            group=spec.name,
-            tokenizer=tokenizer.name,
-            options=arguments,
-            precision=spec.precision,
+            groups={planned.spec.name: planned.job for planned in groups},
             scratch=str(scratch.absolute()) if scratch else "",
         )
         try:
             with _terminated_as_interrupted():
-                _run(tasks, job, executor, scheduler, workers)
+                _run(tasks, job, executor, scheduler, cluster, workers)
         except BaseException as error:
             with suppress(OSError):  # a full disk has no room for the table either
-                finalize(location, spec.name)
+                for name in job.groups:
+                    finalize(location, name)
             if isinstance(error, KeyboardInterrupt):
                 raise click.ClickException(
                     "interrupted; finished runs are kept: run the same command to go on"
                 ) from error
             raise
-        table = finalize(location, spec.name)
-    _report(table[table["run_id"].isin(cohort.runs["run_id"])], location)
+        tables = {name: finalize(location, name) for name in job.groups}
+    ids = cohort.runs["run_id"]
+    _report({name: t[t["run_id"].isin(ids)] for name, t in tables.items()}, location)
 
 
 def _run(
     tasks: Sequence[RunTask],
-    job: GroupJob,
+    job: Job,
     executor: str,
     scheduler: str | None,
+    cluster: Path | None,
     workers: int | None,
 ) -> None:
     from rich.console import Console
@@ -188,11 +223,13 @@ def _run(
     from fmritok.pipeline.execute import run_on_dask, run_serially
 
     console = Console(stderr=True)
-    finished: Iterator[tuple[RunTask, RunRecord]]
+    finished: Iterator[Outcome]
     if executor == "serial":
         finished = run_serially(tasks, job)
     else:
-        finished = run_on_dask(tasks, job, scheduler=scheduler, workers=workers, say=console.print)
+        finished = run_on_dask(
+            tasks, job, scheduler=scheduler, cluster=cluster, workers=workers, say=console.print
+        )
     if not tasks:
         return
     with Progress(
@@ -206,41 +243,44 @@ def _run(
     ) as bar:
         total = sum(task.n_frames for task in tasks)
         shown = bar.add_task("", total=total, runs=f"0/{len(tasks)}", rate="")
-        for count, (task, record) in enumerate(finished, start=1):
+        for count, (task, records) in enumerate(finished, start=1):
             bar.advance(shown, task.n_frames)
             elapsed = bar.tasks[0].elapsed or 1e-9
             rate = f"{count / elapsed:.2f} runs/s, {bar.tasks[0].completed / elapsed:.1f} frames/s"
             bar.update(shown, runs=f"{count}/{len(tasks)}", rate=rate)
-            if record.status == "failed":
-                bar.console.print(f"[red]failed[/red] {record.run_id}: {record.reason}",
-                                  soft_wrap=True)  # fmt: skip
+            for reason in {r.reason for r in records.values() if r.status == "failed"}:
+                bar.console.print(f"[red]failed[/red] {task.run_id}: {reason}", soft_wrap=True)
 
 
-def _report(table: Any, location: Location) -> None:
-    """Print what became of the cohort; exit 1 if a run is not in the store."""
-    done = table[table["status"] == "done"]
-    missing = table[table["status"] != "done"]
-    click.echo(
-        f"{len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
-        + (f"; {len(missing)} missing:" if len(missing) else "")
-    )
-    for run in missing.itertuples():
-        click.echo(f"  {run.run_id}: {run.reason or 'its record cannot be read'}")
-    if len(missing):
+def _report(tables: dict[str, Any], location: Location) -> None:
+    """Print what became of the cohort in each group; exit 1 if a run is not in the store."""
+    any_missing = False
+    for name, table in tables.items():
+        done = table[table["status"] == "done"]
+        missing = table[table["status"] != "done"]
+        any_missing = any_missing or len(missing) > 0
+        click.echo(
+            f"{name}: {len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
+            + (f"; {len(missing)} missing:" if len(missing) else "")
+        )
+        for run in missing.itertuples():
+            click.echo(f"  {run.run_id}: {run.reason or 'its record cannot be read'}")
+    if any_missing:
         raise click.exceptions.Exit(1)
 
 
-def _print_estimate(found: Estimate, store: str) -> None:
-    timed = not math.isnan(found.seconds)
-    duration = f", about {_duration(found.seconds)} on one worker" if timed else ""
-    click.echo(
-        f"Plan: {found.runs} runs, {found.frames:,} frames{duration}; "
-        f"{found.raw_bytes / 1e9:.2f} GB of tokens, "
-        f"about {found.stored_bytes / 1e9:.2f} GB on disk; "
-        f"{found.scratch_bytes / 1e9:.2f} GB of scratch a worker"
-    )
-    if found.done or found.problems:
-        click.echo(f"{store} has {found.done} runs already; {found.problems} cannot be tokenized")
+def _print_estimates(found: Sequence[Estimate], store: str) -> None:
+    for one in found:
+        timed = not math.isnan(one.seconds)
+        duration = f", about {_duration(one.seconds)} on one worker" if timed else ""
+        click.echo(
+            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames{duration}; "
+            f"{one.raw_bytes / 1e9:.2f} GB of tokens, "
+            f"about {one.stored_bytes / 1e9:.2f} GB on disk; "
+            f"{one.scratch_bytes / 1e9:.2f} GB of scratch a worker"
+        )
+        if one.done or one.problems:
+            click.echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
 
 
 def _duration(seconds: float) -> str:

@@ -69,7 +69,7 @@ def draw_page(cohort: Path, store: str, rows: list[dict[str, Any]], out: Path) -
     group = TokenStore(store).group("vae")
     run = group.runs.iloc[0]
     decoded, tr = decode_run(store, "vae", run["run_id"], slice(0, 1))
-    _, original = next(RunVolumes(cohort / run["source"]).blocks(1))
+    _, original = next(RunVolumes.read(cohort / run["source"]).blocks(1))
     tokens = group.values(run["run_id"])
     moments = group.moments(int(run["row"]))
 

@@ -34,8 +34,16 @@ RUN_COLUMNS = [
 
 
 @contextmanager
-def one_writer(location: Location, group: str) -> Iterator[None]:
+def one_writer(location: Location, group: str, *, wait_s: float = 0) -> Iterator[None]:
     """Hold a group of a local store for one planning process; object stores have no locks.
+
+    Parameters
+    ----------
+    location : Location
+    group : str
+        Token group, or ``annotations`` for the subjects' tables.
+    wait_s : float
+        How long to wait for another process, s.
 
     Raises
     ------
@@ -51,7 +59,7 @@ def one_writer(location: Location, group: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.{group}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout as error:
         raise StoreError(
             expected(f"Token group {group} of", location, "no other writer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["read_table", "write_table"]
 
 _ROWS_PER_CHUNK = 16384
+_TEXT = "TUO"  # kinds of numpy's string types
 
 
 def write_table(parent: zarr.Group, name: str, table: pd.DataFrame) -> None:
@@ -36,8 +37,8 @@ def write_table(parent: zarr.Group, name: str, table: pd.DataFrame) -> None:
     for column in table.columns:
         values = _column(table[column])
         dtype = str if values.dtype == object else values.dtype
-        array = group.get(column)
-        if array is None:
+        array: Any = group.get(column)
+        if array is None or (array.dtype.kind in _TEXT) != (values.dtype == object):
             array = group.create_array(
                 column,
                 shape=(len(values),),
@@ -45,11 +46,12 @@ def write_table(parent: zarr.Group, name: str, table: pd.DataFrame) -> None:
                 dtype=dtype,
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
                 dimension_names=["row"],
+                overwrite=True,
             )
-        elif array.shape[0] != len(values):  # type: ignore[union-attr]
-            array.resize((len(values),))  # type: ignore[union-attr]
+        elif array.shape[0] != len(values):
+            array.resize((len(values),))
         if len(values):
-            array[:] = values  # type: ignore[index]
+            array[:] = values
     group.attrs.update({"columns": list(table.columns), "rows": len(table)})
 
 

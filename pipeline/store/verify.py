@@ -61,8 +61,10 @@ def seal_group(location: Location, group: str) -> None:
 
 
 def seal_root(location: Location) -> None:
-    """Write the digests of the root's metadata and phenotype table into its attributes."""
-    _seal(location, "zarr.json", location.find("phenotypes"))
+    """Write the digests of the root's metadata and tables into its attributes."""
+    groups = set(group_names(location))
+    tables = [name for name in location.list_dir() if name not in groups and name != "zarr.json"]
+    _seal(location, "zarr.json", [key for name in tables for key in location.find(name)])
 
 
 def unseal(group: zarr.Group) -> None:

@@ -266,7 +266,7 @@ def measure_fmri(
     """
     result = {}
     for path in find_runs(folder):
-        run = RunVolumes(path, voxel_statistics=True)
+        run = RunVolumes.read(path, voxel_statistics=True)
         _, volumes = next(run.blocks(frames or run.n_frames))
         # the runs are masked: what varies in time is brain
         brain = torch.from_numpy(run.statistics.std) > 0

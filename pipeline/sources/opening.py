@@ -1,0 +1,136 @@
+"""Choose how a run's file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.pipeline.errors import RunError, expected
+from fmritok.tokenizers.spaces import SampleSpace
+
+__all__ = ["RunFiles", "RunSource", "checked_blocks", "open_run"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one run, as text that travels well; empty where there is none.
+
+    Attributes
+    ----------
+    path : str
+        Volumes, grayordinates, or the left hemisphere.
+    right : str
+        The right hemisphere.
+    warp : str
+        FSL warp to MNI space, for volumes in native space.
+    mask : str
+        Brain mask on the grid of the volumes.
+    """
+
+    path: str
+    right: str = ""
+    warp: str = ""
+    mask: str = ""
+
+
+class RunSource(Protocol):
+    """The samples of one run, read once and forward."""
+
+    @property
+    def space(self) -> SampleSpace:
+        """What a sample is."""
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the run."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values of blocks."""
+
+    @property
+    def slope(self) -> float:
+        """With ``intercept``: what a stored value means is ``slope * value + intercept``."""
+
+    @property
+    def intercept(self) -> float:
+        """See ``slope``."""
+
+    @property
+    def description(self) -> str:
+        """What was done to the samples on reading, in words; empty if nothing."""
+
+    @property
+    def source_sha256(self) -> str:
+        """Hex digest of the stored bytes, once all blocks were read."""
+
+    def blocks(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield stored values (n_frames, n_samples)."""
+
+
+def open_run(files: RunFiles) -> RunSource:
+    """Open a run for reading.
+
+    Raises
+    ------
+    RunError
+        If its header is unreadable, or its files do not belong together.
+    """
+    path = Path(files.path)
+    if path.name.endswith(".dtseries.nii"):
+        from fmritok.pipeline.sources.surface import CiftiSource
+
+        return CiftiSource(path)
+    if path.name.endswith((".gii", ".gii.gz")):
+        from fmritok.pipeline.sources.surface import GiftiSource
+
+        if not files.right:
+            raise RunError(
+                expected("GIFTI run", path, "a left and a right hemisphere", "one of them",
+                         "Add the file of the other hemisphere.")
+            )  # fmt: skip
+        return GiftiSource(path, Path(files.right))
+    from fmritok.pipeline.sources.volume import VolumeSource
+
+    volumes = VolumeSource(path, Path(files.mask) if files.mask else None)
+    if files.warp:
+        from fmritok.pipeline.sources.warp import WarpedSource
+
+        return WarpedSource(volumes, Path(files.warp))
+    return volumes
+
+
+def checked_blocks(source: RunSource, path: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield a run's blocks, and refuse values that are not finite and runs that never change.
+
+    Raises
+    ------
+    RunError
+    """
+    first_frame: npt.NDArray[Any] | None = None
+    changes, done = False, 0
+    for block in source.blocks():
+        if block.dtype.kind not in "iu" and not np.isfinite(block.sum(dtype=np.float64)):
+            finite = np.isfinite(block)
+            frame = int(np.argmin(finite.all(axis=1)))
+            raise RunError(
+                expected(f"Frame {done + frame} of", path, "finite intensities",
+                         f"{int((~finite[frame]).sum())} NaN or infinite samples",
+                         "Mask or repair the run; voxels outside the brain should be 0.")
+            )  # fmt: skip
+        if first_frame is None:
+            first_frame = block[0].copy()
+        changes = changes or bool((block != first_frame).any())
+        yield block
+        done += len(block)
+    if not changes:
+        got = "the same in every frame" if np.any(first_frame) else "nothing but 0"
+        raise RunError(
+            expected("Run", path, "intensities that vary over time", got,
+                     "Check the preprocessing of this run.")
+        )  # fmt: skip

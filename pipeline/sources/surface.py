@@ -1,0 +1,207 @@
+"""Surface runs: CIFTI dense time series, and pairs of GIFTI files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.pipeline.errors import RunError, expected
+from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.tokenizers.spaces import SurfaceSpace
+
+__all__ = ["CiftiSource", "GiftiSource"]
+
+_FRAMES_A_BLOCK = 64
+_NIFTI2_HEADER = 544  # with the four bytes that announce extensions
+_CIFTI_EXTENSION = 32
+
+
+class _LoadedSource:
+    """A run that lies in memory whole: its files keep each sample's time course together."""
+
+    slope, intercept = 1.0, 0.0
+    description = ""
+    space: SurfaceSpace
+    n_frames: int
+    source_sha256: str
+    dtype = np.dtype(np.float32)
+
+    def _series(self) -> npt.NDArray[np.float32]:
+        raise NotImplementedError
+
+    def blocks(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield values (n_frames, n_samples), float32.
+
+        Raises
+        ------
+        RunError
+            If a file is cut off or damaged.
+        """
+        series = self._series()
+        for first in range(0, self.n_frames, _FRAMES_A_BLOCK):
+            yield series[:, first : first + _FRAMES_A_BLOCK].T
+
+
+class CiftiSource(_LoadedSource):
+    """The grayordinates of one ``dtseries.nii``.
+
+    Parameters
+    ----------
+    path : Path
+        Possibly inside a zip file.
+
+    Raises
+    ------
+    RunError
+        If it is no dense time series, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import nibabel as nib
+
+        self.path = path
+        self.source_sha256 = ""
+        with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
+            start = HashedFile(raw, path).read(_NIFTI2_HEADER)
+            self._header = _nifti2(start, path)
+        with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
+            file = HashedFile(raw, path)
+            extensions = file.read(int(self._header["vox_offset"]))[_NIFTI2_HEADER:]
+        try:
+            matrix = nib.cifti2.parse_cifti2.Cifti2Parser()
+            matrix.parse(string=_cifti_xml(extensions))
+            axes: Any = matrix.header
+            series, models = axes.get_axis(0), axes.get_axis(1)
+            self.space = SurfaceSpace.of_cifti(models)
+            self.tr = float(series.step) if series.unit.upper() == "SECOND" else float("nan")
+            self.n_frames = len(series)
+        except (ExpatError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+            raise RunError(
+                expected("Run file", path, "a CIFTI-2 dense time series (dtseries.nii)",
+                         f"{type(error).__name__}: {error}", "Check the file, or copy it again.")
+            ) from error  # fmt: skip
+        shape = tuple(int(n) for n in self._header["dim"][5:7])
+        if shape != (self.n_frames, self.space.n_samples):
+            raise RunError(
+                expected("Run file", path, f"a matrix of {self.n_frames} frames and "
+                         f"{self.space.n_samples} grayordinates, as its XML says", shape,
+                         "Write it again.")
+            )  # fmt: skip
+
+    def _series(self) -> npt.NDArray[np.float32]:
+        dtype = self._header.get_data_dtype()
+        shape = (self.space.n_samples, self.n_frames)
+        size = shape[0] * shape[1] * dtype.itemsize
+        wanted = f"{size} bytes of {self.n_frames} frames"
+        with damage_named(self.path, wanted), open_binary(self.path) as raw:
+            file = HashedFile(raw, self.path)
+            file.read(int(self._header["vox_offset"]))
+            data = file.read(size)
+            if len(data) < size:
+                raise EOFError(f"the file ends after {len(data)} of them")
+            file.finish()
+            self.source_sha256 = file.sha256
+        values = np.frombuffer(data, dtype).reshape(shape)
+        slope, intercept = self._header.get_slope_inter()
+        if slope in (None, 1) and not intercept:
+            return values.astype(np.float32, copy=False)
+        return (values * np.float32(slope or 1) + np.float32(intercept or 0)).astype(np.float32)
+
+
+class GiftiSource(_LoadedSource):
+    """The vertices of a left and a right ``func.gii``.
+
+    Parameters
+    ----------
+    left, right : Path
+
+    Raises
+    ------
+    RunError
+        If a file is damaged, or the hemispheres differ in length.
+    """
+
+    def __init__(self, left: Path, right: Path) -> None:
+        self.left, self.right = left, right
+        loaded = [_load_gifti(path) for path in (left, right)]
+        frames = [len(values) for values, _ in loaded]
+        if frames[0] != frames[1]:
+            raise RunError(
+                expected("GIFTI pair", f"{left.name} and {right.name}", "the same number of frames",
+                         f"{frames[0]} left and {frames[1]} right", "Copy the shorter one again.")
+            )  # fmt: skip
+        self._values = [values for values, _ in loaded]
+        self.n_frames = frames[0]
+        vertices = (self._values[0].shape[1], self._values[1].shape[1])
+        self.space = SurfaceSpace.of_meshes(_name_of_mesh(vertices[0]), vertices)
+        self.source_sha256 = hashlib.sha256("".join(d for _, d in loaded).encode()).hexdigest()
+
+    def _series(self) -> npt.NDArray[np.float32]:
+        return np.concatenate([values.T for values in self._values])
+
+
+def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
+    """Return values (n_frames, n_vertices) and the digest of the stored bytes."""
+    import nibabel as nib
+
+    with damage_named(path, "a GIFTI time series"), open_binary(path) as raw:
+        file = HashedFile(raw, path)
+        parts = []
+        while part := file.read(1 << 24):
+            parts.append(part)
+        file.finish()
+    try:
+        image: Any = nib.GiftiImage.from_stream(io.BytesIO(b"".join(parts)))
+        arrays = [np.asarray(array.data, np.float32) for array in image.darrays]
+    except Exception as error:  # nibabel lets expat's, zlib's and its own errors through
+        raise RunError(
+            expected("Run file", path, "a whole GIFTI file", f"{type(error).__name__}: {error}",
+                     "Copy or download it again, then rerun the same command.")
+        ) from error  # fmt: skip
+    if len(arrays) == 1 and arrays[0].ndim == 2:  # one array of vertices by frames
+        arrays = list(arrays[0].T)
+    if not arrays or any(a.ndim != 1 or a.shape != arrays[0].shape for a in arrays):
+        raise RunError(
+            expected("Run file", path, "one value per vertex and frame",
+                     f"{len(arrays)} arrays of shapes {sorted({a.shape for a in arrays})[:3]}",
+                     "Give a func.gii time series.")
+        )  # fmt: skip
+    return np.stack(arrays), file.sha256
+
+
+def _name_of_mesh(n_vertices: int) -> str:
+    from fmritok.tokenizers.spaces import MESHES
+
+    return MESHES.get(n_vertices, f"{n_vertices} vertices")
+
+
+def _nifti2(start: bytes, path: Path) -> Any:
+    import nibabel as nib
+
+    try:
+        header = nib.Nifti2Header.from_fileobj(io.BytesIO(start[:540]))  # type: ignore[no-untyped-call]
+    except Exception as error:  # nibabel raises many kinds
+        raise RunError(
+            expected("Run file", path, "a CIFTI-2 dense time series (dtseries.nii)",
+                     f"{type(error).__name__}: {error}", "Check the file, or copy it again.")
+        ) from error  # fmt: skip
+    return header
+
+
+def _cifti_xml(extensions: bytes) -> bytes:
+    """Return the XML among a NIfTI header's extensions."""
+    place = 0
+    while place + 8 <= len(extensions):
+        size = int.from_bytes(extensions[place : place + 4], "little")
+        code = int.from_bytes(extensions[place + 4 : place + 8], "little")
+        if code == _CIFTI_EXTENSION:
+            return extensions[place + 8 : place + size].rstrip(b"\0")
+        place += max(size, 8)
+    raise ValueError("no CIFTI extension in the header")

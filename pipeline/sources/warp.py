@@ -1,0 +1,160 @@
+"""Native-space runs, brought onto the canonical grid by an FSL warp field.
+
+FSL's relative and absolute warps (``fnirt``, ``convertwarp``) give, for every voxel of a reference
+image, where it comes from in the run: in FSL's own millimetres, which are voxel indices times voxel
+sizes, counted from the right where an image is neurological. Facts from FSL's documentation of its
+coordinate conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.pipeline.errors import RunError, expected
+from fmritok.pipeline.placement import Placement, not_in_mni
+from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.pipeline.sources.volume import VolumeSource
+from fmritok.tokenizers.grid import AFFINE, SHAPE
+from fmritok.tokenizers.sampling import trilinear_at
+from fmritok.tokenizers.spaces import VolumeSpace
+from fmritok.tokenizers.sparse import SparseMap
+
+__all__ = ["WarpedSource", "source_voxels"]
+
+Doubles = npt.NDArray[np.float64]
+
+
+class WarpedSource:
+    """A native-space run on the canonical grid, sampled trilinearly where its warp says.
+
+    Parameters
+    ----------
+    native : VolumeSource
+    warp : Path
+        FSL warp field from the run to MNI space.
+
+    Raises
+    ------
+    RunError
+        If the warp is unreadable, or does not belong to the run.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, native: VolumeSource, warp: Path) -> None:
+        self.native = native
+        self.path = native.path
+        self.space = VolumeSpace(SHAPE, AFFINE)
+        self.n_frames = native.n_frames
+        self.slope, self.intercept = 1.0, 0.0
+        self.description = f", warped from native space by {warp.name}, trilinear"
+        field, affine = _load_field(warp)
+        voxels = source_voxels(field, affine, native.space)
+        placement = Placement(affine, field.shape[:3])  # type: ignore[arg-type]
+        # Outside the warp's own grid nothing is known: NaN would spread, so count from 1.
+        placed = placement.place(np.moveaxis(voxels + 1, -1, 0)).astype(np.float64)
+        within = (placed > 0) & (placed <= np.array(native.space.shape)[:, None, None, None])
+        inside = np.asarray(within.all(axis=0))
+        if inside.mean() < _LEAST_INSIDE:
+            raise RunError(
+                expected("Warp field", warp, f"one that leads into {native.path.name}, "
+                         f"{native.space.description}",
+                         f"{inside.mean():.0%} of the MNI grid inside of it",
+                         "Give the warp that belongs to the run.")
+            )  # fmt: skip
+        positions = placed.reshape(3, -1, order="F").T - 1
+        self._map = SparseMap(trilinear_at(native.space.shape, positions))
+
+    @property
+    def source_sha256(self) -> str:
+        """Hex digest of the run's file."""
+        return self.native.source_sha256
+
+    def blocks(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield values (n_frames, 96**3), float32, the first axis of the grid fastest."""
+        for block in self.native.blocks():
+            values = self._map.apply_to_frames(block)
+            values *= np.float32(self.native.slope)
+            values += np.float32(self.native.intercept) * self._map.sums[:, None]
+            yield values.T
+
+
+#: A warp that reaches less of the MNI box than this leads somewhere else.
+_LEAST_INSIDE = 0.1
+
+
+def source_voxels(field: Doubles, affine: Doubles, native: VolumeSpace) -> Doubles:
+    """Return where every voxel of a warp's reference lies in the run, in voxels.
+
+    Parameters
+    ----------
+    field : np.ndarray of shape (nx, ny, nz, 3)
+        As FSL stores it: relative (mm to add) or absolute (mm); told apart as FSL's tools do, by
+        which of the two varies less.
+    affine : np.ndarray of shape (4, 4)
+        Of the reference.
+    native : VolumeSpace
+        Of the run.
+
+    Returns
+    -------
+    np.ndarray of shape (nx, ny, nz, 3)
+    """
+    ijk = np.stack(np.meshgrid(*map(np.arange, field.shape[:3]), indexing="ij"), axis=-1)
+    reference_mm = _fsl_mm(ijk.astype(np.float64), affine, field.shape[:3])
+    relative = field.reshape(-1, 3).std(axis=0).sum()
+    absolute = (field - reference_mm).reshape(-1, 3).std(axis=0).sum()
+    source_mm = field + reference_mm if relative < absolute else field
+    sizes = np.linalg.norm(native.affine[:3, :3], axis=0)
+    voxels = source_mm / sizes
+    if np.linalg.det(native.affine[:3, :3]) > 0:
+        voxels[..., 0] = native.shape[0] - 1 - voxels[..., 0]
+    return np.asarray(voxels)
+
+
+def _fsl_mm(ijk: Doubles, affine: Doubles, shape: tuple[int, ...]) -> Doubles:
+    ijk = ijk.copy()
+    if np.linalg.det(affine[:3, :3]) > 0:
+        ijk[..., 0] = shape[0] - 1 - ijk[..., 0]
+    return np.asarray(ijk * np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def _load_field(path: Path) -> tuple[Doubles, Doubles]:
+    import nibabel as nib
+
+    with damage_named(path, "a whole warp field"), open_binary(path) as raw:
+        file = HashedFile(raw, path)
+        data = b"".join(iter(lambda: file.read(1 << 24), b""))
+        file.finish()
+        kind = nib.Nifti2Image if data[:2] == b"\x1c\x02" else nib.Nifti1Image
+    try:
+        image: Any = kind.from_bytes(data)
+        field, affine = np.asarray(image.dataobj, np.float64), np.asarray(image.affine, np.float64)
+    except Exception as error:  # nibabel raises many kinds
+        raise RunError(
+            expected("Warp field", path, "a NIfTI file", f"{type(error).__name__}: {error}",
+                     "Copy the file again.")
+        ) from error  # fmt: skip
+    intent = int(image.header["intent_code"])
+    if field.ndim != 4 or field.shape[3] != 3 or intent in _COEFFICIENTS:
+        raise RunError(
+            expected("Warp field", path, "three displacements for every voxel",
+                     "spline coefficients" if intent in _COEFFICIENTS else f"shape {field.shape}",
+                     "Convert it with FSL's convertwarp.")
+        )  # fmt: skip
+    elsewhere = not_in_mni(field.shape, affine)
+    if elsewhere:
+        raise RunError(
+            expected("Warp field", path, "a reference in MNI space", elsewhere,
+                     "Give the warp from the run to the standard.")
+        )  # fmt: skip
+    return field, affine
+
+
+#: NIfTI intents of FNIRT's spline coefficients.
+_COEFFICIENTS = (2007, 2008, 2009)

@@ -1,0 +1,167 @@
+"""What is done to time courses before they become tokens: filter, resample, standardize.
+
+All functions take and return arrays of shape (n_places, n_frames), float32, and compute in float64,
+some places at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.pipeline.errors import RunError, expected
+
+__all__ = ["bandpass", "resample", "resampled_frames", "standardize"]
+
+Series = npt.NDArray[np.float32]
+
+_PLACES_AT_ONCE = 2048
+#: Of the published flat maps: Chebyshev type I of order 8, 0.05 dB of ripple, at 0.8 of the new
+#: Nyquist frequency; as in scipy's ``decimate``.
+_ANTIALIAS_ORDER, _ANTIALIAS_RIPPLE_DB, _ANTIALIAS_SHARE = 8, 0.05, 0.8
+_BANDPASS_ORDER = 5
+
+
+def standardize(series: Series) -> npt.NDArray[np.bool_]:
+    """Subtract each place's mean over time and divide by its standard deviation, in place.
+
+    Returns
+    -------
+    np.ndarray of shape (n_places,), bool
+        Which places vary; those that do not become 0.
+    """
+    varies = np.zeros(len(series), bool)
+    for rows, block in _blocks(series):
+        block -= block.mean(axis=1, keepdims=True)
+        std = np.sqrt(np.square(block).mean(axis=1))
+        # A constant that float32 cannot hold exactly must not become noise of size one.
+        size = np.abs(series[rows]).max(axis=1)
+        varies[rows] = std > 1e-6 * size
+        inverse = np.divide(1.0, std, out=np.zeros_like(std), where=varies[rows])
+        series[rows] = block * inverse[:, None]
+    return varies
+
+
+def bandpass(series: Series, tr: float, low: float, high: float) -> Series:
+    """Keep frequencies between ``low`` and ``high``, without shifting anything in time.
+
+    A Butterworth filter of order 5, forwards and backwards (so its gain is applied twice), after
+    each place's mean was taken away.
+
+    Parameters
+    ----------
+    series : np.ndarray of shape (n_places, n_frames), float32
+    tr : float
+        Seconds between frames.
+    low, high : float
+        Hz.
+
+    Raises
+    ------
+    RunError
+        If the run is too short for the filter, or sampled too slowly.
+    """
+    from scipy.signal import butter, sosfiltfilt
+
+    if high >= 0.5 / tr:
+        raise RunError(
+            expected("Repetition time", "of the run",
+                     f"below {0.5 / high:g} s for a band of {low:g} to {high:g} Hz", f"{tr:g} s",
+                     "Choose a lower band.")
+        )  # fmt: skip
+    sos = butter(_BANDPASS_ORDER, (low, high), "bandpass", fs=1 / tr, output="sos")
+    _check_length(series, sos, f"a band of {low:g} to {high:g} Hz")
+    return _by_place(
+        series,
+        lambda x: sosfiltfilt(sos, x - x.mean(axis=1, keepdims=True), axis=1),
+        series.shape[1],
+    )
+
+
+def resampled_frames(n_frames: int, tr: float, target_tr: float | None) -> int:
+    """Return how many frames a run has after :func:`resample`: it never reaches beyond its end."""
+    if target_tr is None:
+        return n_frames
+    return int(np.floor((n_frames - 1) * tr / target_tr + 1e-6)) + 1
+
+
+def resample(
+    series: Series,
+    tr: float,
+    target_tr: float,
+    kind: Literal["pchip", "linear"],
+    *,
+    antialias: bool = True,
+) -> Series:
+    """Sample time courses at 0, ``target_tr``, 2 ``target_tr``, ... seconds after the first frame.
+
+    Parameters
+    ----------
+    series : np.ndarray of shape (n_places, n_frames), float32
+    tr, target_tr : float
+        Seconds between frames, before and after.
+    kind : {"pchip", "linear"}
+        Monotone cubic or linear interpolation.
+    antialias : bool
+        Whether to filter out what the slower sampling cannot hold, where it is slower.
+
+    Raises
+    ------
+    RunError
+        If the run is too short for the filter.
+    """
+    from scipy.interpolate import PchipInterpolator
+    from scipy.signal import cheby1, sosfiltfilt
+
+    if abs(tr - target_tr) < 1e-6:
+        return series
+    n_frames = series.shape[1]
+    before = np.arange(n_frames) * tr
+    after = np.minimum(np.arange(resampled_frames(n_frames, tr, target_tr)) * target_tr, before[-1])
+    sos = None
+    if antialias and target_tr > tr:
+        edge = _ANTIALIAS_SHARE * tr / target_tr
+        sos = cheby1(_ANTIALIAS_ORDER, _ANTIALIAS_RIPPLE_DB, edge, output="sos")
+        _check_length(series, sos, f"a slower sampling of {target_tr:g} s")
+
+    def sampled(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if sos is not None:
+            x = sosfiltfilt(sos, x, axis=1)
+        if kind == "pchip":
+            return np.asarray(PchipInterpolator(before, x, axis=1)(after))
+        position = after / tr
+        left = np.minimum(position.astype(int), n_frames - 2)
+        share = position - left
+        return (1 - share) * x[:, left] + share * x[:, left + 1]
+
+    return _by_place(series, sampled, len(after))
+
+
+def _by_place(
+    series: Series,
+    change: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    n_frames: int,
+) -> Series:
+    out = np.empty((len(series), n_frames), np.float32)
+    for rows, block in _blocks(series):
+        out[rows] = change(block)
+    return out
+
+
+def _blocks(series: Series) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    for first in range(0, len(series), _PLACES_AT_ONCE):
+        rows = slice(first, first + _PLACES_AT_ONCE)
+        yield rows, series[rows].astype(np.float64)
+
+
+def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str) -> None:
+    """Refuse runs shorter than what the filter is padded with at either end."""
+    needed = 3 * (2 * len(sos) + 1) + 1
+    if series.shape[1] < needed:
+        raise RunError(
+            expected("Run", f"for {what}", f"at least {needed} frames", series.shape[1],
+                     "Leave the run out, or switch the filter off.")
+        )  # fmt: skip
