@@ -198,3 +198,4 @@ def test_the_command_prints_json(tree):
     assert {"column": "age", "unit": "years"}.items() <= printed["phenotypes"][1].items()
     assert printed["without_phenotypes"] == []
     assert printed["events"] == 0
+    assert {run["motion"] for run in printed["runs"]} == {None}

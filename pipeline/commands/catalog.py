@@ -35,7 +35,10 @@ def catalog(dataset: str, root: Path, tr: float | None, input: Input, as_json: b
             {
                 "dataset": cohort.dataset,
                 "input": input,
-                "runs": cohort.runs.to_dict("records"),
+                # JSON has no NaN
+                "runs": cohort.runs.astype(object)
+                .where(cohort.runs.notna(), None)
+                .to_dict("records"),
                 "left_out": cohort.left_out.to_dict("records"),
                 "phenotypes": cohort.columns.to_dict("records"),
                 "without_phenotypes": cohort.without_phenotypes,

@@ -88,11 +88,15 @@ class _Bulk:
         return self.path.suffix == ".zip"
 
     @cached_property
+    def archive(self) -> zipfile.ZipFile:
+        """The zip, opened once: an index of hundreds of files takes milliseconds."""
+        return zipfile.ZipFile(self.path)
+
+    @cached_property
     def names(self) -> set[str]:
         """The files and folders of a zip; only its index is read."""
-        with zipfile.ZipFile(self.path) as archive:
-            names = archive.namelist()
-        return {n.rstrip("/") for n in names} | {str(PurePosixPath(n).parent) for n in names}
+        names = self.archive.namelist()
+        return {n.rstrip("/") for n in names} | {n.rpartition("/")[0] for n in names}
 
     def find(self, name: str) -> Path | None:
         """Look a file or folder up, below the folders that a download may have around it."""
@@ -104,9 +108,14 @@ class _Bulk:
 
     def read_text(self, member: Path) -> str:
         if self.is_zip:
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(member.relative_to(self.path).as_posix()).decode()
+            return self.archive.read(member.relative_to(self.path).as_posix()).decode()
         return member.read_text()
+
+    def close(self) -> None:
+        """Close the zip and forget its index: together they are larger than the catalogue."""
+        self.__dict__.pop("names", None)
+        if archive := self.__dict__.pop("archive", None):
+            archive.close()
 
     def run(self, task: str, path: Path, space: str = "MNI152NLin6Asym") -> RunFile:
         extra = "" if self.array == "0" else f"_{self.array}"
@@ -173,6 +182,8 @@ def _search(copies: list[_Bulk], *, input: Input) -> Found:
                 _volumes(bulk, _VOLUMES[bulk.field], found)
         except (zipfile.BadZipFile, OSError):
             found.left_out.append((bulk.path, "cannot be read: download it again"))
+        finally:
+            bulk.close()
     return found
 
 
