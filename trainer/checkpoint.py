@@ -6,6 +6,7 @@ state under parameter names) and ``state.json`` (position, configuration, what t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -32,6 +33,7 @@ __all__ = [
     "refuse_another",
     "run_folder",
     "save_checkpoint",
+    "weights_sha256",
 ]
 
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -177,6 +179,12 @@ def load_weights(path: Path, model: nn.Module) -> None:
                          "Choose the recipe and the token group that they were trained with.")
             )  # fmt: skip
     model.load_state_dict(found)
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """Return the checksum of a checkpoint's weights."""
+    with (checkpoint / _MODEL).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "fetch": "fmritok.pipeline.commands.fetch",
     "demo-data": "fmritok.pipeline.commands.demo_data",
     "train": "fmritok.trainer.commands.train",
+    "probe": "fmritok.trainer.commands.probe",
 }
 
 

@@ -1,0 +1,193 @@
+"""Probes: labels by column, folds that keep families apart, scores, and the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import zarr
+from click.testing import CliRunner
+
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.pipeline.store.table import write_table
+from fmritok.trainer.cli import main
+from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
+from fmritok.trainer.features import load_encoder, run_features, spread_windows
+from fmritok.trainer.loop import Trainer
+from fmritok.trainer.probe import fold_splits, labels_of, probe
+from fmritok.trainer.recipe import build_config, override
+from fmritok.trainer.split import Split
+from fmritok.trainer.windows import RunIndex
+
+SMALL = ["data.window=8", "data.batch_size=4", "model.width=16", "model.layers=1",
+         "model.mlp_width=16", "train.steps=2", "objective.head_width=16",
+         "objective.projection=8"]  # fmt: skip
+
+
+def _runs(n_subjects=24):
+    """Two runs of each subject, siblings in pairs; the last subject's family is not known."""
+    subject = [f"{100 + i // 2}" for i in range(2 * n_subjects)]
+    runs = pd.DataFrame(
+        {"run_id": [f"{s}_{i % 2}" for i, s in enumerate(subject)], "dataset": "demo",
+         "subject": subject, "session": "1", "site": "",
+         "task": ["rest", "motor"] * n_subjects,
+         "family": [f"F{i // 4}" for i in range(2 * n_subjects)]}
+    )  # fmt: skip
+    phenotypes = pd.DataFrame(
+        {"dataset": "demo", "subject": [f"{100 + i}" for i in range(n_subjects)],
+         "sex": ["M", "F"] * (n_subjects // 2), "age": np.arange(n_subjects) + 20.0,
+         "same": "x", "group": [1, 2] * (n_subjects // 2)}
+    )  # fmt: skip
+    return runs, phenotypes
+
+
+def test_labels_follow_their_columns():
+    runs, phenotypes = _runs()
+    phenotypes.loc[3, ["sex", "age"]] = ["", np.nan]
+    sex, age, task, group = (
+        labels_of(t, runs, phenotypes) for t in ("sex", "age", "task", "group")
+    )
+    assert [x.kind for x in (sex, age, task, group)] == ["classes", "number", "classes", "classes"]
+    assert [x.unit for x in (sex, age, task)] == ["subject", "subject", "run"]
+    assert [len(x.values) for x in (sex, age, task)] == [23, 23, 48]
+    assert (sex.of_run[6:8] == -1).all()
+    for labels, column in ((sex, "sex"), (age, "age")):
+        known = labels.of_run >= 0
+        wanted = runs.merge(phenotypes, on=["dataset", "subject"])[column][known]
+        assert labels.values[labels.of_run[known]].tolist() == wanted.tolist()
+    assert task.values[task.of_run].tolist() == runs["task"].tolist()
+    with pytest.raises(ConfigError, match=r"--target: expected one of sex, age, .* task"):
+        labels_of("iq", runs, phenotypes)
+    with pytest.raises(ConfigError, match=r"two or more different labels in same, got x"):
+        labels_of("same", runs, phenotypes)
+
+
+@pytest.mark.parametrize("target", ["sex", "age", "task"])
+def test_folds_hold_every_unit_out_once_and_families_together(target):
+    runs, phenotypes = _runs()
+    labels = labels_of(target, runs, phenotypes)
+    folds = fold_splits(labels, folds=5, seed=3)
+    assert np.sum(folds, axis=0).tolist() == [1] * len(labels.values)
+    for test in folds:
+        assert not set(labels.family[test]) & set(labels.family[~test])
+    other = fold_splits(labels, folds=5, seed=4)
+    assert any((a != b).any() for a, b in zip(folds, other, strict=True))
+    again = fold_splits(labels, folds=5, seed=3)
+    assert all((a == b).all() for a, b in zip(folds, again, strict=True))
+
+
+def test_a_planted_effect_is_found_and_noise_is_not():
+    runs, phenotypes = _runs(40)
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((80, 30))
+    sex, age, task = (labels_of(t, runs, phenotypes) for t in ("sex", "age", "task"))
+    signs = {"sex": (sex.values[sex.of_run] == "M") * 2.0 - 1, "task": np.tile([1.0, -1], 40)}
+    for labels in (sex, task):
+        for strength, low, high in ((0.0, 0.2, 0.8), (1.5, 0.85, 1.0)):
+            x = noise.copy()
+            x[:, 7] += strength * signs[labels.target]
+            scores = probe(x, labels, runs, seeds=[0, 1])
+            for score in scores:
+                assert low <= score.figures["balanced_accuracy"] <= high
+            assert scores[1].figures != scores[0].figures or strength
+    x = noise.copy()
+    x[:, 3] += 0.3 * age.values[age.of_run]
+    figures = probe(x, age, runs, seeds=[0])[0].figures
+    assert figures["r"] > 0.85
+    assert figures["mae"] < 5
+    assert figures["r2"] > 0.7
+
+
+def test_relatives_on_both_sides_are_an_error(monkeypatch):
+    runs, phenotypes = _runs()
+    labels = labels_of("sex", runs, phenotypes)
+    mixed = [np.arange(24) % 2 == fold for fold in range(2)]
+    monkeypatch.setattr("fmritok.trainer.probe.fold_splits", lambda *a, **k: mixed)
+    with pytest.raises(LeakageError, match="Split by family"):
+        probe(np.zeros((48, 3)), labels, runs, seeds=[0])
+
+
+def test_windows_are_spread_evenly_over_a_run():
+    assert spread_windows(20, window=8, crops=3) == [(0, 8), (6, 8), (12, 8)]
+    assert spread_windows(9, window=8, crops=8) == [(0, 8), (1, 8)]
+    assert spread_windows(5, window=8, crops=3) == [(0, 5)]
+
+
+@pytest.fixture
+def store(make_store):
+    subjects = [f"{100 + i // 2}" for i in range(24)]
+    location, _ = make_store([20, 9] * 12, n_tokens=3, dim=4, subjects=subjects)
+    table = pd.DataFrame(
+        {"dataset": "demo", "subject": sorted(set(subjects)), "sex": ["M", "F"] * 6}
+    )
+    write_table(zarr.open_group(location.url), "phenotypes", table)
+    return location.url
+
+
+def _train(store, out, *overrides):
+    config = build_config(override({}, [*SMALL, *overrides]))
+    group = TokenStore(store).group()
+    Trainer(config, group, out=out, device=torch.device("cpu")).run()
+    return group
+
+
+@pytest.mark.parametrize("name", ["mtm", "mae", "distill"])
+def test_features_are_means_over_windows_of_the_encoder_that_is_kept(store, tmp_path, name):
+    group = _train(store, tmp_path / "a", f"objective.name={name}", "train.steps=3")
+    frozen = load_encoder(tmp_path / "a", group)
+    again = load_encoder(tmp_path / "a", group)
+    new = load_encoder(tmp_path / "a", group, untrained_seed=0)
+    assert frozen.window == (5 if name == "distill" else 8)
+    assert len(frozen.source["sha256"]) == 64
+    same, differs = [], []
+    for a, b, c in zip(*(f.encoder.parameters() for f in (frozen, again, new)), strict=True):
+        same.append(torch.equal(a, b))
+        differs.append(not torch.equal(a, c))
+    assert all(same)
+    assert any(differs)
+    index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
+    options = {"crops": 3, "device": torch.device("cpu")}
+    whole = run_features(frozen, group, index, batch_size=7, **options)
+    assert whole.shape == (24, 32)
+    np.testing.assert_allclose(
+        run_features(frozen, group, index, batch_size=1, **options), whole, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_other_tokens_are_refused(store, tmp_path):
+    group = _train(store, tmp_path / "a")
+    group.contract = {**group.contract, "provenance": {"tokenizer": "other"}}
+    with pytest.raises(CheckpointError, match=r"provenance\.tokenizer = 'vae' \(as it was trained"):
+        load_encoder(tmp_path / "a", group)
+
+
+def test_the_command_writes_scores_and_folds_with_their_checksums(store, tmp_path):
+    _train(store, tmp_path / "a")
+    out = tmp_path / "probe"
+    command = ["probe", "--store", store, "--training", str(tmp_path / "a"), "--target", "sex",
+               "--untrained", "--seeds", "2", "--folds", "3", "--crops", "2", "--out", str(out),
+               "--device", "cpu"]  # fmt: skip
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    for word in ("balanced accuracy", "untrained", "auc", "0.50"):
+        assert word in done.output
+    summary = json.loads((out / "probe.json").read_text())
+    assert [row["encoder"] for row in summary] == ["mtm a", "untrained, as mtm a"]
+    folds = json.loads((out / "folds.json").read_text())
+    for row in summary:
+        assert row["classes"] == {"F": 6, "M": 6}
+        assert len(row["figures"]["auc"]["values"]) == 2
+        for checksums in row["folds"].values():
+            assert len(checksums) == 3
+            for checksum in checksums:
+                sides = [tuple(folds[checksum][x]["runs"]) for x in ("train", "validation")]
+                assert Split(*sides).sha256 == checksum
+    with (out / "probe.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    done = CliRunner().invoke(main, [*command, "--target", "iq"])
+    assert done.exit_code == 2
+    assert "expected one of sex" in done.output

@@ -1,0 +1,89 @@
+"""``fmritok probe``: what a linear model reads off a frozen encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["probe"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("probe")
+@click.option("--store", required=True, help="Token store: a local path or an fsspec URL.")
+@click.option("--group", help="Token group. [default: the one that was trained on]")
+@click.option(
+    "--training",
+    "trainings",
+    multiple=True,
+    required=True,
+    type=_PATH,
+    help="Folder of a training, or one of its checkpoints; may be repeated.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    required=True,
+    metavar="COLUMN",
+    help="Column of the subjects' table (sex, age, ...), or task, session, site; may be repeated.",
+)
+@click.option(
+    "--untrained", is_flag=True, help="Compare with encoders of the same shape, untrained."
+)
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True,
+              help="Divisions into folds; and untrained encoders.")  # fmt: skip
+@click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option("--crops", type=click.IntRange(1), default=8, show_default=True,
+              help="Evenly spread windows of each run.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--out", type=_PATH, default=Path("probe"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def probe(
+    store: str,
+    group: str | None,
+    trainings: tuple[Path, ...],
+    targets: tuple[str, ...],
+    untrained: bool,
+    seeds: int,
+    folds: int,
+    crops: int,
+    workers: int,
+    device: str,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Score linear probes on frozen encoders, by subjects and families that they have not seen.
+
+    Features are the mean token and CLS, averaged over a subject's (or a run's) windows. Writes
+    probe.json, probe.csv and the folds with their checksums to the output folder.
+    """
+    import json
+
+    import torch
+    from rich.console import Console
+
+    from fmritok.trainer.errors import ConfigError
+    from fmritok.trainer.probing import probe_trainings, scores_table, write_scores
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        rows = probe_trainings(
+            store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
+            folds=folds, crops=crops, workers=workers, device=torch.device(device),
+        )  # fmt: skip
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    summary = write_scores(out, rows)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+    else:
+        console = Console()
+        if not console.is_terminal:  # a file: nothing to wrap at
+            console = Console(width=160)
+        console.print(scores_table(summary))
+        click.echo(f"Scores and folds: {out}")

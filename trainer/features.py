@@ -1,0 +1,141 @@
+"""Features of whole runs from a frozen encoder, trained or not."""
+
+# B windows, U patches, C cells, W model width
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fmritok.pipeline.errors import expected
+from fmritok.pipeline.store.difference import first_difference
+from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.trainer.checkpoint import find_checkpoint, load_weights, read_state, weights_sha256
+from fmritok.trainer.config import Config
+from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.layout import TokenLayout
+from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.objectives.views import default_crop
+from fmritok.trainer.recipe import build_config
+from fmritok.trainer.streaming import window_loader
+from fmritok.trainer.windows import Request, RunIndex
+
+__all__ = ["FrozenEncoder", "load_encoder", "run_features", "spread_windows"]
+
+
+class FrozenEncoder(NamedTuple):
+    """An encoder to take features from."""
+
+    encoder: TokenTransformer
+    config: Config
+    window: int
+    """frames that it was trained to see"""
+    source: dict[str, Any]
+    """what it is, for the record"""
+
+
+def load_encoder(
+    training: Path, group: TokenGroup, *, untrained_seed: int | None = None
+) -> FrozenEncoder:
+    """Load the encoder of a training, or one of the same shape with new weights.
+
+    Parameters
+    ----------
+    training : Path
+        Folder of a training, or one of its checkpoints.
+    group : TokenGroup
+        Of the same kind of tokens as it was trained on.
+    untrained_seed : int, optional
+        Draw weights with this seed instead of loading them.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint, or it was trained on other tokens.
+    """
+    checkpoint = find_checkpoint(training)
+    state = read_state(checkpoint)
+    _refuse_other_tokens(checkpoint, state["group"]["contract"], group)
+    config = build_config(state["config"])
+    layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
+    seed = config.train.seed if untrained_seed is None else untrained_seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_objective(config, layout)
+    source: dict[str, Any] = {"checkpoint": str(checkpoint), "step": state["step"]}
+    if untrained_seed is None:
+        load_weights(checkpoint, model)
+        source["sha256"] = weights_sha256(checkpoint)
+    else:
+        source = {"untrained": f"as {checkpoint}", "seed": seed}
+    window = config.data.window
+    if config.objective.name == "distill":
+        window = config.objective.crop or default_crop(window, layout.patch)
+    return FrozenEncoder(model.features.eval(), config, window, source)
+
+
+def spread_windows(n_frames: int, *, window: int, crops: int) -> list[tuple[int, int]]:
+    """Return first frame and length of evenly spread windows of a run; they may overlap."""
+    length = min(window, n_frames)
+    starts = np.linspace(0, n_frames - length, crops).round().astype(int)
+    return [(first, length) for first in np.unique(starts).tolist()]
+
+
+def run_features(
+    frozen: FrozenEncoder,
+    group: TokenGroup,
+    index: RunIndex,
+    *,
+    crops: int,
+    device: torch.device,
+    workers: int = 0,
+    batch_size: int = 16,
+) -> npt.NDArray[np.float32]:
+    """Return each run's mean token and CLS, averaged over evenly spread windows.
+
+    Returns
+    -------
+    np.ndarray of shape (n_runs, 2 * width), float32
+    """
+    requests: list[Request] = []
+    for run, n_frames in enumerate(index.n_frames.tolist()):
+        for first, length in spread_windows(n_frames, window=frozen.window, crops=crops):
+            requests.append(Request(0, len(requests), run, first, length, 0))
+    batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+    encoder = frozen.encoder.to(device)
+    sums = np.zeros((len(index), 2 * frozen.config.model.width))
+    with torch.no_grad():
+        for batch in window_loader(group, index, batches, workers=workers):
+            inputs = encoder.inputs(batch.to(device))
+            encoded = encoder(
+                encoder.embed(inputs.patches), inputs.static, inputs.times, inputs.valid
+            )
+            cells_BUW = encoded.tokens.mean(2)
+            if inputs.valid is None:
+                mean_BW = cells_BUW.mean(1)
+            else:
+                weight_BU1 = inputs.valid[:, :, None].float()
+                mean_BW = (cells_BUW * weight_BU1).sum(1) / weight_BU1.sum(1)
+            features = torch.cat([mean_BW, encoded.cls], dim=1).float().cpu().numpy()
+            np.add.at(sums, batch.runs.cpu().numpy(), features)
+    counts = np.bincount([request.run for request in requests], minlength=len(index))
+    return (sums / counts[:, None]).astype(np.float32)
+
+
+def _refuse_other_tokens(checkpoint: Path, trained: dict[str, Any], group: TokenGroup) -> None:
+    """How tokens are stored may differ; what they mean may not."""
+    meaning = ("tokens_per_frame", "dim", "provenance")
+    one, other = ({name: c[name] for name in meaning} for c in (trained, group.contract))
+    difference = first_difference(one, other)
+    if difference is not None:
+        name, before, now = difference
+        raise CheckpointError(
+            expected("Tokens for the encoder", checkpoint,
+                     f"{name} = {before!r} (as it was trained)", repr(now),
+                     "Tokenize the cohort with the same options.")
+        )  # fmt: skip
