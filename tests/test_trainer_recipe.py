@@ -103,7 +103,9 @@ def test_what_is_refused_and_what_it_says(assignment, message):
 
 
 def test_recipes_that_cannot_be_read(tmp_path):
-    with pytest.raises(ConfigError, match=r"expected cortexmae, semantoks, tablet, tiny or the path .* got 'small'"):
+    with pytest.raises(
+        ConfigError, match=r"expected cortexmae, semantoks, tablet, tiny or the path .* got 'small'"
+    ):
         read_recipe("small")
     file = tmp_path / "mine.yaml"
     file.write_text("- a\n- b\n")
