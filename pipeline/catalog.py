@@ -6,9 +6,10 @@ are read, data are not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -140,6 +141,24 @@ class Cohort:
     phenotypes: pd.DataFrame = field(default_factory=lambda: Phenotypes().table)
     columns: pd.DataFrame = field(default_factory=lambda: Phenotypes().columns)
     events: pd.DataFrame = field(default_factory=lambda: events_table([]))
+
+    def named(self, name: str) -> Cohort:
+        """Return the cohort under another name, so that two of one layout can share a store.
+
+        Run ids begin with the name.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9-]+", name):
+            raise CatalogError(
+                expected("Name", "of the cohort", "letters, digits and -", name, "Choose another.")
+            )
+        old = f"{self.dataset}_"
+        runs, events = self.runs.copy(), self.events.copy()
+        for table in (runs, events):
+            table["run_id"] = [f"{name}_{run_id.removeprefix(old)}" for run_id in table["run_id"]]
+        others = (t.assign(dataset=name) for t in (runs, self.phenotypes, self.columns))
+        runs, phenotypes, columns = others
+        return replace(self, dataset=name, runs=runs, phenotypes=phenotypes, columns=columns,
+                       events=events)  # fmt: skip
 
     @property
     def without_phenotypes(self) -> list[str]:

@@ -61,6 +61,10 @@ class ClusterRecipe:
                          f"{type(error).__name__}: {error}",
                          f"Install {module.partition('.')[0].replace('_', '-')}.")
             ) from error  # fmt: skip
+        except RuntimeError as error:
+            raise FmritokError(
+                expected("Cluster", self.cluster, "to start", error, "Correct its options.")
+            ) from error
         except TypeError as error:
             raise FmritokError(
                 expected("Options of cluster", self.cluster, "arguments that it has", error,

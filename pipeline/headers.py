@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = ["VolumeHeader", "header_problem", "read_header", "run_header"]
 
 #: Repetition times outside of this are a mistake of the header, s.
 TR_RANGE_S = (0.1, 20.0)
+#: What damaged files and archives raise.
+_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
@@ -70,7 +73,7 @@ def read_header(path: Path) -> VolumeHeader:
         size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
         kind = nib.Nifti2Header if 540 in size else nib.Nifti1Header
         header = kind.from_fileobj(io.BytesIO(start))  # type: ignore[no-untyped-call]
-    except (OSError, EOFError, zlib.error, nib.spatialimages.HeaderDataError,
+    except (*_DAMAGE, nib.spatialimages.HeaderDataError,
             nib.wrapstruct.WrapStructError) as error:  # fmt: skip
         raise RunError(
             expected("File", path, "a readable NIfTI header", f"{type(error).__name__}: {error}",
@@ -80,7 +83,7 @@ def read_header(path: Path) -> VolumeHeader:
     shape = tuple(int(n) for n in header.get_data_shape())
     zooms = header.get_zooms()
     unit = _SECONDS.get(header.get_xyzt_units()[1], 1.0)
-    tr = float(zooms[3]) * unit if len(zooms) > 3 and zooms[3] > 0 else float("nan")
+    tr = round(float(zooms[3]) * unit, 6) if len(zooms) > 3 and zooms[3] > 0 else float("nan")
     return VolumeHeader(
         shape=shape,
         affine=np.asarray(header.get_best_affine(), np.float64),
@@ -196,7 +199,7 @@ def _cifti_header(path: Path) -> tuple[int, float]:
         if found["SeriesUnit"] != "SECOND":
             tr = float("nan")
         return int(found["NumberOfSeriesPoints"]), tr
-    except (OSError, EOFError, zlib.error, KeyError, ValueError, nib.spatialimages.HeaderDataError,
+    except (*_DAMAGE, KeyError, ValueError, nib.spatialimages.HeaderDataError,
             nib.wrapstruct.WrapStructError) as error:  # fmt: skip
         raise RunError(
             expected("File", path, "a CIFTI-2 dense time series (dtseries.nii)",
@@ -218,7 +221,7 @@ def _gifti_header(path: Path) -> tuple[int, float]:
         with open_binary(path) as raw:
             file = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
             text = file.read()
-    except (OSError, EOFError, zlib.error) as error:
+    except _DAMAGE as error:
         raise RunError(
             expected("File", path, "a GIFTI file", f"{type(error).__name__}: {error}",
                      "Copy the file again from its source.")

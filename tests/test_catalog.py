@@ -12,7 +12,7 @@ from cohorts import SHAPE, write_header, write_phenotypes, write_run
 
 from fmritok.pipeline.catalog import Found, gather
 from fmritok.pipeline.commands.catalog import catalog
-from fmritok.pipeline.datasets import DATASETS, get_adapter
+from fmritok.pipeline.datasets import DATASETS, catalog_cohort, get_adapter
 from fmritok.pipeline.errors import CatalogError
 
 
@@ -199,3 +199,14 @@ def test_the_command_prints_json(tree):
     assert printed["without_phenotypes"] == []
     assert printed["events"] == 0
     assert {run["motion"] for run in printed["runs"]} == {None}
+
+
+def test_two_cohorts_of_one_layout_can_have_names_of_their_own(tmp_path):
+    write_run(tmp_path, "100001")
+    write_phenotypes(tmp_path, ["100001"])
+    cohort = catalog_cohort("hcp", tmp_path, name="lab-a")
+    assert cohort.runs["run_id"].tolist() == ["lab-a_100001_rfMRI_REST1_LR"]
+    for table in (cohort.runs, cohort.phenotypes, cohort.columns):
+        assert set(table["dataset"]) == {"lab-a"}
+    with pytest.raises(CatalogError, match="letters, digits and -"):
+        catalog_cohort("hcp", tmp_path, name="a/b")

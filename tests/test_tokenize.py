@@ -177,8 +177,8 @@ def test_bad_runs_are_set_aside_and_the_rest_goes_on(tree, tmp_path, weights):
         "200004": ({"values": blob[:64, :64, :33], "affine": native}, "MNI space"),
         "200005": ({"values": blob, "tr": 0.0}, "Repetition time"),
         "200006": ({"values": blob, "tr": 500.0}, "got 500 s"),
-        "200007": ({"values": blob * 0}, "nothing above 0"),
-        "200008": ({"values": np.repeat(blob[..., :1], 4, 3)}, "same volume in every frame"),
+        "200007": ({"values": blob * 0}, "nothing but 0"),
+        "200008": ({"values": np.repeat(blob[..., :1], 4, 3)}, "the same in every frame"),
     }
     for subject, (arguments, _) in spoiled.items():
         write_run(tree, subject, **arguments)

@@ -23,13 +23,15 @@ _EXAMPLES = 3
 @click.command()
 @cohort_options
 @as_json
-def catalog(dataset: str, root: Path, tr: float | None, input: Input, as_json: bool) -> None:
+def catalog(
+    dataset: str, root: Path, name: str | None, tr: float | None, input: Input, as_json: bool
+) -> None:
     """List a cohort's runs, and what is left out with its reason; only headers are read."""
     from rich.console import Console
 
-    from fmritok.pipeline.datasets import get_adapter
+    from fmritok.pipeline.datasets import catalog_cohort
 
-    cohort = get_adapter(dataset)(root, tr=tr, input=input)
+    cohort = catalog_cohort(dataset, root, tr=tr, input=input, name=name)
     if as_json:
         print_json(
             {

@@ -1,4 +1,4 @@
-"""``fmritok decode``: tokens back to volumes."""
+"""``fmritok decode``: tokens back to volumes, flat maps, surfaces or parcels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from fmritok.pipeline.commands.options import group_option, store_option
 @click.option("--frames", default=":", show_default=True, metavar="FIRST:END",
               help="Frames of the run.")  # fmt: skip
 @click.option("--weights", metavar="FOLDER", help="Where the autoencoder lies on this machine.")
+@click.option("--template", metavar="PATH", help="Where the cortical template lies.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="NIfTI file to write.")  # fmt: skip
+              help="File: .nii.gz (vae), .png or .func.gii (flatmap), .tsv (network).")  # fmt: skip
 def decode(
-    store: str, group: str | None, run_id: str, frames: str, weights: str | None, out: Path
+    store: str,
+    group: str | None,
+    run_id: str,
+    frames: str,
+    weights: str | None,
+    template: str | None,
+    out: Path,
 ) -> None:
-    """Decode a run's tokens to a NIfTI file on the canonical MNI grid."""
-    from fmritok.pipeline.decoding import decode_run, save_volumes
+    """Decode a run's tokens: to a volume, pictures of the flat map, surface data or a table."""
+    from fmritok.pipeline.decoding import decode_to_file
 
     first, _, end = frames.partition(":")
     try:
@@ -31,6 +38,5 @@ def decode(
         raise click.BadParameter(
             f"expected FIRST:END, got {frames!r}", param_hint="--frames"
         ) from error
-    volumes, tr = decode_run(store, group, run_id, span, weights=weights)
-    save_volumes(volumes, tr, out)
-    click.echo(f"{len(volumes)} frames in {out}")
+    for path in decode_to_file(store, group, run_id, span, out, weights=weights, template=template):
+        click.echo(f"{path}")

@@ -29,6 +29,8 @@ def cohort_options(function: Function) -> Function:
     for option in (
         click.option("--input", type=click.Choice(["volume", "surface"]), default="volume",
                      show_default=True, help="Volumes, or CIFTI and GIFTI time series."),
+        click.option("--name", metavar="NAME",
+                     help="The cohort's name in the store; default: the dataset's."),
         click.option("--tr", type=float, metavar="SECONDS",
                      help="Repetition time of every run, instead of the headers'."),
         click.option("--root", required=True, type=click.Path(path_type=Path),

@@ -60,7 +60,7 @@ def _tokenizer_options(function: Function) -> Function:
 
 def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     """Catalogue the cohort and describe the groups that are to be written."""
-    from fmritok.pipeline.datasets import get_adapter
+    from fmritok.pipeline.datasets import catalog_cohort
     from fmritok.pipeline.plan import check_input, plan_group
     from fmritok.tokenizers.registry import build_tokenizer
 
@@ -83,8 +83,12 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
         groups.append(plan_group(built, arguments, name=name, precision=options["precision"],
                                  codec=options["codec"]))  # fmt: skip
     check_input(options["input"], groups)
-    cohort = get_adapter(options["dataset"])(
-        options["root"], tr=options["tr"], input=options["input"]
+    cohort = catalog_cohort(
+        options["dataset"],
+        options["root"],
+        tr=options["tr"],
+        input=options["input"],
+        name=options["name"],
     )
     return cohort, groups
 

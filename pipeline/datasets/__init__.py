@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
-from fmritok.pipeline.catalog import Adapter
+from fmritok.pipeline.catalog import Adapter, Cohort, Input
 from fmritok.pipeline.errors import CatalogError, expected
 
-__all__ = ["DATASETS", "get_adapter"]
+__all__ = ["DATASETS", "catalog_cohort", "get_adapter"]
 
 DATASETS = {
     "adhd200": "fmritok.pipeline.datasets.adhd200:catalog_adhd200",
@@ -34,3 +35,33 @@ def get_adapter(dataset: str) -> Adapter:
     module, _, function = DATASETS[dataset].partition(":")
     adapter: Adapter = getattr(import_module(module), function)
     return adapter
+
+
+def catalog_cohort(
+    dataset: str,
+    root: Path,
+    *,
+    tr: float | None = None,
+    input: Input = "volume",
+    name: str | None = None,
+) -> Cohort:
+    """Catalogue the cohort below ``root``.
+
+    Parameters
+    ----------
+    dataset : str
+        Its layout: one of :data:`DATASETS`.
+    root : Path
+    tr : float, optional
+        Repetition time to use for every run instead of the headers', s.
+    input : {"volume", "surface"}
+        Which representation of the runs to catalogue.
+    name : str, optional
+        What to call the cohort instead, so that two of one layout can share a store.
+
+    Raises
+    ------
+    CatalogError
+    """
+    cohort = get_adapter(dataset)(root, tr=tr, input=input)
+    return cohort.named(name) if name else cohort

@@ -62,15 +62,15 @@ def draw_page(cohort: Path, store: str, rows: list[dict[str, Any]], out: Path) -
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from fmritok.pipeline.decoding import decode_run
+    from fmritok.pipeline.decoding import decode_volumes
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.pipeline.volumes import RunVolumes
 
     group = TokenStore(store).group("vae")
     run = group.runs.iloc[0]
-    decoded, tr = decode_run(store, "vae", run["run_id"], slice(0, 1))
     _, original = next(RunVolumes.read(cohort / run["source"]).blocks(1))
-    tokens = group.values(run["run_id"])
+    tokens, tr = group.values(run["run_id"]), float(run["tr"])
+    decoded = decode_volumes(group, run, tokens[:1])
     moments = group.moments(int(run["row"]))
 
     figure = plt.figure(figsize=(11, 13), layout="constrained")
