@@ -65,6 +65,10 @@ def real_tree(root: Path, data: Path) -> Path:
         folder = root / subject / "MNINonLinear" / "Results" / "rfMRI_REST1_LR"
         folder.mkdir(parents=True)
         (folder / "rfMRI_REST1_LR_hp2000_clean.nii.gz").symlink_to(path.absolute())
+        if subject == "100002":
+            cifti = next((data / "cifti").glob("*.dtseries.nii"))
+            name = "rfMRI_REST1_LR_Atlas_MSMAll_hp2000_clean.dtseries.nii"
+            (folder / name).symlink_to(cifti.absolute())
     write_phenotypes(root, ["100002", "100003"])
     return root
 
@@ -118,3 +122,18 @@ def left_out(cohort, root: Path) -> dict[str, str]:
         Path(row.path).relative_to(root).as_posix(): row.reason
         for row in cohort.left_out.itertuples()
     }
+
+
+def real_derivatives(root: Path, data: Path) -> Path:
+    """Build fMRIPrep's tree of the real run of 100 frames, with its mask and events."""
+    func = root / "sub-sf02" / "func"
+    func.mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "real", "BIDSVersion": "1.8.0"}')
+    space = "sub-sf02_task-oneback_space-MNI152NLin2009cAsym_res-3_desc"
+    run = next((data / "bold_mni").glob("sub-sf02*res-3*bold.nii.gz"))
+    mask = data / "bold_mni" / "space-MNI152NLin2009cAsym_res-3_desc-brain_mask.nii.gz"
+    events = next((data / "bold_native").glob("sub-sf02*events.tsv"))
+    for source, name in ((run, f"{space}-preproc_bold.nii.gz"), (mask, f"{space}-brain_mask.nii.gz"),
+                         (events, "sub-sf02_task-oneback_events.tsv")):  # fmt: skip
+        (func / name).symlink_to(source.absolute())
+    return root

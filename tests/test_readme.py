@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cohorts import real_tree
+from cohorts import real_derivatives, real_tree
 from test_vae import save_random_autoencoder
+
+from fmritok.pipeline.fetching import fetch_template
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Run by the continuous integration itself, or in need of a network.
@@ -19,6 +21,8 @@ ELSEWHERE = {
     "make demo",
     "make test",
     "fmritok fetch weights mit-han-lab/dc-ae-f32c32-in-1.0-diffusers",
+    "fmritok fetch template --out templates/fslr",
+    "fmritok fetch cohort adhd200-sample --out /data/adhd",
 }
 
 
@@ -33,8 +37,10 @@ def commands() -> list[str]:
 
 @pytest.mark.slow
 def test_the_readme_works(data, tmp_path):
-    """Run everything in order, on an HCP-shaped tree of real runs, with trainings cut short."""
+    """Run everything in order, on trees of real runs, with trainings cut short."""
     tree = real_tree(tmp_path / "HCP", data)
+    derivatives = real_derivatives(tmp_path / "fmriprep", data)
+    fetch_template(tmp_path / "templates" / "fslr", data / "surfaces")
     hub = tmp_path / "hub"
     commit = "0" * 40
     snapshot = hub / "models--mit-han-lab--dc-ae-f32c32-in-1.0-diffusers" / "snapshots" / commit
@@ -51,7 +57,7 @@ def test_the_readme_works(data, tmp_path):
     for line in commands():
         if line in ELSEWHERE:
             continue
-        command = line.replace("/data/HCP", str(tree))
+        command = line.replace("/data/HCP", str(tree)).replace("/data/fmriprep", str(derivatives))
         if command.startswith("make"):
             store = "STORE=" + str(tmp_path / "tokens.zarr") if "STORE=" not in command else ""
             command = command.replace("STORE=", f"STORE={tmp_path}/") + " " + store

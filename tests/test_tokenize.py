@@ -271,7 +271,7 @@ def test_a_dry_run_and_a_plan_write_nothing(tree, tmp_path, weights):
     assert tokenize(tree, store, weights, "--dry-run").exit_code == 0
     result = fmritok("plan", "--dataset", "hcp", "--root", tree, "--store", store,
                      "--weights", weights, "--json")  # fmt: skip
-    found = json.loads(result.output)
+    [found] = json.loads(result.output)
     assert (found["runs"], found["frames"]) == (3, 12)
     assert found["raw_bytes"] == 12 * 27 * 3072
     assert found["seconds"] > 0

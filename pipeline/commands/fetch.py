@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_out = click.option("--out", required=True, type=_FOLDER, help="Folder to write.")
+_from = click.option("--from", "source", type=_FOLDER,
+                     help="Folder that has the files; nothing is downloaded then.")  # fmt: skip
 
 
 @click.group()
 def fetch() -> None:
-    """Fetch what fmritok needs from the network; everything else works offline."""
+    """Fetch what is used from the network; everything else works offline."""
 
 
 @fetch.command()
@@ -19,3 +26,35 @@ def weights(hub_id: str | None, revision: str | None) -> None:
 
     found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
     click.echo(f"{found.id} at {found.revision}\n{found.folder}\nsha256 {found.sha256}")
+
+
+@fetch.command()
+@_out
+@_from
+@click.option("--cerebellum", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="Buckner's 7-network label image, from FreeSurfer's page.")  # fmt: skip
+def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
+    """Fetch the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
+    from fmritok.pipeline.fetching import fetch_atlas
+
+    click.echo(f"--set network.atlas={fetch_atlas(out, cerebellum, source)}")
+
+
+@fetch.command()
+@_out
+@_from
+def template(out: Path, source: Path | None) -> None:
+    """Fetch the fs_LR 32k flat maps, for CIFTI data."""
+    from fmritok.pipeline.fetching import fetch_template
+
+    click.echo(f"--set flatmap.template={fetch_template(out, source)}")
+
+
+@fetch.command()
+@click.argument("name", type=click.Choice(["adhd200-sample"]))
+@_out
+def cohort(name: str, out: Path) -> None:
+    """Fetch real data to try: 40 subjects of ADHD-200, as nilearn distributes them."""
+    from fmritok.pipeline.fetching import fetch_adhd200_sample
+
+    click.echo(f"--dataset adhd200 --root {fetch_adhd200_sample(out)}")

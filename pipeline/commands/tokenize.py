@@ -130,7 +130,8 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
     cohort, groups = _prepare(options)
     found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
     if as_json:
-        print_json([vars(one) for one in found])
+        # JSON has no NaN
+        print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
     else:
         _print_estimates(found, store)
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.records import list_records, read_record
+from fmritok.pipeline.store.records import list_records, read_records
 from fmritok.pipeline.store.schema import GroupSpec, create_group, grow_group, is_created
 from fmritok.pipeline.store.table import read_table, write_table
 from fmritok.pipeline.store.verify import seal_group, unseal
@@ -144,21 +144,17 @@ def finalize(location: Location, group_name: str) -> pd.DataFrame:
     group = zarr.open_group(location.zarr_store(), path=group_name, mode="r+")
     table = _load(group)
     present = set(list_records(location, group_name))
-    folded = table["checksum"] != ""
-    for row in table.index[table["run_id"].isin(present) & ~(folded & (table["status"] == "done"))]:
-        try:
-            record = read_record(location, group_name, str(table.at[row, "run_id"]))
-        except StoreError:
-            continue  # `verify` names it
-        if record is None:
-            continue
-        table.at[row, "status"] = record.status
-        table.at[row, "reason"] = record.reason
+    rows = {run_id: row for row, run_id in enumerate(table["run_id"])}
+    folded = (table["checksum"] != "") & (table["status"] == "done")
+    unfolded = table["run_id"][table["run_id"].isin(present) & ~folded]
+    columns: dict[str, list] = {name: table[name].tolist() for name in RUN_COLUMNS}
+    for run_id, record in read_records(location, group_name, unfolded):
+        row = rows[run_id]
+        columns["status"][row], columns["reason"][row] = record.status, record.reason
         if record.status == "done":
-            table.at[row, "start"] = record.start
-            table.at[row, "n_frames"] = record.n_frames
-            table.at[row, "checksum"] = record.checksum
-            table.at[row, "source_sha256"] = record.source_sha256
+            for name in ("start", "n_frames", "checksum", "source_sha256"):
+                columns[name][row] = getattr(record, name)
+    table = pd.DataFrame(columns, columns=RUN_COLUMNS)
     write_table(group, "runs", table)
     seal_group(location, group_name)
     return table
@@ -178,18 +174,10 @@ def _done(location: Location, group: str, table: pd.DataFrame) -> set[str]:
     """Return the ids of finished runs; only records that the table does not know are opened."""
     present = set(list_records(location, group))
     folded = dict(zip(table["run_id"], table["status"], strict=True))
-    done = set()
-    for run_id in table["run_id"]:
-        if run_id not in present:
-            continue
-        if folded[run_id] == "done":
-            done.add(run_id)
-            continue
-        try:
-            record = read_record(location, group, run_id)
-        except StoreError:
-            continue
-        if record is not None and record.status == "done":
+    known = {run_id for run_id in table["run_id"] if run_id in present}
+    done = {run_id for run_id in known if folded[run_id] == "done"}
+    for run_id, record in read_records(location, group, known - done):
+        if record.status == "done":
             done.add(run_id)
     return done
 

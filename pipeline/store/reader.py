@@ -16,7 +16,7 @@ from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.annotations import read_annotation
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize
-from fmritok.pipeline.store.records import list_records, read_record
+from fmritok.pipeline.store.records import list_records, read_records
 from fmritok.pipeline.store.schema import group_names, open_root
 from fmritok.pipeline.store.shards import DirectArray, open_direct
 from fmritok.pipeline.store.table import read_table
@@ -202,18 +202,14 @@ class TokenGroup:
         present = set(list_records(self.location, self.name))
         done = table["status"] == "done"
         table.loc[done & ~table["run_id"].isin(present), "status"] = "planned"
-        for row in table.index[~done & table["run_id"].isin(present)]:
-            try:
-                record = read_record(self.location, self.name, str(table.at[row, "run_id"]))
-            except StoreError:
-                continue
-            if record is not None:
-                table.at[row, "status"], table.at[row, "reason"] = record.status, record.reason
-                if record.status == "done":
-                    table.at[row, "start"], table.at[row, "n_frames"] = (
-                        record.start,
-                        record.n_frames,
-                    )
+        news = table["run_id"][~done & table["run_id"].isin(present)]
+        rows = dict(zip(news, news.index, strict=True))
+        for run_id, record in read_records(self.location, self.name, news):
+            row = rows[run_id]
+            table.at[row, "status"], table.at[row, "reason"] = record.status, record.reason
+            if record.status == "done":
+                table.at[row, "start"] = record.start
+                table.at[row, "n_frames"] = record.n_frames
         return table
 
 

@@ -121,7 +121,15 @@ def open_root(location: Location, *, create: bool = False) -> zarr.Group:
     """
     import zarr
 
-    if not location.exists("zarr.json"):
+    try:
+        is_there = location.exists("zarr.json")
+    except Exception as error:  # every object store has its own kinds
+        raise StoreError(
+            expected("Token store", location, "a place that answers",
+                     f"{type(error).__name__}: {error}",
+                     "Check the address, and the credentials in the environment.")
+        ) from error  # fmt: skip
+    if not is_there:
         if not create:
             raise StoreError(
                 expected("Token store", location, "a store made by `fmritok tokenize`",
