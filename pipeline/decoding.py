@@ -234,6 +234,7 @@ _ROWS_OF_A_PICTURE = 12
 def _save_surfaces(tokenizer: FlatmapTokenizer, tokens: Floats, tr: float, out: Path) -> list[Path]:
     """Write each hemisphere's vertices: the mean of the pixels that a vertex is part of."""
     import nibabel as nib
+    from nibabel.gifti.gifti import GiftiDataArray, GiftiMetaData
 
     matrix = tokenizer.painting.matrix
     total = np.asarray(matrix.sum(axis=0)).ravel()
@@ -243,11 +244,11 @@ def _save_surfaces(tokenizer: FlatmapTokenizer, tokens: Floats, tr: float, out: 
     written = []
     for hemisphere, values in (("L", vertices[:left]), ("R", vertices[left:])):
         arrays = [
-            nib.gifti.GiftiDataArray(
+            GiftiDataArray(
                 frame.astype(np.float32),
                 intent="NIFTI_INTENT_TIME_SERIES",
                 datatype="NIFTI_TYPE_FLOAT32",
-                meta=nib.gifti.GiftiMetaData({"TimeStep": f"{tr * 1000:g}"}),
+                meta=GiftiMetaData({"TimeStep": f"{tr * 1000:g}"}),
             )
             for frame in values.T
         ]

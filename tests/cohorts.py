@@ -133,7 +133,11 @@ def real_derivatives(root: Path, data: Path) -> Path:
     run = next((data / "bold_mni").glob("sub-sf02*res-3*bold.nii.gz"))
     mask = data / "bold_mni" / "space-MNI152NLin2009cAsym_res-3_desc-brain_mask.nii.gz"
     events = next((data / "bold_native").glob("sub-sf02*events.tsv"))
-    for source, name in ((run, f"{space}-preproc_bold.nii.gz"), (mask, f"{space}-brain_mask.nii.gz"),
-                         (events, "sub-sf02_task-oneback_events.tsv")):  # fmt: skip
+    files = {
+        f"{space}-preproc_bold.nii.gz": run,
+        f"{space}-brain_mask.nii.gz": mask,
+        "sub-sf02_task-oneback_events.tsv": events,
+    }
+    for name, source in files.items():
         (func / name).symlink_to(source.absolute())
     return root

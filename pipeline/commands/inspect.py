@@ -60,10 +60,9 @@ def _print(store: str, groups: dict[str, Any], runs: list[dict[str, Any]]) -> No
         table.add_column(column, justify="right" if column in ("frames", "GB") else "left")
     for name, group in groups.items():
         frames, tokens, dim = group["shape"]
-        source = group["notes"].get("weights", {}).get("id", "")
-        made = " ".join(
-            str(x) for x in (source, group["provenance"].get("intensity", {}).get("mode", ""))
-        )
+        notes = group["notes"]
+        source = notes.get("weights", {}).get("id") or notes.get("template") or notes.get("atlas")
+        made = f"{source or ''} {group['provenance'].get('intensity', {}).get('mode', '')}".strip()
         table.add_row(
             name, f"{frames:,}", f"{tokens} x {dim}", group["dtype"], f"{group['bytes'] / 1e9:.3f}",
             ", ".join(f"{n} {status}" for status, n in group["runs"].items()), made,
