@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fmritok.trainer.backends import Packing, attend, choose_backend
+from fmritok.trainer.backends import Packing, _log_choice, attend, choose_backend
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.layout import TokenLayout
@@ -71,9 +71,10 @@ def test_gradients_of_packed_sequences_are_those_of_each_alone(backend):
 
 def test_the_choice_is_logged_with_its_reason(caplog):
     choose_backend.cache_clear()
+    _log_choice.cache_clear()
     with caplog.at_level("INFO"):
         assert choose_backend("auto", "cpu", True, True) == "sdpa"
-        choose_backend("auto", "cpu", True, True)
+        choose_backend("auto", "cpu", True, False)
     assert caplog.messages == ["Attention by sdpa: the others need a GPU, and this is the cpu"]
     assert choose_backend("flex", "cpu", True, False) == "flex"
     with pytest.raises(ConfigError, match=r"model\.attention: .*flex \(torch has no gradient"):

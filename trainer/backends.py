@@ -99,7 +99,7 @@ def choose_backend(wanted: Backend, device: str, packed: bool, needs_gradient: b
             name, why = "xformers", "it attends to packed sequences in one kernel"
         elif packed:
             why = "xformers is not installed: packed sequences are attended to by length"
-        _logger.info("Attention by %s: %s", name, why)
+        _log_choice(name, why)
         return name
     problem = ""
     if wanted == "xformers" and not xformers:
@@ -114,6 +114,11 @@ def choose_backend(wanted: Backend, device: str, packed: bool, needs_gradient: b
                      f"{wanted} ({problem})", "Use --set model.attention=auto.")
         )  # fmt: skip
     return wanted
+
+
+@lru_cache
+def _log_choice(name: str, why: str) -> None:
+    _logger.info("Attention by %s: %s", name, why)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:

@@ -63,13 +63,21 @@ class LongConvolution(nn.Module):
         return torch.cat(parts, dim=-1) / self.start_norm
 
     def forward(self, x_NRP: Tensor) -> Tensor:
-        """Return [N R*H P]: the heads of the first channel, then those of the second, ..."""
+        """Return [N R*H P]: the heads of the first channel, then those of the second, ...
+
+        Patches are short, so the convolution is one product with a matrix for each channel:
+        several times faster than torch's convolution of separate channels.
+        """
         kernel_RHK = self.kernel()
         channels, heads, taps = kernel_RHK.shape
-        weight = kernel_RHK.flip(-1).reshape(channels * heads, 1, taps)
-        y_NXP = F.conv1d(F.pad(x_NRP, (taps - 1, 0)), weight, groups=channels)
-        skipped_NXP = (x_NRP[:, :, None] * self.skip[:, None]).flatten(1, 2)
-        return y_NXP + skipped_NXP
+        times = torch.arange(x_NRP.shape[-1], device=x_NRP.device)
+        lag_PP = times - times[:, None]
+        reached_PP = (lag_PP >= 0) & (lag_PP < taps)
+        matrix_RHPP = kernel_RHK[..., lag_PP.clamp(0, taps - 1)] * reached_PP
+        matrix_RHPP = matrix_RHPP + self.skip[:, None, None] * (lag_PP == 0)
+        matrix_RPX = matrix_RHPP.transpose(1, 2).flatten(2)
+        y_NRX = torch.bmm(x_NRP.transpose(0, 1), matrix_RPX).transpose(0, 1)
+        return torch.unflatten(y_NRX, 2, (heads, -1)).flatten(1, 2)
 
 
 class NetworkTokenizer(nn.Module):

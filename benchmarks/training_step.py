@@ -1,0 +1,161 @@
+"""Time and memory of a training step: plain, as usually done, and ours.
+
+    python benchmarks/training_step.py --frames 64 --frames 256
+
+Each way runs in a process of its own: forward, backward and optimizer step of masked-token
+modelling on random tokens, with the published layer sizes (recipe tablet), one window a step.
+
+- ``plain``: fp32, attention scores materialised, all predictions at once.
+- ``usual``: bf16 autocast, torch's fused attention with repeated keys and values.
+- ``ours``: bf16, shared heads, predictions in chunks; without, with selective, and with full
+  activation checkpointing.
+
+Memory is the peak above the idle process that holds the model, its gradients and its optimizer
+(resident on a CPU, allocated on a GPU). MFU counts the multiplications of the layers and of
+attention, three times the forward pass, against ``--peak-tflops``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import click
+
+WAYS = ("plain", "usual", "ours", "ours-selective", "ours-full")
+
+
+def measure(way: str, frames: int, layers: int, steps: int, device_name: str) -> dict[str, float]:
+    """Run the steps, and return seconds, bytes above idle and multiplications of a step."""
+    import torch
+    import torch.nn.functional as F
+
+    from fmritok.trainer import attention
+    from fmritok.trainer.config import Config
+    from fmritok.trainer.distributed import Ranks
+    from fmritok.trainer.layout import TokenLayout
+    from fmritok.trainer.learner import Learner
+    from fmritok.trainer.objectives.build import build_objective
+    from fmritok.trainer.recipe import build_config, read_recipe
+    from fmritok.trainer.streaming import Batch
+
+    device = torch.device(device_name)
+    config: Config = build_config(read_recipe("tablet"))
+    model = replace(config.model, layers=layers)
+    chunk = config.objective.chunk
+    if way == "plain":
+        model, chunk = replace(model, attention="math"), 1 << 40
+    elif way == "usual":
+        chunk = 1 << 40
+
+        def repeating(q: Any, k: Any, v: Any, mask: Any = None, backend: str = "auto") -> Any:
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+            return F.scaled_dot_product_attention(q, k, v)
+
+        attention.attend = repeating
+    else:
+        kind = way.partition("-")[2] or "none"
+        model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
+    train = replace(config.train, precision="fp32" if way == "plain" else "bf16")
+    objective = replace(config.objective, chunk=chunk)
+    config = replace(config, model=model, train=train, objective=objective)
+
+    torch.manual_seed(0)
+    layout = TokenLayout(27, 3072)
+    learner = Learner(
+        build_objective(config, layout).to(device),
+        config,
+        n_steps=1000,
+        device=device,
+        ranks=Ranks(),
+    )
+    learner.prepare()
+
+    def batch(n: int) -> Batch:
+        tokens = torch.randint(-99, 99, (1, n, 27, 3072), dtype=torch.int8)
+        std = 0.1 + torch.rand(1, 27, 3072)
+        return Batch(tokens, 3 + std, std, std / 50, torch.arange(n)[None] * 0.72, None,
+                     torch.zeros(1, dtype=torch.int64), torch.arange(1), 0, 1, n)  # fmt: skip
+
+    learner.learn(batch(1), 0, measure=False)  # makes the optimizer's state
+    for p in learner.model.parameters():
+        p.grad = torch.zeros_like(p)
+    large = batch(frames)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        idle = torch.cuda.memory_allocated()
+    else:
+        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    for step in range(steps):
+        if step == 1:
+            start = time.perf_counter()
+        learner.learn(large, step, measure=False)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tokens = 27 * (frames + 1) + 1
+    weights = sum(p.numel() for p in learner.model.encoder.blocks.parameters())
+    scores = 2 * layers * tokens**2 * model.width
+    return {
+        "seconds": (time.perf_counter() - start) / max(steps - 1, 1),
+        "bytes": float(peak - idle),
+        "multiplications": 3.0 * (weights * tokens + scores),
+    }
+
+
+@click.command()
+@click.option("--frames", "lengths", multiple=True, type=int, default=[64], show_default=True)
+@click.option("--ways", default=",".join(WAYS), show_default=True)
+@click.option("--layers", default=12, show_default=True)
+@click.option(
+    "--steps", default=1, show_default=True, help="With 2 or more, the first is left out."
+)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--peak-tflops", type=float, help="Of the device, for the utilisation.")
+@click.option("--one", hidden=True)
+def main(
+    lengths: tuple[int, ...],
+    ways: str,
+    layers: int,
+    steps: int,
+    device: str,
+    peak_tflops: float | None,
+    one: str | None,
+) -> None:
+    """Print a table."""
+    if one is not None:
+        click.echo(json.dumps(measure(one, lengths[0], layers, steps, device)))
+        return
+    click.echo(f"{layers} layers, one window of FRAMES x 27 tokens, {device}")
+    click.echo(f"{'frames':>6} {'way':<15} {'s/step':>8} {'tokens/s':>9} {'GiB':>6} {'MFU':>6}")
+    for frames in lengths:
+        for way in ways.split(","):
+            command = [sys.executable, __file__, "--one", way, "--frames", str(frames), "--layers",
+                       str(layers), "--steps", str(steps), "--device", device]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
+                click.echo(f"{frames:>6} {way:<15} failed: {reason[:80]}")
+                continue
+            got = json.loads(done.stdout.splitlines()[-1])
+            rate = 27 * frames / got["seconds"]
+            share = ""
+            if peak_tflops:
+                share = f"{2 * got['multiplications'] / got['seconds'] / peak_tflops / 1e12:.1%}"
+            gib = got["bytes"] / 2**30
+            click.echo(
+                f"{frames:>6} {way:<15} {got['seconds']:>8.2f} {rate:>9,.0f} {gib:>6.2f} {share:>6}"
+            )
+
+
+if __name__ == "__main__":
+    main()
