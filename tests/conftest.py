@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fmritok.pipeline.fetching import fetch_template
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
@@ -34,18 +35,8 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def fslr(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the description of the fs_LR template of the test data."""
-    folder = tmp_path_factory.mktemp("fslr")
-    files = data / "surfaces"
-    text = "space: fsLR\ngrid: [224, 560]\n"
-    for side, h, conte in (("left", "L", "lh"), ("right", "R", "rh")):
-        text += (
-            f"{side}:\n  flat: {files}/colin.cerebral.{h}.flat.32k_fs_LR.surf.gii\n"
-            f"  midthickness: {files}/conte69_32k_{conte}.surf.gii\n"
-            f"  cortex: {files}/{h}.atlasroi.32k_fs_LR.shape.gii\n"
-        )
-    (folder / "template.yaml").write_text(text)
-    return folder
+    """Folder of the fs_LR template of the test data."""
+    return fetch_template(tmp_path_factory.mktemp("fslr"), data / "surfaces").parent
 
 
 @pytest.fixture

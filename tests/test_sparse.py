@@ -35,6 +35,21 @@ def test_frames_as_files_hold_them_give_the_same(rng, dtype):
     np.testing.assert_allclose(SparseMap(matrix).apply_to_frames(block), exact, atol=2e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32])
+def test_means_equal_float64(rng, dtype):
+    """Parcels of any size, also empty ones, of any stored type."""
+    sizes = rng.integers(0, 400, 50)
+    sizes[[0, 7, -1]] = 0
+    members = [rng.choice(5000, n, replace=False) for n in sizes]
+    weights = np.repeat(1 / np.maximum(sizes, 1), sizes)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    matrix = scipy.sparse.csr_array((weights, np.concatenate(members), offsets), (50, 5000))
+    block = rng.integers(0, 30_000, (9, 5000)).astype(dtype)
+    exact = [[block[t, m].astype(np.float64).mean() if len(m) else 0 for t in range(9)]
+             for m in members]  # fmt: skip
+    np.testing.assert_allclose(SparseMap(matrix).apply_to_frames(block), exact, rtol=2e-6)
+
+
 def test_places_without_samples_are_zero(rng):
     matrix = scipy.sparse.csr_array((np.ones(2), ([1, 1], [3, 4])), shape=(4, 6))
     samples = rng.standard_normal((6, 5)).astype(np.float32)

@@ -160,7 +160,11 @@ class FlatmapTokenizer(SeriesTokenizer):
     def _painted(self, series: Series) -> Iterator[Tokens]:
         for first in range(0, series.shape[1], _FRAMES_AT_ONCE):
             features = self.painting.apply(series[:, first : first + _FRAMES_AT_ONCE])
-            yield np.ascontiguousarray(features.T).reshape(features.shape[1], -1, PATCH**2)
+            cells = features.reshape(-1, PATCH**2, features.shape[1])
+            tokens = np.empty((features.shape[1], len(cells), PATCH**2), np.float32)
+            for number, cell in enumerate(cells):  # cell by cell, the copy stays in the cache
+                tokens[:, number] = cell.T
+            yield tokens
 
     def _from_surface(self, space: SurfaceSpace) -> SparseMap:
         """Pick the template's vertices out of the samples."""
