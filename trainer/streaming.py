@@ -6,12 +6,14 @@ state: order and position belong to the sampler alone, whatever the number of wo
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,14 +22,17 @@ import numpy.typing as npt
 import torch
 import zarr
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from fmritok.pipeline.errors import expected
+from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import RunMoments, TokenGroup
+from fmritok.pipeline.store.shards import use_threads
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.windows import Request, RunIndex
 
-__all__ = ["Batch", "Meter", "Rate", "WindowDataset", "collate", "window_loader"]
+__all__ = ["Batch", "Meter", "Rate", "WindowDataset", "batch_loader", "collate", "window_loader"]
 
 _CACHED_RUNS = 64  # 1 MB each at 27 x 3072
 
@@ -68,6 +73,8 @@ class Batch(NamedTuple):
     """samples of the epoch that have been read with this batch"""
     n_frames: int
     """frames in the batch, padding not counted"""
+    labels: Tensor | None = None
+    """class of each window's event [B], int64; None if the windows are not locked to events"""
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
@@ -80,61 +87,162 @@ class Batch(NamedTuple):
 
 
 class WindowDataset(Dataset[Window]):
-    """Reads the window of a request; opened anew in every process.
+    """Reads the windows of requests; opened anew in every process.
 
     Parameters
     ----------
-    group : TokenGroup
+    group : TokenGroup or MixedGroup
     index : RunIndex
     """
 
-    def __init__(self, group: TokenGroup, index: RunIndex) -> None:
+    def __init__(self, group: TokenGroup | MixedGroup, index: RunIndex) -> None:
         self.group, self.index = group, index
-        self._moments = lru_cache(_CACHED_RUNS)(group.moments)
+        self.groups = group.groups if isinstance(group, MixedGroup) else (group,)
+        self._moments = lru_cache(_CACHED_RUNS)(self._read_moments)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"group": self.group, "index": self.index}
+        # A mix's table of runs stays behind, as that of a group does.
+        return {"groups": self.groups, "index": self.index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["group"], state["index"])  # type: ignore[misc]
+        self.__init__(state["groups"][0], state["index"])  # type: ignore[misc]
+        self.groups = state["groups"]
 
     def __getitem__(self, request: Request) -> Window:
-        run = request.run
-        tokens = self.group.read(int(self.index.start[run]) + request.first, request.n_frames)
-        moments = self._moments(int(self.index.row[run]))
-        return Window(request, tokens, moments, float(self.index.tr[run]))
+        tokens = self.read(request.run, request.first, request.n_frames)
+        return Window(
+            request, tokens, self._moments(request.run), float(self.index.tr[request.run])
+        )
+
+    def __getitems__(self, requests: list[Request]) -> Batch:
+        """Read a batch, each window straight to its place in it."""
+        tokens = _new_batch(self.groups[0], requests)
+        values = tokens.numpy()
+        for neighbours in _neighbours(requests):
+            run, low = neighbours[0][1].run, min(r.first for _, r in neighbours)
+            high = max(r.first + r.n_frames for _, r in neighbours)
+            if len(neighbours) == 1:
+                place, request = neighbours[0]
+                self.read(run, low, high - low, values[place, : request.n_frames])
+                continue
+            frames = self.read(run, low, high - low)
+            for place, request in neighbours:
+                start = request.first - low
+                values[place, : request.n_frames] = frames[start : start + request.n_frames]
+        for place, request in enumerate(requests):
+            values[place, request.n_frames :] = 0
+        moments = [self._moments(request.run) for request in requests]
+        trs = [float(self.index.tr[request.run]) for request in requests]
+        return _batch(requests, tokens, moments, trs)
+
+    def read(
+        self, run: int, first: int, n_frames: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Return stored tokens of a run's consecutive frames (n_frames, n_tokens, dim).
+
+        Raises
+        ------
+        StoreError
+            If they cannot be read, or differ from their checksum; the run is named.
+        """
+        group = self._group(run)
+        start = int(self.index.start[run]) + first
+        with self._naming(run, f"frames {first}:{first + n_frames}"):
+            return group.read(start, n_frames, out)
+
+    def _group(self, run: int) -> TokenGroup:
+        group: TokenGroup = self.groups[int(self.index.store[run])]
+        return group
+
+    def _read_moments(self, run: int) -> RunMoments:
+        with self._naming(run, "mean, deviation and scale"):
+            return self._group(run).moments(int(self.index.row[run]))
+
+    @contextmanager
+    def _naming(self, run: int, what: str) -> Iterator[None]:
+        """Say which run it is that cannot be read."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            location = self._group(run).location
+            raise StoreError(
+                expected("Tokens of run", f"{self.index.run_id[run]} in {location}",
+                         f"readable {what}", error,
+                         "Run `fmritok verify --drop`, and tokenize again.")
+            ) from error  # fmt: skip
 
 
 def collate(windows: list[Window]) -> Batch:
     """Stack windows; shorter ones are padded at the end."""
-    requests = [window.request for window in windows]
-    lengths = np.array([request.n_frames for request in requests])
-    longest = int(lengths.max())
+    longest = max(len(window.tokens) for window in windows)
     shape = (len(windows), longest, *windows[0].tokens.shape[1:])
     tokens = np.zeros(shape, windows[0].tokens.dtype)
     for padded, window in zip(tokens, windows, strict=True):
         padded[: len(window.tokens)] = window.tokens
-    frames = np.arange(longest)
-    times = np.array([window.tr for window in windows])[:, None] * frames
+    requests = [window.request for window in windows]
     moments = [window.moments for window in windows]
+    return _batch(requests, torch.from_numpy(tokens), moments, [window.tr for window in windows])
+
+
+def _batch(
+    requests: list[Request], tokens: Tensor, moments: list[RunMoments], trs: list[float]
+) -> Batch:
+    """Put what was read of each window together."""
+    lengths = np.array([request.n_frames for request in requests])
+    frames = np.arange(tokens.shape[1])
+    times = np.array(trs)[:, None] * frames
     scales = [m.scale for m in moments if m.scale is not None]
+    labels = torch.tensor([request.label for request in requests])
     return Batch(
-        tokens=torch.from_numpy(tokens),
+        tokens=tokens,
         mean=torch.from_numpy(np.stack([m.mean for m in moments])),
         std=torch.from_numpy(np.stack([m.std for m in moments])),
         scale=torch.from_numpy(np.stack(scales)) if scales else None,
         times=torch.from_numpy(times.astype(np.float32)),
-        valid=torch.from_numpy(frames < lengths[:, None]) if (lengths < longest).any() else None,
+        valid=torch.from_numpy(frames < lengths[:, None])
+        if (lengths < len(frames)).any()
+        else None,
         runs=torch.tensor([request.run for request in requests]),
         draws=torch.tensor([request.draw for request in requests]),
         epoch=requests[-1].epoch,
         seen=requests[-1].sample + 1,
         n_frames=int(lengths.sum()),
+        labels=labels if (labels >= 0).all() else None,
     )
 
 
+def _new_batch(group: TokenGroup, requests: list[Request]) -> Tensor:
+    """Make room for the tokens of a batch [B T S D]; in a worker, where the trainer sees it."""
+    shape = (len(requests), max(r.n_frames for r in requests), group.n_tokens, group.dim)
+    dtype = torch.from_numpy(np.empty(0, group.precision)).dtype
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage: Any = torch.UntypedStorage
+    shared = storage._new_shared(math.prod(shape) * dtype.itemsize)
+    tokens: Tensor = torch.empty(0, dtype=dtype).set_(shared).view(shape)
+    return tokens
+
+
+def _neighbours(requests: list[Request]) -> Iterator[list[tuple[int, Request]]]:
+    """Yield the windows, with their places, that one read of frames serves at no extra cost."""
+    together: list[tuple[int, Request]] = []
+    low = high = frames = 0
+    for place, request in enumerate(requests):
+        first, end = request.first, request.first + request.n_frames
+        frames += request.n_frames
+        fits = bool(together) and request.run == together[0][1].run
+        if fits and max(high, end) - min(low, first) <= frames:
+            together.append((place, request))
+            low, high = min(low, first), max(high, end)
+            continue
+        if together:
+            yield together
+        together, low, high, frames = [(place, request)], first, end, request.n_frames
+    yield together
+
+
 def window_loader(
-    group: TokenGroup,
+    group: TokenGroup | MixedGroup,
     index: RunIndex,
     batches: Iterable[list[Request]],
     *,
@@ -148,28 +256,45 @@ def window_loader(
     ConfigError
         If workers are wanted for a store that lives in this process's memory.
     """
-    if workers and not group.location.is_shared:
+    dataset = WindowDataset(group, index)
+    locations = [each.location for each in dataset.groups]
+    return batch_loader(dataset, locations, batches, workers=workers, pin_memory=pin_memory)
+
+
+def batch_loader(
+    dataset: Dataset[Any],
+    locations: Sequence[Location],
+    batches: Iterable[list[Request]],
+    *,
+    workers: int,
+    pin_memory: bool,
+) -> DataLoader[Any]:
+    """Make a loader from a dataset that reads whole batches, by ``__getitems__``."""
+    private = [location for location in locations if not location.is_shared]
+    if workers and private:
         raise ConfigError(
-            expected("Option", "--workers", f"0, because {group.location} belongs to this process",
+            expected("Option", "--workers", f"0, because {private[0]} belongs to this process",
                      workers, "Leave --workers away.")
         )  # fmt: skip
     # forkserver: a fork would copy zarr's running event loop, and the child could hang.
+    # What the server has imported, its workers share: they start at once, and in less memory.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     several: dict[str, Any] = {
-        "multiprocessing_context": "forkserver",
+        "multiprocessing_context": context,
         "persistent_workers": True,
         "prefetch_factor": 2,
         "worker_init_fn": _prepare_worker,
     }
-    loader: DataLoader[Any] = DataLoader(
-        WindowDataset(group, index),
+    return DataLoader(
+        dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # never touch the global one
         **(several if workers else {}),
     )
-    return loader
 
 
 class Meter:
@@ -225,18 +350,35 @@ class Rate(NamedTuple):
         return cls(tokens / seconds, waited / seconds) if seconds else cls(0.0, 0.0)
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)
+    use_threads(1)
     zarr.config.set({"threading.max_workers": 1})
+    trainer = multiprocessing.parent_process()
+    if trainer is None:
+        return
     # Ctrl-C and a cluster's SIGTERM reach every process; the trainer alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_trainer, daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):
+        # Before any thread starts: one that does not block the signal would be handed it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(trainer.pid,), daemon=True).start()
+    threading.Thread(target=_end_with_trainer, args=(trainer,), daemon=True).start()
 
 
-def _end_with_trainer() -> None:
+def _end_with_trainer(trainer: Any) -> None:
     """End this worker when the trainer is gone; torch's own watchdog sees the forkserver only."""
-    trainer = multiprocessing.parent_process()
-    if trainer is not None:
-        trainer.join()
-        os._exit(1)
+    trainer.join()
+    os._exit(1)
+
+
+def _end_when_told(trainer: int) -> None:
+    """End this worker at the trainer's own SIGTERM: without it, an error could hang the exit."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)

@@ -1,9 +1,14 @@
-"""Which windows are read, and in what order: pure functions of (seed, epoch)."""
+"""Which windows are read, and in what order: pure functions of (seed, epoch).
+
+:func:`random_windows` and :func:`all_windows` are here; :mod:`fmritok.trainer.events` has windows
+locked to events, :mod:`fmritok.trainer.mixing` those of several stores. Each gives an epoch's
+:class:`Windows`; :class:`WindowBatches` hands them out, from any sample on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,19 +16,24 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.errors import expected
-from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.errors import ConfigError, TrainingError
 
 __all__ = [
     "EndlessBatches",
     "Request",
     "RunIndex",
+    "WindowBatches",
     "Windows",
+    "all_windows",
+    "draw_windows",
+    "keyed_generator",
     "random_windows",
     "steps_per_epoch",
     "validation_windows",
 ]
 
-_TRAIN, _VALIDATION = 0, 1  # keys that keep the random streams apart
+_TRAIN, _VALIDATION, _SHUFFLE = 0, 1, 2  # keys that keep the random streams apart
+_COLUMNS = ("run", "first", "n_frames", "draw", "label")
 
 
 class Request(NamedTuple):
@@ -39,6 +49,8 @@ class Request(NamedTuple):
     n_frames: int
     draw: int
     """the window's own random number: all that an objective draws follows from it"""
+    label: int = -1
+    """class of the event that the window is locked to; -1 if it is not"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class RunIndex:
     row, start, n_frames : np.ndarray of shape (n_runs,), int64
     tr : np.ndarray of shape (n_runs,), float64
         Seconds between frames.
+    store : np.ndarray of shape (n_runs,), int64
+        Which store of a mix holds the run; 0 where there is one.
     """
 
     run_id: npt.NDArray[np.str_]
@@ -58,6 +72,7 @@ class RunIndex:
     start: npt.NDArray[np.int64]
     n_frames: npt.NDArray[np.int64]
     tr: npt.NDArray[np.float64]
+    store: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, runs: pd.DataFrame, run_ids: Sequence[str]) -> RunIndex:
@@ -90,10 +105,17 @@ class RunIndex:
             start=table["start"].to_numpy(np.int64),
             n_frames=table["n_frames"].to_numpy(np.int64),
             tr=tr,
+            store=table["store"].to_numpy(np.int64)
+            if "store" in table
+            else np.zeros(len(table), np.int64),
         )
 
     def __len__(self) -> int:
         return len(self.run_id)
+
+    def take(self, positions: npt.NDArray[np.int64]) -> RunIndex:
+        """Return the runs at the given positions."""
+        return RunIndex(**{name: column[positions] for name, column in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -105,55 +127,188 @@ class Windows:
     first: npt.NDArray[np.int64]
     n_frames: npt.NDArray[np.int64]
     draw: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        run: npt.NDArray[np.int64],
+        first: npt.NDArray[np.int64],
+        n_frames: npt.NDArray[np.int64],
+        draw: npt.NDArray[np.int64],
+        *,
+        epoch: int = 0,
+        label: npt.NDArray[np.int64] | None = None,
+    ) -> Windows:
+        """Make windows, by default without labels."""
+        label = np.full(len(run), -1) if label is None else label
+        return cls(epoch, run, first, n_frames, draw, label)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Windows]) -> Windows:
+        """Put windows of one epoch one behind the other."""
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
+        }
+        return cls(epoch=parts[0].epoch, **columns)
 
     def __len__(self) -> int:
         return len(self.run)
 
+    def take(self, positions: npt.NDArray[np.int64]) -> Windows:
+        """Return the windows at the given positions, in that order."""
+        columns = {name: getattr(self, name)[positions] for name in _COLUMNS}
+        return Windows(epoch=self.epoch, **columns)
+
+    def shuffled(self, seed: int, epoch: int) -> Windows:
+        """Return the windows in the order, and with the draws, of an epoch of training."""
+        generator = keyed_generator(seed, _SHUFFLE, epoch)
+        windows = self.take(generator.permutation(len(self)))
+        return replace(windows, epoch=epoch, draw=_draws(generator, len(self)))
+
     def batches(self, batch_size: int, seen: int = 0) -> Iterator[list[Request]]:
         """Yield the requests of each batch from sample ``seen`` on; the last may be smaller."""
+        columns = [getattr(self, name) for name in _COLUMNS]
         for low in range(seen, len(self), batch_size):
             chosen = range(low, min(low + batch_size, len(self)))
-            columns = (self.run, self.first, self.n_frames, self.draw)
             yield [Request(self.epoch, i, *(int(c[i]) for c in columns)) for i in chosen]
 
 
 def random_windows(
-    index: RunIndex, *, window: int, windows_per_run: int, seed: int, epoch: int
+    index: RunIndex,
+    *,
+    window: int,
+    windows_per_run: int,
+    seed: int,
+    epoch: int,
+    windows_per_read: int = 1,
+    read_frames: int | None = None,
 ) -> Windows:
-    """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone."""
-    generator = _generator(seed, _TRAIN, epoch)
-    run = np.repeat(np.arange(len(index)), windows_per_run)
-    length = np.minimum(window, index.n_frames)[run]
-    first = generator.integers(0, index.n_frames[run] - length, endpoint=True)
-    order = generator.permutation(len(run))
-    draw = generator.integers(0, 2**63 - 1, len(run))
-    return Windows(epoch, run[order], first[order], length[order], draw)
+    """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone.
+
+    Parameters
+    ----------
+    index : RunIndex
+    window : int
+        Frames; shorter runs are taken whole.
+    windows_per_run : int
+        A multiple of ``windows_per_read``.
+    seed, epoch : int
+    windows_per_read : int
+        Windows that follow each other and lie within ``read_frames``, so that one read serves them
+        all; they differ in what an objective draws. For disks that cannot keep up.
+    read_frames : int, optional
+        Default: ``window``, and the windows of a read are the same frames.
+    """
+    return draw_windows(
+        index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, window=window,
+        windows_per_run=windows_per_run, windows_per_read=windows_per_read,
+        read_frames=read_frames,
+    )  # fmt: skip
+
+
+def draw_windows(
+    index: RunIndex,
+    generator: np.random.Generator,
+    *,
+    epoch: int,
+    window: int,
+    windows_per_run: int,
+    windows_per_read: int = 1,
+    read_frames: int | None = None,
+) -> Windows:
+    """Draw random windows of every run with a generator; see :func:`random_windows`."""
+    reads = windows_per_run // windows_per_read
+    if reads * windows_per_read != windows_per_run or (read_frames or window) < window:
+        raise ConfigError(
+            expected("Option", "data.windows_per_run",
+                     f"a multiple of data.windows_per_read = {windows_per_read}, and "
+                     f"data.read_frames of at least data.window = {window}",
+                     f"{windows_per_run} and {read_frames}", "Change them with --set.")
+        )  # fmt: skip
+    run = np.repeat(np.arange(len(index)), reads)
+    span = np.minimum(read_frames or window, index.n_frames)[run]
+    first = generator.integers(0, index.n_frames[run] - span, endpoint=True)
+    order = np.repeat(generator.permutation(len(run)), windows_per_read)
+    draw = _draws(generator, len(order))
+    run, first, span = run[order], first[order], span[order]
+    length = np.minimum(window, span)
+    if windows_per_read > 1:
+        first = first + generator.integers(0, span - length, endpoint=True)
+    return Windows.of(run, first, length, draw, epoch=epoch)
+
+
+def all_windows(index: RunIndex, *, window: int, stride: int | None = None) -> Windows:
+    """Return every run's whole windows in order, from its first frame on.
+
+    Parameters
+    ----------
+    index : RunIndex
+    window : int
+        Frames; a run that is shorter gives itself.
+    stride : int, optional
+        Frames from the start of a window to the next; by default they do not overlap.
+    """
+    stride = stride or window
+    count = np.maximum((index.n_frames - window) // stride + 1, 1)
+    run = np.repeat(np.arange(len(index)), count)
+    first = stride * (np.arange(len(run)) - np.repeat(np.cumsum(count) - count, count))
+    return Windows.of(run, first, np.minimum(window, index.n_frames)[run], np.zeros_like(run))
 
 
 def validation_windows(index: RunIndex, *, window: int, at_most: int, seed: int) -> Windows:
-    """Return all non-overlapping windows, or evenly spread ones of them; always the same.
-
-    A run gives its whole windows from its first frame on; one shorter than a window gives itself.
-    """
-    count = np.maximum(index.n_frames // window, 1)
-    run = np.repeat(np.arange(len(index)), count)
-    first = window * (np.arange(len(run)) - np.repeat(np.cumsum(count) - count, count))
-    length = np.minimum(window, index.n_frames)[run]
-    chosen = np.linspace(0, len(run) - 1, min(at_most, len(run))).round().astype(np.int64)
-    draw = _generator(seed, _VALIDATION).integers(0, 2**63 - 1, len(chosen))
-    return Windows(0, run[chosen], first[chosen], length[chosen], draw)
+    """Return all non-overlapping windows, or evenly spread ones of them; always the same."""
+    windows = all_windows(index, window=window)
+    count = min(at_most, len(windows))
+    windows = windows.take(np.linspace(0, len(windows) - 1, count).round().astype(np.int64))
+    return replace(windows, draw=_draws(keyed_generator(seed, _VALIDATION), count))
 
 
 def steps_per_epoch(n_runs: int, *, windows_per_run: int, batch_size: int) -> int:
-    """Return how many batches an epoch has."""
+    """Return how many batches an epoch of random windows has."""
     return -(-n_runs * windows_per_run // batch_size)
 
 
-class EndlessBatches:
+class WindowBatches:
     """Batch sampler that goes on from (epoch, samples seen) for as many epochs as are asked for.
 
     One pass for the whole training: loader workers read ahead across the end of an epoch.
+
+    Parameters
+    ----------
+    windows_of : callable
+        Gives the windows of an epoch, and always the same ones.
+    batch_size : int
+        Over all ranks; :class:`fmritok.trainer.distributed.ShareOfBatches` gives each its share.
+    epoch, seen : int
+        Where to go on.
     """
+
+    def __init__(
+        self,
+        windows_of: Callable[[int], Windows],
+        *,
+        batch_size: int,
+        epoch: int = 0,
+        seen: int = 0,
+    ) -> None:
+        self.windows_of, self.batch_size = windows_of, batch_size
+        self.epoch, self.seen = epoch, seen
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        epoch, seen = self.epoch, self.seen
+        while True:
+            yield from self.windows_of(epoch).batches(self.batch_size, seen)
+            epoch, seen = epoch + 1, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.windows_of(0)) // self.batch_size)
+
+
+class EndlessBatches(WindowBatches):
+    """Batches of random windows; see :func:`random_windows`."""
 
     def __init__(
         self,
@@ -166,17 +321,18 @@ class EndlessBatches:
         epoch: int = 0,
         seen: int = 0,
     ) -> None:
-        self.index, self.batch_size = index, batch_size
-        self.plan = {"window": window, "windows_per_run": windows_per_run, "seed": seed}
-        self.epoch, self.seen = epoch, seen
+        def windows_of(epoch: int) -> Windows:
+            return random_windows(
+                index, window=window, windows_per_run=windows_per_run, seed=seed, epoch=epoch
+            )
 
-    def __iter__(self) -> Iterator[list[Request]]:
-        epoch, seen = self.epoch, self.seen
-        while True:
-            windows = random_windows(self.index, epoch=epoch, **self.plan)
-            yield from windows.batches(self.batch_size, seen)
-            epoch, seen = epoch + 1, 0
+        super().__init__(windows_of, batch_size=batch_size, epoch=epoch, seen=seen)
 
 
-def _generator(*key: int) -> np.random.Generator:
+def keyed_generator(*key: int) -> np.random.Generator:
+    """Return the random numbers of a key; those of other keys are independent of them."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def _draws(generator: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+    return generator.integers(0, 2**63 - 1, count)

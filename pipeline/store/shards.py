@@ -103,11 +103,12 @@ class DirectArray:
             file = files[in_file]
             first = number * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
-            place = file and file.places[position]
+            place = None if file is None else file.places[position]
             if file is None or place is None:
                 out[low - start : high - start] = self.fill
                 continue
-            chunk = _Chunk(file, *place, low - first, rows[low - start : high - start])
+            wanted = rows[low - start : high - start]
+            chunk = _Chunk(file, place[0], place[1], low - first, wanted)
             if reads and _continues(reads[-1], chunk):
                 reads[-1].append(chunk)
             else:
@@ -273,7 +274,7 @@ class _File:
 
     def read_into(self, buffers: Sequence[Bytes], offset: int) -> None:
         """Fill buffers with the bytes from ``offset`` on."""
-        views = [memoryview(buffer) for buffer in buffers]
+        views = [memoryview(buffer) for buffer in buffers]  # type: ignore[arg-type]
         while views:
             done = os.preadv(self.descriptor, views[:_IOV_MAX], offset)
             if not done:
