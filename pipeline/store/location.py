@@ -13,7 +13,7 @@ from fmritok.pipeline.errors import StoreError, expected
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["Location"]
+__all__ = ["Location", "sync_folder"]
 
 
 class Location:
@@ -91,7 +91,7 @@ class Location:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def sync(self, key: str) -> None:
         """Flush an object that another library wrote; nothing to do on an object store."""
@@ -100,7 +100,7 @@ class Location:
             if path.exists():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
 
     def exists(self, key: str = "") -> bool:
         """Tell whether an object or a folder exists."""
@@ -166,7 +166,8 @@ class Location:
         return fsspec.core.url_to_fs(self.url)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, or a file, to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
