@@ -131,8 +131,8 @@ def network(data: Path, folder: Path, rounds: int) -> None:
     report(times, {"nilearn": len(block), "ours": len(block)}, "nilearn")
 
 
-def whole_run(data: Path, folder: Path, rounds: int, frames: int) -> None:
-    """One run through the pipeline: three tokenizers together, and one after another."""
+def whole_run(data: Path, folder: Path, names: tuple[str, ...], rounds: int, frames: int) -> None:
+    """One run through the pipeline: tokenizers together, and one after another."""
     source = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
     image = nib.load(source)
     values = np.asarray(image.dataobj)
@@ -169,32 +169,27 @@ def whole_run(data: Path, folder: Path, rounds: int, frames: int) -> None:
                 pass
 
     size = path.stat().st_size / 1e6
-    print(f"a run of {frames} frames, {size:.0f} MB compressed, on one process")
-    both = ("flatmap", "network")
+    print(f"{' + '.join(names)}: a run of {frames} frames, {size:.0f} MB compressed, one process")
     times = alternate(
         rounds,
-        one_after_another=lambda: [tokenize(name) for name in both],
-        together=lambda: tokenize(*both),
+        one_after_another=lambda: [tokenize(name) for name in names],
+        together=lambda: tokenize(*names),
         isal_alone=decompress_isal,
         gzip_alone=decompress,
     )
     report(times, dict.fromkeys(times, frames), "one_after_another")
-    for names in (both, ("vae", *both)):
-        if "vae" in names and frames > 60:
-            print("  (vae left out of the shares: --frames 60 has it)")
-            continue
-        store = TokenStore(tokenize(*names))
-        seconds: dict[str, float] = {}
-        for name in store.groups:
-            record = read_record(store.location, name, "hcp_100001_rfMRI_REST1_LR")
-            assert record is not None
-            for phase, spent in record.seconds.items():
-                shared = phase in ("setup", "read", "preprocess")
-                seconds[phase] = spent if shared else seconds.get(phase, 0) + spent
-        del seconds["setup"]
-        total = sum(seconds.values())
-        shares = ", ".join(f"{phase} {spent / total:.0%}" for phase, spent in seconds.items())
-        print(f"  {' + '.join(names)}: {1e3 * total / frames:.1f} ms a frame: {shares}")
+    store = TokenStore(tokenize(*names))
+    seconds: dict[str, float] = {}
+    for name in store.groups:
+        record = read_record(store.location, name, "hcp_100001_rfMRI_REST1_LR")
+        assert record is not None
+        for phase, spent in record.seconds.items():
+            shared = phase in ("setup", "read", "preprocess")
+            seconds[phase] = spent if shared else seconds.get(phase, 0) + spent
+    del seconds["setup"]  # once per worker
+    total = sum(seconds.values())
+    shares = ", ".join(f"{phase} {spent / total:.0%}" for phase, spent in seconds.items())
+    print(f"  of {1e3 * total / frames:.1f} ms a frame: {shares}")
 
 
 @click.command()
@@ -207,8 +202,10 @@ def main(data: Path, rounds: int, frames: int) -> None:
     for part in (flatmap, network):
         with tempfile.TemporaryDirectory() as folder:
             part(data, Path(folder), rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        whole_run(data, Path(folder), max(1, rounds // 2), frames)
+    both = ("flatmap", "network")
+    for names, length, times in ((both, frames, rounds), (("vae", *both), 36, 1)):
+        with tempfile.TemporaryDirectory() as folder:
+            whole_run(data, Path(folder), names, times, length)
     print(json.dumps({"cpu": os.cpu_count(), "load_average": os.getloadavg()[0]}))
 
 
