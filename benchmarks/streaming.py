@@ -138,14 +138,79 @@ def report(table: dict, sizes: dict, cold: bool) -> None:
               f"{files:5}", flush=True)  # fmt: skip
 
 
+def soak(root: Path, n_windows: int, workers: int) -> None:
+    """Stream windows of 500 runs through a loader, and print memory and open files on the way."""
+    import pandas as pd
+    import psutil
+
+    from fmritok.pipeline.store.ledger import allocate, finalize
+    from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.store.precision import store_precision
+    from fmritok.pipeline.store.reader import TokenStore
+    from fmritok.pipeline.store.records import RunRecord, write_record
+    from fmritok.pipeline.store.schema import GroupSpec
+    from fmritok.pipeline.store.writer import write_run
+    from fmritok.trainer.streaming import window_loader
+    from fmritok.trainer.windows import EndlessBatches, RunIndex
+
+    location, rng, n_runs = Location(root / "tokens.zarr"), np.random.default_rng(0), 500
+    spec = GroupSpec(name="vae", n_tokens=27, dim=128, precision="int8", shard_frames=64)
+    text = dict.fromkeys(("dataset", "session", "task", "site", "family", "space", "source",
+                          "problem"), "")  # fmt: skip
+    ids = [f"run{i}" for i in range(n_runs)]
+    table = pd.DataFrame({"run_id": ids, "subject": ids, "tr": 0.72, "n_frames": 96, **text})
+    for run in allocate(location, spec, table).to_dict("records"):
+        values = rng.standard_normal((96, 27, 128), np.float32)
+        place = {name: run[name] for name in ("run_id", "row", "start")}
+        stored = store_precision(values, "int8")
+        sums = write_run(location, "vae", stored=stored, **place)
+        record = RunRecord(run["run_id"], "done", run["start"], 96, checksums=sums)
+        write_record(location, "vae", record)
+    finalize(location, "vae")
+    group = TokenStore(location.url).group()
+    index = RunIndex.of(group.runs, ids)
+    batches = EndlessBatches(index, window=32, windows_per_run=4, batch_size=8, seed=0)
+    loader = iter(window_loader(group, index, batches, workers=workers))
+    start, every = time.perf_counter(), max(n_windows // 10, 8)
+    history: list[list[float]] = []
+    for done in range(8, n_windows + 1, 8):
+        next(loader)
+        if done // every != (done - 8) // every:
+            processes = [psutil.Process(), *getattr(loader, "_workers", [])]
+            found = [psutil.Process(p.pid) for p in processes]
+            memory = [p.memory_info().rss / 2**20 for p in found]
+            history.append(memory)
+            print(f"{done:6} windows in {time.perf_counter() - start:5.0f} s: MiB "
+                  f"{' '.join(f'{m:.1f}' for m in memory)}; open files "
+                  f"{' '.join(str(p.num_fds()) for p in found)}", flush=True)  # fmt: skip
+    growth = np.array(history[-1]) / np.array(history[2]) - 1
+    print("growth from the third line to the last: " + " ".join(f"{g:+.1%}" for g in growth))
+    if growth.max() > 0.03:
+        raise SystemExit("memory grows")
+
+
 @click.command()
 @click.option("--frames", default=1200, show_default=True, help="Frames of the run.")
 @click.option("--window", default=256, show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--only", multiple=True, help="Contenders whose name holds this text.")
+@click.option("--soak", "n_windows", type=int, help="Stream so many windows instead.")
+@click.option("--workers", default=2, show_default=True, help="With --soak.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write.")
-def main(frames: int, window: int, rounds: int, only: tuple[str, ...], folder: Path | None) -> None:
-    """Print the table."""
+def main(
+    frames: int,
+    window: int,
+    rounds: int,
+    only: tuple[str, ...],
+    n_windows: int | None,
+    workers: int,
+    folder: Path | None,
+) -> None:
+    """Print the table, or the memory of a soak."""
+    if n_windows is not None:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            soak(Path(root), n_windows, workers)
+        return
     layouts = {
         name: layout
         for i, (name, layout) in enumerate(LAYOUTS.items())
