@@ -13,8 +13,9 @@ import numpy.typing as npt
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.scratch import ScratchArray
 from fmritok.pipeline.sources.opening import RunSource
-from fmritok.pipeline.volumes import RunVolumes
+from fmritok.pipeline.volumes import RunVolumes, scaled_product
 from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
+from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["Encoded", "SeriesEncoding", "VolumeEncoding"]
 
@@ -94,7 +95,9 @@ class SeriesEncoding:
                          "Choose another template, or other runs.")
             )  # fmt: skip
         self._tokenizer, self._source, self._tr, self._scratch = tokenizer, source, tr, scratch
-        self._places = tokenizer.places(source.space)
+        self._places = self._matrix = tokenizer.places(source.space)
+        if source.to_space is not None:  # one product for both, instead of one after another
+            self._matrix = SparseMap(self._places.matrix @ source.to_space.matrix)
         self._series = np.empty((self._places.shape[0], source.n_frames), np.float32)
         self._signal: npt.NDArray[np.float32] | None = None
         self._done = 0
@@ -102,17 +105,18 @@ class SeriesEncoding:
 
     def add(self, block: npt.NDArray[Any]) -> None:
         """Map the next frames of the run; all must have been added before :meth:`finish`."""
-        source = self._source
         if self._signal is None:
-            zero = -source.intercept / source.slope if source.intercept else 0
-            self._signal = self._places.signal(block, zero)
-        values = self._places.apply_to_frames(block)
-        if source.slope != 1:
-            values *= np.float32(source.slope)
-        if source.intercept:
-            values += np.float32(source.intercept) * self._places.sums[:, None]
+            self._signal = self._count_signal(block)
+        values = scaled_product(self._matrix, block, self._source)
         self._series[:, self._done : self._done + len(block)] = values
         self._done += len(block)
+
+    def _count_signal(self, block: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        source = self._source
+        if source.to_space is not None:
+            return self._places.signal(scaled_product(source.to_space, block, source).T)
+        zero = -source.intercept / source.slope if source.intercept else 0
+        return self._places.signal(block, zero)
 
     def finish(self) -> Encoded:
         """Encode the run, once all of its blocks were added."""

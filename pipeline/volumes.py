@@ -17,8 +17,9 @@ from fmritok.pipeline.sources.opening import RunFiles, RunSource, checked_blocks
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.intensity import VolumeStatistics
 from fmritok.tokenizers.spaces import VolumeSpace
+from fmritok.tokenizers.sparse import SparseMap
 
-__all__ = ["RunVolumes"]
+__all__ = ["RunVolumes", "scaled_product"]
 
 _FRAMES_A_BLOCK = 8
 
@@ -47,7 +48,9 @@ class RunVolumes:
         self.n_frames = source.n_frames
         self.placement = Placement(source.space.affine, source.space.shape)
         # With an intercept, the padding's 0 has no stored value: spool what it means instead.
-        self._spool_scaled = not (self.placement.exact and source.intercept == 0)
+        self._spool_scaled = not (
+            self.placement.exact and source.intercept == 0 and source.to_space is None
+        )
         self._spool = ScratchArray(
             (self.n_frames, *SHAPE), np.float32 if self._spool_scaled else source.dtype, scratch
         )
@@ -91,12 +94,15 @@ class RunVolumes:
 
         Parameters
         ----------
-        block : np.ndarray of shape (n_frames, n_samples)
-            Stored values, the first axis of the grid fastest.
+        block : np.ndarray of shape (n_frames, stored samples)
+            As the source yields them, the first axis of the grid fastest.
         """
+        if self.source.to_space is not None:
+            block = scaled_product(self.source.to_space, block, self.source).T
+        elif self._spool_scaled:
+            block = self._apply_slope(block)
         shape = self.placement.shape
-        stored = block.reshape(len(block), *shape[::-1]).transpose(0, 3, 2, 1)
-        placed = self.placement.place(self._apply_slope(stored) if self._spool_scaled else stored)
+        placed = self.placement.place(block.reshape(len(block), *shape[::-1]).transpose(0, 3, 2, 1))
         self._spool[self._done : self._done + len(placed)] = placed
         self._gathered.add(self._scaled(placed))
         self._done += len(placed)
@@ -141,6 +147,29 @@ class RunVolumes:
 
     def _scaled(self, placed: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return placed.astype(np.float32) if self._spool_scaled else self._apply_slope(placed)
+
+
+def scaled_product(
+    matrix: SparseMap, block: npt.NDArray[Any], source: RunSource
+) -> npt.NDArray[np.float32]:
+    """Map stored values to places, and to what they mean.
+
+    Parameters
+    ----------
+    matrix : SparseMap
+    block : np.ndarray of shape (n_frames, stored samples)
+    source : RunSource
+
+    Returns
+    -------
+    np.ndarray of shape (n_places, n_frames), float32
+    """
+    values = matrix.apply_to_frames(block)
+    if source.slope != 1:
+        values *= np.float32(source.slope)
+    if source.intercept:
+        values += np.float32(source.intercept) * matrix.sums[:, None]
+    return values
 
 
 class _Gathered:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.tokenizers.spaces import SampleSpace
+from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["RunFiles", "RunSource", "checked_blocks", "open_run"]
 
@@ -43,7 +44,14 @@ class RunSource(Protocol):
 
     @property
     def space(self) -> SampleSpace:
-        """What a sample is."""
+        """What a sample is, once `to_space` was applied."""
+
+    @property
+    def to_space(self) -> SparseMap | None:
+        """How stored samples become those of `space`; None if they are the same.
+
+        It stays a matrix, so that a tokenizer's own can be multiplied with it once per run.
+        """
 
     @property
     def n_frames(self) -> int:
@@ -70,7 +78,7 @@ class RunSource(Protocol):
         """Hex digest of the stored bytes, once all blocks were read."""
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield stored values (n_frames, n_samples)."""
+        """Yield stored values (n_frames, stored samples)."""
 
 
 def open_run(files: RunFiles) -> RunSource:

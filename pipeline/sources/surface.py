@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
 from fmritok.tokenizers.spaces import SurfaceSpace
+from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["CiftiSource", "GiftiSource"]
 
@@ -28,6 +29,7 @@ class _LoadedSource:
 
     slope, intercept = 1.0, 0.0
     description = ""
+    to_space: SparseMap | None = None
     space: SurfaceSpace
     n_frames: int
     source_sha256: str

@@ -13,6 +13,7 @@ from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.headers import read_header
 from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
 from fmritok.tokenizers.spaces import VolumeSpace
+from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["FRAMES_A_BLOCK", "VolumeSource"]
 
@@ -41,6 +42,7 @@ class VolumeSource:
         shape = self.header.shape[:3]
         self.space = VolumeSpace((shape[0], shape[1], shape[2]), self.header.affine)
         self.n_frames = self.header.n_frames
+        self.to_space: SparseMap | None = None
         self.slope, self.intercept = self.header.slope, self.header.intercept
         self.source_sha256 = ""
         self.description = ", masked" if mask else ""

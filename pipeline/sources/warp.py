@@ -44,14 +44,12 @@ class WarpedSource:
         If the warp is unreadable, or does not belong to the run.
     """
 
-    dtype = np.dtype(np.float32)
-
     def __init__(self, native: VolumeSource, warp: Path) -> None:
         self.native = native
         self.path = native.path
         self.space = VolumeSpace(SHAPE, AFFINE)
-        self.n_frames = native.n_frames
-        self.slope, self.intercept = 1.0, 0.0
+        self.n_frames, self.dtype = native.n_frames, native.dtype
+        self.slope, self.intercept = native.slope, native.intercept
         self.description = f", warped from native space by {warp.name}, trilinear"
         field, affine = _load_field(warp)
         voxels = source_voxels(field, affine, native.space)
@@ -68,7 +66,7 @@ class WarpedSource:
                          "Give the warp that belongs to the run.")
             )  # fmt: skip
         positions = placed.reshape(3, -1, order="F").T - 1
-        self._map = SparseMap(trilinear_at(native.space.shape, positions))
+        self.to_space: SparseMap | None = SparseMap(trilinear_at(native.space.shape, positions))
 
     @property
     def source_sha256(self) -> str:
@@ -76,12 +74,8 @@ class WarpedSource:
         return self.native.source_sha256
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield values (n_frames, 96**3), float32, the first axis of the grid fastest."""
-        for block in self.native.blocks():
-            values = self._map.apply_to_frames(block)
-            values *= np.float32(self.native.slope)
-            values += np.float32(self.native.intercept) * self._map.sums[:, None]
-            yield values.T
+        """Yield the native file's stored values (n_frames, voxels)."""
+        yield from self.native.blocks()
 
 
 #: A warp that reaches less of the MNI box than this leads somewhere else.
