@@ -20,8 +20,10 @@ import zarr
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.checkpoint import find_checkpoint, list_checkpoints, read_state
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
+from fmritok.trainer.learner import Learner
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.metrics import read_metrics
+from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.recipe import build_config, override
 
 SMALL = [
@@ -196,6 +198,28 @@ def test_one_subject_trains_without_validation_and_says_so(make_store, tmp_path,
     assert "WITHOUT validation: the store has one subject" in caplog.text
     assert not summary.validated
     assert summary.figures["residual_loss"] > 0
+
+
+def test_stores_are_mixed_by_weight_and_windows_share_reads(make_store, tmp_path, monkeypatch):
+    groups = []
+    for i, lengths in enumerate(([40, 33], [50, 20, 30])):
+        subjects = [f"{i}{j}" for j in range(len(lengths))]
+        url = str(tmp_path / f"{i}.zarr")
+        make_store(lengths, n_tokens=4, dim=6, url=url, subjects=subjects, seed=i)
+        groups.append(TokenStore(url).group())
+    seen, learn = [], Learner.learn
+
+    def keep(self, batch, step, *, measure):
+        seen.extend(batch.runs.tolist())
+        return learn(self, batch, step, measure=measure)
+
+    monkeypatch.setattr(Learner, "learn", keep)
+    options = ["data.windows_per_run=8", "data.windows_per_read=2", "data.validation_fraction=0"]
+    trainer = _trainer(MixedGroup(groups, [3, 1]), tmp_path / "a", *options, "data.batch_size=4")
+    assert trainer.run().step == 30
+    stores = trainer.index.store[np.array(seen[:40])]
+    assert np.bincount(stores).tolist() == [30, 10]
+    assert seen[0] == seen[1]
 
 
 def test_an_empty_group_is_refused(group, tmp_path):

@@ -89,6 +89,11 @@ def test_overrides_are_applied_in_order_and_leave_the_recipe_alone():
         ("model.min_period=1e4", r"model\.min_period: .*below model\.max_period"),
         ("objective.mask_ratio=1", r"objective\.mask_ratio: expected above 0 and below 1"),
         ("train.epochs=3", r"either train\.steps or train\.epochs"),
+        (
+            "data.windows_per_read=3",
+            r"windows_per_read: expected a divisor of data.windows_per_run = 4",
+        ),
+        ("data.read_frames=9", r"data\.read_frames: expected at least data\.window = 32"),
         ("data.window=0", r"data\.window: expected 1 or more, got 0"),
         ("optim.lr=0", r"optim\.lr: expected above 0"),
         ("window=3", r"--set: expected SECTION\.OPTION=VALUE, got 'window=3'"),

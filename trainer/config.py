@@ -43,6 +43,9 @@ class DataConfig:
         Frames of a sample; shorter runs are taken whole.
     windows_per_run : int
         Random windows of each training run in an epoch.
+    windows_per_read, read_frames : int
+        So many of them follow each other and lie within so many frames (null: ``window``), so that
+        one read serves them all.
     batch_size : int
         Windows of a step, over all processes and all parts (``train.accumulate``) of it.
     validation_fraction : float
@@ -53,13 +56,22 @@ class DataConfig:
 
     window: int = 32
     windows_per_run: int = 4
+    windows_per_read: int = 1
+    read_frames: int | None = None
     batch_size: int = 6
     validation_fraction: float = 0.2
     max_validation_windows: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("window", "windows_per_run", "batch_size", "max_validation_windows"):
+        counts = ("window", "windows_per_run", "windows_per_read", "batch_size")
+        for name in (*counts, "max_validation_windows"):
             _require(getattr(self, name) >= 1, f"data.{name}", "1 or more", getattr(self, name))
+        fits = self.windows_per_run % self.windows_per_read == 0
+        wanted = f"a divisor of data.windows_per_run = {self.windows_per_run}"
+        _require(fits, "data.windows_per_read", wanted, self.windows_per_read)
+        fits = self.read_frames is None or self.read_frames >= self.window
+        wanted = f"at least data.window = {self.window}, or null"
+        _require(fits, "data.read_frames", wanted, self.read_frames)
         fits = 0 <= self.validation_fraction < 1
         _require(
             fits, "data.validation_fraction", "0 or more and below 1", self.validation_fraction

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.mixing import MixedGroup
 
 __all__ = ["PatchGrid", "TokenLayout", "default_patch"]
 
@@ -66,12 +67,12 @@ class TokenLayout:
         )
 
     @classmethod
-    def of(cls, group: TokenGroup, *, patch: int | None, window: int) -> TokenLayout:
+    def of(cls, group: TokenGroup | MixedGroup, *, patch: int | None, window: int) -> TokenLayout:
         """Read a group's layout from its static arrays.
 
         Parameters
         ----------
-        group : TokenGroup
+        group : TokenGroup or MixedGroup
         patch : int, optional
             Frames of a patch; None for :func:`default_patch`.
         window : int
@@ -172,7 +173,7 @@ class PatchGrid(nn.Module):
         return torch.unflatten(F.pad(x_BT, (0, -x_BT.shape[1] % frames)), 1, (-1, frames))
 
 
-def _array(group: TokenGroup, name: str) -> npt.NDArray[Any] | None:
+def _array(group: TokenGroup | MixedGroup, name: str) -> npt.NDArray[Any] | None:
     try:
         return group.array(name)
     except KeyError:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,82 +33,34 @@ from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.learner import Learner, Step
 from fmritok.trainer.metrics import MetricsLog, draw_losses
-from fmritok.trainer.objectives import Figure
+from fmritok.trainer.mixing import MixedGroup, mixed_windows
 from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.progress import Position, Summary
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.split import Split, check_no_leakage, split_runs
 from fmritok.trainer.stopping import StopRequest
-from fmritok.trainer.streaming import Batch, Meter, Rate, window_loader
+from fmritok.trainer.streaming import Batch, Meter, window_loader
 from fmritok.trainer.windows import (
-    EndlessBatches,
     Request,
     RunIndex,
-    steps_per_epoch,
+    WindowBatches,
+    Windows,
+    random_windows,
     validation_windows,
 )
 
-__all__ = ["Summary", "Trainer"]
+__all__ = ["Trainer"]
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a training has come; saved in every checkpoint.
-
-    Attributes
-    ----------
-    step : int
-        Steps done.
-    epoch, seen : int
-        Epoch, and its samples that were trained on.
-    validated : int or None
-        Step of the last validation.
-    validation : dict or None
-        Its figures.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    seen: int = 0
-    validated: int | None = None
-    validation: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Outcome of a training.
-
-    Attributes
-    ----------
-    step : int
-    figures : dict
-        Of the last validation; of the last training batches without validation runs.
-    shown : tuple of Figure
-        Which of them to show, and beside what.
-    validated : bool
-        Whether the figures are of held-out subjects.
-    rate : Rate
-        Of this process, start-up and validation not counted.
-    checkpoint, picture : Path
-    """
-
-    step: int
-    figures: dict[str, float]
-    shown: tuple[Figure, ...]
-    validated: bool
-    rate: Rate
-    checkpoint: Path
-    picture: Path
-
-
 class Trainer:
-    """Trains one model on one token group.
+    """Trains one model on one token group, of one store or of several.
 
     Parameters
     ----------
     config : Config
-    group : TokenGroup
+    group : TokenGroup or MixedGroup
     out : Path
         Folder of the training.
     device : torch.device
@@ -131,7 +83,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        group: TokenGroup,
+        group: TokenGroup | MixedGroup,
         *,
         out: Path,
         device: torch.device,
@@ -160,11 +112,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             self.model = build_objective(config, layout).to(device)
-        data, epochs = config.data, config.train.epochs
-        per_epoch = steps_per_epoch(
-            len(self.index), windows_per_run=data.windows_per_run, batch_size=data.batch_size
-        )
-        self.n_steps = config.train.steps or per_epoch * (epochs or 0)
+        epochs = config.train.epochs
+        self.n_steps = config.train.steps or self._batches().steps_per_epoch * (epochs or 0)
         self.learner = Learner(
             self.model, config, n_steps=self.n_steps, device=device, ranks=self.ranks
         )
@@ -356,18 +305,26 @@ class Trainer:
             _logger.warning("Training WITHOUT validation: %s", why)
         return split
 
+    def _windows(self, epoch: int) -> Windows:
+        """Return an epoch's windows: with weights, each store has its share of them."""
+        data, seed = self.config.data, self.config.train.seed
+        options: dict[str, Any] = {
+            "window": data.window,
+            "windows_per_run": data.windows_per_run,
+            "windows_per_read": data.windows_per_read,
+            "read_frames": data.read_frames,
+        }
+        weights = self.group.weights if isinstance(self.group, MixedGroup) else None
+        if weights is None:
+            return random_windows(self.index, seed=seed, epoch=epoch, **options)
+        return mixed_windows(self.index, weights, seed=seed, epoch=epoch, **options)
+
+    def _batches(self, epoch: int = 0, seen: int = 0) -> WindowBatches:
+        size = self.config.data.batch_size
+        return WindowBatches(self._windows, batch_size=size, epoch=epoch, seen=seen)
+
     def _training_batches(self) -> Iterable[Batch]:
-        data = self.config.data
-        batches = EndlessBatches(
-            self.index,
-            window=data.window,
-            windows_per_run=data.windows_per_run,
-            batch_size=data.batch_size,
-            seed=self.config.train.seed,
-            epoch=self.position.epoch,
-            seen=self.position.seen,
-        )
-        return self._loader(self.index, batches)
+        return self._loader(self.index, self._batches(self.position.epoch, self.position.seen))
 
     def _validation_batches(self) -> Iterable[Batch]:
         data = self.config.data

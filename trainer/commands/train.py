@@ -13,7 +13,20 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command("train")
-@click.option("--store", required=True, help="Token store: a local path or an fsspec URL.")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    required=True,
+    help="Token store: a local path or an fsspec URL; several are mixed.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    type=float,
+    help="Share of each --store in an epoch, in their order. [default: by its runs]",
+)
 @click.option("--group", help="Token group; needed if the store has several.")
 @click.option("--out", type=_PATH, help="Folder of the training. [default: runs/RECIPE-TIME]")
 @click.option("--recipe", help="Name or YAML file. [default: tablet with a GPU, else tiny]")
@@ -35,7 +48,8 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 def train(
-    store: str,
+    stores: tuple[str, ...],
+    weights: tuple[float, ...],
     group: str | None,
     out: Path | None,
     recipe: str | None,
@@ -67,13 +81,15 @@ def train(
     if seed is not None:
         shorts += [f"train.seed={seed}"]
     try:
-        _train(store, group, out, recipe, (*overrides, *shorts), resume, init_from, workers, device)
+        _train(stores, weights, group, out, recipe, (*overrides, *shorts), resume, init_from,
+               workers, device)  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
 
 
 def _train(
-    store: str,
+    stores: tuple[str, ...],
+    weights: tuple[float, ...],
     group_name: str | None,
     out: Path | None,
     recipe: str | None,
@@ -94,7 +110,7 @@ def _train(
     from rich.console import Console
 
     from fmritok.pipeline.errors import expected
-    from fmritok.pipeline.store.reader import TokenStore
+    from fmritok.pipeline.store.reader import TokenGroup, TokenStore
     from fmritok.trainer.checkpoint import (
         find_checkpoint,
         list_checkpoints,
@@ -105,6 +121,7 @@ def _train(
     from fmritok.trainer.distributed import Ranks
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.loop import Trainer
+    from fmritok.trainer.mixing import MixedGroup
     from fmritok.trainer.recipe import build_config, override, read_recipe
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -149,10 +166,14 @@ def _train(
             )  # fmt: skip
     config = build_config(override(tree, overrides))
 
-    group = TokenStore(store).group(group_name)
+    groups = [TokenStore(store).group(group_name) for store in stores]
+    group: TokenGroup | MixedGroup = groups[0]
+    if len(groups) > 1 or weights:
+        group = MixedGroup(groups, weights or None)
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        workers = min(4, (cores or 1) - 1) if group.location.is_shared else 0
+        shared = all(each.location.is_shared for each in groups)
+        workers = min(4, (cores or 1) - 1) if shared else 0
     trainer = Trainer(
         config,
         group,

@@ -1,0 +1,61 @@
+"""How far a training has come, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmritok.trainer.objectives import Figure
+from fmritok.trainer.streaming import Rate
+
+__all__ = ["Position", "Summary"]
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training has come; saved in every checkpoint.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    epoch, seen : int
+        Epoch, and its samples that were trained on.
+    validated : int or None
+        Step of the last validation.
+    validation : dict or None
+        Its figures.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    seen: int = 0
+    validated: int | None = None
+    validation: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Outcome of a training.
+
+    Attributes
+    ----------
+    step : int
+    figures : dict
+        Of the last validation; of the last training batches without validation runs.
+    shown : tuple of Figure
+        Which of them to show, and beside what.
+    validated : bool
+        Whether the figures are of held-out subjects.
+    rate : Rate
+        Of this process, start-up and validation not counted.
+    checkpoint, picture : Path
+    """
+
+    step: int
+    figures: dict[str, float]
+    shown: tuple[Figure, ...]
+    validated: bool
+    rate: Rate
+    checkpoint: Path
+    picture: Path
