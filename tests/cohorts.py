@@ -58,13 +58,17 @@ def write_phenotypes(root: Path, subjects: list[str], *, families: list[str] | N
     (root / "RESTRICTED_lab_1_1_2026.csv").write_text(text)
 
 
-def real_tree(root: Path, data: Path) -> Path:
-    """Build an HCP-shaped tree of the real MNI 2 mm runs, linked where the file system allows."""
+def real_tree(root: Path, data: Path, *, frames: int | None = None) -> Path:
+    """Build an HCP-shaped tree of the real MNI 2 mm runs, whole or their first frames."""
     for subject, source in (("100002", "sub-sf02"), ("100003", "sub-rtc1")):
         path = next((data / "bold_mni").glob(f"{source}*MNI2mm91x109x91*bold.nii.gz"))
         folder = root / subject / "MNINonLinear" / "Results" / "rfMRI_REST1_LR"
         folder.mkdir(parents=True)
-        (folder / "rfMRI_REST1_LR_hp2000_clean.nii.gz").symlink_to(path.absolute())
+        target = folder / "rfMRI_REST1_LR_hp2000_clean.nii.gz"
+        if frames is None:
+            target.symlink_to(path.absolute())
+        else:
+            nib.save(nib.load(path).slicer[..., :frames], target)
         if subject == "100002":
             cifti = next((data / "cifti").glob("*.dtseries.nii"))
             name = "rfMRI_REST1_LR_Atlas_MSMAll_hp2000_clean.dtseries.nii"

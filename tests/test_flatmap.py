@@ -15,7 +15,7 @@ from fmritok.tokenizers.spaces import SurfaceSpace, VolumeSpace
 
 
 class TestContract(SeriesTokenizerContract):
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def tokenizer(self):
         return FlatmapTokenizer()
 
