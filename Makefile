@@ -60,14 +60,11 @@ typecheck: setup   # mypy does not see an editable install: .typing/ links the f
 
 bench: export PYTHONSAFEPATH :=   # benchmarks import one another
 bench: setup   # what it prints is kept in docs/benchmarks.txt
-	{ $(BIN)/python benchmarks/vae.py --weights dcae-tiny; \
-	  $(BIN)/python benchmarks/vae.py --weights full --volumes 1 --repeats 1 --compile; \
-	  $(BIN)/python benchmarks/precision.py --weights dcae-tiny; \
-	  $(BIN)/python -u benchmarks/precision.py --weights full --run sf02 --frames 3; \
-	  $(BIN)/python benchmarks/memory.py --frames 600; \
-	  $(BIN)/python benchmarks/series.py; \
-	  $(BIN)/python benchmarks/catalog.py; \
-	  $(BIN)/python benchmarks/scale.py; } | tee docs/benchmarks.txt
+	for run in "vae.py --weights dcae-tiny" "vae.py --weights full --volumes 1 --repeats 1 --compile" \
+	  "precision.py --weights dcae-tiny" "precision.py --weights full --run sf02 --frames 3" \
+	  "memory.py --frames 600" series.py catalog.py scale.py "streaming.py --rounds 5"; \
+	do echo "$$ python benchmarks/$$run"; $(BIN)/python -u benchmarks/$$run; echo; \
+	done | tee docs/benchmarks.txt
 
 dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into its model card
 	$(BIN)/python tokenizers/dcae_tiny/train.py --out tokenizers/dcae_tiny $(ARGS)

@@ -191,7 +191,7 @@ def open_direct_moments(folder: Path) -> Reader:
 LAYOUTS: dict[str, Layout] = {
     "npy float32 per frame and axis": Layout("float16", write_frames, open_frames),
     "npy float16, mapped": Layout("float16", write_npy, open_npy),
-    "HDF5 float16": Layout("float16", write_hdf5, open_hdf5, "h5py"),
+    "HDF5 float16": Layout("float16", write_hdf5, open_hdf5, "hdf5plugin"),
     "HDF5 float16 zstd": Layout("float16", write_hdf5_zstd, open_hdf5, "hdf5plugin"),
     "tar float16, indexed": Layout("float16", write_tar, open_tar),
 }
