@@ -116,6 +116,19 @@ def test_crops_lie_within_windows_and_reach_every_start():
     assert crops == [120, 16, 21, 8]
 
 
+def test_views_that_lie_apart_share_no_frame():
+    frames = torch.arange(30.0).view(1, 30, 1, 1).expand(400, 30, 2, 1)
+    times = torch.arange(30).expand(400, 30) * 2.0
+    one, two = (
+        crop_frames(frames, times, None, DRAWS, length=12, view=view, apart=True) for view in (0, 1)
+    )
+    assert set(one.frames[:, 0, 0, 0].tolist()) == {0, 1, 2, 3}
+    assert set(two.frames[:, 0, 0, 0].tolist()) == {15, 16, 17, 18}
+    long = crop_frames(frames, times, None, DRAWS, length=20, view=1, apart=True)
+    assert set(long.frames[:, 0, 0, 0].tolist()) == {10}, "as far apart as there is room"
+    assert default_crop(180, 20, apart=True) == 80
+
+
 def test_augmentations_have_the_asked_sizes():
     ones = torch.ones(400, 40, 30, 1)
     quiet = replace(OBJECTIVE, noise=0.0)

@@ -108,7 +108,9 @@ class SelfDistillation(nn.Module):
     def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig, *, window: int) -> None:
         super().__init__()
         self.config = config
-        self.crop = config.crop or default_crop(window, encoder.grid.layout.patch)
+        self.crop = config.crop or default_crop(
+            window, encoder.grid.layout.patch, apart=config.apart
+        )
         self.student = Student(encoder, config)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
 
@@ -184,7 +186,13 @@ class SelfDistillation(nn.Module):
         """Crop and augment deviations, then give them the model's input form."""
         model = self.encoder.config
         crop = crop_frames(
-            frames_BTSD, batch.times, batch.valid, batch.draws, length=self.crop, view=view
+            frames_BTSD,
+            batch.times,
+            batch.valid,
+            batch.draws,
+            length=self.crop,
+            view=view,
+            apart=self.config.apart,
         )
         frames_BQSD = augment(crop.frames, batch.draws, self.config, view=view)
         grid = self.encoder.grid

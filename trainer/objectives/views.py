@@ -34,9 +34,10 @@ class Crop(NamedTuple):
     """[B Q], bool"""
 
 
-def default_crop(window: int, patch: int) -> int:
-    """Return about two thirds of a window, in whole patches."""
-    return max(patch, 2 * window // 3 // patch * patch)
+def default_crop(window: int, patch: int, *, apart: bool = False) -> int:
+    """Return about two thirds of a window, or half if views lie apart, in whole patches."""
+    frames = window // 2 if apart else 2 * window // 3
+    return max(patch, frames // patch * patch)
 
 
 def crop_frames(
@@ -47,15 +48,24 @@ def crop_frames(
     *,
     length: int,
     view: int,
+    apart: bool = False,
 ) -> Crop:
-    """Take a random crop of each window; windows shorter than a crop are taken whole."""
+    """Take a random crop of each window; windows shorter than a crop are taken whole.
+
+    With ``apart``, the first view lies in the first half of the window and the second in the
+    second, as far as there is room: they share the subject, but no frame.
+    """
     T = frames_BTSD.shape[1]
     length = min(length, T)
     frames_in = [T] * len(draws) if valid_BT is None else valid_BT.sum(1).tolist()
-    starts = [
-        int(generator_of(draw, _START + view).integers(0, max(n - length, 0), endpoint=True))
-        for draw, n in zip(draws.tolist(), frames_in, strict=True)
-    ]
+    starts = []
+    for draw, n in zip(draws.tolist(), frames_in, strict=True):
+        low, high = 0, max(n - length, 0)
+        if apart and view == 0:
+            high = max(n // 2 - length, 0)
+        elif apart:
+            low = min(n // 2, high)
+        starts.append(int(generator_of(draw, _START + view).integers(low, high, endpoint=True)))
     start_B1 = torch.tensor(starts, device=draws.device)[:, None]
     index_BQ = start_B1 + torch.arange(length, device=draws.device)
     chosen_BQ11 = index_BQ[:, :, None, None].expand(-1, -1, *frames_BTSD.shape[2:])
