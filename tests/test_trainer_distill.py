@@ -222,6 +222,23 @@ def test_the_whole_loss_equals_its_float64_definition():
     assert loss.n_values == 4
 
 
+def test_a_view_is_summed_up_by_cls_or_by_its_mean_token():
+    for summary in ("cls", "mean"):
+        student, batch = _objective(summary=summary).student, _batch((24, 10))
+        inputs = student.encoder.inputs(batch)
+        B, U, C, _ = inputs.patches.shape
+        with torch.no_grad():
+            found = student(inputs, torch.zeros(B, U, C, dtype=torch.bool))[0]
+            encoded = student.encoder(
+                student.encoder.embed(inputs.patches), None, inputs.times, inputs.valid
+            )
+            valid = inputs.valid.double()[:, :, None, None]
+            mean = (encoded.tokens.double() * valid).sum((1, 2)) / (valid.sum((1, 2)) * C)
+            wanted = encoded.cls if summary == "cls" else mean.float()
+            wanted = torch.nn.functional.normalize(student.head(wanted), dim=-1)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_the_teacher_sees_everything_and_is_an_average():
     model, batch = _objective(slice_probability=1.0), _batch()
     seen = []

@@ -148,8 +148,8 @@ class ObjectiveConfig:
         mtm, mae: tokens that are predicted at a time.
     masking, stride, decoder, decoder_width, decoder_layers, decoder_heads
         mae; see :class:`fmritok.trainer.objectives.mae.MaskedAutoencoder`.
-    crop, apart, momentum, head_width, projection, precision, token_weight, network_weight, \
-    network_share, slice_probability, slice_low, slice_high, drop_tokens, drop_time, jitter, noise
+    crop, apart, summary, momentum, head_width, projection, precision, token_weight, \
+    network_weight, network_share, slice_probability, slice_low, slice_high, drop_tokens, drop_time, jitter, noise
         distill; see :class:`fmritok.trainer.objectives.distill.SelfDistillation`.
     """
 
@@ -164,6 +164,7 @@ class ObjectiveConfig:
     decoder_heads: int = 2
     crop: int | None = None
     apart: bool = False
+    summary: Literal["cls", "mean"] = "cls"
     momentum: float = 0.99
     head_width: int = 256
     projection: int = 64

@@ -52,7 +52,7 @@ class Student(nn.Module):
     def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
         super().__init__()
         width = encoder.config.width
-        self.encoder = encoder
+        self.encoder, self.summary = encoder, config.summary
         self.mask_vector = nn.Parameter(torch.zeros(width))
         self.head = nn.Sequential(
             nn.Linear(width, config.head_width),
@@ -71,7 +71,8 @@ class Student(nn.Module):
         else:
             weight_BU11 = inputs.valid[:, :, None, None].to(encoded.tokens.dtype)
             cells_BCW = (encoded.tokens * weight_BU11).sum(1) / weight_BU11.sum(1)
-        return self._project(encoded.cls), self._project(encoded.tokens), self._project(cells_BCW)
+        summary_BW = encoded.cls if self.summary == "cls" else cells_BCW.mean(1)
+        return self._project(summary_BW), self._project(encoded.tokens), self._project(cells_BCW)
 
     def _project(self, x: Tensor) -> Tensor:
         return F.normalize(self.head(x).float(), dim=-1)
