@@ -149,7 +149,8 @@ class ObjectiveConfig:
     masking, stride, decoder, decoder_width, decoder_layers, decoder_heads
         mae; see :class:`fmritok.trainer.objectives.mae.MaskedAutoencoder`.
     crop, apart, summary, momentum, head_width, projection, precision, token_weight, \
-    network_weight, network_share, slice_probability, slice_low, slice_high, drop_tokens, drop_time, jitter, noise
+    network_weight, network_share, slice_probability, slice_low, slice_high, drop_tokens, \
+    drop_time, jitter, noise
         distill; see :class:`fmritok.trainer.objectives.distill.SelfDistillation`.
     """
 
