@@ -31,7 +31,7 @@ from fmritok.tokenizers.flatmap import FlatmapTokenizer
 from fmritok.tokenizers.network import NetworkTokenizer
 from fmritok.trainer.cli import main as fmritok
 
-DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DEFAULT_DATA = Path(os.environ.get("FMRITOK_TEST_DATA", "../shared/data"))
 
 
 def alternate(rounds: int, **ways: Callable[[], object]) -> dict[str, list[float]]:

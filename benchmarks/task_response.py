@@ -21,7 +21,7 @@ from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.tokenizers.flatmap import FlatmapTokenizer
 from fmritok.tokenizers.network import NetworkTokenizer
 
-DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DEFAULT_DATA = Path(os.environ.get("FMRITOK_TEST_DATA", "../shared/data"))
 
 
 def response(columns: np.ndarray, regressor: np.ndarray) -> np.ndarray:
@@ -33,10 +33,9 @@ def response(columns: np.ndarray, regressor: np.ndarray) -> np.ndarray:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=None)
+@click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_DATA)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(data: Path | None, out: Path) -> None:
-    data = data or Path(os.environ.get("FMRITOK_TEST_DATA", DEFAULT_DATA))
+def main(data: Path, out: Path) -> None:
     path = next((data / "bold_mni").glob("sub-sf02*res-3*bold.nii.gz"))
     table = pd.read_csv(next((data / "bold_native").glob("sub-sf02*events.tsv")), sep="\t")
     tokens = {}
