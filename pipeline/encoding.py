@@ -133,6 +133,3 @@ class SeriesEncoding:
         self._series = np.empty((0, 0), np.float32)
         how = f"{self._source.space.description}, map {self._places.sha256[:12]}"
         return Encoded(tokens, made.scalars, made.arrays, how + self._source.description)
-
-    def close(self) -> None:
-        """Nothing is held besides memory."""

@@ -15,7 +15,8 @@ from fmritok.pipeline.errors import RunError, expected
 
 __all__ = ["HashedFile", "damage_named", "open_binary", "read_fully", "split_zip"]
 
-#: What damaged files raise, besides what carries an ``errno``.
+#: What damaged files raise, besides what carries an ``errno``; zipfile calls a compression method
+#: that it does not know not implemented.
 _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ _NIFTI2_HEADER = 544  # with the four bytes that announce extensions
 _CIFTI_EXTENSION = 32
 
 
-class _LoadedSource:
+class _LoadedSource(ABC):
     """A run that lies in memory whole: its files keep each sample's time course together."""
 
     slope, intercept = 1.0, 0.0
@@ -35,8 +36,9 @@ class _LoadedSource:
     source_sha256: str
     dtype = np.dtype(np.float32)
 
+    @abstractmethod
     def _series(self) -> npt.NDArray[np.float32]:
-        raise NotImplementedError
+        """Read the values (n_samples, n_frames)."""
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
         """Yield values (n_frames, n_samples), float32.
@@ -82,7 +84,6 @@ class CiftiSource(_LoadedSource):
             axes: Any = matrix.header
             series, models = axes.get_axis(0), axes.get_axis(1)
             self.space = SurfaceSpace.of_cifti(models)
-            self.tr = float(series.step) if series.unit.upper() == "SECOND" else float("nan")
             self.n_frames = len(series)
         except (ExpatError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
             raise RunError(
