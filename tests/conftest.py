@@ -39,6 +39,14 @@ def fslr(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fetch_template(tmp_path_factory.mktemp("fslr"), data / "surfaces").parent
 
 
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a small autoencoder of random weights: fast, and of the full one's shape."""
+    from test_vae import save_random_autoencoder
+
+    return str(save_random_autoencoder(tmp_path_factory.mktemp("weights")))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20261120)

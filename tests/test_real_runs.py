@@ -6,7 +6,6 @@ import nibabel as nib
 import pytest
 from click.testing import CliRunner
 from cohorts import real_tree
-from test_vae import save_random_autoencoder
 
 from fmritok.pipeline.fetching import fetch_atlas
 from fmritok.pipeline.store.reader import TokenStore
@@ -16,11 +15,6 @@ from fmritok.trainer.cli import main
 ALL = ("--tokenizer", "vae", "--tokenizer", "flatmap", "--tokenizer", "network")
 SHORT = ("--set", "network.band=null", "--set", "network.tr=null")
 ONE, TWO = "hcp_100002_rfMRI_REST1_LR", "hcp_100003_rfMRI_REST1_LR"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return str(save_random_autoencoder(tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from cohorts import SHAPE, write_run
-from test_vae import save_random_autoencoder
 
 from fmritok.pipeline.sources import volume
 from fmritok.pipeline.store.location import Location
@@ -20,11 +19,6 @@ from fmritok.trainer.cli import main
 
 ALL = ("--tokenizer", "vae", "--tokenizer", "flatmap", "--tokenizer", "network")
 FRAMES, IMPULSE = 60, 37
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return str(save_random_autoencoder(tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture(scope="module")
