@@ -63,6 +63,31 @@ def test_padding_changes_nothing(form):
         torch.testing.assert_close(both.cls[i], alone.cls[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("options", [{}, {"position": "none"}, {"input": "residual"}])
+def test_patches_asked_for_alone_are_those_of_all(options, kept, packing):
+    """Also for their gradients: the last layer leaves out what nobody looks at."""
+    model = _model(replace(SMALL, registers=2, packing=packing, **options))
+    torch.manual_seed(1)
+    frames, times = torch.randn(2, 6, 5, 7), torch.arange(6)[None].expand(2, -1) * 0.72
+    valid = torch.arange(6) < torch.tensor([[6], [4]]) if kept else None
+    static = frames.mean(1) if model.config.input == "both" else None
+    wanted = torch.stack([torch.randperm(4 * 5)[:9] for _ in range(2)])
+    gradients = []
+    for alone in (None, wanted):
+        out = model(model.embed(frames), static, times, valid, alone)
+        tokens = out.tokens
+        if alone is None:
+            tokens = tokens.flatten(1, 2).gather(1, wanted[:, :, None].expand(-1, -1, 32))
+        one = torch.cat([tokens.flatten(), out.cls.flatten(), out.registers.flatten()])
+        one.square().sum().backward()
+        gradients.append([one] + [p.grad.clone() for p in model.parameters() if p.grad is not None])
+        model.zero_grad()
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_cells_are_told_apart_by_the_spatial_embedding():
     model = _model(replace(SMALL, input="residual"))
     same = torch.ones(1, 3, 5, 7)

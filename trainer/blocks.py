@@ -1,6 +1,7 @@
 """Pre-norm layers, and how a stack of them is run: packed or padded, checkpointed or not."""
 
-# B windows, L tokens of a sequence, M tokens of a context, W model width, X all tokens of a batch
+# B windows, L tokens of a sequence, M tokens of a context, N chosen tokens, W model width,
+# X all tokens of a batch
 
 from __future__ import annotations
 
@@ -74,11 +75,23 @@ class Block(nn.Module):
         self.scales = nn.Parameter(start) if config.layer_scale else None
 
     def forward(
-        self, x_BLW: Tensor, by: Rotation | None, mask: Mask, context: Context | None = None
+        self,
+        x_BLW: Tensor,
+        by: Rotation | None,
+        mask: Mask,
+        context: Context | None = None,
+        wanted_BN: Tensor | None = None,
     ) -> Tensor:
-        """Return [B L W]."""
+        """Return [B L W], or of the wanted tokens alone, which attend to all, [B N W]."""
         one, other = (1.0, 1.0) if self.scales is None else self.scales
-        x_BLW = x_BLW + one * self.attention(self.attention_norm(x_BLW), by, mask, context)
+        normed_BLW = self.attention_norm(x_BLW)
+        if wanted_BN is not None:
+            context = Context(normed_BLW, by)
+            x_BLW, normed_BLW = _take(x_BLW, wanted_BN), _take(normed_BLW, wanted_BN)
+            by = None if by is None else Rotation(
+                *(_take(part[:, 0], wanted_BN)[:, None] for part in by)
+            )  # fmt: skip
+        x_BLW = x_BLW + one * self.attention(normed_BLW, by, mask, context)
         x_BLW = x_BLW + other * self.mlp(self.mlp_norm(x_BLW))
         return x_BLW
 
@@ -90,6 +103,7 @@ def run_blocks(
     keep_BL: Tensor | None,
     config: ModelConfig,
     context: Context | None = None,
+    wanted_BN: Tensor | None = None,
 ) -> Tensor:
     """Run layers over sequences of unequal length.
 
@@ -105,10 +119,12 @@ def run_blocks(
         Tokens that exist; of the context [B M], if there is one. None for all.
     config : ModelConfig
     context : Context, optional
+    wanted_BN : torch.Tensor of shape (B, N), int64, optional
+        The tokens that are asked for: without packing, the last layer leaves the others out.
 
     Returns
     -------
-    torch.Tensor of shape (B, L, W)
+    torch.Tensor of shape (B, L, W), or (B, N, W) of the wanted tokens
         Undefined, but finite, where a token does not exist.
     """
     mask: Mask = keep_BL
@@ -121,11 +137,14 @@ def run_blocks(
         if by is not None:
             by = Rotation(*(part.transpose(1, 2).flatten(0, 1)[chosen_X].transpose(0, 1)[None]
                             for part in by))  # fmt: skip
-    for block in blocks:
+    *first, last = blocks
+    for block in first:
         x_BLW = _run(block, config, x_BLW, by, mask, context)
+    x_BLW = _run(last, config, x_BLW, by, mask, context, None if packed else wanted_BN)
     if packed:
         empty = x_BLW.new_zeros(shape[0] * shape[1], shape[2])
         x_BLW = empty.index_copy(0, chosen_X, x_BLW[0]).view(shape)
+        x_BLW = x_BLW if wanted_BN is None else _take(x_BLW, wanted_BN)
     return x_BLW
 
 
@@ -138,6 +157,11 @@ def initialise_linears(module: nn.Module, layers: int) -> None:
             nn.init.normal_(part.weight, std=depth * part.in_features**-0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:
+    """Return the tokens at the given places [B N X]."""
+    return x_BLX.gather(1, index_BN[:, :, None].expand(-1, -1, x_BLX.shape[-1]))
 
 
 def _run(block: nn.Module, config: ModelConfig, x_BLW: Tensor, *others: Any) -> Tensor:

@@ -34,7 +34,8 @@ class Encoded(NamedTuple):
     registers: Tensor
     """scratch tokens without a meaning of their own [B registers W]"""
     static: Tensor | None
-    """the run's mean, seen in the context of the window [B S W]; form ``both`` only"""
+    """the run's mean, seen in the context of the window [B S W]; form ``both`` only, and if no
+    patches are chosen"""
     tokens: Tensor
     """every patch [B U C W], or the chosen ones [B N W]"""
 
@@ -92,6 +93,7 @@ class TokenTransformer(nn.Module):
         static_BSD: Tensor | None,
         times_BU: Tensor,
         valid_BU: Tensor | None = None,
+        wanted_BN: Tensor | None = None,
     ) -> Encoded:
         """Encode embedded windows.
 
@@ -105,6 +107,9 @@ class TokenTransformer(nn.Module):
             Seconds from the window's first frame to the patch's.
         valid_BU : torch.Tensor of shape (B, U), bool, optional
             False in padded patches; None if there is no padding.
+        wanted_BN : torch.Tensor of shape (B, N), int64, optional
+            The patches that are asked for, by their number in (patch, cell) order: all are seen,
+            but the last layer computes these alone, and CLS and registers.
         """
         _, U, C, _ = x_BUCW.shape
         encoded = self._encode(
@@ -112,7 +117,10 @@ class TokenTransformer(nn.Module):
             static_BSD,
             times_BU.repeat_interleave(C, dim=1),
             None if valid_BU is None else valid_BU.repeat_interleave(C, dim=1),
+            wanted_BN,
         )
+        if wanted_BN is not None:
+            return encoded
         return encoded._replace(tokens=torch.unflatten(encoded.tokens, 1, (U, C)))
 
     def encode_chosen(
@@ -138,7 +146,12 @@ class TokenTransformer(nn.Module):
         return self._encode(x_BNW + self.spatial[cells_BN], static_BSD, times_BN, keep_BN)
 
     def _encode(
-        self, x_BNW: Tensor, static_BSD: Tensor | None, times_BN: Tensor, keep_BN: Tensor | None
+        self,
+        x_BNW: Tensor,
+        static_BSD: Tensor | None,
+        times_BN: Tensor,
+        keep_BN: Tensor | None,
+        wanted_BN: Tensor | None = None,
     ) -> Encoded:
         B, N, _ = x_BNW.shape
         parts = [self.prefix.expand(B, -1, -1), x_BNW]
@@ -148,12 +161,16 @@ class TokenTransformer(nn.Module):
         timeless = x_BLW.shape[1] - N
         by = rotation_of(F.pad(times_BN, (timeless, 0)), self.config)
         keep_BL = None if keep_BN is None else F.pad(keep_BN, (timeless, 0), value=True)
-        x_BLW = self.final_norm(run_blocks(self.blocks, x_BLW, by, keep_BL, self.config))
         prefix = len(self.prefix)
+        if wanted_BN is not None:
+            before_BR = torch.arange(prefix, device=x_BLW.device).expand(B, -1)
+            wanted_BN, timeless = torch.cat([before_BR, wanted_BN + timeless], dim=1), prefix
+        x_BLW = run_blocks(self.blocks, x_BLW, by, keep_BL, self.config, wanted_BN=wanted_BN)
+        x_BLW = self.final_norm(x_BLW)
         return Encoded(
             cls=x_BLW[:, 0],
             registers=x_BLW[:, 1:prefix],
-            static=x_BLW[:, prefix:timeless] if self.static_embedding is not None else None,
+            static=x_BLW[:, prefix:timeless] if timeless > prefix else None,
             tokens=x_BLW[:, timeless:],
         )
 

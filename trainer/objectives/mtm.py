@@ -87,12 +87,14 @@ class MaskedTokenModelling(nn.Module):
         x_BUCW = self.encoder.embed(inputs.patches)
         mask_vector = self.mask_vector.to(x_BUCW.dtype)
         x_BUCW = torch.where(hidden_BC[:, None, :, None], mask_vector, x_BUCW)
-        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid)
+        patches_U1 = torch.arange(U, device=cells_BM.device)[:, None]
+        index_BN = (patches_U1 * C + cells_BM[:, None]).flatten(1)
+        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid, index_BN)
 
-        numbers_BUC = torch.arange(B * U * C, device=cells_BM.device).view(B, U, C)
-        index_K = numbers_BUC.gather(2, cells_BM[:, None].expand(-1, U, -1)).flatten()
+        windows_B1 = torch.arange(B, device=cells_BM.device)[:, None]
+        index_K = (windows_B1 * (U * C) + index_BN).flatten()
         targets = PatchTargets(inputs, self.encoder.grid)
-        x_KW = encoded.tokens.flatten(0, 2)[index_K]
+        x_KW = encoded.tokens.flatten(0, 1)
         loss = prediction_error(self.head, x_KW, index_K, targets, error="l1", chunk=self.chunk)
         measures = {}
         if measure:
@@ -101,7 +103,9 @@ class MaskedTokenModelling(nn.Module):
                 measures = {
                     "loss": Mean(loss.total.detach(), loss.n_values),
                     "loss_mean_token": targets.trivial(index_K, mean_BCF, "l1"),
-                    **self._residual_loss(batch, inputs, encoded.tokens, cells_BM),
+                    **self._residual_loss(
+                        batch, inputs, torch.unflatten(encoded.tokens, 1, (U, -1)), cells_BM
+                    ),
                 }
         return ObjectiveOutput(loss, measures)
 
@@ -109,19 +113,20 @@ class MaskedTokenModelling(nn.Module):
         """Do nothing."""
 
     def _residual_loss(
-        self, batch: Batch, inputs: PatchInputs, x_BUCW: Tensor, cells_BM: Tensor
+        self, batch: Batch, inputs: PatchInputs, x_BUMW: Tensor, cells_BM: Tensor
     ) -> dict[str, Mean]:
         """Compare time courses without their means, a few cells at a time."""
         grid = self.encoder.grid
         std_B1CE = grid.cells(batch.std[:, None])
-        B, U = x_BUCW.shape[:2]
-        weight_BT11 = torch.ones(B, U * grid.layout.patch, 1, 1, device=x_BUCW.device)
+        B, U = x_BUMW.shape[:2]
+        weight_BT11 = torch.ones(B, U * grid.layout.patch, 1, 1, device=x_BUMW.device)
         if inputs.weight is not None:
             weight_BT11 = inputs.weight.flatten(1)[:, :, None, None]
         n_frames_B111 = weight_BT11.sum(1, keepdim=True)
-        sums = [torch.zeros((), device=x_BUCW.device) for _ in range(3)]
+        sums = [torch.zeros((), device=x_BUMW.device) for _ in range(3)]
         n_chunks = -(-B * U * self.n_masked // self.chunk)
-        for cells_Bm in cells_BM.chunk(n_chunks, dim=1):
+        parts = zip(cells_BM.chunk(n_chunks, dim=1), x_BUMW.chunk(n_chunks, dim=2), strict=True)
+        for cells_Bm, x_BUmW in parts:
             std_B1mE = _take(std_B1CE, cells_Bm)
             unit = moving = (std_B1mE > 0).float()
             if self.encoder.config.input == "absolute" and grid.layout.has_mean:
@@ -129,7 +134,7 @@ class MaskedTokenModelling(nn.Module):
             predicted, target = (
                 self._changes(x, unit, weight_BT11, n_frames_B111)
                 for x in (
-                    self.head(_take(x_BUCW, cells_Bm)).float(),
+                    self.head(x_BUmW).float(),
                     _take(inputs.patches, cells_Bm),
                 )
             )
