@@ -17,8 +17,9 @@ from fmritok.pipeline.store.table import write_table
 from fmritok.trainer.cli import main
 from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 from fmritok.trainer.features import load_encoder, run_features, spread_windows
+from fmritok.trainer.labels import labels_of, runs_where
 from fmritok.trainer.loop import Trainer
-from fmritok.trainer.probe import fold_splits, labels_of, probe
+from fmritok.trainer.probe import fold_splits, probe
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.split import Split
 from fmritok.trainer.windows import RunIndex
@@ -45,6 +46,25 @@ def _runs(n_subjects=24):
     return runs, phenotypes
 
 
+def test_where_leaves_the_runs_that_fulfil_it():
+    runs, _ = _runs(4)
+    assert runs_where(runs, []) is runs
+    assert runs_where(runs, ["task=rest"])["run_id"].tolist() == [f"{100 + i}_0" for i in range(4)]
+    several = runs_where(runs, ["subject=100", "task=rest", "subject=103"])
+    assert several["run_id"].tolist() == ["100_0", "103_0"]
+    for wrong, words in (("task", "COLUMN=VALUE"), ("motion=1", "got 'motion=1'"),
+                         ("task=sleep", "task among motor, rest, got sleep")):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            runs_where(runs, [wrong])
+
+
+def test_one_family_is_too_few():
+    runs, phenotypes = _runs(2)
+    assert set(runs["family"]) == {"F0"}
+    with pytest.raises(ConfigError, match="task of two or more subjects or families, got one"):
+        fold_splits(labels_of("task", runs, phenotypes), folds=5, seed=0)
+
+
 def test_labels_follow_their_columns():
     runs, phenotypes = _runs()
     phenotypes.loc[3, ["sex", "age"]] = ["", np.nan]
@@ -54,12 +74,12 @@ def test_labels_follow_their_columns():
     assert [x.kind for x in (sex, age, task, group)] == ["classes", "number", "classes", "classes"]
     assert [x.unit for x in (sex, age, task)] == ["subject", "subject", "run"]
     assert [len(x.values) for x in (sex, age, task)] == [23, 23, 48]
-    assert (sex.of_run[6:8] == -1).all()
+    assert (sex.of_row[6:8] == -1).all()
     for labels, column in ((sex, "sex"), (age, "age")):
-        known = labels.of_run >= 0
+        known = labels.of_row >= 0
         wanted = runs.merge(phenotypes, on=["dataset", "subject"])[column][known]
-        assert labels.values[labels.of_run[known]].tolist() == wanted.tolist()
-    assert task.values[task.of_run].tolist() == runs["task"].tolist()
+        assert labels.values[labels.of_row[known]].tolist() == wanted.tolist()
+    assert task.values[task.of_row].tolist() == runs["task"].tolist()
     with pytest.raises(ConfigError, match=r"--target: expected one of sex, age, .* task"):
         labels_of("iq", runs, phenotypes)
     with pytest.raises(ConfigError, match=r"two or more different labels in same, got x"):
@@ -85,7 +105,7 @@ def test_a_planted_effect_is_found_and_noise_is_not():
     generator = np.random.default_rng(0)
     noise = generator.standard_normal((80, 30))
     sex, age, task = (labels_of(t, runs, phenotypes) for t in ("sex", "age", "task"))
-    signs = {"sex": (sex.values[sex.of_run] == "M") * 2.0 - 1, "task": np.tile([1.0, -1], 40)}
+    signs = {"sex": (sex.values[sex.of_row] == "M") * 2.0 - 1, "task": np.tile([1.0, -1], 40)}
     for labels in (sex, task):
         for strength, low, high in ((0.0, 0.2, 0.8), (1.5, 0.85, 1.0)):
             x = noise.copy()
@@ -95,7 +115,7 @@ def test_a_planted_effect_is_found_and_noise_is_not():
                 assert low <= score.figures["balanced_accuracy"] <= high
             assert scores[1].figures != scores[0].figures or strength
     x = noise.copy()
-    x[:, 3] += 0.3 * age.values[age.of_run]
+    x[:, 3] += 0.3 * age.values[age.of_row]
     figures = probe(x, age, runs, seeds=[0])[0].figures
     assert figures["r"] > 0.85
     assert figures["mae"] < 5

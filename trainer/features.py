@@ -1,9 +1,10 @@
-"""Features of whole runs from a frozen encoder, trained or not."""
+"""Features of windows and of whole runs from a frozen encoder, trained or not."""
 
 # B windows, U patches, C cells, W model width
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.objectives.views import default_crop
 from fmritok.trainer.recipe import build_config
-from fmritok.trainer.streaming import window_loader
-from fmritok.trainer.windows import Request, RunIndex
+from fmritok.trainer.streaming import Batch, window_loader
+from fmritok.trainer.windows import RunIndex, Windows
 
-__all__ = ["FrozenEncoder", "load_encoder", "run_features", "spread_windows"]
+__all__ = ["FrozenEncoder", "load_encoder", "run_features", "spread_windows", "window_features"]
+
+_BATCH = 16
 
 
 class FrozenEncoder(NamedTuple):
@@ -94,7 +97,7 @@ def run_features(
     crops: int,
     device: torch.device,
     workers: int = 0,
-    batch_size: int = 16,
+    batch_size: int = _BATCH,
 ) -> npt.NDArray[np.float32]:
     """Return each run's mean token and CLS, averaged over evenly spread windows.
 
@@ -102,15 +105,55 @@ def run_features(
     -------
     np.ndarray of shape (n_runs, 2 * width), float32
     """
-    requests: list[Request] = []
-    for run, n_frames in enumerate(index.n_frames.tolist()):
-        for first, length in spread_windows(n_frames, window=frozen.window, crops=crops):
-            requests.append(Request(0, len(requests), run, first, length, 0))
-    batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
-    encoder = frozen.encoder.to(device)
+    spread = [
+        (run, *place)
+        for run, n_frames in enumerate(index.n_frames.tolist())
+        for place in spread_windows(n_frames, window=frozen.window, crops=crops)
+    ]
+    run, first, length = np.array(spread, dtype=np.int64).reshape(-1, 3).T
+    windows = Windows.of(run, first, length, np.zeros_like(run))
     sums = np.zeros((len(index), 2 * frozen.config.model.width))
-    with torch.no_grad():
-        for batch in window_loader(group, index, batches, workers=workers):
+    batches = _features(frozen, group, index, windows, device, workers, batch_size)
+    for batch, features in batches:
+        np.add.at(sums, batch.runs.numpy(), features)
+    counts = np.bincount(run, minlength=len(index))
+    return (sums / counts[:, None]).astype(np.float32)
+
+
+def window_features(
+    frozen: FrozenEncoder,
+    group: TokenGroup,
+    index: RunIndex,
+    windows: Windows,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    batch_size: int = _BATCH,
+) -> npt.NDArray[np.float32]:
+    """Return the mean token and CLS of each window.
+
+    Returns
+    -------
+    np.ndarray of shape (n_windows, 2 * width), float32
+    """
+    batches = _features(frozen, group, index, windows, device, workers, batch_size)
+    return np.concatenate([features for _, features in batches])
+
+
+def _features(
+    frozen: FrozenEncoder,
+    group: TokenGroup,
+    index: RunIndex,
+    windows: Windows,
+    device: torch.device,
+    workers: int,
+    batch_size: int,
+) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+    """Yield each batch with the mean token and CLS of its windows."""
+    encoder = frozen.encoder.to(device)
+    requests = list(windows.batches(batch_size))
+    for batch in window_loader(group, index, requests, workers=workers):
+        with torch.no_grad():
             inputs = encoder.inputs(batch.to(device))
             encoded = encoder(
                 encoder.embed(inputs.patches), inputs.static, inputs.times, inputs.valid
@@ -122,9 +165,7 @@ def run_features(
                 weight_BU1 = inputs.valid[:, :, None].float()
                 mean_BW = (cells_BUW * weight_BU1).sum(1) / weight_BU1.sum(1)
             features = torch.cat([mean_BW, encoded.cls], dim=1).float().cpu().numpy()
-            np.add.at(sums, batch.runs.cpu().numpy(), features)
-    counts = np.bincount([request.run for request in requests], minlength=len(index))
-    return (sums / counts[:, None]).astype(np.float32)
+        yield batch, features
 
 
 def _refuse_other_tokens(checkpoint: Path, trained: dict[str, Any], group: TokenGroup) -> None:

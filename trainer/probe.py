@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,40 +12,16 @@ import pandas as pd
 
 from fmritok.pipeline.errors import expected
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.split import Split, check_no_leakage, families
+from fmritok.trainer.labels import Labels
+from fmritok.trainer.split import Split, check_no_leakage
 
-__all__ = ["Labels", "Score", "fold_splits", "labels_of", "probe"]
+__all__ = ["Score", "fold_splits", "probe"]
 
 _STRENGTHS = np.logspace(-4, 1, 6)
 _PENALTIES = np.logspace(-1, 5, 13)
 _INNER_FOLDS = 3
-_RUN_COLUMNS = ("task", "session", "site", "dataset")
 
 Floats = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is to be read off: one label of each unit, a subject or a run.
-
-    Attributes
-    ----------
-    target : str
-    kind : {"classes", "number"}
-    unit : {"subject", "run"}
-    of_run : np.ndarray of shape (n_runs,), int64
-        Unit of each run of the table; -1 if it has no label.
-    values : np.ndarray of shape (n_units,)
-        Classes as text, or numbers.
-    family : np.ndarray of shape (n_units,), str
-    """
-
-    target: str
-    kind: Literal["classes", "number"]
-    unit: Literal["subject", "run"]
-    of_run: npt.NDArray[np.int64]
-    values: npt.NDArray[Any]
-    family: npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -57,61 +33,20 @@ class Score:
     splits: tuple[Split, ...]
 
 
-def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labels:
-    """Find a target by its column: of the subjects' table, else of the runs'.
-
-    Text and truth values are classes, and so are numbers with two values; others are numbers.
+def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np.bool_]]:
+    """Return which units each fold holds out: families kept together, classes spread evenly.
 
     Raises
     ------
     ConfigError
-        If there is no such column, or fewer than two different labels in it.
+        If all units are of one family.
     """
-    names = [c for c in phenotypes.columns if c not in ("dataset", "subject", "session")]
-    subject = (runs["dataset"].astype(str) + "/" + runs["subject"].astype(str)).to_numpy(str)
-    if target in names:
-        key = phenotypes["dataset"].astype(str) + "/" + phenotypes["subject"].astype(str)
-        column = pd.Series(phenotypes[target].to_numpy(), index=key.to_numpy())
-        column = column[column.notna() & (column.astype(str) != "")]
-        of_subject = column[~column.index.duplicated()].reindex(subject)  # the first session's
-        units, unit, values = subject, "subject", of_subject.reset_index(drop=True)
-    elif target in runs.columns and target in _RUN_COLUMNS:
-        units, unit, values = (
-            runs["run_id"].to_numpy(str),
-            "run",
-            runs[target].reset_index(drop=True),
-        )
-    else:
-        columns = ", ".join([*names, *_RUN_COLUMNS])
-        raise ConfigError(
-            expected("Option", "--target", f"one of {columns}", target, "Choose one of them.")
-        )
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    known = values.notna().to_numpy()
-    if not numeric:
-        values = values.astype(str)
-        known = known & (values != "").to_numpy()
-    distinct = sorted(values[known].unique().tolist())
-    if len(distinct) < 2:
-        raise ConfigError(
-            expected("Option", "--target", f"two or more different labels in {target}",
-                     ", ".join(map(str, distinct)) or "none", "Choose another column.")
-        )  # fmt: skip
-    chosen, first, inverse = np.unique(units[known], return_index=True, return_inverse=True)
-    of_run = np.full(len(runs), -1)
-    of_run[known] = inverse
-    kind: Literal["classes", "number"] = "number" if numeric and len(distinct) > 2 else "classes"
-    labels = values[known].to_numpy()[first]
-    return Labels(
-        target, kind, unit, of_run,  # type: ignore[arg-type]
-        labels.astype(float) if kind == "number" else labels.astype(str),
-        families(runs)[known][first],
-    )  # fmt: skip
-
-
-def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np.bool_]]:
-    """Return which units each fold holds out: families kept together, classes spread evenly."""
     names, family = np.unique(labels.family, return_inverse=True)
+    if len(names) < 2:
+        raise ConfigError(
+            expected("Option", "--target", f"{labels.target} of two or more subjects or families",
+                     "one", "Probe a store with more of them.")
+        )  # fmt: skip
     folds = min(folds, len(names))
     held_out = np.zeros(len(labels.values), dtype=np.int64)
     if labels.kind == "classes":
@@ -136,15 +71,16 @@ def probe(
 ) -> list[Score]:
     """Score a linear probe under cross-validation, once for each seed of the folds.
 
-    Features are averaged over a unit's runs and standardised on the training units; the strength
+    Features are averaged over a unit's rows and standardised on the training units; the strength
     of the regularisation is chosen within them.
 
     Parameters
     ----------
-    features : np.ndarray of shape (n_runs, n_features)
+    features : np.ndarray of shape (n_rows, n_features)
+        Of runs, or of events.
     labels : Labels
     runs : pd.DataFrame
-        In the order of the features.
+        The run of each row.
     seeds : sequence of int
     folds : int
 
@@ -153,10 +89,10 @@ def probe(
     LeakageError
         If a subject or family is on both sides of a fold.
     """
-    used = labels.of_run >= 0
-    counts = np.bincount(labels.of_run[used])
+    used = labels.of_row >= 0
+    counts = np.bincount(labels.of_row[used])
     x = np.zeros((len(labels.values), features.shape[1]))
-    np.add.at(x, labels.of_run[used], features[used].astype(np.float64))
+    np.add.at(x, labels.of_row[used], features[used].astype(np.float64))
     x /= counts[:, None]
     run_ids = runs["run_id"].to_numpy(str)
     scores = []
@@ -165,8 +101,9 @@ def probe(
         splits = []
         for test in fold_splits(labels, folds=folds, seed=seed):
             of_test = np.zeros(len(runs), bool)
-            of_test[used] = test[labels.of_run[used]]
-            split = Split(tuple(sorted(run_ids[used & ~of_test])), tuple(sorted(run_ids[of_test])))
+            of_test[used] = test[labels.of_row[used]]
+            sides = (np.unique(run_ids[side]).tolist() for side in (used & ~of_test, of_test))
+            split = Split(*map(tuple, sides))
             check_no_leakage(runs, split)
             splits.append(split)
             part = _predict(x[~test], labels.values[~test], labels.family[~test], x[test], labels)

@@ -6,20 +6,37 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from rich.table import Table
 
-from fmritok.pipeline.store.reader import TokenStore
+from fmritok.pipeline.errors import expected
+from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.checkpoint import find_checkpoint, read_state, run_folder
-from fmritok.trainer.features import load_encoder, run_features
-from fmritok.trainer.probe import Labels, Score, labels_of, probe
-from fmritok.trainer.windows import RunIndex
+from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.events import event_windows
+from fmritok.trainer.features import load_encoder, run_features, window_features
+from fmritok.trainer.labels import EVENT_TARGET, Labels, event_labels, labels_of, runs_where
+from fmritok.trainer.layout import TokenLayout
+from fmritok.trainer.probe import Score, probe
+from fmritok.trainer.recipe import build_config
+from fmritok.trainer.windows import RunIndex, Windows
 
-__all__ = ["Row", "probe_trainings", "scores_table", "write_scores"]
+__all__ = ["EventOptions", "Row", "probe_trainings", "scores_table", "write_scores"]
+
+
+class EventOptions(NamedTuple):
+    """Which windows of events are taken."""
+
+    delay: float = 4.0
+    """seconds from an onset to the window: the blood's response lags"""
+    window: float = 8.0
+    """seconds"""
+    trial_types: tuple[str, ...] = ()
+    """none: all"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,16 @@ class Row:
     source: list[dict[str, Any]]
     labels: Labels
     scores: list[Score]
+
+
+class Question(NamedTuple):
+    """Labels, and what they are to be read from."""
+
+    labels: Labels
+    runs: pd.DataFrame
+    """the run of each row of the features"""
+    windows: Windows | None
+    """one for each row; None: evenly spread ones of every run"""
 
 
 def probe_trainings(
@@ -44,39 +71,85 @@ def probe_trainings(
     crops: int,
     workers: int,
     device: torch.device,
+    where: Sequence[str] = (),
+    events: EventOptions = EventOptions(),  # noqa: B008  immutable
 ) -> list[Row]:
     """Probe the encoders of trainings, and untrained ones of the same shapes.
 
-    An untrained encoder is drawn anew for every seed.
+    An untrained encoder is drawn anew for every seed. ``where`` leaves some runs only, see
+    :func:`fmritok.trainer.labels.runs_where`.
     """
     opened, rows = TokenStore(store), []
     for training in trainings:
         checkpoint = find_checkpoint(training)
         state = read_state(checkpoint)
         group = opened.group(group_name or state["group"]["name"])
-        runs = group.runs.sort_values("run_id", ignore_index=True)
+        runs = runs_where(group.runs, where).sort_values("run_id", ignore_index=True)
         index = RunIndex.of(runs, runs["run_id"].tolist())
-        chosen = [labels_of(target, runs, opened.phenotypes()) for target in targets]
+        config = build_config(state["config"])
+        layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
+        questions = [
+            _event_question(opened, group, index, runs, layout.patch, events)
+            if target == EVENT_TARGET
+            else Question(labels_of(target, runs, opened.phenotypes()), runs, None)
+            for target in targets
+        ]
 
-        name = f"{state['config']['objective']['name']} {run_folder(checkpoint).name}"
+        name = f"{config.objective.name} {run_folder(checkpoint).name}"
         encoders: list[tuple[str, list[tuple[int | None, Sequence[int]]]]]
         encoders = [(name, [(None, seeds)])]
         if untrained:
             encoders.append((f"untrained, as {name}", [(seed, [seed]) for seed in seeds]))
         for encoder, draws in encoders:
             sources = []
-            scores: list[list[Score]] = [[] for _ in chosen]
+            scores: list[list[Score]] = [[] for _ in questions]
             for seed, of_folds in draws:
                 frozen = load_encoder(checkpoint, group, untrained_seed=seed)
                 sources.append(frozen.source)
-                features = run_features(
-                    frozen, group, index, crops=crops, device=device, workers=workers
-                )
-                for kept, labels in zip(scores, chosen, strict=True):
-                    kept += probe(features, labels, runs, seeds=of_folds, folds=folds)
-            for kept, labels in zip(scores, chosen, strict=True):
-                rows.append(Row(encoder, sources, labels, kept))
+                whole = None
+                for kept, (labels, of_row, windows) in zip(scores, questions, strict=True):
+                    if windows is not None:
+                        features = window_features(
+                            frozen, group, index, windows, device=device, workers=workers
+                        )
+                    else:
+                        if whole is None:
+                            whole = run_features(
+                                frozen, group, index, crops=crops, device=device, workers=workers
+                            )
+                        features = whole
+                    kept += probe(features, labels, of_row, seeds=of_folds, folds=folds)
+            for kept, question in zip(scores, questions, strict=True):
+                rows.append(Row(encoder, sources, question.labels, kept))
     return rows
+
+
+def _event_question(
+    store: TokenStore,
+    group: TokenGroup,
+    index: RunIndex,
+    runs: pd.DataFrame,
+    patch: int,
+    options: EventOptions,
+) -> Question:
+    events = store.events()
+    if not events["run_id"].isin(index.run_id).any():
+        raise ConfigError(
+            expected("Events", f"in {store.location}", f"some during the runs of {group.name}",
+                     f"none of {len(events)} events" if len(events) else "no table of events",
+                     "Tokenize a cohort with task runs, or choose another --target or --where.")
+        )  # fmt: skip
+    found = event_windows(
+        index, events, window=options.window, delay=options.delay, patch=patch,
+        trial_types=options.trial_types or None,
+    )  # fmt: skip
+    of_row = runs.iloc[found.windows.run].reset_index(drop=True)
+    labels = event_labels(found, of_row)
+    seconds = found.windows.n_frames * index.tr[found.windows.run]
+    labels.details.update(
+        delay_s=options.delay, window_s=[float(seconds.min()), float(seconds.max())]
+    )
+    return Question(labels, of_row, found.windows)
 
 
 def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -100,6 +173,7 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "n_units": len(labels.values),
                 "classes": {str(k): int(v) for k, v in counts.items()}
                 if labels.kind == "classes" else None,
+                **labels.details,
                 "figures": figures,
                 "folds": {s.seed: [split.sha256 for split in s.splits] for s in row.scores},
                 "source": row.source,

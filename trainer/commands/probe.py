@@ -28,7 +28,14 @@ _PATH = click.Path(path_type=Path)
     multiple=True,
     required=True,
     metavar="COLUMN",
-    help="Column of the subjects' table (sex, age, ...), or task, session, site; may be repeated.",
+    help="Column of the subjects' table (sex, age, ...), or task, session, site; or trial_type: "
+    "what was happening, from windows of the runs' events. May be repeated.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Only runs such as task=rest; may be repeated.",
 )
 @click.option(
     "--untrained", is_flag=True, help="Compare with encoders of the same shape, untrained."
@@ -38,6 +45,13 @@ _PATH = click.Path(path_type=Path)
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
 @click.option("--crops", type=click.IntRange(1), default=8, show_default=True,
               help="Evenly spread windows of each run.")  # fmt: skip
+@click.option("--event-delay", type=float, default=4.0, show_default=True, metavar="SECONDS",
+              help="trial_type: from an onset to its window: blood responds late.")  # fmt: skip
+@click.option("--event-window", type=click.FloatRange(0, min_open=True), default=8.0,
+              show_default=True, metavar="SECONDS",
+              help="trial_type: length of a window, in whole tokens of the model.")  # fmt: skip
+@click.option("--trial-type", "trial_types", multiple=True, metavar="NAME",
+              help="trial_type: these alone; may be repeated. [default: all]")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--out", type=_PATH, default=Path("probe"), show_default=True)
@@ -47,10 +61,14 @@ def probe(
     group: str | None,
     trainings: tuple[Path, ...],
     targets: tuple[str, ...],
+    where: tuple[str, ...],
     untrained: bool,
     seeds: int,
     folds: int,
     crops: int,
+    event_delay: float,
+    event_window: float,
+    trial_types: tuple[str, ...],
     workers: int,
     device: str,
     out: Path,
@@ -58,23 +76,27 @@ def probe(
 ) -> None:
     """Score linear probes on frozen encoders, by subjects and families that they have not seen.
 
-    Features are the mean token and CLS, averaged over a subject's (or a run's) windows. Writes
-    probe.json, probe.csv and the folds with their checksums to the output folder.
+    Features are the mean token and CLS, averaged over a subject's (or a run's) windows; of an
+    event, those of its own window. Writes probe.json, probe.csv and the folds with their checksums
+    to the output folder.
     """
     import json
+    import logging
 
     import torch
     from rich.console import Console
 
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.probing import probe_trainings, scores_table, write_scores
+    from fmritok.trainer.probing import EventOptions, probe_trainings, scores_table, write_scores
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         rows = probe_trainings(
             store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
             folds=folds, crops=crops, workers=workers, device=torch.device(device),
+            where=where, events=EventOptions(event_delay, event_window, trial_types),
         )  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
