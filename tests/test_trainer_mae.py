@@ -94,7 +94,7 @@ def test_losses_equal_their_float64_definitions(masking, form, kind):
     inputs = model.encoder.inputs(batch)
     shown = model._visible(batch.draws, inputs.valid, 4, 6)
     known = MASK if kind == "flatmap" else np.ones((6, 4), bool)
-    errors, trivial, row = [], [], 0
+    errors, trivial, last, row = [], [], [], 0
     for b, n in enumerate((8, 5)):
         keep = slice(None) if shown.keep is None else shown.keep[b]
         seen = {(int(u), int(c)) for u, c in zip(shown.patches[b][keep], shown.cells[b][keep],
@@ -111,12 +111,16 @@ def test_losses_equal_their_float64_definitions(masking, form, kind):
                     errors.append(predicted[row, part][known[c]] - target)
                     mean = batch.mean[b, c].double()[known[c]]
                     trivial.append(target - (mean if (form, kind) == ("absolute", "plain") else 0))
+                    before = inputs.patches[b, u - 1, c, 4:].double()[known[c]]
+                    last.append(target - before if u else trivial[-1])
                 row += 1
     assert row == len(predicted)
     mse = float(torch.cat(errors).square().mean())
     assert float(output.loss.value) == pytest.approx(mse, rel=1e-5)
     mse = float(torch.cat(trivial).square().mean())
     assert float(output.measures["loss_mean_token"].value) == pytest.approx(mse, rel=1e-5)
+    mse = float(torch.cat(last).square().mean())
+    assert float(output.measures["loss_last_frame"].value) == pytest.approx(mse, rel=1e-5)
 
 
 def test_features_that_do_not_exist_count_nowhere():

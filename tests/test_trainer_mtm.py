@@ -100,13 +100,14 @@ def test_losses_equal_their_float64_definitions(batch, form):
     inputs = model_inputs(batch, form).frames.double()
     cells = tube_cells(batch.draws, n_cells=6, n_chosen=3)
 
-    errors, trivial, residual, residual_trivial = [], [], [], []
+    errors, trivial, last, residual, residual_trivial = [], [], [], [], []
     for i, n in enumerate([16, 5]):
         for m, cell in enumerate(cells[i].tolist()):
             mean, std = batch.mean[i, cell].double(), batch.std[i, cell].double()
             target, guess = inputs[i, :n, cell], heads[0][i, :n, m]
             errors.append(target - guess)
             trivial.append(target - (mean if form == "absolute" else 0))
+            last += [trivial[-1][:1], target[1:] - target[:-1]]
             unit = std if form == "absolute" else torch.ones_like(std)
             target, guess = ((x - x.mean(0)) / unit for x in (target, guess))
             residual.append((guess - target)[:, std > 0])
@@ -119,6 +120,7 @@ def test_losses_equal_their_float64_definitions(batch, form):
     assert got == {
         "loss": pytest.approx(l1(errors), rel=1e-5),
         "loss_mean_token": pytest.approx(l1(trivial), rel=1e-4),
+        "loss_last_frame": pytest.approx(l1(last), rel=1e-4),
         "residual_loss": pytest.approx(l1(residual), rel=1e-4),
         "residual_loss_mean_token": pytest.approx(l1(residual_trivial), rel=1e-4),
     }

@@ -51,19 +51,22 @@ class TrainingDisplay:
 
     def validation(self, step: int, figures: dict[str, float], shown: tuple[Figure, ...]) -> None:
         """Print the figures of a validation above the bar."""
+        trivial: dict[str, list[str]] = {}
+        for one in shown:
+            text = f"{one.trivial_label} {figures[one.trivial]:.4f}"
+            trivial.setdefault(one.name, []).append(text)
         text = ", ".join(
-            f"{one.name} {figures[one.name]:.4f} ({one.trivial_label} {figures[one.trivial]:.4f})"
-            for one in shown
+            f"{name} {figures[name]:.4f} ({', '.join(others)})" for name, others in trivial.items()
         )
         line = f"step {step}: validation {text}"
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def figures_table(figures: dict[str, float], shown: tuple[Figure, ...]) -> Table:
-    """Set the model's figures beside those of a trivial model."""
-    table = Table("", "model", shown[0].trivial_label, "ratio")
+    """Set the model's figures beside those of trivial models and oracles."""
+    table = Table("", "model", "compared with", "", "ratio")
     for one in shown:
         model, trivial = figures[one.name], figures[one.trivial]
         ratio = f"{model / trivial:.3f}" if trivial else "-"
-        table.add_row(one.label, f"{model:.4f}", f"{trivial:.4f}", ratio)
+        table.add_row(one.label, f"{model:.4f}", one.trivial_label, f"{trivial:.4f}", ratio)
     return table

@@ -36,7 +36,7 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A measure that is shown beside what a trivial model reaches."""
+    """A measure that is shown beside what a trivial model, or an oracle, reaches."""
 
     name: str
     trivial: str

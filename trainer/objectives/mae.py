@@ -104,7 +104,9 @@ class MaskedAutoencoder(nn.Module):
     features that do not exist, and padded frames, count nowhere.
 
     Figures reported beside ``loss``: ``loss_mean_token``, the same of the trivial prediction, each
-    token's mean over its run (which is 0 in the forms ``residual`` and ``both``).
+    token's mean over its run (which is 0 in the forms ``residual`` and ``both``);
+    ``loss_last_frame``, the same of repeating the cell's last frame before each patch, shown or
+    not: an oracle, which under ``tube`` sees what the model never does.
 
     Parameters
     ----------
@@ -114,6 +116,7 @@ class MaskedAutoencoder(nn.Module):
 
     figures: ClassVar = (
         Figure("loss", "loss_mean_token", "hidden patches, squared error", "mean token"),
+        Figure("loss", "loss_last_frame", "hidden patches, squared error", "last frame (oracle)"),
     )
 
     def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
@@ -179,7 +182,8 @@ class MaskedAutoencoder(nn.Module):
                 mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
                 measures = {
                     "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.trivial(index_K, mean_BCF, "l2"),
+                    "loss_mean_token": targets.mean_token(index_K, mean_BCF, "l2"),
+                    "loss_last_frame": targets.last_frame(index_K, mean_BCF, "l2"),
                 }
         return ObjectiveOutput(loss, measures)
 

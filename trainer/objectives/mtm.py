@@ -38,6 +38,8 @@ class MaskedTokenModelling(nn.Module):
 
     - ``loss_mean_token``: the same loss of the trivial prediction, each token's mean over its run
       (which is 0 in the forms ``residual`` and ``both``).
+    - ``loss_last_frame``: the same loss of repeating the cell's last frame before each patch. It
+      is no trivial prediction but an oracle: the model never sees a frame of a hidden cell.
     - ``residual_loss``: L1 on what changes over time alone, in the run's standard deviations:
       prediction and target each without their mean over the window; features that never move
       left out. ``residual_loss_mean_token``: the same of the trivial prediction.
@@ -51,6 +53,7 @@ class MaskedTokenModelling(nn.Module):
     figures: ClassVar = (
         Figure("loss", "loss_mean_token", "masked tokens, L1", "mean token"),
         Figure("residual_loss", "residual_loss_mean_token", "time courses alone, L1", "mean token"),
+        Figure("loss", "loss_last_frame", "masked tokens, L1", "last frame (oracle)"),
     )
 
     def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
@@ -102,7 +105,8 @@ class MaskedTokenModelling(nn.Module):
                 mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
                 measures = {
                     "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.trivial(index_K, mean_BCF, "l1"),
+                    "loss_mean_token": targets.mean_token(index_K, mean_BCF, "l1"),
+                    "loss_last_frame": targets.last_frame(index_K, mean_BCF, "l1"),
                     **self._residual_loss(
                         batch, inputs, torch.unflatten(encoded.tokens, 1, (U, -1)), cells_BM
                     ),

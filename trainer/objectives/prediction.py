@@ -53,14 +53,32 @@ class PatchTargets:
             frames_KP = self._weight.flatten(0, 1)[index_K // n_cells]
         return (frames_KP[:, :, None] * known_KE[:, None]).flatten(1)
 
-    def trivial(self, index_K: Tensor, mean_BCF: Tensor | None, error: Error) -> Mean:
+    def mean_token(self, index_K: Tensor, mean_BCF: Tensor | None, error: Error) -> Mean:
         """Return the error of predicting each token's mean over its run (None: 0)."""
-        target_KF, weight_KF = self.values(index_K), self.weight(index_K)
+        target_KF = self.values(index_K)
         if mean_BCF is not None:
-            _, U, C = self.shape
-            window_K = index_K // (U * C)
-            target_KF = target_KF - mean_BCF.flatten(0, 1)[window_K * C + index_K % C]
-        return _weighted(target_KF, weight_KF, error)
+            target_KF = target_KF - self._means(index_K, mean_BCF)
+        return _weighted(target_KF, self.weight(index_K), error)
+
+    def last_frame(self, index_K: Tensor, mean_BCF: Tensor | None, error: Error) -> Mean:
+        """Return the error of repeating the last frame before each patch, of the same cell.
+
+        Whether that frame is shown to the model or not: what is hidden as a tube shows none, so
+        that this knows more than the model does. A window's first patch has no frame before it,
+        and gets its mean.
+        """
+        _, U, C = self.shape
+        frames = self._grid.layout.patch
+        before_KF = self._patches[(index_K - C).clamp_min(0)]
+        last_KF = before_KF[:, -(before_KF.shape[1] // frames) :].repeat(1, frames)
+        mean_KF = torch.zeros(()) if mean_BCF is None else self._means(index_K, mean_BCF)
+        first_K = index_K // C % U == 0
+        last_KF = torch.where(first_K[:, None], mean_KF.to(last_KF), last_KF)
+        return _weighted(self.values(index_K) - last_KF, self.weight(index_K), error)
+
+    def _means(self, index_K: Tensor, mean_BCF: Tensor) -> Tensor:
+        _, U, C = self.shape
+        return mean_BCF.flatten(0, 1)[index_K // (U * C) * C + index_K % C]
 
 
 def prediction_error(
