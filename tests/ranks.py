@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.checkpoint import list_checkpoints
 from fmritok.trainer.distributed import Ranks
+from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.objectives.coding_rate import coding_rate
 from fmritok.trainer.recipe import build_config, override
+from fmritok.trainer.sharding import whole_tensors
 
 SMALL = [
     "data.window=12", "data.windows_per_run=3", "data.batch_size=4", "data.validation_fraction=0.4",
@@ -26,12 +31,15 @@ SMALL = [
 RUNS = [("mtm", 1, 1), ("mtm", 3, 2), ("mae", 2, 1), ("distill", 1, 1)]
 
 
-def train(store, out, name, parts, ranks):
-    options = [*SMALL, f"objective.name={name}", f"train.accumulate={parts}", "train.steps=12"]
-    config = build_config(override({}, options))
+def trainer(store, out, options, **how):
+    config = build_config(override({}, [*SMALL, "train.steps=7", *options]))
     group = TokenStore(store).group()
-    trainer = Trainer(config, group, out=out, device=torch.device("cpu"), ranks=ranks)
-    return trainer.run()
+    return Trainer(config, group, out=out, device=torch.device("cpu"), **how)
+
+
+def train(store, out, name, parts, ranks):
+    options = [f"objective.name={name}", f"train.accumulate={parts}", "train.steps=12"]
+    return trainer(store, out, options, ranks=ranks).run()
 
 
 def _join(rank, folder):
@@ -58,4 +66,60 @@ def rate_as_rank(rank, folder, x_MZ):
     nothing = own.detach()[:1].requires_grad_()
     alone = coding_rate(nothing if rank else own.detach(), precision=0.05, count=not rank)
     np.save(f"{folder}/alone{rank}.npy", alone.item())
+    ranks.leave()
+
+
+#: Trainings of divided models: name and options.
+SHARDED = {
+    "mtm": ["train.accumulate=2", "model.layers=2", "optim.clip=0.05"],
+    "mae": ["objective.name=mae", "model.checkpointing=selective"],
+    "distill": ["objective.name=distill"],
+    "full": ["model.checkpointing=full", "objective.chunk=8", "train.accumulate=3"],
+    "bf16": ["train.precision=bf16", "model.layers=2"],
+    # One graph: windows of one length, no validation.
+    "compiled": ["train.compile=true", "data.window=9", "train.steps=2",
+                 "data.validation_fraction=0"],
+}  # fmt: skip
+#: Of these all checkpoints are kept, and gone on with from the first.
+RESUMED = {
+    name: [*SHARDED[name], "train.steps=12", "train.keep_checkpoints=9"]
+    for name in ("mtm", "distill")
+}
+
+
+def shard_as_rank(rank, store, folder):
+    how = {"ranks": _join(rank, folder), "shard": True}
+    compile_module = torch.nn.Module.compile
+    torch.nn.Module.compile = partialmethod(compile_module, backend="aot_eager")  # in no time
+    for name, options in SHARDED.items():
+        trainer(store, Path(folder) / f"{name}-two", options, **how).run()
+    # What is rounded to bfloat16 depends on the windows of each process.
+    trainer(store, Path(folder) / "bf16-one", SHARDED["bf16"], ranks=how["ranks"]).run()
+    how["ranks"].leave()
+
+
+def resume_as_rank(rank, store, folder):
+    """Train; go on from the first checkpoint, and from one process's, saving it again as it is."""
+    how, folder = {"ranks": _join(rank, folder), "shard": True}, Path(folder)
+    for name, options in RESUMED.items():
+        trainer(store, folder / f"{name}-two", options, **how).run()
+        for begun in ("one", "two"):
+            out = folder / f"{name}-{begun}-then-two"
+            early = list_checkpoints(folder / f"{name}-{begun}")[0]
+            again = trainer(store, out, options, resume=early, **how)
+            held = sum(p.to_local().numel() for p in again.model.parameters())
+            assert held < 0.6 * sum(p.numel() for p in again.model.parameters())
+            whole = whole_tensors(again.model, again.learner.optimizer, keep=rank == 0)
+            for part, file in zip(whole, ("model", "optimizer"), strict=True):
+                save_file(part, out / f"{file}-{rank}.safetensors")
+            again.run()
+    how["ranks"].leave()
+
+
+def poison_as_rank(rank, store, folder):
+    ranks = _join(rank, folder)
+    try:
+        trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
+    except TrainingError as error:
+        (Path(folder) / f"{rank}.txt").write_text(str(error))
     ranks.leave()

@@ -18,6 +18,7 @@ from fmritok.trainer.checkpoint import (
     save_checkpoint,
 )
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.sharding import whole_tensors
 
 
 def _model():
@@ -34,7 +35,7 @@ def _train(model, optimizer, seed):
 
 
 def _save(run, model, optimizer, step, keep=9):
-    return save_checkpoint(run, model, optimizer, {"step": step}, keep=keep)
+    return save_checkpoint(run, whole_tensors(model, optimizer), {"step": step}, keep=keep)
 
 
 def test_weights_and_optimizer_come_back_exactly(tmp_path):

@@ -23,6 +23,7 @@ from torch import nn
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.sharding import WholeTensors, share_like
 
 __all__ = [
     "find_checkpoint",
@@ -42,12 +43,7 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 def save_checkpoint(
-    run: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-    *,
-    keep: int,
+    run: Path, tensors: WholeTensors, state: Mapping[str, Any], *, keep: int
 ) -> Path:
     """Write a checkpoint that exists whole or not at all, and drop all but the last ``keep``.
 
@@ -55,8 +51,7 @@ def save_checkpoint(
     ----------
     run : Path
         Folder of the training.
-    model : torch.nn.Module
-    optimizer : torch.optim.AdamW
+    tensors : WholeTensors
     state : dict
         JSON-able, with ``step``.
     keep : int
@@ -73,16 +68,8 @@ def save_checkpoint(
     target = folder / f"step-{state['step']:08d}"
     partial = folder / f".{target.name}.partial"
     partial.mkdir()
-    names: dict[torch.Tensor, str] = {
-        parameter: name for name, parameter in model.named_parameters()
-    }
-    moments = {
-        f"{key}.{names[parameter]}": value
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-    }
-    save_file(model.state_dict(), partial / _MODEL, metadata={"format": "pt"})
-    save_file(moments, partial / _OPTIMIZER, metadata={"format": "pt"})
+    save_file(tensors.weights, partial / _MODEL, metadata={"format": "pt"})
+    save_file(tensors.moments, partial / _OPTIMIZER, metadata={"format": "pt"})
     (partial / _STATE).write_text(json.dumps({"format": _FORMAT, **state}, indent=1))
     for path in (*partial.iterdir(), partial):
         _sync(path)
@@ -196,7 +183,7 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
             tensor = found.get(f"{key}.{name}")
             if tensor is not None:
                 # AdamW counts its steps on the CPU.
-                state[key] = tensor if key == "step" else tensor.to(parameter.device)
+                state[key] = tensor if key == "step" else share_like(tensor, parameter)
         if state:
             optimizer.state[parameter] = state
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from fmritok.trainer.distributed import Ranks, is_placeholder, split_batch, tota
 from fmritok.trainer.objectives import Mean, ObjectiveOutput
 from fmritok.trainer.objectives.build import AnyObjective, compile_blocks
 from fmritok.trainer.optim import build_optimizer, learning_rate, weight_decay
+from fmritok.trainer.sharding import exchanging_gradients, shard_model, whole
 from fmritok.trainer.streaming import Batch
 
 __all__ = ["Learner", "Step"]
@@ -48,12 +48,14 @@ class Learner:
     Parameters
     ----------
     model : AnyObjective
-        On its device.
+        With its weights; it is moved to the device.
     config : Config
     n_steps : int
         Of the whole training.
     device : torch.device
     ranks : Ranks
+    shard : bool
+        Divide the model among the processes, instead of a copy in each.
     """
 
     def __init__(
@@ -64,17 +66,22 @@ class Learner:
         n_steps: int,
         device: torch.device,
         ranks: Ranks,
+        shard: bool = False,
     ) -> None:
         self.model, self.config, self.n_steps = model, config, n_steps
-        self.device, self.ranks = device, ranks
+        self.device, self.ranks, self.shard = device, ranks, shard
+        if shard:
+            shard_model(model, device, ranks.size)
+        else:
+            model.to(device)
         self.optimizer = build_optimizer(model, config.optim)
         self._wrapped: nn.Module = model
 
     def prepare(self) -> None:
-        """Compile and connect the processes, when the weights are loaded."""
+        """Compile and connect the processes."""
         if self.config.train.compile:
             compile_blocks(self.model)
-        if self.ranks.size > 1:
+        if self.ranks.size > 1 and not self.shard:
             self._wrapped = DistributedDataParallel(self.model)
 
     def learn(self, batch: Batch, step: int, *, measure: bool) -> Step:
@@ -101,7 +108,7 @@ class Learner:
         loss = self._total([{"loss": output.loss} for output in outputs])["loss"]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, self.ranks.size / float(loss.n_values))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip))
         measures = self._total([output.measures for output in outputs]) if measure else {}
         figures = {name: float(mean.value) for name, mean in measures.items()}
         done = Step(float(loss.value), norm.item(), lr, figures, n_windows, n_frames)
@@ -132,9 +139,7 @@ class Learner:
         parts = split_batch(batch, self.config.train.accumulate)
         outputs = []
         for part in parts:
-            connected = isinstance(self._wrapped, DistributedDataParallel)
-            waits = connected and part is not parts[-1]
-            with self._wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            with exchanging_gradients(self._wrapped, part is parts[-1]):
                 output = self._forward(self._wrapped, part, progress=progress, measure=measure)
                 torch.autograd.backward(output.loss.total)
             detached = Mean(output.loss.total.detach(), output.loss.n_values)
@@ -170,4 +175,7 @@ class Learner:
         """Use bfloat16 on a GPU, and elsewhere only if it is asked for."""
         precision = self.config.train.precision
         use = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=use)
+        # The cache would hold the bfloat16 weights of all layers at once, divided or not.
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=use, cache_enabled=not self.shard
+        )

@@ -37,6 +37,7 @@ from fmritok.trainer.mixing import MixedGroup, mixed_windows
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.progress import Position, Summary
 from fmritok.trainer.recipe import to_yaml
+from fmritok.trainer.sharding import whole_tensors
 from fmritok.trainer.split import Split, check_no_leakage, split_runs
 from fmritok.trainer.stopping import StopRequest
 from fmritok.trainer.streaming import Batch, Meter, window_loader
@@ -73,6 +74,8 @@ class Trainer:
     ranks : Ranks, optional
         This process among those that train together; the result depends on how many there are by
         the order of sums alone.
+    shard : bool
+        Divide the model among the processes; see :mod:`fmritok.trainer.sharding`.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class Trainer:
         resume: Path | None = None,
         init_from: Path | None = None,
         ranks: Ranks | None = None,
+        shard: bool = False,
         console: Console | None = None,
     ) -> None:
         self.config, self.group, self.out = config, group, out
@@ -111,22 +115,27 @@ class Trainer:
         layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
-            self.model = build_objective(config, layout).to(device)
+            self.model = build_objective(config, layout)
+        weights = resume or init_from
+        if weights is not None:
+            load_weights(weights, self.model)
         epochs = config.train.epochs
         self.n_steps = config.train.steps or self._batches().steps_per_epoch * (epochs or 0)
         self.learner = Learner(
-            self.model, config, n_steps=self.n_steps, device=device, ranks=self.ranks
+            self.model,
+            config,
+            n_steps=self.n_steps,
+            device=device,
+            ranks=self.ranks,
+            shard=shard,
         )
 
         self.position = Position()
         self._last_measures: dict[str, float] = {}
         self._validation_loader: Iterable[Batch] = ()
         if resume is not None and state is not None:
-            load_weights(resume, self.model)
             load_optimizer(resume, self.model, self.learner.optimizer)
             self.position = Position(**state["position"])
-        elif init_from is not None:
-            load_weights(init_from, self.model)
         self.metrics = self._metrics(resume, state) if self.ranks.is_first else None
         self.learner.prepare()
 
@@ -246,21 +255,24 @@ class Trainer:
         return self.out / "loss.png"
 
     def _save(self) -> None:
-        if self.metrics is None:
-            self.ranks.wait()
-            return
-        state = {
+        """Write a checkpoint; all processes take part, the first one writes."""
+        optimizer = self.learner.optimizer
+        tensors = whole_tensors(self.model, optimizer, keep=self.ranks.is_first)
+        if self.metrics is not None:
+            keep = self.config.train.keep_checkpoints
+            save_checkpoint(self.out, tensors, self._state(self.metrics), keep=keep)
+        self.ranks.wait()
+
+    def _state(self, metrics: MetricsLog) -> dict[str, Any]:
+        return {
             "step": self.position.step,
             "position": asdict(self.position),
             "config": asdict(self.config),
             "group": {"name": self.group.name, "contract": self.group.contract},
             "split": self.split.sha256,
-            "metrics_bytes": self.metrics.size,
+            "metrics_bytes": metrics.size,
             "torch": torch.__version__,
         }
-        keep = self.config.train.keep_checkpoints
-        save_checkpoint(self.out, self.model, self.learner.optimizer, state, keep=keep)
-        self.ranks.wait()
 
     def _check_state(self, resume: Path) -> dict[str, Any]:
         """Read a checkpoint's state, and refuse one that this training cannot go on from."""

@@ -47,6 +47,11 @@ _PATH = click.Path(path_type=Path)
     help="Loader processes. [default: one less than the cores, at most 4]",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--shard",
+    is_flag=True,
+    help="Divide the model among the processes of torchrun (FSDP), instead of a copy in each.",
+)
 def train(
     stores: tuple[str, ...],
     weights: tuple[float, ...],
@@ -60,6 +65,7 @@ def train(
     init_from: Path | None,
     workers: int | None,
     device: str,
+    shard: bool,
 ) -> None:
     """Pretrain a Transformer on a token store, without labels.
 
@@ -82,7 +88,7 @@ def train(
         shorts += [f"train.seed={seed}"]
     try:
         _train(stores, weights, group, out, recipe, (*overrides, *shorts), resume, init_from,
-               workers, device)  # fmt: skip
+               workers, device, shard)  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
 
@@ -98,6 +104,7 @@ def _train(
     init_from: Path | None,
     workers: int | None,
     device_name: str,
+    shard: bool,
 ) -> None:
     import logging
     import os
@@ -140,6 +147,11 @@ def _train(
         ) from error  # fmt: skip
 
     ranks = Ranks.join(device.type)
+    if shard and ranks.size == 1:
+        raise ConfigError(
+            expected("Option", "--shard", "several processes to divide the model among", "one",
+                     "Start with `torchrun --nproc-per-node=N -m fmritok.trainer.cli train ...`.")
+        )  # fmt: skip
     if not ranks.is_first:
         logging.getLogger().setLevel(logging.ERROR)
     state = None
@@ -183,6 +195,7 @@ def _train(
         resume=resume,
         init_from=init_from,
         ranks=ranks,
+        shard=shard,
     )
     logger.info(
         "Training on %d runs, validating on %d: %s; %s, %d loader workers",
