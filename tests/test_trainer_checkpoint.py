@@ -51,6 +51,21 @@ def test_weights_and_optimizer_come_back_exactly(tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("fused", [None, True])
+def test_the_optimizer_finds_its_state_where_it_needs_it(tmp_path, fused):
+    """Its fused kernel, which a GPU uses, wants the steps with the weights."""
+    model, optimizer = _model()
+    _train(model, optimizer, 0)
+    saved = _save(tmp_path, model, optimizer, 1)
+    elsewhere = model.to("meta")
+    other = torch.optim.AdamW(elsewhere.parameters())
+    other.defaults["fused"] = fused
+    load_optimizer(saved, elsewhere, other)
+    for state in other.state.values():
+        assert state["exp_avg"].is_meta
+        assert state["step"].is_meta == bool(fused)
+
+
 def test_nothing_is_pickled(tmp_path):
     model, optimizer = _model()
     _train(model, optimizer, 0)

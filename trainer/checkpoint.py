@@ -182,8 +182,11 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
         for key in ("step", "exp_avg", "exp_avg_sq"):
             tensor = found.get(f"{key}.{name}")
             if tensor is not None:
-                # AdamW counts its steps on the CPU.
-                state[key] = tensor if key == "step" else share_like(tensor, parameter)
+                if key != "step":
+                    state[key] = share_like(tensor, parameter)
+                else:  # AdamW counts its steps on the CPU, its fused kernel with the weights
+                    fused = optimizer.defaults["fused"]
+                    state[key] = tensor.to(parameter.device) if fused else tensor
         if state:
             optimizer.state[parameter] = state
 
