@@ -41,6 +41,7 @@ from fmritok.trainer.sharding import whole_tensors
 from fmritok.trainer.split import Split, check_no_leakage, split_runs
 from fmritok.trainer.stopping import StopRequest
 from fmritok.trainer.streaming import Batch, Meter, window_loader
+from fmritok.trainer.tracking import WandbRun
 from fmritok.trainer.windows import (
     Request,
     RunIndex,
@@ -76,6 +77,8 @@ class Trainer:
         the order of sums alone.
     shard : bool
         Divide the model among the processes; see :mod:`fmritok.trainer.sharding`.
+    wandb : str, optional
+        Project of W&B to follow the training in.
 
     Raises
     ------
@@ -95,6 +98,7 @@ class Trainer:
         init_from: Path | None = None,
         ranks: Ranks | None = None,
         shard: bool = False,
+        wandb: str | None = None,
         console: Console | None = None,
     ) -> None:
         self.config, self.group, self.out = config, group, out
@@ -136,7 +140,7 @@ class Trainer:
         if resume is not None and state is not None:
             load_optimizer(resume, self.model, self.learner.optimizer)
             self.position = Position(**state["position"])
-        self.metrics = self._metrics(resume, state) if self.ranks.is_first else None
+        self.metrics = self._metrics(resume, state, wandb) if self.ranks.is_first else None
         self.learner.prepare()
 
     def run(self) -> Summary:
@@ -235,18 +239,22 @@ class Trainer:
         asked = total_over_ranks(torch.tensor(float(stop.signal is not None)))
         return (stop.signal or "a signal to another process") if asked else None
 
-    def _metrics(self, resume: Path | None, state: dict[str, Any] | None) -> MetricsLog:
+    def _metrics(
+        self, resume: Path | None, state: dict[str, Any] | None, project: str | None
+    ) -> MetricsLog:
         """Make the folder of the training, with what is known before its first step."""
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.yaml").write_text(to_yaml(self.config))
         (self.out / "split.json").write_text(self.split.to_json())
+        wandb = None if project is None else WandbRun(self.out, project, asdict(self.config))
         if resume is None or state is None:
-            return MetricsLog(self.out)
+            return MetricsLog(self.out, wandb=wandb)
         return MetricsLog(
             self.out,
             resume=run_folder(resume),
             size=state["metrics_bytes"],
             step=self.position.step,
+            wandb=wandb,
         )
 
     def _draw(self) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from fmritok.trainer.objectives import Figure
+from fmritok.trainer.tracking import WandbRun
 
 __all__ = ["MetricsLog", "draw_losses", "read_metrics"]
 
@@ -29,10 +30,18 @@ class MetricsLog:
         Bytes of that run's file that a resumed training keeps; later rows are dropped.
     step : int
         Last step that is kept.
+    wandb : WandbRun, optional
+        Gets what TensorBoard gets.
     """
 
     def __init__(
-        self, folder: Path, *, resume: Path | None = None, size: int = 0, step: int = 0
+        self,
+        folder: Path,
+        *,
+        resume: Path | None = None,
+        size: int = 0,
+        step: int = 0,
+        wandb: WandbRun | None = None,
     ) -> None:
         kept = b""
         if resume is not None and (resume / _NAME).exists():
@@ -41,6 +50,7 @@ class MetricsLog:
         self._file.write(kept)
         self._file.flush()
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._wandb = wandb
 
     @property
     def size(self) -> int:
@@ -51,14 +61,20 @@ class MetricsLog:
         """Append a row with its ``step``; it survives a killed process."""
         self._file.write(json.dumps({"kind": kind, **row}).encode() + b"\n")
         self._file.flush()
-        for name, value in row.items() if draw else ():
+        if not draw:
+            return
+        for name, value in row.items():
             if name != "step":
                 self._board.add_scalar(f"{kind}/{name}", value, row["step"])
+        if self._wandb is not None:
+            self._wandb.write(kind, row)
 
     def close(self) -> None:
-        """Close both files."""
+        """Close all of them."""
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

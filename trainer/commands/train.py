@@ -52,6 +52,13 @@ _PATH = click.Path(path_type=Path)
     is_flag=True,
     help="Divide the model among the processes of torchrun (FSDP), instead of a copy in each.",
 )
+@click.option(
+    "--wandb",
+    metavar="[PROJECT]",
+    is_flag=False,
+    flag_value="fmritok",
+    help="Follow the training in Weights & Biases, too. [default project: fmritok]",
+)
 def train(
     stores: tuple[str, ...],
     weights: tuple[float, ...],
@@ -66,6 +73,7 @@ def train(
     workers: int | None,
     device: str,
     shard: bool,
+    wandb: str | None,
 ) -> None:
     """Pretrain a Transformer on a token store, without labels.
 
@@ -88,7 +96,7 @@ def train(
         shorts += [f"train.seed={seed}"]
     try:
         _train(stores, weights, group, out, recipe, (*overrides, *shorts), resume, init_from,
-               workers, device, shard)  # fmt: skip
+               workers, device, shard, wandb)  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
 
@@ -105,6 +113,7 @@ def _train(
     workers: int | None,
     device_name: str,
     shard: bool,
+    wandb: str | None,
 ) -> None:
     import logging
     import os
@@ -130,6 +139,7 @@ def _train(
     from fmritok.trainer.loop import Trainer
     from fmritok.trainer.mixing import MixedGroup
     from fmritok.trainer.recipe import build_config, override, read_recipe
+    from fmritok.trainer.tracking import import_wandb
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logger = logging.getLogger(__name__)
@@ -146,6 +156,8 @@ def _train(
                      f"{device_name!r} ({error})", "Leave it away.")
         ) from error  # fmt: skip
 
+    if wandb is not None:
+        import_wandb()  # before anything is written
     ranks = Ranks.join(device.type)
     if shard and ranks.size == 1:
         raise ConfigError(
@@ -196,6 +208,7 @@ def _train(
         init_from=init_from,
         ranks=ranks,
         shard=shard,
+        wandb=wandb,
     )
     logger.info(
         "Training on %d runs, validating on %d: %s; %s, %d loader workers",
