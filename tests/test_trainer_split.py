@@ -6,8 +6,14 @@ import json
 
 import pytest
 
-from fmritok.trainer.errors import CheckpointError, LeakageError
-from fmritok.trainer.split import Split, check_no_leakage, families, split_runs
+from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
+from fmritok.trainer.split import (
+    Split,
+    check_no_leakage,
+    families,
+    split_runs,
+    with_subjects,
+)
 
 
 def _cohort(run_table, n=40, per_family=2):
@@ -84,3 +90,25 @@ def test_a_split_file_that_was_changed_is_refused(run_table, tmp_path):
         Split.from_json(file)
     with pytest.raises(CheckpointError, match="readable"):
         Split.from_json(tmp_path / "none.json")
+
+
+def test_fewer_subjects_are_nested_whole_and_leave_validation_alone(run_table):
+    table = _cohort(run_table)
+    split = split_runs(table, fraction=0.3, seed=1)
+    available = table[table["run_id"].isin(split.train)]["subject"].nunique()
+    before: set[str] = set()
+    for n in range(1, available + 1):
+        fewer = with_subjects(table, split, subjects=n, seed=1)
+        assert fewer.validation == split.validation
+        assert set(fewer.train) > before
+        taken = table[table["subject"].isin(table[table["run_id"].isin(fewer.train)]["subject"])]
+        assert taken["subject"].nunique() == n
+        assert sorted(taken["run_id"]) == list(fewer.train), "all runs of a subject, or none"
+        before = set(fewer.train)
+    assert before == set(split.train)
+    five = with_subjects(table, split, subjects=5, seed=1)
+    shuffled = table.sample(frac=1, random_state=0)
+    assert with_subjects(shuffled, split, subjects=5, seed=1) == five
+    assert with_subjects(table, split, subjects=5, seed=2) != five
+    with pytest.raises(ConfigError, match=rf"at most the {available} subjects .* got"):
+        with_subjects(table, split, subjects=available + 1, seed=1)

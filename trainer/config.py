@@ -50,6 +50,8 @@ class DataConfig:
         Windows of a step, over all processes and all parts (``train.accumulate``) of it.
     validation_fraction : float
         Share of the subjects held out, families kept together.
+    subjects : int or None
+        Train on so many of the others, in an order drawn by ``train.seed``; None for all.
     max_validation_windows : int
         At most this many windows are validated on, spread evenly over the held-out runs.
     """
@@ -60,12 +62,15 @@ class DataConfig:
     read_frames: int | None = None
     batch_size: int = 6
     validation_fraction: float = 0.2
+    subjects: int | None = None
     max_validation_windows: int = 64
 
     def __post_init__(self) -> None:
         counts = ("window", "windows_per_run", "windows_per_read", "batch_size")
         for name in (*counts, "max_validation_windows"):
             _require(getattr(self, name) >= 1, f"data.{name}", "1 or more", getattr(self, name))
+        fits = self.subjects is None or self.subjects >= 1
+        _require(fits, "data.subjects", "1 or more, or null", self.subjects)
         fits = self.windows_per_run % self.windows_per_read == 0
         wanted = f"a divisor of data.windows_per_run = {self.windows_per_run}"
         _require(fits, "data.windows_per_read", wanted, self.windows_per_read)

@@ -38,7 +38,7 @@ from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.progress import Position, Summary
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.sharding import whole_tensors
-from fmritok.trainer.split import Split, check_no_leakage, split_runs
+from fmritok.trainer.split import Split, check_no_leakage, split_runs, with_subjects
 from fmritok.trainer.stopping import StopRequest
 from fmritok.trainer.streaming import Batch, Meter, window_loader
 from fmritok.trainer.tracking import WandbRun
@@ -310,7 +310,10 @@ class Trainer:
             file = run_folder(resume) / "split.json"
             split = Split.from_json(file)
         else:
-            split = split_runs(runs, fraction=data.validation_fraction, seed=self.config.train.seed)
+            seed = self.config.train.seed
+            split = split_runs(runs, fraction=data.validation_fraction, seed=seed)
+            if data.subjects is not None:
+                split = with_subjects(runs, split, subjects=data.subjects, seed=seed)
         check_no_leakage(runs, split)
         if not split.train:
             raise TrainingError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fmritok.pipeline.errors import expected
-from fmritok.trainer.errors import CheckpointError, LeakageError
+from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 
-__all__ = ["Split", "check_no_leakage", "split_runs"]
+__all__ = ["Split", "check_no_leakage", "split_runs", "with_subjects"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,37 @@ def split_runs(runs: pd.DataFrame, *, fraction: float, seed: int) -> Split:
     split = Split(tuple(sorted(ids[~chosen].tolist())), tuple(sorted(ids[chosen].tolist())))
     check_no_leakage(runs, split)
     return split
+
+
+def with_subjects(runs: pd.DataFrame, split: Split, *, subjects: int, seed: int) -> Split:
+    """Keep the training runs of so many subjects; those of fewer subjects are among them.
+
+    Parameters
+    ----------
+    runs : pd.DataFrame
+        With ``run_id, dataset, subject``.
+    split : Split
+    subjects : int
+    seed : int
+
+    Raises
+    ------
+    ConfigError
+        If there are not so many.
+    """
+    subject = _subjects(runs).to_numpy(dtype=str)
+    ids = runs["run_id"].to_numpy(dtype=str)
+    names = np.unique(subject[np.isin(ids, split.train)]).tolist()
+    if subjects > len(names):
+        raise ConfigError(
+            expected("Option", "data.subjects",
+                     f"at most the {len(names)} subjects that are not held out", subjects,
+                     "Change it with --set data.subjects=VALUE.")
+        )  # fmt: skip
+    # Ranked by a keyed hash, as families are in split_runs: stable when a cohort grows.
+    ranked = sorted(names, key=lambda name: _sha256([str(seed), "subjects", str(name)]))
+    chosen = set(ids[np.isin(subject, ranked[:subjects])].tolist())
+    return replace(split, train=tuple(run_id for run_id in split.train if run_id in chosen))
 
 
 def families(runs: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.str_]]:
