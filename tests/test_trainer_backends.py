@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fmritok.trainer.backends import Packing, _log_choice, attend, choose_backend
+from fmritok.trainer.attention import rotation
+from fmritok.trainer.backends import Packing, _choose, _log_choice, attend, choose_backend
+from fmritok.trainer.blocks import Block
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.layout import TokenLayout
@@ -70,7 +72,7 @@ def test_gradients_of_packed_sequences_are_those_of_each_alone(backend):
 
 
 def test_the_choice_is_logged_with_its_reason(caplog):
-    choose_backend.cache_clear()
+    _choose.cache_clear()
     _log_choice.cache_clear()
     with caplog.at_level("INFO"):
         assert choose_backend("auto", "cpu", True, True) == "sdpa"
@@ -81,6 +83,15 @@ def test_the_choice_is_logged_with_its_reason(caplog):
         choose_backend("flex", "cpu", True, True)
     with pytest.raises(ConfigError, match=r"xformers \(xformers "):
         choose_backend("xformers", "cpu", False, True)
+
+
+def test_a_layer_compiles_to_one_graph():
+    _choose.cache_clear()
+    _log_choice.cache_clear()
+    config = ModelConfig(width=16, heads=2, mlp_width=16)
+    by = rotation(torch.arange(9.0)[None], pairs=4, min_period=2.0, max_period=1000.0)
+    found = torch._dynamo.explain(Block(config))(torch.randn(1, 9, 16), by, None)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
 SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, registers=1)

@@ -82,7 +82,8 @@ def attend(
     return _BACKENDS[name](q_BHLK, k_BGMK, v_BGMK, mask)
 
 
-@lru_cache
+# Otherwise what it logs would cut compiled layers into pieces.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def choose_backend(wanted: Backend, device: str, packed: bool, needs_gradient: bool) -> str:
     """Return the backend to use, logging why once; refuse one that cannot be used.
 
@@ -90,6 +91,11 @@ def choose_backend(wanted: Backend, device: str, packed: bool, needs_gradient: b
     ------
     ConfigError
     """
+    return _choose(wanted, device, packed, needs_gradient)
+
+
+@lru_cache
+def _choose(wanted: Backend, device: str, packed: bool, needs_gradient: bool) -> str:
     xformers = find_spec("xformers") is not None
     if wanted == "auto":
         name, why = "sdpa", "torch's own is the fastest where nothing is packed"
