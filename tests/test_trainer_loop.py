@@ -105,6 +105,28 @@ def test_a_stopped_training_goes_on_exactly(group, tmp_path, monkeypatch):
     assert _figures(out) == _figures(tmp_path / "whole")
 
 
+def test_a_training_that_is_stopped_in_its_last_validation_is_not_at_its_end(
+    group, tmp_path, monkeypatch
+):
+    _trainer(group, tmp_path / "whole").run()
+    evaluate = Learner.evaluate
+
+    def evaluate_and_stop(self, batches, stopped):
+        if stop_now:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, batches, stopped)
+
+    monkeypatch.setattr(Learner, "evaluate", evaluate_and_stop)
+    out, stop_now = tmp_path / "stopped", False
+    trainer = _trainer(group, out, "train.validate_every=30")
+    stop_now = True
+    with pytest.raises(StoppedError, match="got SIGTERM after step 30"):
+        trainer.run()
+    stop_now = False
+    resumed = _trainer(group, out, "train.validate_every=30", resume=find_checkpoint(out))
+    assert resumed.run().figures["loss"] == _figures(tmp_path / "whole")[-1]["loss"]
+
+
 def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_path):
     steps = ["train.steps=160", "train.checkpoint_every=20", "train.validate_every=40"]
     _trainer(group, tmp_path / "whole", *steps).run()

@@ -168,7 +168,7 @@ class Trainer:
                 signal = self._agreed(stop)
                 if signal or step % every == 0 or step == self.n_steps:
                     self._save()
-                if signal and step < self.n_steps:
+                if signal and (step < self.n_steps or self._is_validation_due):
                     raise self._stopped(signal)
         return Summary(
             step=self.position.step,
@@ -216,10 +216,9 @@ class Trainer:
 
     def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
         """Validate every so many steps and at the end, unless it was done or a signal came."""
-        step = self.position.step
-        due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
-        if not due or self.position.validated == step or not len(self.validation_index):
+        if not self._is_validation_due:
             return False
+        step = self.position.step
         # Several processes cannot leave in the middle: they sum up together.
         figures = self.learner.evaluate(
             self._validation_loader, lambda: stop.signal and self.ranks.size == 1
@@ -231,6 +230,12 @@ class Trainer:
             self.metrics.write("validation", {"step": step, **figures})
         display.validation(step, figures, self.model.figures)
         return True
+
+    @property
+    def _is_validation_due(self) -> bool:
+        step = self.position.step
+        due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
+        return due and self.position.validated != step and len(self.validation_index) > 0
 
     def _agreed(self, stop: StopRequest) -> str | None:
         """Return the signal to stop at, the same on every rank."""
