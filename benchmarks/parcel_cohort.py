@@ -20,8 +20,16 @@ import numpy as np
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--subjects", default=150, show_default=True)
 @click.option("--minutes", default=6.0, show_default=True)
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    default=["rfMRI_REST1_LR", "tfMRI_LANGUAGE_LR"],
+    show_default=True,
+    help="HCP name of a run of every subject; may be repeated.",
+)
 @click.option("--seed", default=0, show_default=True)
-def main(out: Path, subjects: int, minutes: float, seed: int) -> None:
+def main(out: Path, subjects: int, minutes: float, runs: tuple[str, ...], seed: int) -> None:
     """Write the store."""
     import pandas as pd
 
@@ -29,6 +37,7 @@ def main(out: Path, subjects: int, minutes: float, seed: int) -> None:
     from fmritok.pipeline.demo.config import DemoConfig, task_of
     from fmritok.pipeline.demo.population import draw_subject
     from fmritok.pipeline.demo.signals import NUISANCE, simulate_signals
+    from fmritok.pipeline.events import Event, events_table
     from fmritok.pipeline.store.annotations import write_annotations
     from fmritok.pipeline.store.ledger import allocate, finalize
     from fmritok.pipeline.store.location import Location
@@ -38,7 +47,7 @@ def main(out: Path, subjects: int, minutes: float, seed: int) -> None:
     from fmritok.pipeline.store.writer import write_run
     from fmritok.tokenizers.temporal import bandpass, resample, standardize
 
-    config = DemoConfig(subjects=subjects, minutes=minutes, seed=seed)
+    config = DemoConfig(subjects=subjects, minutes=minutes, seed=seed, runs=runs)
     anatomy = load_anatomy()
     order = np.argsort(anatomy.roi_network, kind="stable")
     network = anatomy.roi_network[order].astype(np.int32)
@@ -47,7 +56,7 @@ def main(out: Path, subjects: int, minutes: float, seed: int) -> None:
     loading = 0.5 + 0.5 * generator.standard_normal((len(NUISANCE), len(order)))
 
     people = [draw_subject(config, i, len(anatomy.networks), len(order)) for i in range(subjects)]
-    series, rows = {}, []
+    series, rows, events = {}, [], []
     for person in people:
         for run in config.runs:
             drawn = simulate_signals(config, person, run, anatomy)
@@ -59,6 +68,8 @@ def main(out: Path, subjects: int, minutes: float, seed: int) -> None:
             standardize(places)
             run_id = f"demo_{person.subject}_{run}"
             series[run_id] = places.T[:, :, None]
+            blocks = [Event(e.onset, e.duration, e.condition) for e in drawn.events]
+            events.append((run_id, blocks))
             rows.append(
                 {"run_id": run_id, "dataset": "demo", "subject": person.subject, "session": "",
                  "task": (task_of(run) or "rest").lower(), "site": "", "tr": 2.0,
@@ -80,9 +91,10 @@ def main(out: Path, subjects: int, minutes: float, seed: int) -> None:
     finalize(location, "network")
     phenotypes = pd.DataFrame(
         {"dataset": "demo", "subject": [p.subject for p in people], "session": "",
-         "sex": [p.sex for p in people], "age": [float(p.age) for p in people]}
+         "sex": [p.sex for p in people], "age": [float(p.age) for p in people],
+         "cognition": [p.cognition for p in people]}
     )  # fmt: skip
-    write_annotations(location, {"phenotypes": phenotypes})
+    write_annotations(location, {"phenotypes": phenotypes, "events": events_table(events)})
     click.echo(f"{len(rows)} runs of {rows[0]['n_frames']} frames: {out}")
 
 
