@@ -78,11 +78,12 @@ def event_windows(
     names = sorted(found) if trial_types is None else list(trial_types)
     missing = [name for name in names if name not in found]
     if missing or not names:
+        of_kind = (trial_type == missing[0]).sum() if missing else len(events)
         raise TrainingError(
             expected("Events", f"of trial type {missing[0]!r}" if missing else "of the chosen runs",
                      f"at least one with {window:g} s of its run from {delay:g} s after its onset "
                      f"on (a token of the model is {patch} frames)",
-                     f"{len(events)} events without",
+                     f"{of_kind} events, all without",
                      "Choose other trial types, a shorter window or a shorter delay.")
         )  # fmt: skip
     if not fits.all():
