@@ -60,6 +60,7 @@ def connectivity(store: str, targets: Sequence[str], where: Sequence[str], seeds
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Runs to probe.")
 @click.option("--seeds", default=5, show_default=True)
 @click.option("--crops", default=8, show_default=True)
+@click.option("--pool", type=click.Choice(["mean", "cells"]), default="mean", show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("probes"), show_default=True,
               help="Folder of the trainings; finished ones are not repeated.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Append the table to this file.")
@@ -72,6 +73,7 @@ def main(
     where: tuple[str, ...],
     seeds: int,
     crops: int,
+    pool: Any,
     work: Path,
     out: Path | None,
 ) -> None:
@@ -110,7 +112,7 @@ def main(
                 (folder / "done").touch()
             rows = probe_trainings(
                 store, group, [folder], targets, untrained=True, seeds=[seed], folds=5,
-                crops=crops, workers=0, device=device, where=where,
+                crops=crops, workers=0, device=device, where=where, pool=pool,
             )  # fmt: skip
             for i, row in enumerate(rows):
                 figures = row.scores[0].figures

@@ -222,8 +222,8 @@ def test_the_whole_loss_equals_its_float64_definition():
     assert loss.n_values == 4
 
 
-def test_a_view_is_summed_up_by_cls_or_by_its_mean_token():
-    for summary in ("cls", "mean"):
+def test_a_view_is_summed_up_by_cls_or_by_its_mean_token_or_by_those_of_its_cells():
+    for summary in ("cls", "mean", "cells"):
         student, batch = _objective(summary=summary).student, _batch((24, 10))
         inputs = student.encoder.inputs(batch)
         B, U, C, _ = inputs.patches.shape
@@ -233,8 +233,10 @@ def test_a_view_is_summed_up_by_cls_or_by_its_mean_token():
                 student.encoder.embed(inputs.patches), None, inputs.times, inputs.valid
             )
             valid = inputs.valid.double()[:, :, None, None]
-            mean = (encoded.tokens.double() * valid).sum((1, 2)) / (valid.sum((1, 2)) * C)
-            wanted = encoded.cls if summary == "cls" else mean.float()
+            cells = ((encoded.tokens.double() * valid).sum(1) / valid.sum(1)).float()
+            wanted = {"cls": encoded.cls, "mean": cells.mean(1)}.get(summary)
+            if wanted is None:
+                wanted = student.gather(torch.cat([cells[:, c] for c in range(C)], dim=1))
             wanted = torch.nn.functional.normalize(student.head(wanted), dim=-1)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 

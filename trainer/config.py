@@ -170,7 +170,7 @@ class ObjectiveConfig:
     decoder_heads: int = 2
     crop: int | None = None
     apart: bool = False
-    summary: Literal["cls", "mean"] = "cls"
+    summary: Literal["cls", "mean", "cells"] = "cls"
     momentum: float = 0.99
     head_width: int = 256
     projection: int = 64

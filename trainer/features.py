@@ -1,12 +1,12 @@
 """Features of windows and of whole runs from a frozen encoder, trained or not."""
 
-# B windows, U patches, C cells, W model width
+# B windows, U patches, C cells, W model width, X = W or C * W pooled
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,16 @@ from fmritok.trainer.recipe import build_config
 from fmritok.trainer.streaming import Batch, window_loader
 from fmritok.trainer.windows import RunIndex, Windows
 
-__all__ = ["FrozenEncoder", "load_encoder", "run_features", "spread_windows", "window_features"]
+__all__ = [
+    "FrozenEncoder",
+    "Pool",
+    "load_encoder",
+    "run_features",
+    "spread_windows",
+    "window_features",
+]
+
+Pool = Literal["mean", "cells"]
 
 _BATCH = 16
 
@@ -97,13 +106,28 @@ def run_features(
     crops: int,
     device: torch.device,
     workers: int = 0,
+    pool: Pool = "mean",
     batch_size: int = _BATCH,
 ) -> npt.NDArray[np.float32]:
-    """Return each run's mean token and CLS, averaged over evenly spread windows.
+    """Return each run's pooled tokens and CLS, averaged over evenly spread windows.
+
+    Parameters
+    ----------
+    frozen : FrozenEncoder
+    group : TokenGroup
+    index : RunIndex
+        The runs.
+    crops : int
+        Windows of each run.
+    device : torch.device
+    workers, batch_size : int
+    pool : {"mean", "cells"}
+        ``mean``: the mean of all tokens. ``cells``: the mean over time of each cell's (network's,
+        patch's) tokens, side by side.
 
     Returns
     -------
-    np.ndarray of shape (n_runs, 2 * width), float32
+    np.ndarray of shape (n_runs, 2 * width) or (n_runs, (n_cells + 1) * width), float32
     """
     spread = [
         (run, *place)
@@ -112,8 +136,9 @@ def run_features(
     ]
     run, first, length = np.array(spread, dtype=np.int64).reshape(-1, 3).T
     windows = Windows.of(run, first, length, np.zeros_like(run))
-    sums = np.zeros((len(index), 2 * frozen.config.model.width))
-    batches = _features(frozen, group, index, windows, device, workers, batch_size)
+    pooled = 1 if pool == "mean" else frozen.encoder.grid.n_cells
+    sums = np.zeros((len(index), (pooled + 1) * frozen.config.model.width))
+    batches = _features(frozen, group, index, windows, device, workers, batch_size, pool)
     for batch, features in batches:
         np.add.at(sums, batch.runs.numpy(), features)
     counts = np.bincount(run, minlength=len(index))
@@ -128,15 +153,16 @@ def window_features(
     *,
     device: torch.device,
     workers: int = 0,
+    pool: Pool = "mean",
     batch_size: int = _BATCH,
 ) -> npt.NDArray[np.float32]:
-    """Return the mean token and CLS of each window.
+    """Return the pooled tokens and CLS of each window; see :func:`run_features`.
 
     Returns
     -------
-    np.ndarray of shape (n_windows, 2 * width), float32
+    np.ndarray of shape (n_windows, 2 * width) or (n_windows, (n_cells + 1) * width), float32
     """
-    batches = _features(frozen, group, index, windows, device, workers, batch_size)
+    batches = _features(frozen, group, index, windows, device, workers, batch_size, pool)
     return np.concatenate([features for _, features in batches])
 
 
@@ -148,8 +174,9 @@ def _features(
     device: torch.device,
     workers: int,
     batch_size: int,
+    pool: Pool,
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
-    """Yield each batch with the mean token and CLS of its windows."""
+    """Yield each batch with the pooled tokens and CLS of its windows."""
     encoder = frozen.encoder.to(device)
     requests = list(windows.batches(batch_size))
     for batch in window_loader(group, index, requests, workers=workers):
@@ -158,13 +185,13 @@ def _features(
             encoded = encoder(
                 encoder.embed(inputs.patches), inputs.static, inputs.times, inputs.valid
             )
-            cells_BUW = encoded.tokens.mean(2)
+            tokens_BUX = encoded.tokens.mean(2) if pool == "mean" else encoded.tokens.flatten(2)
             if inputs.valid is None:
-                mean_BW = cells_BUW.mean(1)
+                mean_BX = tokens_BUX.mean(1)
             else:
                 weight_BU1 = inputs.valid[:, :, None].float()
-                mean_BW = (cells_BUW * weight_BU1).sum(1) / weight_BU1.sum(1)
-            features = torch.cat([mean_BW, encoded.cls], dim=1).float().cpu().numpy()
+                mean_BX = (tokens_BUX * weight_BU1).sum(1) / weight_BU1.sum(1)
+            features = torch.cat([mean_BX, encoded.cls], dim=1).float().cpu().numpy()
         yield batch, features
 
 

@@ -18,7 +18,7 @@ from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.checkpoint import find_checkpoint, read_state, run_folder
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.events import event_windows
-from fmritok.trainer.features import load_encoder, run_features, window_features
+from fmritok.trainer.features import Pool, load_encoder, run_features, window_features
 from fmritok.trainer.labels import EVENT_TARGET, Labels, event_labels, labels_of, runs_where
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.probe import Score, probe
@@ -72,12 +72,14 @@ def probe_trainings(
     workers: int,
     device: torch.device,
     where: Sequence[str] = (),
+    pool: Pool = "mean",
     events: EventOptions = EventOptions(),  # noqa: B008  immutable
 ) -> list[Row]:
     """Probe the encoders of trainings, and untrained ones of the same shapes.
 
     An untrained encoder is drawn anew for every seed. ``where`` leaves some runs only, see
-    :func:`fmritok.trainer.labels.runs_where`.
+    :func:`fmritok.trainer.labels.runs_where`; ``pool``, see
+    :func:`fmritok.trainer.features.run_features`.
     """
     opened, rows = TokenStore(store), []
     for training in trainings:
@@ -110,13 +112,15 @@ def probe_trainings(
                 for kept, (labels, of_row, windows) in zip(scores, questions, strict=True):
                     if windows is not None:
                         features = window_features(
-                            frozen, group, index, windows, device=device, workers=workers
-                        )
+                            frozen, group, index, windows,
+                            device=device, workers=workers, pool=pool,
+                        )  # fmt: skip
                     else:
                         if whole is None:
                             whole = run_features(
-                                frozen, group, index, crops=crops, device=device, workers=workers
-                            )
+                                frozen, group, index,
+                                crops=crops, device=device, workers=workers, pool=pool,
+                            )  # fmt: skip
                         features = whole
                     kept += probe(features, labels, of_row, seeds=of_folds, folds=folds)
             for kept, question in zip(scores, questions, strict=True):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from fmritok.trainer.features import Pool
 
 __all__ = ["probe"]
 
@@ -45,6 +49,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
 @click.option("--crops", type=click.IntRange(1), default=8, show_default=True,
               help="Evenly spread windows of each run.")  # fmt: skip
+@click.option("--pool", type=click.Choice(["mean", "cells"]), default="mean", show_default=True,
+              help="Features: CLS and the mean of all tokens, or that of each cell's.")  # fmt: skip
 @click.option("--event-delay", type=float, default=4.0, show_default=True, metavar="SECONDS",
               help="trial_type: from an onset to its window: blood responds late.")  # fmt: skip
 @click.option("--event-window", type=click.FloatRange(0, min_open=True), default=8.0,
@@ -66,6 +72,7 @@ def probe(
     seeds: int,
     folds: int,
     crops: int,
+    pool: Pool,
     event_delay: float,
     event_window: float,
     trial_types: tuple[str, ...],
@@ -76,9 +83,9 @@ def probe(
 ) -> None:
     """Score linear probes on frozen encoders, by subjects and families that they have not seen.
 
-    Features are the mean token and CLS, averaged over a subject's (or a run's) windows; of an
-    event, those of its own window. Writes probe.json, probe.csv and the folds with their checksums
-    to the output folder.
+    Features are CLS and the mean token (or that of each cell), averaged over a subject's (or a
+    run's) windows; of an event, those of its own window. Writes probe.json, probe.csv and the folds
+    with their checksums to the output folder.
     """
     import json
     import logging
@@ -96,7 +103,7 @@ def probe(
         rows = probe_trainings(
             store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
             folds=folds, crops=crops, workers=workers, device=torch.device(device),
-            where=where, events=EventOptions(event_delay, event_window, trial_types),
+            where=where, pool=pool, events=EventOptions(event_delay, event_window, trial_types),
         )  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error

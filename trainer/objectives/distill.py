@@ -53,6 +53,11 @@ class Student(nn.Module):
         super().__init__()
         width = encoder.config.width
         self.encoder, self.summary = encoder, config.summary
+        self.gather = None
+        if config.summary == "cells":
+            size = encoder.grid.n_cells * width
+            self.gather = nn.Linear(size, width)
+            nn.init.normal_(self.gather.weight, std=size**-0.5)
         self.mask_vector = nn.Parameter(torch.zeros(width))
         self.head = nn.Sequential(
             nn.Linear(width, config.head_width),
@@ -71,7 +76,10 @@ class Student(nn.Module):
         else:
             weight_BU11 = inputs.valid[:, :, None, None].to(encoded.tokens.dtype)
             cells_BCW = (encoded.tokens * weight_BU11).sum(1) / weight_BU11.sum(1)
-        summary_BW = encoded.cls if self.summary == "cls" else cells_BCW.mean(1)
+        if self.gather is not None:
+            summary_BW: Tensor = self.gather(cells_BCW.flatten(1))
+        else:
+            summary_BW = encoded.cls if self.summary == "cls" else cells_BCW.mean(1)
         return self._project(summary_BW), self._project(encoded.tokens), self._project(cells_BCW)
 
     def _project(self, x: Tensor) -> Tensor:
