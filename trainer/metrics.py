@@ -89,7 +89,7 @@ def draw_losses(folder: Path, shown: Sequence[Figure]) -> Path:
     ----------
     folder : Path
     shown : sequence of Figure
-        One panel for each.
+        One panel for each measure, with all that it is compared with.
 
     Returns
     -------
@@ -101,18 +101,23 @@ def draw_losses(folder: Path, shown: Sequence[Figure]) -> Path:
     rows = read_metrics(folder)
     train = [row for row in rows if row["kind"] == "train"]
     validation = [row for row in rows if row["kind"] == "validation"]
-    picture = Picture(figsize=(4.5 * max(len(shown), 1), 3.6), layout="constrained")
-    for axes, one in zip(picture.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    panels: dict[str, list[Figure]] = {}
+    for one in shown:
+        panels.setdefault(one.name, []).append(one)
+    picture = Picture(figsize=(4.5 * max(len(panels), 1), 3.6), layout="constrained")
+    grid = picture.subplots(1, max(len(panels), 1), squeeze=False)[0]
+    for axes, (name, figures) in zip(grid, panels.items(), strict=False):
         for source, label, style in (
             (train, "training", {"lw": 0.8, "alpha": 0.6, "color": "tab:blue"}),
             (validation, "validation", {"marker": "o", "ms": 3, "color": "tab:orange"}),
         ):
-            rows = [row for row in source if one.name in row]
-            axes.plot([r["step"] for r in rows], [r[one.name] for r in rows], label=label, **style)
-        rows = [row for row in validation or train if one.trivial in row]
-        steps, trivial = [r["step"] for r in rows], [r[one.trivial] for r in rows]
-        axes.plot(steps, trivial, "k--", lw=1, label=one.trivial_label)
-        axes.set(title=one.label, xlabel="step")
+            rows = [row for row in source if name in row]
+            axes.plot([r["step"] for r in rows], [r[name] for r in rows], label=label, **style)
+        for one, dashes in zip(figures, ("--", ":", "-."), strict=False):
+            rows = [row for row in validation or train if one.trivial in row]
+            steps, trivial = [r["step"] for r in rows], [r[one.trivial] for r in rows]
+            axes.plot(steps, trivial, f"k{dashes}", lw=1, label=one.trivial_label)
+        axes.set(title=figures[0].label, xlabel="step")
         axes.legend(frameon=False)
     picture.savefig(folder / "loss.png", dpi=120)
     return folder / "loss.png"
