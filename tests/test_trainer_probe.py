@@ -176,6 +176,13 @@ def test_features_are_means_over_windows_of_the_encoder_that_is_kept(store, tmp_
     np.testing.assert_allclose(
         run_features(frozen, group, index, batch_size=1, **options), whole, rtol=1e-4, atol=1e-5
     )
+    cells = run_features(frozen, group, index, pool="cells", **options)
+    width = whole.shape[1] // 2
+    apart = cells[:, :-width].reshape(len(cells), -1, width)
+    assert apart.shape[1] == frozen.encoder.grid.n_cells > 1
+    np.testing.assert_allclose(apart.mean(1), whole[:, :width], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cells[:, -width:], whole[:, width:], rtol=1e-4, atol=1e-5)
+    assert np.ptp(apart, axis=1).max() > 1e-3
 
 
 def test_other_tokens_are_refused(store, tmp_path):
