@@ -163,7 +163,7 @@ def open_direct(folder: Path) -> Reader:
 
 
 def open_direct_one_thread(folder: Path) -> Reader:
-    from fmritok.pipeline.store.shards import use_threads
+    from fmritok.pipeline.store.shard_files import use_threads
 
     use_threads(1)
     return open_direct(folder)

@@ -15,7 +15,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 from fmritok.pipeline.errors import StoreError
-from fmritok.pipeline.store import shards
+from fmritok.pipeline.store import shard_files, shards
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.shards import open_direct
@@ -83,9 +83,9 @@ def test_large_reads_on_several_threads_are_equal_and_take_many_chunks_at_once(
     assert len(calls) == 3 * 2  # of each file, the index and all chunks together
     monkeypatch.setattr(shards, "_THREADED_BYTES", 0)
     monkeypatch.setattr(shards, "_READ_BYTES", 200)
-    monkeypatch.setattr(shards, "_IOV_MAX", 1)
+    monkeypatch.setattr(shard_files, "_IOV_MAX", 1)
     for threads in (1, 3):
-        monkeypatch.setattr(shards, "_threads", threads)
+        monkeypatch.setattr(shard_files, "_threads", threads)
         np.testing.assert_array_equal(direct.read(3, FRAMES - 5), whole[3:-2])
 
 
@@ -165,8 +165,10 @@ def test_a_file_that_was_cut_off_is_an_error(make_array, zstd, sharded):
 def test_a_file_cut_off_under_an_open_handle_is_an_error(make_array, monkeypatch):
     array, direct = make_array(zstd=False, holes=False)
     direct.read(0, 16)
-    monkeypatch.setattr(shards, "_stamp", lambda _: 0)  # as a network file system's cache would
-    shards._process()._shards.clear()
+    monkeypatch.setattr(
+        shard_files, "_stamp", lambda _: 0
+    )  # as a network file system's cache would
+    shard_files._process()._shards.clear()
     direct.read(0, 16)
     os.truncate(_shard(array), 100)
     with pytest.raises(StoreError, match="its end at"):
@@ -179,7 +181,7 @@ def test_a_frame_of_another_length_is_an_error_even_with_its_checksum(make_array
 
     array, direct = make_array(sharded=False, holes=False)
     frame = np.frombuffer(zstd.compress(np.ones(said, np.int8), 1), np.uint8)
-    _shard(array).write_bytes(frame.tobytes() + shards._crc(frame))
+    _shard(array).write_bytes(frame.tobytes() + shard_files.crc(frame))
     with pytest.raises(StoreError, match="frame of 240 bytes, got"):
         direct.read(0, 16)
 
@@ -193,9 +195,9 @@ def test_the_length_that_a_frame_says_is_read_rightly(said):
 
 
 def test_a_replaced_shard_is_read_anew_and_open_files_are_bounded(make_array, monkeypatch):
-    monkeypatch.setattr(shards, "_OPEN_FILES", 2)
+    monkeypatch.setattr(shard_files, "_OPEN_FILES", 2)
     array, direct = make_array(holes=False)
-    shards._process()._shards.clear()
+    shard_files._process()._shards.clear()
     before = len(os.listdir("/proc/self/fd"))
     for start in (0, 64, 128, 192, 0, 130):
         np.testing.assert_array_equal(direct.read(start, 8), array[start : start + 8])
@@ -205,7 +207,7 @@ def test_a_replaced_shard_is_read_anew_and_open_files_are_bounded(make_array, mo
 
 
 def test_threads_read_at_once_while_handles_come_and_go(make_array, monkeypatch):
-    monkeypatch.setattr(shards, "_OPEN_FILES", 1)
+    monkeypatch.setattr(shard_files, "_OPEN_FILES", 1)
     monkeypatch.setattr(shards, "_THREADED_BYTES", 0)
     array, direct = make_array(holes=False)
     whole, wrong = array[:], []
@@ -230,10 +232,10 @@ def test_threads_read_at_once_while_handles_come_and_go(make_array, monkeypatch)
 def test_a_child_of_a_process_that_is_reading_reads_too(make_array, monkeypatch, method):
     """The parent's pool, its open files and even its held lock must not matter to the child."""
     monkeypatch.setattr(shards, "_THREADED_BYTES", 0)
-    monkeypatch.setattr(shards, "_threads", 2)
+    monkeypatch.setattr(shard_files, "_threads", 2)
     _, direct = make_array()
     expected = direct.read(0, FRAMES)
-    with shards._process()._lock:
+    with shard_files._process()._lock:
         children = multiprocessing.get_context(method).Pool(1)
     with children:
         got = children.apply_async(direct.read, (0, FRAMES)).get(timeout=60)

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import RunMoments, TokenGroup
-from fmritok.pipeline.store.shards import use_threads
+from fmritok.pipeline.store.shard_files import use_threads
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.windows import Request, RunIndex

@@ -12,9 +12,6 @@ import json
 import os
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,18 +21,21 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.shard_files import (
+    CRC_BYTES,
+    NEXT_STEP,
+    Bytes,
+    ShardFile,
+    crc,
+    for_each,
+    open_shard,
+)  # fmt: skip
 
-__all__ = ["DirectArray", "open_direct", "use_threads"]
+__all__ = ["DirectArray", "open_direct"]
 
 _TYPES = {"int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64"}
-_ABSENT = 2**64 - 1  # offset and size of a chunk that holds nothing but the fill value
-_CRC_BYTES = 4
-_ENTRY_BYTES = 16
-_OPEN_FILES = 64
 _READ_BYTES = 2 * 2**20  # adjacent chunks are read together up to about this size
 _THREADED_BYTES = 2**21  # for less, waking threads costs more than they save
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class DirectArray:
         if not out.size:
             return out
         rows = out.reshape(n_rows, -1).view(np.uint8)
-        files: dict[int, _File | None] = {}
+        files: dict[int, ShardFile | None] = {}
         reads: list[list[_Chunk]] = []
         for number in range(start // self.chunk_rows, (stop - 1) // self.chunk_rows + 1):
             in_file, position = divmod(number, self.file_rows // self.chunk_rows)
@@ -113,15 +113,15 @@ class DirectArray:
                 reads[-1].append(chunk)
             else:
                 reads.append([chunk])
-        _for_each(self._read_adjacent, reads, threaded=out.nbytes >= _THREADED_BYTES)
+        for_each(self._read_adjacent, reads, threaded=out.nbytes >= _THREADED_BYTES)
         return out
 
-    def _open(self, number: int) -> _File | None:
+    def _open(self, number: int) -> ShardFile | None:
         path = os.path.join(self.folder, "c", str(number), *["0"] * (len(self.shape) - 1))
         if self.is_sharded:
-            return _process().open_shard(path, self.file_rows // self.chunk_rows)
+            return open_shard(path, self.file_rows // self.chunk_rows)
         try:
-            return _File(path)
+            return ShardFile(path)
         except FileNotFoundError:
             return None
 
@@ -142,12 +142,12 @@ class DirectArray:
             file.read_into([data], offset)
             for chunk, place in zip(chunks, places, strict=True):
                 stored = data[chunk.offset - offset :][: chunk.size]
-                _check(chunk, stored[:-_CRC_BYTES], stored[-_CRC_BYTES:])
-                _decompress(chunk, stored[:-_CRC_BYTES], place)
+                _check(chunk, stored[:-CRC_BYTES], stored[-CRC_BYTES:])
+                _decompress(chunk, stored[:-CRC_BYTES], place)
         else:
-            sums = np.empty((len(chunks), _CRC_BYTES), np.uint8)
+            sums = np.empty((len(chunks), CRC_BYTES), np.uint8)
             for chunk in chunks:
-                if chunk.size != chunk_bytes + _CRC_BYTES:
+                if chunk.size != chunk_bytes + CRC_BYTES:
                     raise _damaged(chunk, f"a chunk of {chunk_bytes} bytes", chunk.size)
             file.read_into(
                 [part for pair in zip(places, sums, strict=True) for part in pair], offset
@@ -180,12 +180,6 @@ def open_direct(location: Location, key: str) -> DirectArray | None:
         return _parse(str(folder), json.loads((folder / "zarr.json").read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None  # zarr-python says what is wrong with it, if anything is
-
-
-def use_threads(number: int) -> None:
-    """Set how many threads this process reads with; by default as many as it has cores, up to 8."""
-    global _threads
-    _threads = number
 
 
 def _parse(folder: str, metadata: dict[str, Any]) -> DirectArray | None:
@@ -239,7 +233,7 @@ def _names(codecs: list[dict[str, Any]]) -> list[str]:
 class _Chunk(NamedTuple):
     """Where one chunk lies in its file, and which of its rows are wanted."""
 
-    file: _File
+    file: ShardFile
     offset: int
     size: int
     """bytes, checksum included"""
@@ -249,116 +243,7 @@ class _Chunk(NamedTuple):
     """where the wanted rows go [n_rows, bytes of a row]"""
 
 
-class _File:
-    """An open file, and where its chunks are; closed when the last reader lets go of it.
-
-    Parameters
-    ----------
-    path : str
-    n_chunks : int, optional
-        Chunks of a shard; by default the whole file is one chunk.
-    """
-
-    def __init__(self, path: str, n_chunks: int | None = None) -> None:
-        self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        status = os.fstat(self.descriptor)
-        self.stamp = _stamp(status)
-        self.places: list[tuple[int, int] | None] = [(0, status.st_size)]
-        if n_chunks is not None:
-            self.places = self._read_index(n_chunks, status.st_size)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-    def read_into(self, buffers: Sequence[Bytes], offset: int) -> None:
-        """Fill buffers with the bytes from ``offset`` on."""
-        views = [memoryview(buffer) for buffer in buffers]  # type: ignore[arg-type]
-        while views:
-            done = os.preadv(self.descriptor, views[:_IOV_MAX], offset)
-            if not done:
-                raise StoreError(
-                    expected("File", self.path, "bytes", f"its end at {offset}", _NEXT_STEP)
-                )
-            offset += done
-            while views and done >= len(views[0]):
-                done -= len(views.pop(0))
-            if done:
-                views[0] = views[0][done:]
-
-    def _read_index(self, n_chunks: int, size: int) -> list[tuple[int, int] | None]:
-        data = np.empty(n_chunks * _ENTRY_BYTES + _CRC_BYTES, np.uint8)
-        body = size - len(data)
-        if body < 0:
-            raise StoreError(expected("Shard", self.path, "an index", f"{size} bytes", _NEXT_STEP))
-        self.read_into([data], body)
-        if _crc(data[:-_CRC_BYTES]) != data[-_CRC_BYTES:].tobytes():
-            raise StoreError(
-                expected("Index of shard", self.path, "its checksum", "another", _NEXT_STEP)
-            )
-        entries = data[:-_CRC_BYTES].view("<u8").reshape(n_chunks, 2).tolist()
-        places = [None if _ABSENT in entry else (entry[0], entry[1]) for entry in entries]
-        if any(place and sum(place) > body for place in places):
-            raise StoreError(
-                expected("Index of shard", self.path, "chunks within the file",
-                         "one beyond its end", _NEXT_STEP)
-            )  # fmt: skip
-        return places
-
-
-class _Process:
-    """What one process holds open: a forked child starts with nothing, not even a held lock."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self._lock = threading.Lock()
-        self._shards: OrderedDict[str, _File] = OrderedDict()
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
-
-    def open_shard(self, path: str, n_chunks: int) -> _File | None:
-        """Open a shard, unless it is open already and was not replaced since; None without one."""
-        try:
-            stamp = _stamp(os.stat(path))
-        except FileNotFoundError:
-            return None
-        with self._lock:
-            file = self._shards.pop(path, None)
-            if file is None or file.stamp != stamp:
-                file = _File(path, n_chunks)
-            self._shards[path] = file
-            if len(self._shards) > _OPEN_FILES:
-                self._shards.popitem(last=False)
-            return file
-
-    def pool(self, threads: int) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None or self._pool[0] != threads:
-                self._pool = (threads, ThreadPoolExecutor(threads, "fmritok-read"))
-            return self._pool[1]
-
-
-_IOV_MAX = 512
-_NEXT_STEP = "Run `fmritok verify`; with --drop, tokenizing again redoes what is damaged."
-_this_process = _Process()
 _local = threading.local()
-_threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-
-
-def _process() -> _Process:
-    global _this_process
-    if _this_process.pid != os.getpid():
-        _this_process = _Process()
-    return _this_process
-
-
-def _for_each(work: Callable[[Any], None], items: Sequence[Any], *, threaded: bool) -> None:
-    """Do the work, in this thread alone or on several."""
-    if threaded and _threads > 1 and len(items) > 1:
-        list(_process().pool(_threads).map(work, items))
-    else:
-        for item in items:
-            work(item)
 
 
 def _continues(read: list[_Chunk], chunk: _Chunk) -> bool:
@@ -378,18 +263,8 @@ def _scratch(size: int) -> Bytes:
     return buffer[:size]
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _crc(data: Bytes) -> bytes:
-    import google_crc32c
-
-    return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
-
-
 def _check(chunk: _Chunk, data: Bytes, stored: Bytes) -> None:
-    if _crc(data) != stored.tobytes():
+    if crc(data) != stored.tobytes():
         raise _damaged(chunk, "a chunk that matches its checksum", "another checksum")
 
 
@@ -418,4 +293,4 @@ def _content_size(frame: Bytes) -> int | None:
 
 def _damaged(chunk: _Chunk, wanted: str, got: object) -> StoreError:
     where = f"{chunk.file.path} at byte {chunk.offset}"
-    return StoreError(expected("Chunk", where, wanted, got, _NEXT_STEP))
+    return StoreError(expected("Chunk", where, wanted, got, NEXT_STEP))
