@@ -155,13 +155,20 @@ def _train(store, out, *overrides):
     return group
 
 
-@pytest.mark.parametrize("name", ["mtm", "mae", "distill"])
-def test_features_are_means_over_windows_of_the_encoder_that_is_kept(store, tmp_path, name):
-    group = _train(store, tmp_path / "a", f"objective.name={name}", "train.steps=3")
+@pytest.mark.parametrize(
+    ("options", "window"),
+    [({"name": "mtm"}, 8), ({"name": "mae"}, 8), ({"name": "distill"}, 5),
+     ({"name": "distill", "apart": True}, 4)],
+)  # fmt: skip
+def test_features_are_means_over_windows_of_the_encoder_that_is_kept(
+    store, tmp_path, options, window
+):
+    chosen = [f"objective.{key}={value}" for key, value in options.items()]
+    group = _train(store, tmp_path / "a", *chosen, "train.steps=3")
     frozen = load_encoder(tmp_path / "a", group)
     again = load_encoder(tmp_path / "a", group)
     new = load_encoder(tmp_path / "a", group, untrained_seed=0)
-    assert frozen.window == (5 if name == "distill" else 8)
+    assert frozen.window == window
     assert len(frozen.source["sha256"]) == 64
     same, differs = [], []
     for a, b, c in zip(*(f.encoder.parameters() for f in (frozen, again, new)), strict=True):

@@ -21,7 +21,7 @@ from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
-from fmritok.trainer.objectives.views import default_crop
+from fmritok.trainer.objectives.distill import SelfDistillation
 from fmritok.trainer.recipe import build_config
 from fmritok.trainer.streaming import Batch, window_loader
 from fmritok.trainer.windows import RunIndex, Windows
@@ -85,9 +85,7 @@ def load_encoder(
         source["sha256"] = weights_sha256(checkpoint)
     else:
         source = {"untrained": f"as {checkpoint}", "seed": seed}
-    window = config.data.window
-    if config.objective.name == "distill":
-        window = config.objective.crop or default_crop(window, layout.patch)
+    window = model.crop if isinstance(model, SelfDistillation) else config.data.window
     return FrozenEncoder(model.features.eval(), config, window, source)
 
 
