@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     from test_vae import save_random_autoencoder
 
     return str(save_random_autoencoder(tmp_path_factory.mktemp("weights")))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute in one thread, in which sums are always taken in the same order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

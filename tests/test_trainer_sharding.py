@@ -24,12 +24,7 @@ OTHER = {"tokens_per_s", "stall_share", "memory_bytes", "effective_rank", "embed
 FILES = ("model", "optimizer")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
