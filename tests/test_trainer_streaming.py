@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError
-from fmritok.pipeline.store import shards
+from fmritok.pipeline.store import shard_files
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.aligned import aligned_indices, aligned_loader, covered_frames
 from fmritok.trainer.distributed import Ranks, ShareOfBatches
@@ -385,4 +385,4 @@ def test_memory_and_open_files_stay_flat(make_store):
     after = measure()
     assert after[0] - before[0] < 12 * 2**20
     assert after[1] - before[1] < 40
-    assert len(shards._process()._shards) <= shards._OPEN_FILES
+    assert len(shard_files._process()._shards) <= shard_files._OPEN_FILES
