@@ -11,8 +11,8 @@ import torch
 from fmritok.trainer.config import ModelConfig, ObjectiveConfig
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
-from fmritok.trainer.objectives.mae import MaskedAutoencoder, queried
-from fmritok.trainer.objectives.masks import random_visible, tube_visible
+from fmritok.trainer.objectives.mae import MaskedAutoencoder
+from fmritok.trainer.objectives.masks import hidden_tokens, random_visible, tube_visible
 from fmritok.trainer.streaming import Batch
 
 MODEL = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp_width=32)
@@ -157,7 +157,7 @@ def test_masks_have_the_asked_size_and_cover_everything():
 def test_queries_are_the_hidden_tokens_of_every_stride_th_patch():
     draws, valid = torch.tensor([3, 4]), torch.tensor([[True] * 4, [True, True, False, False]])
     shown = random_visible(draws, valid, n_patches=4, n_cells=3, share=0.4)
-    index, keep = queried(shown, valid, n_patches=4, n_cells=3, stride=2)
+    index, keep = hidden_tokens(shown, valid, n_patches=4, n_cells=3, stride=2)
     for b in range(2):
         seen = (shown.patches * 3 + shown.cells)[b][shown.keep[b]].tolist()
         wanted = [u * 3 + c for u in (0, 2) for c in range(3) if valid[b, u]]

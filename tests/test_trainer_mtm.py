@@ -1,4 +1,4 @@
-"""Masked-token modelling: tubes, purity, and losses equal to their float64 definitions."""
+"""Masked-token modelling: masks, purity, and losses equal to their float64 definitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.inputs import model_inputs
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
-from fmritok.trainer.objectives.masks import tube_cells
+from fmritok.trainer.objectives.masks import hidden_tokens, random_visible, tube_cells
 from fmritok.trainer.objectives.mtm import MaskedTokenModelling
 from fmritok.trainer.streaming import WindowDataset, collate
 from fmritok.trainer.windows import Request, RunIndex
@@ -69,45 +69,65 @@ def test_masks_are_pure_functions_of_the_windows_own_number():
     assert ((share - 14 / 27).abs() < 0.05).all()
 
 
+def _hidden(batch, masking):
+    """Return what is hidden of each window [B T S], padding left out."""
+    if masking == "tube":
+        cells = tube_cells(batch.draws, n_cells=6, n_chosen=3)
+        hidden = torch.zeros(2, 6, dtype=torch.bool).scatter(1, cells, True)
+        return hidden[:, None] & batch.valid[..., None]
+    shown = random_visible(batch.draws, batch.valid, n_patches=16, n_cells=6, share=0.5)
+    index, keep = hidden_tokens(shown, batch.valid, n_patches=16, n_cells=6)
+    return torch.stack([
+        torch.isin(torch.arange(96), row[kept]).view(16, 6)
+        for row, kept in zip(index, keep, strict=True)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("masking", ["tube", "random"])
 @pytest.mark.parametrize("form", ["residual", "both", "absolute"])
-def test_hidden_cells_are_hidden_in_all_frames(batch, form):
-    """What a hidden cell holds, in any frame, does not reach the encoder; the rest does."""
-    model = _objective(form)
+def test_what_is_hidden_does_not_reach_the_encoder(batch, form, masking):
+    model = _objective(form, masking=masking)
     seen = []
     model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
-    cells = tube_cells(batch.draws, n_cells=6, n_chosen=3)
-    hidden = torch.zeros(2, 6, dtype=torch.bool).scatter(1, cells, True)
+    hidden = _hidden(batch, masking)
+    assert hidden.sum((1, 2)).tolist() == [48, 15]
+    shown = batch.valid[..., None] & ~hidden
     model(batch)
-    changed = batch.tokens + 40 * hidden[:, None, :, None].to(torch.int8)
-    model(batch._replace(tokens=changed))
-    model(batch._replace(tokens=batch.tokens + 40 * (~hidden)[:, None, :, None].to(torch.int8)))
+    model(batch._replace(tokens=batch.tokens + 40 * hidden[..., None].to(torch.int8)))
+    model(batch._replace(tokens=batch.tokens + 40 * shown[..., None].to(torch.int8)))
     assert torch.equal(seen[0], seen[1])
-    tube = seen[0].movedim(2, 1)[hidden]
-    assert torch.equal(tube, model.mask_vector.detach().expand_as(tube))
+    assert torch.equal(seen[0][hidden], model.mask_vector.detach().expand_as(seen[0][hidden]))
     assert not torch.equal(seen[0], seen[2])
 
 
+@pytest.mark.parametrize("masking", ["tube", "random"])
 @pytest.mark.parametrize("form", ["residual", "both", "absolute"])
-def test_losses_equal_their_float64_definitions(batch, form):
-    model = _objective(form).eval()
-    heads = []
-    model.head.register_forward_hook(
-        lambda *call: heads.append(call[2].detach().double().view(2, 16, 3, 4))
-    )
+def test_losses_equal_their_float64_definitions(batch, form, masking):
+    model = _objective(form, masking=masking).eval()
+    encoded = []
+    model.encoder.register_forward_hook(lambda *call: encoded.append((call[1][4], call[2].tokens)))
     with torch.no_grad():
         output = model(batch, measure=True)
+        guesses = torch.zeros(2, 16 * 6, 4, dtype=torch.float64)
+        for one, index, x in zip(guesses, *encoded[0], strict=True):
+            one[index] = model.head(x).double()
     got = {name: float(m.total / m.n_values) for name, m in output.measures.items()}
     inputs = model_inputs(batch, form).frames.double()
-    cells = tube_cells(batch.draws, n_cells=6, n_chosen=3)
+    hidden = _hidden(batch, masking)
 
     errors, trivial, last, residual, residual_trivial = [], [], [], [], []
-    for i, n in enumerate([16, 5]):
-        for m, cell in enumerate(cells[i].tolist()):
+    for i in range(2):
+        for cell in range(6):
+            frames = hidden[i, :, cell]
+            if not frames.any():
+                continue
             mean, std = batch.mean[i, cell].double(), batch.std[i, cell].double()
-            target, guess = inputs[i, :n, cell], heads[0][i, :n, m]
+            course = inputs[i, :, cell]
+            target, guess = course[frames], guesses[i].view(16, 6, 4)[frames, cell]
             errors.append(target - guess)
-            trivial.append(target - (mean if form == "absolute" else 0))
-            last += [trivial[-1][:1], target[1:] - target[:-1]]
+            course_mean = mean if form == "absolute" else torch.zeros_like(mean)
+            trivial.append(target - course_mean)
+            last.append(target - torch.cat([course_mean[None], course[:-1]])[frames])
             unit = std if form == "absolute" else torch.ones_like(std)
             target, guess = ((x - x.mean(0)) / unit for x in (target, guess))
             residual.append((guess - target)[:, std > 0])

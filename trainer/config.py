@@ -151,7 +151,9 @@ class ObjectiveConfig:
         mtm, mae: share that is hidden.
     chunk : int
         mtm, mae: tokens that are predicted at a time.
-    masking, stride, decoder, decoder_width, decoder_layers, decoder_heads
+    masking : {"tube", "random"}
+        mtm, mae: the same cells in all patches, or patches anywhere.
+    stride, decoder, decoder_width, decoder_layers, decoder_heads
         mae; see :class:`fmritok.trainer.objectives.mae.MaskedAutoencoder`.
     crop, apart, summary, momentum, head_width, projection, precision, token_weight, \
     network_weight, network_share, slice_probability, slice_low, slice_high, drop_tokens, \

@@ -21,11 +21,11 @@ from fmritok.trainer.config import ModelConfig, ObjectiveConfig
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model import TokenTransformer, rotation_of
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.masks import Visible, random_visible, tube_visible
+from fmritok.trainer.objectives.masks import Visible, hidden_tokens, random_visible, tube_visible
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
 from fmritok.trainer.streaming import Batch
 
-__all__ = ["Decoder", "MaskedAutoencoder", "queried"]
+__all__ = ["Decoder", "MaskedAutoencoder"]
 
 _MLP_RATIO = 4
 
@@ -151,8 +151,9 @@ class MaskedAutoencoder(nn.Module):
         encoded = self.encoder.encode_chosen(
             x_BNW, shown.cells, inputs.static, times_BN, shown.keep
         )
-        index_BQ, keep_BQ = queried(shown, inputs.valid, n_patches=U, n_cells=C,
-                                    stride=self.config.stride)  # fmt: skip
+        index_BQ, keep_BQ = hidden_tokens(
+            shown, inputs.valid, n_patches=U, n_cells=C, stride=self.config.stride
+        )
         # CLS and registers stand before the visible tokens, at the window's first frame.
         before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
         timeless = times_BN.new_zeros(B, before.shape[1])
@@ -203,31 +204,3 @@ class MaskedAutoencoder(nn.Module):
         x = patches_BUCF if linear else self.encoder.embed(patches_BUCF)
         x_BNX = x.flatten(1, 2).gather(1, flat_BN[:, :, None].expand(-1, -1, x.shape[-1]))
         return self.encoder.embed(x_BNX) if linear else x_BNX
-
-
-def queried(
-    shown: Visible, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, stride: int
-) -> tuple[Tensor, Tensor | None]:
-    """Return the hidden tokens to predict: those of every ``stride``-th patch in time.
-
-    Returns
-    -------
-    index : torch.Tensor of shape (B, Q), int64
-        Patch times the number of cells, plus cell.
-    keep : torch.Tensor of shape (B, Q), bool, or None
-        False where a window has fewer of them than others.
-    """
-    B, device = len(shown.cells), shown.cells.device
-    wanted_BUC = torch.zeros(B, n_patches, n_cells, dtype=torch.bool, device=device)
-    wanted_BUC[:, ::stride] = True
-    if valid_BU is not None:
-        wanted_BUC &= valid_BU[:, :, None]
-    flat_BN = shown.patches * n_cells + shown.cells
-    seen = torch.zeros(B, n_patches * n_cells, dtype=torch.int64, device=device)
-    keep_BN = torch.ones_like(flat_BN) if shown.keep is None else shown.keep.long()
-    wanted = wanted_BUC.flatten(1) & (seen.scatter_add(1, flat_BN, keep_BN) == 0)
-    counts = wanted.sum(1)
-    most, least = int(counts.max()), int(counts.min())
-    index_BQ = (~wanted).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
-    keep_BQ = torch.arange(most, device=device) < counts[:, None] if least < most else None
-    return index_BQ, keep_BQ

@@ -1,6 +1,6 @@
 """What is hidden and what is shown: pure functions of each window's own random number."""
 
-# B windows, U patches, C cells, N visible tokens of a window, M chosen cells
+# B windows, U patches, C cells, N visible tokens of a window, Q hidden ones, M chosen cells
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Visible", "generator_of", "random_visible", "tube_cells", "tube_visible"]
+__all__ = [
+    "Visible", "generator_of", "hidden_tokens", "random_visible", "tube_cells", "tube_visible",
+]  # fmt: skip
 
 
 class Visible(NamedTuple):
@@ -77,3 +79,31 @@ def random_visible(
     if (n_shown < n_shown.max()).any():
         keep_BN = torch.from_numpy(np.arange(n_shown.max()) < n_shown[:, None]).to(draws.device)
     return Visible(chosen // n_cells, chosen % n_cells, keep_BN)
+
+
+def hidden_tokens(
+    shown: Visible, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, stride: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """Return the tokens that exist and are not shown: those of every ``stride``-th patch in time.
+
+    Returns
+    -------
+    index : torch.Tensor of shape (B, Q), int64
+        Patch times the number of cells, plus cell.
+    keep : torch.Tensor of shape (B, Q), bool, or None
+        False where a window has fewer of them than others.
+    """
+    B, device = len(shown.cells), shown.cells.device
+    wanted_BUC = torch.zeros(B, n_patches, n_cells, dtype=torch.bool, device=device)
+    wanted_BUC[:, ::stride] = True
+    if valid_BU is not None:
+        wanted_BUC &= valid_BU[:, :, None]
+    flat_BN = shown.patches * n_cells + shown.cells
+    seen = torch.zeros(B, n_patches * n_cells, dtype=torch.int64, device=device)
+    keep_BN = torch.ones_like(flat_BN) if shown.keep is None else shown.keep.long()
+    wanted = wanted_BUC.flatten(1) & (seen.scatter_add(1, flat_BN, keep_BN) == 0)
+    counts = wanted.sum(1)
+    most, least = int(counts.max()), int(counts.min())
+    index_BQ = (~wanted).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
+    keep_BQ = torch.arange(most, device=device) < counts[:, None] if least < most else None
+    return index_BQ, keep_BQ

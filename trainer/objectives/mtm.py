@@ -1,11 +1,12 @@
-"""Masked-token modelling: hide cells in all frames, predict their tokens.
+"""Masked-token modelling: hide tokens, predict them from the others.
 
 After TABLeT (Kim et al., arXiv 2604.03619), which follows SimMIM: half of the cells are hidden as
 tubes through time, and one linear layer predicts their tokens under an L1 loss.
 """
 
-# B windows, T frames, U patches, C cells, M masked cells, E features of a cell in a frame,
-# F features of a patch, W model width, K hidden tokens of a batch
+# B windows, T frames, U patches, P frames of a patch, C cells, c some of them, N hidden tokens of
+# a window, E features of a cell in a frame, F features of a patch, W model width,
+# K hidden tokens of a batch
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.inputs import PatchInputs
 from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.masks import tube_cells
+from fmritok.trainer.objectives.masks import hidden_tokens, random_visible, tube_cells
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
 from fmritok.trainer.streaming import Batch
 
@@ -28,21 +29,22 @@ __all__ = ["MaskedTokenModelling"]
 
 
 class MaskedTokenModelling(nn.Module):
-    """Tube masking, one learned mask vector, a linear head, L1 on the hidden tokens.
+    """One learned mask vector, a linear head, L1 on the hidden tokens.
 
-    The mask vector takes the place of a hidden token's embedding, and the whole sequence goes
-    through the encoder. Targets are tokens in the model's own input form. In the form ``both`` the
-    static token of a hidden cell stays visible: where a cell is on average is not what is asked.
+    ``tube`` hides the same cells in all patches, ``random`` hides patches anywhere. The mask vector
+    takes the place of a hidden token's embedding, and the whole sequence goes through the encoder.
+    Targets are tokens in the model's own input form. In the form ``both`` the static token of a
+    hidden cell stays visible: where a cell is on average is not what is asked.
 
     Figures reported beside ``loss``:
 
     - ``loss_mean_token``: the same loss of the trivial prediction, each token's mean over its run
       (which is 0 in the forms ``residual`` and ``both``).
     - ``loss_last_frame``: the same loss of repeating the cell's last frame before each patch. It
-      is no trivial prediction but an oracle: the model never sees a frame of a hidden cell.
+      is no trivial prediction but an oracle: under ``tube`` the model never sees that frame.
     - ``residual_loss``: L1 on what changes over time alone, in the run's standard deviations:
-      prediction and target each without their mean over the window; features that never move
-      left out. ``residual_loss_mean_token``: the same of the trivial prediction.
+      prediction and target each without their mean over the cell's hidden frames; features that
+      never move left out. ``residual_loss_mean_token``: the same of the trivial prediction.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ class MaskedTokenModelling(nn.Module):
                 expected("Objective", "mtm", "a token group with 2 or more tokens per frame",
                          n_cells, "Train on another group with --group NAME.")
             )  # fmt: skip
-        self.encoder, self.chunk = encoder, config.chunk
+        self.encoder, self.config = encoder, config
         self.n_masked = min(max(int(config.mask_ratio * n_cells + 0.5), 1), n_cells - 1)
         self.mask_vector = nn.Parameter(torch.zeros(encoder.config.width))
         # Starts by predicting 0: the mean token, in the residual forms.
@@ -83,32 +85,34 @@ class MaskedTokenModelling(nn.Module):
         """Return the loss of a batch, and with ``measure`` the figures beside it."""
         inputs = self.encoder.inputs(batch)
         B, U, C, _ = inputs.patches.shape
-        cells_BM = tube_cells(batch.draws, n_cells=C, n_chosen=self.n_masked)
-        hidden_BC = torch.zeros(B, C, dtype=torch.bool, device=cells_BM.device)
-        hidden_BC = hidden_BC.scatter(1, cells_BM, True)
+        index_BN, keep_BN = self._hidden(batch.draws, inputs.valid, U, C)
+        windows_B1 = torch.arange(B, device=index_BN.device)[:, None]
+        hidden_BUC = torch.zeros(B, U, C, dtype=torch.bool, device=index_BN.device)
+        hidden_BUC.view(B, -1)[windows_B1, index_BN] = True if keep_BN is None else keep_BN
 
         x_BUCW = self.encoder.embed(inputs.patches)
         mask_vector = self.mask_vector.to(x_BUCW.dtype)
-        x_BUCW = torch.where(hidden_BC[:, None, :, None], mask_vector, x_BUCW)
-        patches_U1 = torch.arange(U, device=cells_BM.device)[:, None]
-        index_BN = (patches_U1 * C + cells_BM[:, None]).flatten(1)
+        x_BUCW = torch.where(hidden_BUC[..., None], mask_vector, x_BUCW)
         encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid, index_BN)
 
-        windows_B1 = torch.arange(B, device=cells_BM.device)[:, None]
         index_K = (windows_B1 * (U * C) + index_BN).flatten()
-        targets = PatchTargets(inputs, self.encoder.grid)
         x_KW = encoded.tokens.flatten(0, 1)
-        loss = prediction_error(self.head, x_KW, index_K, targets, error="l1", chunk=self.chunk)
+        if keep_BN is not None:
+            index_K, x_KW = index_K[keep_BN.flatten()], x_KW[keep_BN.flatten()]
+        targets = PatchTargets(inputs, self.encoder.grid)
+        chunk = self.config.chunk
+        loss = prediction_error(self.head, x_KW, index_K, targets, error="l1", chunk=chunk)
         measures = {}
         if measure:
             with torch.no_grad():
                 mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
+                x_XW = x_KW.new_zeros(B * U * C, x_KW.shape[-1]).index_copy(0, index_K, x_KW)
                 measures = {
                     "loss": Mean(loss.total.detach(), loss.n_values),
                     "loss_mean_token": targets.mean_token(index_K, mean_BCF, "l1"),
                     "loss_last_frame": targets.last_frame(index_K, mean_BCF, "l1"),
                     **self._residual_loss(
-                        batch, inputs, torch.unflatten(encoded.tokens, 1, (U, -1)), cells_BM
+                        batch, inputs, torch.unflatten(x_XW, 0, (B, U, C)), hidden_BUC
                     ),
                 }
         return ObjectiveOutput(loss, measures)
@@ -116,50 +120,57 @@ class MaskedTokenModelling(nn.Module):
     def after_step(self, progress: float) -> None:
         """Do nothing."""
 
+    def _hidden(
+        self, draws: Tensor, valid_BU: Tensor | None, U: int, C: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Choose what is hidden, as :func:`masks.hidden_tokens` returns it."""
+        if self.config.masking == "random":
+            share = 1 - self.config.mask_ratio
+            shown = random_visible(draws, valid_BU, n_patches=U, n_cells=C, share=share)
+            return hidden_tokens(shown, valid_BU, n_patches=U, n_cells=C)
+        cells_BM = tube_cells(draws, n_cells=C, n_chosen=self.n_masked)
+        patches_U1 = torch.arange(U, device=cells_BM.device)[:, None]
+        return (patches_U1 * C + cells_BM[:, None]).flatten(1), None
+
     def _residual_loss(
-        self, batch: Batch, inputs: PatchInputs, x_BUMW: Tensor, cells_BM: Tensor
+        self, batch: Batch, inputs: PatchInputs, x_BUCW: Tensor, hidden_BUC: Tensor
     ) -> dict[str, Mean]:
-        """Compare time courses without their means, a few cells at a time."""
+        """Compare time courses without their means over hidden frames, a few cells at a time."""
         grid = self.encoder.grid
         std_B1CE = grid.cells(batch.std[:, None])
-        B, U = x_BUMW.shape[:2]
-        weight_BT11 = torch.ones(B, U * grid.layout.patch, 1, 1, device=x_BUMW.device)
+        weight_BUPC = hidden_BUC[:, :, None].float().expand(-1, -1, grid.layout.patch, -1)
         if inputs.weight is not None:
-            weight_BT11 = inputs.weight.flatten(1)[:, :, None, None]
-        n_frames_B111 = weight_BT11.sum(1, keepdim=True)
-        sums = [torch.zeros((), device=x_BUMW.device) for _ in range(3)]
-        n_chunks = -(-B * U * self.n_masked // self.chunk)
-        parts = zip(cells_BM.chunk(n_chunks, dim=1), x_BUMW.chunk(n_chunks, dim=2), strict=True)
-        for cells_Bm, x_BUmW in parts:
-            std_B1mE = _take(std_B1CE, cells_Bm)
-            unit = moving = (std_B1mE > 0).float()
+            weight_BUPC = weight_BUPC * inputs.weight[..., None]
+        sums = [torch.zeros((), device=x_BUCW.device) for _ in range(3)]
+        B, U, C, _ = x_BUCW.shape
+        for cells_c in torch.arange(C, device=x_BUCW.device).chunk(
+            -(-B * U * C // self.config.chunk)
+        ):
+            std_B1cE = std_B1CE[:, :, cells_c]
+            unit = moving = (std_B1cE > 0).float()
             if self.encoder.config.input == "absolute" and grid.layout.has_mean:
-                unit = torch.where(std_B1mE > 0, 1 / std_B1mE, 0.0)
+                unit = torch.where(std_B1cE > 0, 1 / std_B1cE, 0.0)
+            weight_BTc1 = weight_BUPC[..., cells_c].flatten(1, 2)[..., None]
+            n_frames_B1c1 = weight_BTc1.sum(1, keepdim=True)
             predicted, target = (
-                self._changes(x, unit, weight_BT11, n_frames_B111)
-                for x in (
-                    self.head(x_BUmW).float(),
-                    _take(inputs.patches, cells_Bm),
+                self._changes(x_BUcF, unit, weight_BTc1, n_frames_B1c1)
+                for x_BUcF in (
+                    self.head(x_BUCW[:, :, cells_c]).float(),
+                    inputs.patches[:, :, cells_c],
                 )
             )
             sums[0] += (predicted - target).abs().sum()
             sums[1] += target.abs().sum()
-            sums[2] += (n_frames_B111 * moving).sum()
+            sums[2] += (n_frames_B1c1 * moving).sum()
         return {
             "residual_loss": Mean(sums[0], sums[2]),
             "residual_loss_mean_token": Mean(sums[1], sums[2]),
         }
 
-    def _changes(self, x_BUMF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
-        """Return time courses without their means over the window [B T M E]."""
+    def _changes(self, x_BUcF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
+        """Return time courses without their means over the frames that count [B T c E]."""
         patch = self.encoder.grid.layout.patch
-        x_BTME = torch.unflatten(x_BUMF, -1, (patch, -1)).transpose(2, 3).flatten(1, 2)
-        mean_B1ME = (x_BTME * weight).sum(1, keepdim=True) / n_frames
-        changes_BTME: Tensor = (x_BTME - mean_B1ME) * unit * weight
-        return changes_BTME
-
-
-def _take(x_BUCX: Tensor, cells_BM: Tensor) -> Tensor:
-    """Return the given cells of each window [B U M X]."""
-    B, U, _, X = x_BUCX.shape
-    return x_BUCX.gather(2, cells_BM[:, None, :, None].expand(B, U, -1, X))
+        x_BTcE = torch.unflatten(x_BUcF, -1, (patch, -1)).transpose(2, 3).flatten(1, 2)
+        mean_B1cE = (x_BTcE * weight).sum(1, keepdim=True) / n_frames.clamp_min(1)
+        changes_BTcE: Tensor = (x_BTcE - mean_B1cE) * unit * weight
+        return changes_BTcE
