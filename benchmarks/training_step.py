@@ -1,6 +1,6 @@
 """Time and memory of a training step: plain, as usually done, and ours.
 
-    python benchmarks/training_step.py --frames 64 --frames 256
+    python benchmarks/training_step.py --frames 64 --frames 256 --rounds 3
 
 Each way runs in a process of its own: forward, backward and optimizer step of masked-token
 modelling on random tokens, with the published layer sizes (recipe tablet), one window a step.
@@ -8,7 +8,10 @@ modelling on random tokens, with the published layer sizes (recipe tablet), one 
 - ``plain``: fp32, attention scores materialised, all predictions at once.
 - ``usual``: bf16 autocast, torch's fused attention with repeated keys and values.
 - ``ours``: bf16, shared heads, the last layer for hidden tokens alone, predictions in chunks;
-  without, with selective, and with full activation checkpointing.
+  without, with selective, and with full activation checkpointing, and with compiled layers.
+
+With several rounds the ways take turns, and the table gives medians over rounds; ``ratio`` is the
+median over rounds of how many times as fast as ``usual`` a way was in the same round.
 
 Memory is the peak above the idle process that holds the model, its gradients and its optimizer
 (resident on a CPU, allocated on a GPU). MFU counts the multiplications of the layers and of
@@ -20,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -28,7 +32,7 @@ from typing import Any
 
 import click
 
-WAYS = ("plain", "usual", "ours", "ours-selective", "ours-full")
+WAYS = ("plain", "usual", "ours", "ours-selective", "ours-full", "ours-compiled")
 
 
 def measure(way: str, frames: int, layers: int, steps: int, device_name: str) -> dict[str, float]:
@@ -69,9 +73,11 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
 
         attention.attend = repeating
     else:
-        kind = way.partition("-")[2] or "none"
-        model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
-    train = replace(config.train, precision="fp32" if way == "plain" else "bf16")
+        kind = way.partition("-")[2]
+        if kind in ("selective", "full"):
+            model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
+    precision = "fp32" if way == "plain" else "bf16"
+    train = replace(config.train, precision=precision, compile=way == "ours-compiled")  # type: ignore[arg-type]
     objective = replace(config.objective, chunk=chunk)
     config = replace(config, model=model, train=train, objective=objective)
 
@@ -128,6 +134,7 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
 @click.option(
     "--steps", default=1, show_default=True, help="With 2 or more, the first is left out."
 )
+@click.option("--rounds", default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--peak-tflops", type=float, help="Of the device, for the utilisation.")
 @click.option("--one", hidden=True)
@@ -136,6 +143,7 @@ def main(
     ways: str,
     layers: int,
     steps: int,
+    rounds: int,
     device: str,
     peak_tflops: float | None,
     one: str | None,
@@ -144,26 +152,49 @@ def main(
     if one is not None:
         click.echo(json.dumps(measure(one, lengths[0], layers, steps, device)))
         return
-    click.echo(f"{layers} layers, one window of FRAMES x 27 tokens, {device}")
-    click.echo(f"{'frames':>6} {'way':<15} {'s/step':>8} {'tokens/s':>9} {'GiB':>6} {'MFU':>6}")
+    click.echo(f"{layers} layers, one window of FRAMES x 27 tokens, {device}, {rounds} rounds")
+    click.echo("frames way               s/step  ratio  tokens/s    GiB    MFU")
     for frames in lengths:
-        for way in ways.split(","):
-            command = [sys.executable, __file__, "--one", way, "--frames", str(frames), "--layers",
-                       str(layers), "--steps", str(steps), "--device", device]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-            if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
-                click.echo(f"{frames:>6} {way:<15} failed: {reason[:80]}")
-                continue
-            got = json.loads(done.stdout.splitlines()[-1])
-            rate = 27 * frames / got["seconds"]
-            share = ""
-            if peak_tflops:
-                share = f"{2 * got['multiplications'] / got['seconds'] / peak_tflops / 1e12:.1%}"
-            gib = got["bytes"] / 2**30
-            click.echo(
-                f"{frames:>6} {way:<15} {got['seconds']:>8.2f} {rate:>9,.0f} {gib:>6.2f} {share:>6}"
-            )
+        measured: dict[str, list[dict[str, float]]] = {way: [] for way in ways.split(",")}
+        for _ in range(rounds):
+            for way in list(measured):
+                try:
+                    measured[way].append(in_own_process(way, frames, layers, steps, device))
+                except RuntimeError as error:
+                    del measured[way]
+                    click.echo(f"{frames:>6} {way:<15} failed: {error}")
+        for way, got in measured.items():
+            figures = _figures(got, measured.get("usual"), frames, peak_tflops)
+            click.echo(f"{frames:>6} {way:<15} {figures}")
+
+
+def in_own_process(way: str, frames: int, layers: int, steps: int, device: str) -> dict[str, float]:
+    """Measure a way in a fresh process; raise RuntimeError with its last words if it fails."""
+    command = [sys.executable, __file__, "--one", way, "--frames", str(frames), "--layers",
+               str(layers), "--steps", str(steps), "--device", device]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
+        raise RuntimeError(reason[:80])
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _figures(
+    got: list[dict[str, float]],
+    usual: list[dict[str, float]] | None,
+    frames: int,
+    peak_tflops: float | None,
+) -> str:
+    seconds = statistics.median(one["seconds"] for one in got)
+    gib = statistics.median(one["bytes"] for one in got) / 2**30
+    ratio = share = ""
+    if usual is not None:
+        pairs = zip(usual, got, strict=True)
+        ratio = f"{statistics.median(u['seconds'] / g['seconds'] for u, g in pairs):.2f}x"
+    if peak_tflops:
+        share = f"{2 * got[0]['multiplications'] / seconds / peak_tflops / 1e12:.1%}"
+    return f"{seconds:>8.2f} {ratio:>6} {27 * frames / seconds:>9,.0f} {gib:>6.2f} {share:>6}"
 
 
 if __name__ == "__main__":
