@@ -267,7 +267,7 @@ def test_every_group_and_form_trains_and_reports(kind, form):
     measures = model(_batch(kind=kind), measure=True, progress=0.0).measures
     assert measures.keys() == {
         "loss", "loss_collapsed", "loss_cls", "loss_tokens", "embedding_std", "effective_rank",
-        "agreement",
+        "agreement", "alignment",
     }  # fmt: skip
     assert all(torch.isfinite(m.value) for m in measures.values())
     assert 1 <= measures["effective_rank"].value < 4
@@ -285,3 +285,24 @@ def test_a_collapsed_model_has_the_collapsed_loss():
         )
         assert measures["embedding_std"].value < 1e-3
         assert measures["agreement"].value == pytest.approx(1.0)
+        assert measures["alignment"].value == pytest.approx(1.0)
+
+
+def test_alignment_is_the_rest_of_the_loss_beside_the_rate():
+    """Between students and teachers of different views, in both directions."""
+    model = _objective(slice_probability=0.0, token_weight=0.0, network_weight=0.0, momentum=0.0)
+    embedded = []
+    for part in (model.student, model.teacher):
+        part.register_forward_hook(lambda *call: embedded.append(call[2][0].detach().double()))
+    torch.nn.init.normal_(model.student.head[2].weight)
+    measures = model(_batch(), measure=True).measures
+    one, teacher_one, other, teacher_other = embedded
+    expected = ((one * teacher_other).sum(-1).mean() + (other * teacher_one).sum(-1).mean()) / 2
+    assert float(measures["alignment"].value) == pytest.approx(float(expected), abs=1e-5)
+    rates = [
+        coding_rate((s + t) / 2, precision=model.config.precision)
+        for s, t in ((one, teacher_one), (other, teacher_other))
+    ]
+    assert float(measures["loss"].value) == pytest.approx(
+        float(-expected - sum(rates) / 2), rel=1e-5
+    )

@@ -99,8 +99,9 @@ class SelfDistillation(nn.Module):
 
     Figures reported beside ``loss``: ``loss_collapsed``, the loss if all embeddings were one
     vector; ``embedding_std`` (0 collapsed, 1 evenly spread), ``effective_rank`` (below the windows
-    of a batch), ``agreement`` (cosine of student and teacher, same view), ``loss_cls``,
-    ``loss_tokens``.
+    of a batch), ``agreement`` (cosine of student and teacher, same view), ``alignment`` (the same
+    across views: 0 if nothing that lasts is found, however low the loss; of subjects that are
+    trained on, scans learned by heart count as well), ``loss_cls``, ``loss_tokens``.
 
     Parameters
     ----------
@@ -180,6 +181,7 @@ class SelfDistillation(nn.Module):
                     "embedding_std": shape.std,
                     "effective_rank": shape.rank,
                     "agreement": (cls[0] * cls[1]).sum(-1).mean(),
+                    "alignment": (cls[0] * cls[1].flip(0)).sum(-1).mean(),
                 }
                 measures = {name: Mean(value.detach() * n, n) for name, value in figures.items()}
         return ObjectiveOutput(Mean(loss * n, n), measures)
