@@ -41,10 +41,23 @@ DYNAMICS, CONSTANT, OWN = 0.016, 3.0, 0.1
     show_default=True,
     help="HCP name of a run of every subject; may be repeated.",
 )
+@click.option(
+    "--effect",
+    "effects",
+    multiple=True,
+    metavar="NAME=SIZE",
+    help="Size of an effect other than that of the demo cohort, e.g. age_effect=0.",
+)
 @click.option("--latents", is_flag=True, help="Add the group `latents`.")
 @click.option("--seed", default=0, show_default=True)
 def main(
-    out: Path, subjects: int, minutes: float, runs: tuple[str, ...], latents: bool, seed: int
+    out: Path,
+    subjects: int,
+    minutes: float,
+    runs: tuple[str, ...],
+    effects: tuple[str, ...],
+    latents: bool,
+    seed: int,
 ) -> None:
     """Write the store."""
     import pandas as pd
@@ -58,7 +71,10 @@ def main(
     from fmritok.pipeline.store.location import Location
     from fmritok.tokenizers.temporal import bandpass, resample, standardize
 
-    config = DemoConfig(subjects=subjects, minutes=minutes, seed=seed, runs=runs)
+    sizes: dict[str, Any] = {
+        name: float(size) for name, _, size in (e.partition("=") for e in effects)
+    }
+    config = DemoConfig(subjects=subjects, minutes=minutes, seed=seed, runs=runs, **sizes)
     anatomy = load_anatomy()
     order = np.argsort(anatomy.roi_network, kind="stable")
     network = anatomy.roi_network[order].astype(np.int32)
