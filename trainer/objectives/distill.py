@@ -99,9 +99,10 @@ class SelfDistillation(nn.Module):
 
     Figures reported beside ``loss``: ``loss_collapsed``, the loss if all embeddings were one
     vector; ``embedding_std`` (0 collapsed, 1 evenly spread), ``effective_rank`` (below the windows
-    of a batch), ``agreement`` (cosine of student and teacher, same view), ``alignment`` (the same
-    across views: 0 if nothing that lasts is found, however low the loss; of subjects that are
-    trained on, scans learned by heart count as well), ``loss_cls``, ``loss_tokens``.
+    of a batch), ``agreement`` (cosine of student and teacher, same view), ``alignment`` (their
+    cosine across the two views of a window, less that of two windows), ``loss_cls``,
+    ``loss_tokens``. Only ``alignment``, on held-out subjects, tells that views are known to belong
+    together: embeddings that spread around a common mean have a low loss without it.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ class SelfDistillation(nn.Module):
                     "embedding_std": shape.std,
                     "effective_rank": shape.rank,
                     "agreement": (cls[0] * cls[1]).sum(-1).mean(),
-                    "alignment": (cls[0] * cls[1].flip(0)).sum(-1).mean(),
+                    "alignment": _alignment(*cls),
                 }
                 measures = {name: Mean(value.detach() * n, n) for name, value in figures.items()}
         return ObjectiveOutput(Mean(loss * n, n), measures)
@@ -224,6 +225,16 @@ class SelfDistillation(nn.Module):
             for each in (1, n_cells)
         )
         return windows - config.token_weight * hidden_share + weight * cells
+
+
+def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor) -> Tensor:
+    """Return the cosine of a window's views less that of two windows' views; 0 of one window."""
+    cosine_VBB = student_VBZ.float() @ teacher_VBZ.float().flip(0).mT
+    same, windows = cosine_VBB.diagonal(dim1=1, dim2=2), cosine_VBB.shape[1]
+    pairs = max(len(cosine_VBB) * windows * (windows - 1), 1)
+    return (
+        same.mean() - (cosine_VBB.sum() - same.sum()) / pairs if windows > 1 else same.new_zeros(())
+    )
 
 
 def _token_loss(student_BUCZ: Tensor, teacher_BUCZ: Tensor, hidden_BUC: Tensor) -> Tensor:
