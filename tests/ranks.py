@@ -73,7 +73,7 @@ def rate_as_rank(rank, folder, x_MZ):
 SHARDED = {
     "mtm": ["train.accumulate=2", "model.layers=2", "optim.clip=0.05"],
     "mae": ["objective.name=mae", "model.checkpointing=selective"],
-    "distill": ["objective.name=distill"],
+    "distill": ["objective.name=distill", "objective.centre=true"],
     "full": ["model.checkpointing=full", "objective.chunk=8", "train.accumulate=3"],
     "bf16": ["train.precision=bf16", "model.layers=2"],
     # One graph: windows of one length, no validation.

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.inputs import deviations
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives.coding_rate import (
+    centred,
     coding_rate,
     collapsed_loss,
     rate_loss,
@@ -273,8 +275,9 @@ def test_every_group_and_form_trains_and_reports(kind, form):
     assert 1 <= measures["effective_rank"].value < 4
 
 
-def test_a_collapsed_model_has_the_collapsed_loss():
-    model = _objective(slice_probability=1.0)
+@pytest.mark.parametrize("centre", [False, True])
+def test_a_collapsed_model_has_the_collapsed_loss(centre):
+    model = _objective(slice_probability=1.0, centre=centre)
     for part in (model.student, model.teacher):
         torch.nn.init.zeros_(part.head[2].weight)
         torch.nn.init.ones_(part.head[2].bias)
@@ -284,8 +287,25 @@ def test_a_collapsed_model_has_the_collapsed_loss():
             float(measures["loss_collapsed"].value), rel=1e-5
         )
         assert measures["embedding_std"].value < 1e-3
-        assert measures["agreement"].value == pytest.approx(1.0)
+        assert measures["agreement"].value == pytest.approx(0.0 if centre else 1.0, abs=1e-5)
         assert measures["alignment"].value == pytest.approx(0.0, abs=1e-5)
+
+
+def test_windows_are_compared_less_their_mean():
+    """Equal to taking the mean away by hand; rows that do not count change nothing for others."""
+    model, plain = _objective(centre=True), _objective()
+    inputs = model._view(batch := _batch(), deviations(batch), 0)
+    hidden = torch.zeros(inputs.patches.shape[:3], dtype=torch.bool)
+    raw = []
+    plain.student.head.register_forward_hook(lambda *call: raw.append(call[2].detach().double()))
+    others = plain.student(inputs, hidden)
+    got = model.student(inputs, hidden)
+    expected = torch.nn.functional.normalize(raw[0] - raw[0].mean(0), dim=-1)
+    torch.testing.assert_close(got[0].double(), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(got[1], others[1])
+    assert torch.equal(got[2], others[2])
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(centred(x), x - x.mean(0))
 
 
 def test_alignment_is_what_views_of_a_window_share_beyond_those_of_two_windows():

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from fmritok.trainer.distributed import sum_over_ranks, total_over_ranks
 
-__all__ = ["Spread", "coding_rate", "collapsed_loss", "rate_loss", "spread"]
+__all__ = ["Spread", "centred", "coding_rate", "collapsed_loss", "rate_loss", "spread"]
+
+
+def centred(x_MZ: Tensor, *, count: bool = True) -> Tensor:
+    """Return rows less their mean over all processes; rows that do not ``count`` are not in it."""
+    x = x_MZ.float()
+    rows = total_over_ranks(torch.tensor(float(count * len(x)), device=x.device))
+    return x - sum_over_ranks((x * float(count)).sum(0)) / rows
 
 
 def coding_rate(x_MZ: Tensor, *, precision: float, count: bool = True) -> Tensor:

@@ -21,7 +21,7 @@ from fmritok.trainer.distributed import is_placeholder, total_over_ranks
 from fmritok.trainer.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
 from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.coding_rate import collapsed_loss, rate_loss, spread
+from fmritok.trainer.objectives.coding_rate import centred, collapsed_loss, rate_loss, spread
 from fmritok.trainer.objectives.views import augment, crop_frames, default_crop, slice_mask
 from fmritok.trainer.streaming import Batch
 
@@ -52,7 +52,7 @@ class Student(nn.Module):
     def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
         super().__init__()
         width = encoder.config.width
-        self.encoder, self.summary = encoder, config.summary
+        self.encoder, self.summary, self.centre = encoder, config.summary, config.centre
         self.gather = None
         if config.summary == "cells":
             size = encoder.grid.n_cells * width
@@ -65,8 +65,13 @@ class Student(nn.Module):
             nn.Linear(config.head_width, config.projection),
         )
 
-    def forward(self, inputs: PatchInputs, hidden_BUC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return unit vectors of the window [B Z], its tokens [B U C Z] and its cells [B C Z]."""
+    def forward(
+        self, inputs: PatchInputs, hidden_BUC: Tensor, *, count: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return unit vectors of the window [B Z], its tokens [B U C Z] and its cells [B C Z].
+
+        A batch that does not ``count`` is a placeholder beside other processes' batches.
+        """
         x_BUCW = self.encoder.embed(inputs.patches)
         mask_vector = self.mask_vector.to(x_BUCW.dtype)
         x_BUCW = torch.where(hidden_BUC[..., None], mask_vector, x_BUCW)
@@ -80,10 +85,13 @@ class Student(nn.Module):
             summary_BW: Tensor = self.gather(cells_BCW.flatten(1))
         else:
             summary_BW = encoded.cls if self.summary == "cls" else cells_BCW.mean(1)
-        return self._project(summary_BW), self._project(encoded.tokens), self._project(cells_BCW)
+        window_BZ = self.head(summary_BW)
+        if self.centre:
+            window_BZ = centred(window_BZ, count=count)
+        return _unit(window_BZ), self._project(encoded.tokens), self._project(cells_BCW)
 
     def _project(self, x: Tensor) -> Tensor:
-        return F.normalize(self.head(x).float(), dim=-1)
+        return _unit(self.head(x))
 
 
 class SelfDistillation(nn.Module):
@@ -93,6 +101,9 @@ class SelfDistillation(nn.Module):
     - ``token_weight`` x the hidden tokens: minus the cosine of the student's token and the
       teacher's, who sees all of the same view; averaged over the hidden tokens of a window.
     - A weight that falls to 0 early x the cells' means over time: the same loss as the windows'.
+
+    With ``centre``, embeddings of windows are taken from their mean over the batch. A common mean
+    makes all views agree, at no cost as long as the coding rate has room beside it.
 
     The student sees each view with whole cells or a stretch of time hidden, or as it is; both see
     it augmented. The teacher is what is used after training.
@@ -146,9 +157,9 @@ class SelfDistillation(nn.Module):
             inputs = self._view(batch, frames_BTSD, view)
             B, U, C, _ = inputs.patches.shape
             hidden_BUC = slice_mask(batch.draws, config, n_patches=U, n_cells=C, view=view)
-            student = self.student(inputs, hidden_BUC)
+            student = self.student(inputs, hidden_BUC, count=counts)
             with torch.no_grad():
-                teacher = self.teacher(inputs, torch.zeros_like(hidden_BUC))
+                teacher = self.teacher(inputs, torch.zeros_like(hidden_BUC), count=counts)
             if inputs.valid is not None:
                 hidden_BUC = hidden_BUC & inputs.valid[:, :, None]
             token_losses.append(_token_loss(student[1], teacher[1], hidden_BUC))
@@ -224,7 +235,13 @@ class SelfDistillation(nn.Module):
             collapsed_loss(rows * each, config.projection, precision=config.precision)
             for each in (1, n_cells)
         )
+        if config.centre:  # what is left of one vector is 0
+            windows = torch.zeros_like(windows)
         return windows - config.token_weight * hidden_share + weight * cells
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.float(), dim=-1)
 
 
 def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor) -> Tensor:
