@@ -193,7 +193,7 @@ class SelfDistillation(nn.Module):
                     "embedding_std": shape.std,
                     "effective_rank": shape.rank,
                     "agreement": (cls[0] * cls[1]).sum(-1).mean(),
-                    "alignment": _alignment(*cls),
+                    "alignment": _alignment(*cls, count=counts),
                 }
                 measures = {name: Mean(value.detach() * n, n) for name, value in figures.items()}
         return ObjectiveOutput(Mean(loss * n, n), measures)
@@ -244,14 +244,17 @@ def _unit(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
-def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor) -> Tensor:
-    """Return the cosine of a window's views less that of two windows' views; 0 of one window."""
-    cosine_VBB = student_VBZ.float() @ teacher_VBZ.float().flip(0).mT
-    same, windows = cosine_VBB.diagonal(dim1=1, dim2=2), cosine_VBB.shape[1]
-    pairs = max(len(cosine_VBB) * windows * (windows - 1), 1)
-    return (
-        same.mean() - (cosine_VBB.sum() - same.sum()) / pairs if windows > 1 else same.new_zeros(())
-    )
+def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tensor:
+    """Return the cosine of a window's views less that of two windows' views; 0 of one window.
+
+    Over all processes; rows that do not ``count`` are left out.
+    """
+    student, teacher = student_VBZ.double() * count, teacher_VBZ.double().flip(0)
+    same = total_over_ranks((student * teacher).sum()) / len(student)
+    sums = [total_over_ranks((x * count).sum(1)) for x in (student, teacher)]
+    rows = total_over_ranks(torch.tensor(float(count * student.shape[1]), device=student.device))
+    others = (sums[0] * sums[1]).sum() / len(student) - same
+    return (same / rows - others / (rows * (rows - 1)).clamp_min(1)).float() * (rows > 1)
 
 
 def _token_loss(student_BUCZ: Tensor, teacher_BUCZ: Tensor, hidden_BUC: Tensor) -> Tensor:
