@@ -20,7 +20,9 @@ What they are set beside:
 - ``last``: the frame before each patch, of the same cell. An oracle: masks are tubes, so that the
   model sees no frame of a hidden cell.
 - ``collapsed``: self-distillation if all embeddings were one vector. ``std`` is 0 for such ones and
-  1 for evenly spread ones, ``rank`` their effective rank.
+  1 for evenly spread ones, ``rank`` their effective rank. ``align`` is the cosine of a window's two
+  views less that of two windows' views: 0 for embeddings that know nothing of their window, however
+  low their loss (docs/probes.md).
 
 ``ratio`` is the loss over that of the mean token; of self-distillation, whose losses are negative,
 the collapsed one over the loss. Below 1 is better.
@@ -56,8 +58,8 @@ OPTIONS = {
     ("real", "network"): ["data.window=8", "train.steps=150"],
 }
 COLUMNS = ("data", "group", "objective", "held out", "windows", "loss", "mean", "last",
-           "collapsed", "ratio", "std", "rank", "steps", "seconds")  # fmt: skip
-ROW = "{:<5}{:<9}{:<10}{:<10}" + "{:>10}" * 10
+           "collapsed", "ratio", "std", "rank", "align", "steps", "seconds")  # fmt: skip
+ROW = "{:<5}{:<9}{:<10}{:<10}" + "{:>10}" * 11
 
 
 def fmritok(*arguments: object) -> None:
@@ -158,7 +160,7 @@ def train(
              *(number(figures.get(one)) for one in shown),
              number(1 / ratio if objective == "distill" else ratio),
              number(figures.get("embedding_std"), 2), number(figures.get("effective_rank"), 1),
-             steps, f"{seconds:.0f}")
+             number(figures.get("alignment")), steps, f"{seconds:.0f}")
         )  # fmt: skip
     return rows
 
