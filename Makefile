@@ -42,8 +42,8 @@ tokenize: setup
 train: setup
 	$(BIN)/fmritok train --store $(STORE) $(ARGS)
 
-test: setup
-	$(BIN)/python -m pytest $(ARGS)
+test: setup   # two at a time, each module's tests in one process
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

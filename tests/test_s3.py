@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -53,6 +54,7 @@ def bucket(monkeypatch):
         time.sleep(0.1)
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir("bucket")
+    forkserver._forkserver._stop()  # started by an earlier test, it has no credentials to pass on
     yield "s3://bucket"
     server.kill()
     server.wait()

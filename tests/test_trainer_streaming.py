@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import pickle
-import subprocess
 import threading
 from dataclasses import replace
 from itertools import islice
@@ -28,7 +27,6 @@ from fmritok.trainer.streaming import (
     Meter,
     WindowDataset,
     _as_it_is,
-    _prepare_worker,
     collate,
     window_loader,
 )
@@ -40,6 +38,7 @@ from fmritok.trainer.windows import (
     all_windows,
     random_windows,
 )
+from fmritok.trainer.workers import prepare_worker
 
 
 @pytest.fixture
@@ -332,7 +331,7 @@ def test_workers_never_hang_on_a_store_that_is_open_and_being_read(opened, metho
     try:
         loader = DataLoader(
             WindowDataset(group, index), batch_sampler=requests, collate_fn=_as_it_is,
-            num_workers=2, multiprocessing_context=method, worker_init_fn=_prepare_worker,
+            num_workers=2, multiprocessing_context=method, worker_init_fn=prepare_worker,
             timeout=60,
         )  # fmt: skip
         got = list(loader)
@@ -340,26 +339,6 @@ def test_workers_never_hang_on_a_store_that_is_open_and_being_read(opened, metho
         stop.set()
         reader.join()
     assert all(_equal(a, b) for a, b in zip(got, expected, strict=True))
-
-
-def test_workers_outlive_the_signals_of_others_and_end_at_the_trainers(opened):
-    """A cluster's SIGTERM goes to all processes; a worker that ignored ours would hang the exit."""
-    group, index, _ = opened
-    loader = window_loader(group, index, _batches(index), workers=1)
-    batches = iter(loader)
-    next(batches)
-    (worker,) = batches._workers
-    for name in ("TERM", "INT"):
-        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
-    for _ in range(20):
-        next(batches)
-    assert worker.is_alive()
-    del batches
-    torch.utils.data._utils.signal_handling._remove_worker_pids(id(loader._iterator))
-    loader._iterator._worker_pids_set = False
-    worker.terminate()
-    worker.join(30)
-    assert not worker.is_alive()
 
 
 def test_memory_and_open_files_stay_flat(make_store):

@@ -7,10 +7,6 @@ state: order and position belong to the sampler alone, whatever the number of wo
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,17 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import zarr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import RunMoments, TokenGroup
-from fmritok.pipeline.store.shard_files import use_threads
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.windows import Request, RunIndex
+from fmritok.trainer.workers import worker_options
 
 __all__ = ["Batch", "Meter", "Rate", "WindowDataset", "batch_loader", "collate", "window_loader"]
 
@@ -276,16 +271,6 @@ def batch_loader(
             expected("Option", "--workers", f"0, because {private[0]} belongs to this process",
                      workers, "Leave --workers away.")
         )  # fmt: skip
-    # forkserver: a fork would copy zarr's running event loop, and the child could hang.
-    # What the server has imported, its workers share: they start at once, and in less memory.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    several: dict[str, Any] = {
-        "multiprocessing_context": context,
-        "persistent_workers": True,
-        "prefetch_factor": 2,
-        "worker_init_fn": _prepare_worker,
-    }
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -293,7 +278,7 @@ def batch_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # never touch the global one
-        **(several if workers else {}),
+        **(worker_options(__name__) if workers else {}),
     )
 
 
@@ -352,33 +337,3 @@ class Rate(NamedTuple):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _prepare_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    use_threads(1)
-    zarr.config.set({"threading.max_workers": 1})
-    trainer = multiprocessing.parent_process()
-    if trainer is None:
-        return
-    # Ctrl-C and a cluster's SIGTERM reach every process; the trainer alone decides what follows.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        # Before any thread starts: one that does not block the signal would be handed it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, args=(trainer.pid,), daemon=True).start()
-    threading.Thread(target=_end_with_trainer, args=(trainer,), daemon=True).start()
-
-
-def _end_with_trainer(trainer: Any) -> None:
-    """End this worker when the trainer is gone; torch's own watchdog sees the forkserver only."""
-    trainer.join()
-    os._exit(1)
-
-
-def _end_when_told(trainer: int) -> None:
-    """End this worker at the trainer's own SIGTERM: without it, an error could hang the exit."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(0)
