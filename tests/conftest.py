@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Modules run side by side, one on each core: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

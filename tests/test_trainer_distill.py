@@ -26,7 +26,13 @@ from fmritok.trainer.objectives.distill import (
     network_weight,
     teacher_momentum,
 )
-from fmritok.trainer.objectives.views import augment, crop_frames, default_crop, slice_mask
+from fmritok.trainer.objectives.views import (
+    augment,
+    crop_frames,
+    default_crop,
+    slice_mask,
+    standardize,
+)
 from fmritok.trainer.streaming import Batch
 
 MODEL = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp_width=32, input="residual")
@@ -129,6 +135,39 @@ def test_views_that_lie_apart_share_no_frame():
     long = crop_frames(frames, times, None, DRAWS, length=20, view=1, apart=True)
     assert set(long.frames[:, 0, 0, 0].tolist()) == {10}, "as far apart as there is room"
     assert default_crop(180, 20, apart=True) == 80
+
+
+def test_a_crop_is_standardized_over_its_own_frames():
+    """Equal to numpy's, over frames that are not padding; what does not vary becomes 0."""
+    torch.manual_seed(0)
+    frames = 3 + 2 * torch.randn(400, 30, 2, 3)
+    frames[..., 2] = 0.7
+    times = torch.arange(30).expand(400, 30) * 2.0
+    valid = torch.arange(30) < torch.where(DRAWS % 2 == 0, 30, 12)[:, None]
+    crop = crop_frames(frames, times, valid, DRAWS, length=20, view=0)
+    got = standardize(crop)
+    for i in (0, 1):
+        n = (20, 12)[i]
+        x = crop.frames[i, :n].double().numpy()
+        expected = (x - x.mean(0)) / np.where(x.std(0) > 1e-3, x.std(0), np.inf)
+        np.testing.assert_allclose(got[i, :n], expected, atol=1e-5)
+        assert (got[i, n:] == 0).all()
+    assert (got[..., 2] == 0).all()
+
+
+def test_no_mark_of_the_run_is_left_on_standardized_views():
+    """Means and standard deviations of a run change what is compared, unless it is standardized."""
+    batch = _batch()
+    factor = torch.linspace(0.5, 2, batch.std[0].numel()).view_as(batch.std[0])
+    other = batch._replace(std=batch.std * factor, mean=batch.mean + factor)
+    losses = {
+        name: [
+            float(_objective(standardize=name)(each).loss.value.detach()) for each in (batch, other)
+        ]
+        for name in (False, True)
+    }
+    assert abs(losses[False][0] - losses[False][1]) > 1e-3
+    assert losses[True][0] == pytest.approx(losses[True][1], abs=1e-5)
 
 
 def test_augmentations_have_the_asked_sizes():

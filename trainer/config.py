@@ -155,9 +155,9 @@ class ObjectiveConfig:
         mtm, mae: the same cells in all patches, or patches anywhere.
     stride, decoder, decoder_width, decoder_layers, decoder_heads
         mae; see :class:`fmritok.trainer.objectives.mae.MaskedAutoencoder`.
-    crop, apart, summary, centre, momentum, head_width, projection, precision, token_weight, \
-    network_weight, network_share, slice_probability, slice_low, slice_high, drop_tokens, \
-    drop_time, jitter, noise
+    crop, apart, standardize, summary, centre, momentum, head_width, projection, precision, \
+    token_weight, network_weight, network_share, slice_probability, slice_low, slice_high, \
+    drop_tokens, drop_time, jitter, noise
         distill; see :class:`fmritok.trainer.objectives.distill.SelfDistillation`.
     """
 
@@ -172,6 +172,7 @@ class ObjectiveConfig:
     decoder_heads: int = 2
     crop: int | None = None
     apart: bool = False
+    standardize: bool = False
     summary: Literal["cls", "mean", "cells"] = "cls"
     centre: bool = False
     momentum: float = 0.99

@@ -22,7 +22,13 @@ from fmritok.trainer.inputs import PatchInputs, deviations, fold_inputs, normali
 from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
 from fmritok.trainer.objectives.coding_rate import centred, collapsed_loss, rate_loss, spread
-from fmritok.trainer.objectives.views import augment, crop_frames, default_crop, slice_mask
+from fmritok.trainer.objectives.views import (
+    augment,
+    crop_frames,
+    default_crop,
+    slice_mask,
+    standardize,
+)
 from fmritok.trainer.streaming import Batch
 
 __all__ = ["SelfDistillation", "Student", "network_weight", "teacher_momentum"]
@@ -217,7 +223,8 @@ class SelfDistillation(nn.Module):
             view=view,
             apart=self.config.apart,
         )
-        frames_BQSD = augment(crop.frames, batch.draws, self.config, view=view)
+        frames_BQSD = standardize(crop) if self.config.standardize else crop.frames
+        frames_BQSD = augment(frames_BQSD, batch.draws, self.config, view=view)
         grid = self.encoder.grid
         if grid.layout.kind == "flatmap":
             frames_BQSD = frames_BQSD * grid.known

@@ -18,8 +18,9 @@ from torch import Tensor
 from fmritok.trainer.config import ObjectiveConfig
 from fmritok.trainer.objectives.masks import generator_of
 
-__all__ = ["Crop", "augment", "crop_frames", "default_crop", "slice_mask"]
+__all__ = ["Crop", "augment", "crop_frames", "default_crop", "slice_mask", "standardize"]
 
+_STILL = 1e-3  # standard deviations of the run: what moves less has only rounding in it
 _START, _AUGMENT, _SLICE = 1, 3, 5  # a stream for each purpose; the second view's is the next one
 
 
@@ -74,6 +75,22 @@ def crop_frames(
     if valid_BQ is not None and bool(valid_BQ.all()):
         valid_BQ = None
     return Crop(frames_BTSD.gather(1, chosen_BQ11), times_BQ - times_BQ[:, :1], valid_BQ)
+
+
+def standardize(crop: Crop) -> Tensor:
+    """Bring each feature to mean 0 and standard deviation 1 over the crop's own frames [B Q S D].
+
+    Frames that are padding, and features that do not vary over the crop, become 0.
+    """
+    if crop.valid is None:
+        weight_BQ11 = torch.ones_like(crop.frames[:, :, :1, :1])
+    else:
+        weight_BQ11 = crop.valid[:, :, None, None].to(crop.frames.dtype)
+    count_B111 = weight_BQ11.sum(1, keepdim=True)
+    mean_B1SD = (crop.frames * weight_BQ11).sum(1, keepdim=True) / count_B111
+    centred_BQSD = (crop.frames - mean_B1SD) * weight_BQ11
+    std_B1SD = (centred_BQSD.square().sum(1, keepdim=True) / count_B111).sqrt()
+    return centred_BQSD * torch.where(std_B1SD > _STILL, 1 / std_B1SD, 0.0)
 
 
 def augment(frames_BQSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view: int) -> Tensor:
