@@ -57,6 +57,14 @@ def test_semantoks_has_the_published_numbers():
     assert (config.data.batch_size, config.train.epochs) == (512, 100)
 
 
+def test_traits_leaves_two_views_nothing_in_common_but_the_subject():
+    objective = build_config(read_recipe("traits")).objective
+    assert (objective.name, objective.summary) == ("distill", "cells")
+    assert objective.apart
+    assert objective.standardize
+    assert objective.centre
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_resolved_configuration_is_a_recipe_of_itself(name, tmp_path):
     config = build_config(read_recipe(name))
@@ -109,7 +117,8 @@ def test_what_is_refused_and_what_it_says(assignment, message):
 
 def test_recipes_that_cannot_be_read(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"expected cortexmae, semantoks, tablet, tiny or the path .* got 'small'"
+        ConfigError,
+        match=r"expected cortexmae, semantoks, tablet, tiny, traits or the path .* got 'small'",
     ):
         read_recipe("small")
     file = tmp_path / "mine.yaml"
