@@ -1,4 +1,4 @@
-"""Attention equals a naive float64 reference, and sees time differences in seconds only."""
+"""Attention equals a naive float64 reference, and sees differences of places only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import math
 import pytest
 import torch
 
-from fmritok.trainer.attention import Attention, rotate, rotation
+from fmritok.trainer.attention import Attention
 from fmritok.trainer.backends import attend
 from fmritok.trainer.config import ModelConfig
-
-PERIODS = {"pairs": 8, "min_period": 2.0, "max_period": 1000.0}
+from fmritok.trainer.rotary import rotation
 
 
 def _naive(q, k, v, keep=None):
@@ -44,48 +43,28 @@ def test_keys_and_values_are_never_repeated_in_memory():
         assert "FlashAttentionForCpu" in type(out.grad_fn).__name__
 
 
-def test_rotation_equals_the_complex_definition():
-    times = torch.tensor([[0.0, 0.72, 10.0, 500.0]])
-    x = torch.randn(1, 3, 4, 16)
-    got = rotate(x, rotation(times, **PERIODS))
-    periods = 2.0 * 500.0 ** torch.linspace(0, 1, 8, dtype=torch.float64)
-    z = torch.complex(x[..., :8].double(), x[..., 8:].double())
-    z = z * torch.exp(2j * torch.pi * times.double()[:, None, :, None] / periods)
-    torch.testing.assert_close(got.double(), torch.cat([z.real, z.imag], -1), rtol=1e-4, atol=1e-4)
-    assert torch.equal(got[:, :, 0], x[:, :, 0])
-
-
-def test_shifting_all_times_changes_nothing():
+@pytest.mark.parametrize(("position", "seen"), [("time", [0]), ("space_time", [0, 1, 2, 3])])
+def test_only_differences_of_places_matter_and_only_along_its_axes(position, seen):
     torch.manual_seed(0)
-    module = Attention(ModelConfig(width=64, heads=4, kv_heads=2))
-    x = torch.randn(2, 20, 64)
-    times = torch.rand(2, 20) * 100
+    config = ModelConfig(width=64, heads=4, kv_heads=2, position=position)
+    module, x = Attention(config), torch.randn(2, 20, 64)
+    places = torch.rand(2, 20, 4) * 100
 
-    def run(t):
-        return module(x, rotation(t, **PERIODS), None)
+    def run(places):
+        return module(x, rotation(places, config), None)
 
-    torch.testing.assert_close(run(times), run(times + 37.5), rtol=1e-4, atol=1e-5)
-    assert (run(times) - run(times * 1.5)).abs().max() > 1e-3
-
-
-def test_locality_prefers_tokens_near_in_time_from_the_start():
-    torch.manual_seed(0)
-    times = torch.arange(60)[None] * 0.72
-    shares = []
-    for locality in (0.0, 1.0):
-        module = Attention(ModelConfig(width=128, heads=2, kv_heads=1, locality=locality))
-        by = rotation(times, pairs=32, min_period=2.0, max_period=1000.0)
-        q, k = (rotate(0.1 * torch.randn(1, 2, 60, 64) + offset, by) for offset in module.offsets)
-        weights = (q @ k.mT / 8).softmax(-1)
-        near = (times[0, :, None] - times[0]).abs() < 4
-        shares.append((weights * near).sum(-1).mean().item())
-    assert shares[0] < 0.2
-    assert shares[1] > 0.5
+    torch.testing.assert_close(run(places), run(places + 37.5), rtol=0, atol=1e-4)
+    for axis in range(4):
+        stretched = places.clone()
+        stretched[..., axis] *= 1.5
+        changed = (run(places) - run(stretched)).abs().max()
+        assert changed > 1e-3 if axis in seen else changed == 0
 
 
 @pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_every_setting_trains(norm, qk_norm):
-    module = Attention(ModelConfig(norm=norm, qk_norm=qk_norm, width=32, heads=2, kv_heads=1))
-    module(torch.randn(1, 5, 32), rotation(torch.rand(1, 5), **PERIODS), None).sum().backward()
+    config = ModelConfig(norm=norm, qk_norm=qk_norm, width=32, heads=2, kv_heads=1)
+    module = Attention(config)
+    module(torch.randn(1, 5, 32), rotation(torch.rand(1, 5, 4), config), None).sum().backward()
     assert all(p.grad is not None for p in module.parameters())

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fmritok.trainer.attention import rotation
 from fmritok.trainer.backends import Packing, _choose, _log_choice, attend, choose_backend
 from fmritok.trainer.blocks import Block
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.rotary import rotation
 
 LENGTHS = (7, 12, 7, 1)
 #: Largest absolute difference to float64, for inputs of standard deviation 1.
@@ -89,7 +89,7 @@ def test_a_layer_compiles_to_one_graph():
     _choose.cache_clear()
     _log_choice.cache_clear()
     config = ModelConfig(width=16, heads=2, mlp_width=16)
-    by = rotation(torch.arange(9.0)[None], pairs=4, min_period=2.0, max_period=1000.0)
+    by = rotation(torch.rand(1, 9, 4), config)
     found = torch._dynamo.explain(Block(config))(torch.randn(1, 9, 16), by, None)
     assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 

@@ -61,6 +61,19 @@ def test_networks_gather_their_parcels():
     ]  # fmt: skip
 
 
+def test_a_network_is_where_its_parcels_are_in_the_mean():
+    centres = np.arange(18.0).reshape(6, 3)
+    plain, network = (
+        PatchGrid(TokenLayout(6, 1, 2, network=which, coordinates=centres))
+        for which in (None, NETWORK)
+    )
+    assert torch.equal(plain.coordinates.double(), torch.from_numpy(centres))
+    assert network.coordinates.tolist() == [[3, 4, 5], [9, 10, 11], [13.5, 14.5, 15.5]]
+    places = network.places(torch.tensor([[0.72, 5.0]]), torch.tensor([[2, 0]]))
+    torch.testing.assert_close(places, torch.tensor([[[0.72, 13.5, 14.5, 15.5], [5, 3, 4, 5]]]))
+    assert PatchGrid(TokenLayout(6, 1, network=NETWORK)).coordinates.tolist() == [[0, 0, 0]] * 3
+
+
 def test_frames_are_standardised_over_what_exists_and_clipped():
     known = torch.from_numpy(MASK)
     x = torch.randn(1, 3, 3, 4) * 5 + 2

@@ -18,12 +18,15 @@ from fmritok.trainer.streaming import Batch
 MODEL = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp_width=32)
 OBJECTIVE = ObjectiveConfig(name="mae", decoder_width=16)
 MASK = np.arange(6 * 4).reshape(6, 4) % 5 > 0
+CENTRES = np.random.default_rng(0).uniform(-70, 70, (6, 3))
 
 
 def _layout(kind="plain", patch=2):
     if kind == "network":
         return TokenLayout(6, 1, patch, network=np.array([0, 0, 1, 1, 1, 2]))
-    return TokenLayout(6, 4, patch, pixel_mask=MASK if kind == "flatmap" else None)
+    if kind == "flatmap":
+        return TokenLayout(6, 4, patch, pixel_mask=MASK, coordinates=CENTRES)
+    return TokenLayout(6, 4, patch)
 
 
 def _batch(lengths=(8, 8), dim=4, seed=0):
@@ -121,6 +124,19 @@ def test_losses_equal_their_float64_definitions(masking, form, kind):
     assert float(output.measures["loss_mean_token"].value) == pytest.approx(mse, rel=1e-5)
     mse = float(torch.cat(last).square().mean())
     assert float(output.measures["loss_last_frame"].value) == pytest.approx(mse, rel=1e-5)
+
+
+@pytest.mark.parametrize("decoder", ["self", "cross"])
+def test_the_decoder_sees_where_cells_are(decoder):
+    """Flat maps have places in space: moving a hidden cell changes its prediction."""
+    model = _objective("flatmap", "residual", decoder=decoder).eval()
+    predictions, batch = [], _batch()
+    model.decoder.register_forward_hook(lambda *call: predictions.append(call[2].detach()))
+    hidden = set(range(6)) - set(model._visible(batch.draws, None, 4, 6).cells[0].tolist())
+    model(batch)
+    model.encoder.grid.coordinates[min(hidden), 1] += 30
+    model(batch)
+    assert (predictions[0][0] - predictions[1][0]).abs().max() > 1e-3
 
 
 def test_features_that_do_not_exist_count_nowhere():

@@ -1,22 +1,25 @@
-"""The Transformer: seconds, padding, and what each option changes."""
+"""The Transformer: seconds and millimetres, padding, and what each option changes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
 
 SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48)
+CENTRES = np.random.default_rng(0).uniform(-70, 70, (5, 3))
 
 
 def _model(config=SMALL):
     torch.manual_seed(0)
-    return TokenTransformer(config, TokenLayout(5, 7)).eval()
+    return TokenTransformer(config, TokenLayout(5, 7, coordinates=CENTRES)).eval()
 
 
 def _encode(model, frames, times, valid=None):
@@ -65,7 +68,9 @@ def test_padding_changes_nothing(form):
 
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize("options", [{}, {"position": "none"}, {"input": "residual"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"position": "none"}, {"position": "space_time"}, {"input": "residual"}]
+)
 def test_patches_asked_for_alone_are_those_of_all(options, kept, packing):
     """Also for their gradients: the last layer leaves out what nobody looks at."""
     model = _model(replace(SMALL, registers=2, packing=packing, **options))
@@ -88,6 +93,54 @@ def test_patches_asked_for_alone_are_those_of_all(options, kept, packing):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_places_in_space_are_for_flat_maps_unless_asked_for():
+    mask = np.ones((5, 7), bool)
+    for kind, layout, position in (
+        ("auto", TokenLayout(5, 7, coordinates=CENTRES), "time"),
+        ("auto", TokenLayout(5, 7, pixel_mask=mask, coordinates=CENTRES), "space_time"),
+        ("auto", TokenLayout(5, 7, pixel_mask=mask), "time"),
+        ("space_time", TokenLayout(5, 7, coordinates=CENTRES), "space_time"),
+        ("time", TokenLayout(5, 7, pixel_mask=mask, coordinates=CENTRES), "time"),
+    ):
+        assert TokenTransformer(replace(SMALL, position=kind), layout).config.position == position
+    with pytest.raises(
+        ConfigError, match=r"model\.position: expected one that needs no coordinates"
+    ):
+        TokenTransformer(replace(SMALL, position="space_time"), TokenLayout(5, 7))
+
+
+@pytest.mark.parametrize("form", ["residual", "both"])
+@pytest.mark.parametrize("position", ["time", "space_time"])
+def test_space_is_where_cells_are_not_their_order(position, form):
+    """Cells in another order, with their contents, embeddings and centres, change nothing."""
+    config = replace(SMALL, position=position, input=form)
+    model, other, order = _model(config), _model(config), torch.tensor([3, 0, 4, 2, 1])
+    frames, times = torch.randn(1, 6, 5, 7), torch.arange(6.0)[None]
+    other.spatial.data = model.spatial.data[order]
+    out = _encode(model, frames, times)
+    for moved in (False, True):
+        other.grid.coordinates.copy_(torch.from_numpy(CENTRES)[order if moved else slice(None)])
+        found = _encode(other, frames[:, :, order], times)
+        same = torch.allclose(found.tokens, out.tokens[:, :, order], rtol=1e-4, atol=1e-5)
+        assert same == (moved or position == "time")
+
+
+@pytest.mark.parametrize("form", ["residual", "both"])
+def test_all_patches_chosen_are_all_patches(form):
+    """Encoding chosen patches alone puts each at its own place."""
+    model = _model(replace(SMALL, position="space_time", input=form))
+    frames, times = torch.randn(2, 6, 5, 7), torch.arange(6.0).expand(2, -1)
+    order = torch.stack([torch.randperm(30) for _ in range(2)])
+    static = frames.mean(1) if form == "both" else None
+    out = _encode(model, frames, times)
+    with torch.no_grad():
+        x = model.embed(frames).flatten(1, 2).gather(1, order[:, :, None].expand(-1, -1, 32))
+        chosen = model.encode_chosen(x, order % 5, static, times.gather(1, order // 5), None)
+    tokens = out.tokens.flatten(1, 2).gather(1, order[:, :, None].expand(-1, -1, 32))
+    torch.testing.assert_close(chosen.tokens, tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(chosen.cls, out.cls, rtol=1e-4, atol=1e-5)
+
+
 def test_cells_are_told_apart_by_the_spatial_embedding():
     model = _model(replace(SMALL, input="residual"))
     same = torch.ones(1, 3, 5, 7)
@@ -103,6 +156,7 @@ def test_cells_are_told_apart_by_the_spatial_embedding():
         {"mlp": "gelu", "registers": 3},
         {"kv_heads": 4},
         {"position": "none"},
+        {"position": "space_time"},
     ],
 )  # fmt: skip
 def test_shapes_and_gradients_under_every_option(options):

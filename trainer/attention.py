@@ -1,29 +1,19 @@
-"""Grouped-query attention with a rotary embedding of time in seconds."""
+"""Grouped-query attention over tokens that have a place in time and space."""
 
 # B windows, L tokens of a sequence, M tokens attended to, H query heads, G key-value heads,
-# K features of a head, P = K / 2 rotated pairs, W model width
+# K features of a head, W model width
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from fmritok.trainer.backends import Mask, attend
 from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.rotary import Rotation, rotate, start_offsets
 
-__all__ = ["Attention", "Context", "Rotation", "make_norm", "rotate", "rotation"]
-
-
-class Rotation(NamedTuple):
-    """Cosine and sine of every token's angles."""
-
-    cos: Tensor
-    """[B 1 L P], float32"""
-    sin: Tensor
-    """[B 1 L P], float32"""
+__all__ = ["Attention", "Context", "make_norm"]
 
 
 class Context(NamedTuple):
@@ -32,30 +22,6 @@ class Context(NamedTuple):
     x: Tensor
     """[B M W]"""
     by: Rotation | None
-
-
-def rotation(times_BL: Tensor, *, pairs: int, min_period: float, max_period: float) -> Rotation:
-    """Turn times into rotation angles, 2 pi t / period, with log-spaced periods.
-
-    Parameters
-    ----------
-    times_BL : torch.Tensor of shape (B, L), float32
-        Seconds; tokens without a time have 0.
-    pairs : int
-    min_period, max_period : float
-        Seconds.
-    """
-    steps = torch.linspace(0, 1, pairs, device=times_BL.device, dtype=torch.float32)
-    periods = min_period * (max_period / min_period) ** steps
-    angles = times_BL[:, None, :, None].float() * (2 * math.pi / periods)
-    return Rotation(angles.cos(), angles.sin())
-
-
-def rotate(x_BHLK: Tensor, by: Rotation) -> Tensor:
-    """Rotate the pairs (k, k + K/2) of each head, in float32."""
-    one, other = x_BHLK.float().chunk(2, dim=-1)
-    turned = (one * by.cos - other * by.sin, other * by.cos + one * by.sin)
-    return torch.cat(turned, dim=-1).to(x_BHLK.dtype)
 
 
 class Attention(nn.Module):
@@ -73,11 +39,8 @@ class Attention(nn.Module):
         self.output = nn.Linear(self.heads * self.head_dim, config.width, bias=config.bias)
         self.query_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.key_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
-        # What all queries and keys have in common turns, by rotation, into a preference for tokens
-        # near in time. Without one, attention starts uniform over the window, where residuals
-        # average out to nothing, and a model needs many steps to find the frame it is in.
-        start = torch.full((2, self.head_dim), config.locality)
-        self.offsets = nn.Parameter(start) if config.position == "time" else None
+        start = start_offsets(config)
+        self.offsets = None if start is None else nn.Parameter(start)
 
     def forward(
         self, x_BLW: Tensor, by: Rotation | None, mask: Mask, context: Context | None = None

@@ -18,9 +18,10 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from fmritok.trainer.attention import Attention, Context, Rotation, make_norm
+from fmritok.trainer.attention import Attention, Context, make_norm
 from fmritok.trainer.backends import Mask, Packing
 from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.rotary import Rotation
 
 __all__ = ["Block", "Mlp", "initialise_linears", "run_blocks"]
 

@@ -104,7 +104,7 @@ class ModelConfig:
     final_norm: bool = True
     layer_scale: float = 0.0
     registers: int = 0
-    position: Literal["time", "none"] = "time"
+    position: Literal["auto", "space_time", "time", "none"] = "auto"
     min_period: float = 2.0
     max_period: float = 1000.0
     locality: float = 1.0
@@ -123,6 +123,12 @@ class ModelConfig:
             self.width % (2 * self.heads) == 0,
             "model.width",
             f"an even multiple of model.heads = {self.heads}",
+            self.width,
+        )
+        _require(
+            self.position != "space_time" or self.width >= 8 * self.heads,
+            "model.width",
+            f"at least 8 times model.heads = {self.heads} for model.position = space_time",
             self.width,
         )
         _require(

@@ -39,6 +39,8 @@ class TokenLayout:
         Features that exist: the others are always 0, and count in no loss.
     network : np.ndarray of shape (n_tokens,), int, optional
         Network of each parcel: the model then sees one token for each network.
+    coordinates : np.ndarray of shape (n_tokens, 3), float, optional
+        Centre of each stored token in millimetres (RAS).
     """
 
     n_tokens: int
@@ -46,6 +48,7 @@ class TokenLayout:
     patch: int = 1
     pixel_mask: npt.NDArray[np.bool_] | None = None
     network: npt.NDArray[np.integer[Any]] | None = None
+    coordinates: npt.NDArray[np.floating[Any]] | None = None
 
     @property
     def kind(self) -> Literal["plain", "flatmap", "network"]:
@@ -84,6 +87,7 @@ class TokenLayout:
             If a group of parcels has more than one feature, or a patch is longer than a window.
         """
         pixel_mask, network = _array(group, "pixel_mask"), _array(group, "network")
+        coordinates = _array(group, "coordinates")
         if network is not None and group.dim != 1:
             raise ConfigError(
                 expected("Token group", group.name, "one feature for each parcel", group.dim,
@@ -96,7 +100,7 @@ class TokenLayout:
                 expected("Option", "model.patch", f"at most data.window = {window}", frames,
                          "Change it with --set model.patch=VALUE.")
             )  # fmt: skip
-        return cls(group.n_tokens, group.dim, frames, pixel_mask, network)
+        return cls(group.n_tokens, group.dim, frames, pixel_mask, network, coordinates)
 
 
 def default_patch(layout: TokenLayout, window: int) -> int:
@@ -122,12 +126,15 @@ class PatchGrid(nn.Module):
         Features that exist.
     complete : bool
         Whether all of them do.
+    coordinates : torch.Tensor of shape (C, 3), float32
+        Centre of each cell in millimetres (RAS), of a network its parcels' mean; 0 if not known.
     n_cells, n_features : int
         C and F.
     """
 
     known: Tensor
     members: Tensor
+    coordinates: Tensor
 
     def __init__(self, layout: TokenLayout) -> None:
         super().__init__()
@@ -147,6 +154,8 @@ class PatchGrid(nn.Module):
         self.register_buffer("known", torch.from_numpy(known), persistent=False)
         self.complete = bool(known.all())
         self.n_cells, per_frame = known.shape
+        centres = torch.from_numpy(_cell_centres(layout))
+        self.register_buffer("coordinates", centres, persistent=False)
         self.n_features = layout.patch * per_frame
 
     def cells(self, x_BTSD: Tensor) -> Tensor:
@@ -167,10 +176,25 @@ class PatchGrid(nn.Module):
         x_BTCE = F.pad(x_BTCE, (0, 0, 0, 0, 0, -x_BTCE.shape[1] % frames))
         return torch.unflatten(x_BTCE, 1, (-1, frames)).transpose(2, 3).flatten(3)
 
+    def places(self, times_BN: Tensor, cells_BN: Tensor) -> Tensor:
+        """Return where tokens are: their seconds, and their cell's millimetres [B N 4]."""
+        return torch.cat([times_BN[..., None], self.coordinates[cells_BN]], dim=-1)
+
     def fold_frames(self, x_BT: Tensor) -> Tensor:
         """Regroup a number per frame into patches [B U P], filled up with zeros."""
         frames = self.layout.patch
         return torch.unflatten(F.pad(x_BT, (0, -x_BT.shape[1] % frames)), 1, (-1, frames))
+
+
+def _cell_centres(layout: TokenLayout) -> npt.NDArray[np.float32]:
+    n_cells = len(layout.sizes) or layout.n_tokens
+    if layout.coordinates is None:
+        return np.zeros((n_cells, 3), np.float32)
+    centres = np.asarray(layout.coordinates, np.float32)
+    if layout.network is None:
+        return centres
+    networks = np.unique(layout.network)
+    return np.stack([centres[layout.network == network].mean(0) for network in networks])
 
 
 def _array(group: TokenGroup | MixedGroup, name: str) -> npt.NDArray[Any] | None:

@@ -6,21 +6,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmritok.trainer.attention import Rotation, make_norm, rotation
+from fmritok.pipeline.errors import expected
+from fmritok.trainer.attention import make_norm
 from fmritok.trainer.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.embeddings import NetworkEmbedding, linear_embedding
+from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.inputs import PatchInputs, patch_inputs
 from fmritok.trainer.layout import PatchGrid, TokenLayout
+from fmritok.trainer.rotary import N_AXES, rotation
 from fmritok.trainer.streaming import Batch
 
-__all__ = ["Encoded", "TokenTransformer", "rotation_of"]
+__all__ = ["Encoded", "TokenTransformer"]
 
 _INIT_STD = 0.02
 _SPATIAL_STD = 0.3  # beside a content of 1: with 0.02, learning which cell is which takes long
@@ -43,18 +47,24 @@ class Encoded(NamedTuple):
 class TokenTransformer(nn.Module):
     """An embedding for the group's layout, then layers over CLS, registers, static tokens, patches.
 
-    Every cell has a learned spatial embedding; time enters by rotation of queries and keys, in
-    seconds, with CLS, registers and static tokens at the window's first frame.
+    Every cell has a learned spatial embedding. Time enters by rotation of queries and keys, in
+    seconds, with CLS, registers and static tokens at the window's first frame; so do, with
+    ``position: space_time``, the cells' centres in millimetres.
 
     Parameters
     ----------
     config : ModelConfig
     layout : TokenLayout
+
+    Raises
+    ------
+    ConfigError
+        If places in space are asked for, and the tokens' are not known.
     """
 
     def __init__(self, config: ModelConfig, layout: TokenLayout) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = _with_position(config, layout)
         self.grid = PatchGrid(layout)
         width = config.width
         self.embedding: nn.Module
@@ -111,11 +121,12 @@ class TokenTransformer(nn.Module):
             The patches that are asked for, by their number in (patch, cell) order: all are seen,
             but the last layer computes these alone, and CLS and registers.
         """
-        _, U, C, _ = x_BUCW.shape
+        B, U, C, _ = x_BUCW.shape
+        cells_BN = torch.arange(C, device=x_BUCW.device).repeat(B, U)
         encoded = self._encode(
             (x_BUCW + self.spatial).flatten(1, 2),
             static_BSD,
-            times_BU.repeat_interleave(C, dim=1),
+            self.grid.places(times_BU.repeat_interleave(C, dim=1), cells_BN),
             None if valid_BU is None else valid_BU.repeat_interleave(C, dim=1),
             wanted_BN,
         )
@@ -143,25 +154,26 @@ class TokenTransformer(nn.Module):
         keep_BN : torch.Tensor of shape (B, N), bool, optional
             False where a window has fewer patches than others.
         """
-        return self._encode(x_BNW + self.spatial[cells_BN], static_BSD, times_BN, keep_BN)
+        places_BNA = self.grid.places(times_BN, cells_BN)
+        return self._encode(x_BNW + self.spatial[cells_BN], static_BSD, places_BNA, keep_BN)
 
     def _encode(
         self,
         x_BNW: Tensor,
         static_BSD: Tensor | None,
-        times_BN: Tensor,
+        places_BNA: Tensor,
         keep_BN: Tensor | None,
         wanted_BN: Tensor | None = None,
     ) -> Encoded:
-        B, N, _ = x_BNW.shape
-        parts = [self.prefix.expand(B, -1, -1), x_BNW]
+        B, prefix = len(x_BNW), len(self.prefix)
+        parts, places = [self.prefix.expand(B, -1, -1)], [places_BNA.new_zeros(B, prefix, N_AXES)]
         if self.static_embedding is not None:
-            parts.insert(1, self.static_embedding(static_BSD) + self.spatial + self.static_kind)
-        x_BLW = self.embedding_norm(torch.cat(parts, dim=1))
-        timeless = x_BLW.shape[1] - N
-        by = rotation_of(F.pad(times_BN, (timeless, 0)), self.config)
+            parts += [self.static_embedding(static_BSD) + self.spatial + self.static_kind]
+            places += [F.pad(self.grid.coordinates, (1, 0)).expand(B, -1, -1)]
+        timeless = sum(part.shape[1] for part in parts)
+        x_BLW = self.embedding_norm(torch.cat([*parts, x_BNW], dim=1))
+        by = rotation(torch.cat([*places, places_BNA], dim=1), self.config)
         keep_BL = None if keep_BN is None else F.pad(keep_BN, (timeless, 0), value=True)
-        prefix = len(self.prefix)
         if wanted_BN is not None:
             before_BR = torch.arange(prefix, device=x_BLW.device).expand(B, -1)
             wanted_BN, timeless = torch.cat([before_BR, wanted_BN + timeless], dim=1), prefix
@@ -175,13 +187,18 @@ class TokenTransformer(nn.Module):
         )
 
 
-def rotation_of(times_BL: Tensor, config: ModelConfig) -> Rotation | None:
-    """Return the rotation of tokens at the given seconds; None if time is switched off."""
-    if config.position == "none":
-        return None
-    return rotation(
-        times_BL,
-        pairs=config.width // config.heads // 2,
-        min_period=config.min_period,
-        max_period=config.max_period,
-    )
+def _with_position(config: ModelConfig, layout: TokenLayout) -> ModelConfig:
+    """Choose what ``auto`` stands for.
+
+    Flat maps have a hundred cells, and each is told best by those beside it. An autoencoder's 27
+    cells lie 64 mm apart, and a network all over the brain: there it did not help.
+    """
+    if config.position == "auto":
+        near = layout.kind == "flatmap" and layout.coordinates is not None
+        return replace(config, position="space_time" if near else "time")
+    if config.position == "space_time" and layout.coordinates is None:
+        raise ConfigError(
+            expected("Option", "model.position", "one that needs no coordinates of tokens, which "
+                     "these do not have", config.position, "Choose time.")
+        )  # fmt: skip
+    return config

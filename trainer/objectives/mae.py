@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.pipeline.errors import expected
@@ -19,10 +20,11 @@ from fmritok.trainer.attention import Context, make_norm
 from fmritok.trainer.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.config import ModelConfig, ObjectiveConfig
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.model import TokenTransformer, rotation_of
+from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
 from fmritok.trainer.objectives.masks import Visible, hidden_tokens, random_visible, tube_visible
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
+from fmritok.trainer.rotary import rotation
 from fmritok.trainer.streaming import Batch
 
 __all__ = ["Decoder", "MaskedAutoencoder"]
@@ -33,7 +35,7 @@ _MLP_RATIO = 4
 class Decoder(nn.Module):
     """Predicts hidden tokens from encoded visible ones.
 
-    Queries are a learned vector and an embedding of their cell; time enters by rotation. In the
+    Queries are a learned vector and an embedding of their cell; places enter by rotation. In the
     form ``self`` the visible tokens and the queries attend to one another; in ``cross`` the
     queries attend to the visible tokens alone, and cost no attention among themselves.
 
@@ -68,30 +70,30 @@ class Decoder(nn.Module):
     def forward(
         self,
         x_BNW: Tensor,
-        times_BN: Tensor,
+        places_BNA: Tensor,
         keep_BN: Tensor | None,
         cells_BQ: Tensor,
-        times_BQ: Tensor,
+        places_BQA: Tensor,
         keep_BQ: Tensor | None,
     ) -> Tensor:
         """Return what :attr:`head` turns into the queried patches [B Q V]."""
+        N = x_BNW.shape[1]
         x_BNV = self.entry(x_BNW)
         query_BQV = (self.query + self.spatial[cells_BQ]).to(x_BNV.dtype)
-        by_BQ, by_BN = (rotation_of(times, self.config) for times in (times_BQ, times_BN))
         if self.kind == "cross":
-            context = Context(x_BNV, by_BN)
+            context = Context(x_BNV, rotation(places_BNA, self.config))
+            by_BQ = rotation(places_BQA, self.config)
             x_BQV = run_blocks(self.blocks, query_BQV, by_BQ, keep_BN, self.config, context)
         else:
             x_BLV = torch.cat([x_BNV, query_BQV], dim=1)
-            by_BL = rotation_of(torch.cat([times_BN, times_BQ], dim=1), self.config)
+            by_BL = rotation(torch.cat([places_BNA, places_BQA], dim=1), self.config)
             keep_BL = None
             if keep_BN is not None or keep_BQ is not None:
-                keeps = ((keep_BN, times_BN), (keep_BQ, times_BQ))
-                keep_BL = torch.cat(
-                    [torch.ones_like(t, dtype=torch.bool) if k is None else k for k, t in keeps], 1
-                )
+                keep_BL = torch.ones(x_BLV.shape[:2], dtype=torch.bool, device=x_BLV.device)
+                keep_BL[:, :N] = True if keep_BN is None else keep_BN
+                keep_BL[:, N:] = True if keep_BQ is None else keep_BQ
             x_BLV = run_blocks(self.blocks, x_BLV, by_BL, keep_BL, self.config)
-            x_BQV = x_BLV[:, times_BN.shape[1] :]
+            x_BQV = x_BLV[:, N:]
         normed_BQV: Tensor = self.norm(x_BQV)
         return normed_BQV
 
@@ -156,16 +158,17 @@ class MaskedAutoencoder(nn.Module):
         )
         # CLS and registers stand before the visible tokens, at the window's first frame.
         before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
-        timeless = times_BN.new_zeros(B, before.shape[1])
+        places_BNA = self.encoder.grid.places(times_BN, shown.cells)
         keep_BN = None
         if shown.keep is not None:
-            keep_BN = torch.cat([torch.ones_like(timeless, dtype=torch.bool), shown.keep], dim=1)
+            keep_BN = F.pad(shown.keep, (before.shape[1], 0), value=True)
+        cells_BQ = index_BQ % C
         x_BQV = self.decoder(
             torch.cat([before, encoded.tokens], dim=1),
-            torch.cat([timeless, times_BN], dim=1),
+            F.pad(places_BNA, (0, 0, before.shape[1], 0)),
             keep_BN,
-            index_BQ % C,
-            inputs.times.gather(1, index_BQ // C),
+            cells_BQ,
+            self.encoder.grid.places(inputs.times.gather(1, index_BQ // C), cells_BQ),
             keep_BQ,
         )
         windows_B1 = torch.arange(B, device=index_BQ.device)[:, None]

@@ -1,0 +1,96 @@
+"""Rotary embedding: where tokens are, in seconds and millimetres, by turning queries and keys."""
+
+# B windows, L tokens of a sequence, A axes of a place (seconds; mm right, anterior, superior),
+# H query or key heads, K features of a head, P = K / 2 rotated pairs
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fmritok.trainer.config import ModelConfig
+
+__all__ = ["N_AXES", "Rotation", "angles", "rotate", "rotation", "start_offsets"]
+
+N_AXES = 4
+#: Millimetres: from twice the distance of neighbouring cells to twice a brain's length.
+_WAVELENGTHS = (40.0, 300.0)
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every token's angles."""
+
+    cos: Tensor
+    """[B 1 L P], float32"""
+    sin: Tensor
+    """[B 1 L P], float32"""
+
+
+def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
+    """Turn places into rotation angles, each axis in pairs of its own.
+
+    Parameters
+    ----------
+    places_BLA : torch.Tensor of shape (B, L, 4), float32
+        Seconds, then millimetres to the right, anterior and superior; 0 for tokens without any.
+    config : ModelConfig
+
+    Returns
+    -------
+    Rotation or None
+        None if positions are switched off.
+    """
+    if config.position == "none":
+        return None
+    in_time, in_space = _pairs(config)
+    parts = [angles(places_BLA[..., 0], in_time, (config.min_period, config.max_period))]
+    if in_space:
+        parts += [angles(x_BL, in_space, _WAVELENGTHS) for x_BL in places_BLA[..., 1:].unbind(-1)]
+    angles_B1LP = torch.cat(parts, dim=-1)[:, None]
+    return Rotation(angles_B1LP.cos(), angles_B1LP.sin())
+
+
+def angles(x_BL: Tensor, pairs: int, periods: tuple[float, float]) -> Tensor:
+    """Return 2 pi x / period for log-spaced periods from the shortest to the longest [B L P]."""
+    shortest, longest = periods
+    steps = torch.linspace(0, 1, pairs, device=x_BL.device, dtype=torch.float32)
+    return x_BL[..., None].float() * (2 * math.pi / (shortest * (longest / shortest) ** steps))
+
+
+def rotate(x_BHLK: Tensor, by: Rotation) -> Tensor:
+    """Rotate the pairs (k, k + K/2) of each head, in float32."""
+    one, other = x_BHLK.float().chunk(2, dim=-1)
+    turned = (one * by.cos - other * by.sin, other * by.cos + one * by.sin)
+    return torch.cat(turned, dim=-1).to(x_BHLK.dtype)
+
+
+def start_offsets(config: ModelConfig) -> Tensor | None:
+    """Return what is added to all queries and keys before they are turned, at the start [2 K].
+
+    What all queries and keys have in common turns, by rotation, into a preference for tokens near
+    by. Without one, attention starts uniform over the window, where residuals average out to
+    nothing, and a model needs many steps to find the frame it is in, or the cells beside it. Time
+    and space weigh alike, and time as much as it does alone.
+    """
+    if config.position == "none":
+        return None
+    pairs = _head_pairs(config)
+    in_time, in_space = _pairs(config)
+    shares = [(pairs / in_time) ** 0.5] * in_time
+    if in_space:
+        shares += [(pairs / (3 * in_space)) ** 0.5] * (3 * in_space)
+    return (config.locality * torch.tensor(shares)).repeat(2, 2)
+
+
+def _pairs(config: ModelConfig) -> tuple[int, int]:
+    """Return the pairs for time, and for each axis of space."""
+    pairs = _head_pairs(config)
+    in_space = pairs // N_AXES if config.position == "space_time" else 0
+    return pairs - 3 * in_space, in_space
+
+
+def _head_pairs(config: ModelConfig) -> int:
+    return config.width // config.heads // 2
