@@ -9,9 +9,9 @@ quarters; rows ``(trained)`` are of what was trained on, to tell a model that ca
 that learns by heart:
 
 - demo: two subjects that were not trained on.
-- real: there is one real run of 100 frames (visual one-back, TR 2 s) and one of 10 frames of
+- real: there is one real run of 156 frames (visual one-back, TR 2 s) and one of 10 frames of
   another subject (faces, TR 1.5 s, its lower brain outside the field of view). Trained on frames
-  0-69 of the first; ``later`` are its frames 75-99, the same person; ``other`` is the other one.
+  0-99 of the first; ``later`` are its frames 105-155, the same person; ``other`` is the other one.
   Each part is normalised by itself. Two subjects say whether a loss falls, and no more.
 
 What they are set beside:
@@ -38,6 +38,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -89,19 +90,39 @@ def real_store(folder: Path, groups: Sequence[str], data: Path) -> Path:
     root, store = folder / "fmriprep", folder / "real.zarr"
     root.mkdir(exist_ok=True)
     (root / "dataset_description.json").write_text('{"Name": "real", "BIDSVersion": "1.8.0"}')
-    long, short = (
-        nib.load(next((data / "bold_mni").glob(pattern)))
-        for pattern in ("sub-sf02*res-3*bold.nii.gz", "sub-rtc1*MNI2mm*bold.nii.gz")
-    )
+    long = in_mni(data)
+    short = nib.load(next((data / "bold_mni").glob("sub-rtc1*MNI2mm*bold.nii.gz")))
     res_3, res_2 = "space-MNI152NLin2009cAsym_res-3", "space-MNI152NLin6Asym_res-2"
-    for subject, image, space in ((EARLY, long.slicer[..., :70], res_3),
-                                  (LATER, long.slicer[..., 75:], res_3),
+    for subject, image, space in ((EARLY, long.slicer[..., :100], res_3),
+                                  (LATER, long.slicer[..., 105:], res_3),
                                   (OTHER, short, res_2)):  # fmt: skip
         func = root / f"sub-{subject}" / "func"
         func.mkdir(parents=True, exist_ok=True)
         nib.save(image, func / f"sub-{subject}_task-run_{space}_desc-preproc_bold.nii.gz")
     tokenize("bids", root, store, groups, "--set", "network.band=null", "--set", "network.tr=null")
     return store
+
+
+def in_mni(data: Path) -> Any:
+    """Bring the whole native run to the grid that its first 100 frames are on, by their affine."""
+    import nibabel as nib
+    from nilearn.image import resample_img
+
+    native = nib.load(next((data / "bold_native").glob("sub-sf02*bold.nii.gz")))
+    moved = nib.load(next((data / "bold_mni").glob("sub-sf02*res-3*bold.nii.gz")))
+    to_native = np.loadtxt(next((data / "bold_mni").glob("sub-sf02*to-native_affine.txt")))
+    frames = native.get_fdata(dtype=np.float32)
+    placed = nib.Nifti1Image(frames, np.linalg.inv(to_native) @ native.affine)
+    found = resample_img(placed, moved.affine, moved.shape[:3], copy_header=False)
+    brain = moved.get_fdata(dtype=np.float32).any(-1)
+    frames = found.get_fdata(dtype=np.float32).clip(0) * brain[..., None]
+    image = nib.Nifti1Image(
+        np.round(frames * (30000 / frames.max())).astype(np.int16), moved.affine
+    )
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((*moved.header.get_zooms()[:3], native.header.get_zooms()[3]))
+    image.header["sform_code"] = image.header["qform_code"] = moved.header["sform_code"]
+    return image
 
 
 def tokenize(dataset: str, root: Path, store: Path, groups: Sequence[str], *options: str) -> None:
