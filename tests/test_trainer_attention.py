@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fmritok.trainer.attention import Attention
+from fmritok.trainer.attention import Attention, make_norm
 from fmritok.trainer.backends import attend
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.rotary import rotation
@@ -68,3 +68,16 @@ def test_every_setting_trains(norm, qk_norm):
     module = Attention(config)
     module(torch.randn(1, 5, 32), rotation(torch.rand(1, 5, 4), config), None).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
+
+
+@pytest.mark.filterwarnings("error")
+def test_norms_keep_the_type_of_what_they_get():
+    """Without torch's warning that it falls back to a slow path."""
+    norm = make_norm(ModelConfig(norm="rmsnorm"), 64)
+    torch.nn.init.normal_(norm.weight, mean=1, std=0.1)
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 2e-2)):
+        x = torch.randn(9, 64).to(dtype)
+        wide = x.double()
+        reference = wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+        assert norm(x).dtype == dtype
+        torch.testing.assert_close(norm(x).double(), reference, rtol=tolerance, atol=tolerance)

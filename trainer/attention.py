@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.trainer.backends import Mask, attend
@@ -60,8 +61,17 @@ class Attention(nn.Module):
         return attended_BLW
 
 
+class RMSNorm(nn.RMSNorm):
+    """Its weight follows the input's type: torch's fused kernels take no mixture of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input divided by its root mean square, times the weight."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
 def make_norm(config: ModelConfig, size: int) -> nn.Module:
     """Return the configured normalisation over the last axis."""
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(size, eps=1e-6)
+        return RMSNorm(size, eps=1e-6)
     return nn.LayerNorm(size, bias=config.bias)
