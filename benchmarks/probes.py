@@ -87,7 +87,8 @@ def main(
 
     command = shlex.join(["python", "benchmarks/probes.py", *sys.argv[1:]])
     lines = [f"$ {command}", f"{'encoder':<16} {'target':<12} {'n':>5} {'figure':<18} "
-             f"{'trained':>14} {'untrained':>14} {'gain (95 %)':>22}"]  # fmt: skip
+             f"{'trained':>14} {'untrained':>14} {'gain (95 %)':>22}"
+             "  trained, each seed"]  # fmt: skip
 
     def show(line: str) -> None:
         lines.append(line)
@@ -138,7 +139,8 @@ def _line(name: str, labels: Any, figure: str, trained: Any, untrained: Any) -> 
     half = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
     head += f" {untrained.mean():>7.3f} ({np.std(untrained, ddof=1):.3f})"
     low, high = gain.mean() - half, gain.mean() + half
-    return head + f" {gain.mean():>+7.3f} ({low:+.3f}..{high:+.3f})"
+    head += f" {gain.mean():>+7.3f} ({low:+.3f}..{high:+.3f})"
+    return f"{head}  {' '.join(f'{value:.2f}' for value in trained)}"
 
 
 if __name__ == "__main__":
