@@ -18,12 +18,12 @@ from fmritok.pipeline.store.verify import verify_store
 from fmritok.trainer.cli import main
 
 ALL = ("--tokenizer", "vae", "--tokenizer", "flatmap", "--tokenizer", "network")
-FRAMES, IMPULSE = 60, 37
+FRAMES, IMPULSE = 36, 22
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, data):
-    """Write two runs of noise in the brain, in one of which frame 37 is brighter."""
+    """Write two runs of noise in the brain, in one of which a frame is brighter."""
     root = tmp_path_factory.mktemp("groups") / "hcp"
     brain = nib.load(data / "templates/MNI152_T1_2mm_brain_mask_dil.nii.gz").get_fdata() > 0
     rng = np.random.default_rng(1)
@@ -179,7 +179,7 @@ def test_wrong_use_has_words(tree, tmp_path, weights, arguments, words):
 def test_flat_maps_and_parcels_are_decoded_to_files(store, tmp_path):
     run = ("--store", store, "--run", "hcp_100001_rfMRI_REST1_LR")
     picture = tmp_path / "map.png"
-    result = fmritok("decode", *run, "--group", "flatmap", "--frames", "26:28", "--out", picture)
+    result = fmritok("decode", *run, "--group", "flatmap", "--frames", "15:17", "--out", picture)
     assert result.exit_code == 0, result.output
     assert picture.stat().st_size > 20_000
     surface = tmp_path / "map.func.gii"
