@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fmritok.trainer.attention import Attention
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.rotary import rotate, rotation, start_offsets
@@ -15,6 +16,7 @@ PLACES = torch.tensor([[[0.0, 0, 0, 0], [0.72, -30, 10, 70], [10, 0, -90, 20], [
 @pytest.mark.parametrize(("position", "pairs"), [("time", [8]), ("space_time", [2, 2, 2, 2])])
 def test_rotation_equals_the_complex_definition(position, pairs):
     """Time from 2 to 1000 s, millimetres from 40 to 300, each axis in pairs of its own."""
+    torch.manual_seed(0)
     x = torch.randn(1, 3, 4, 16)
     got = rotate(x, rotation(PLACES, ModelConfig(width=48, heads=3, kv_heads=1, position=position)))
     parts = []
@@ -24,7 +26,10 @@ def test_rotation_equals_the_complex_definition(position, pairs):
         parts.append(PLACES[..., axis, None].double() / periods)
     turns = torch.cat(parts, -1)[:, None]
     z = torch.complex(x[..., :8].double(), x[..., 8:].double()) * torch.exp(2j * torch.pi * turns)
-    torch.testing.assert_close(got.double(), torch.cat([z.real, z.imag], -1), rtol=0, atol=5e-4)
+    expected = torch.cat([z.real, z.imag], -1)
+    torch.testing.assert_close(got[:, :, :3].double(), expected[:, :, :3], rtol=0, atol=2e-5)
+    # 500 s are 250 turns of the fastest pair, whose angle float32 holds to 1e-4.
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=5e-4)
     assert torch.equal(got[:, :, 0], x[:, :, 0])
 
 
@@ -69,7 +74,8 @@ def _shares(places, near, position):
         config = ModelConfig(width=128, heads=2, kv_heads=1, locality=locality, position=position)
         by = rotation(places, config)
         shape = (1, 2, places.shape[1], 64)
-        q, k = (rotate(0.1 * torch.randn(shape) + o, by) for o in start_offsets(config))
+        offsets = Attention(config).offsets.detach()
+        q, k = (rotate(0.1 * torch.randn(shape) + offset, by) for offset in offsets)
         weights = (q @ k.mT / 8).softmax(-1)
         yield (weights * near).sum(-1).mean().item()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fmritok.trainer.config import ModelConfig
 
-__all__ = ["N_AXES", "Rotation", "angles", "rotate", "rotation", "start_offsets"]
+__all__ = ["N_AXES", "Rotation", "rotate", "rotation", "start_offsets"]
 
 N_AXES = 4
 #: Millimetres: from twice the distance of neighbouring cells to twice a brain's length.
@@ -46,18 +46,11 @@ def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
     if config.position == "none":
         return None
     in_time, in_space = _pairs(config)
-    parts = [angles(places_BLA[..., 0], in_time, (config.min_period, config.max_period))]
+    parts = [_angles(places_BLA[..., 0], in_time, (config.min_period, config.max_period))]
     if in_space:
-        parts += [angles(x_BL, in_space, _WAVELENGTHS) for x_BL in places_BLA[..., 1:].unbind(-1)]
+        parts += [_angles(x_BL, in_space, _WAVELENGTHS) for x_BL in places_BLA[..., 1:].unbind(-1)]
     angles_B1LP = torch.cat(parts, dim=-1)[:, None]
     return Rotation(angles_B1LP.cos(), angles_B1LP.sin())
-
-
-def angles(x_BL: Tensor, pairs: int, periods: tuple[float, float]) -> Tensor:
-    """Return 2 pi x / period for log-spaced periods from the shortest to the longest [B L P]."""
-    shortest, longest = periods
-    steps = torch.linspace(0, 1, pairs, device=x_BL.device, dtype=torch.float32)
-    return x_BL[..., None].float() * (2 * math.pi / (shortest * (longest / shortest) ** steps))
 
 
 def rotate(x_BHLK: Tensor, by: Rotation) -> Tensor:
@@ -94,3 +87,10 @@ def _pairs(config: ModelConfig) -> tuple[int, int]:
 
 def _head_pairs(config: ModelConfig) -> int:
     return config.width // config.heads // 2
+
+
+def _angles(x_BL: Tensor, pairs: int, periods: tuple[float, float]) -> Tensor:
+    """Return 2 pi x / period for log-spaced periods from the shortest to the longest [B L P]."""
+    shortest, longest = periods
+    steps = torch.linspace(0, 1, pairs, device=x_BL.device, dtype=torch.float32)
+    return x_BL[..., None].float() * (2 * math.pi / (shortest * (longest / shortest) ** steps))
