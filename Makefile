@@ -43,7 +43,7 @@ train: setup
 	$(BIN)/fmritok train --store $(STORE) $(ARGS)
 
 test: setup   # two at a time, each module's tests in one process
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

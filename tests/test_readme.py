@@ -37,7 +37,7 @@ def commands() -> list[str]:
 
 @pytest.mark.slow
 def test_the_readme_works(data, tmp_path):
-    """Run everything in order, on trees of real runs; trainings cut short, few workers."""
+    """Run everything in order, on trees of real runs, with trainings cut short."""
     tree = real_tree(tmp_path / "HCP", data, frames=5)
     derivatives = real_derivatives(tmp_path / "fmriprep", data)
     fetch_template(tmp_path / "templates" / "fslr", data / "surfaces")
@@ -64,8 +64,6 @@ def test_the_readme_works(data, tmp_path):
             store = "STORE=" + str(tmp_path / "tokens.zarr") if "STORE=" not in command else ""
             command = command.replace("STORE=", f"STORE={tmp_path}/") + " " + store
             command = command.replace("make ", f"make -C {shlex.quote(str(ROOT))} ", 1)
-        if command.startswith("fmritok tokenize"):  # those by `make` start Dask
-            command += " --executor serial"
         if command.startswith("fmritok train"):
             command = command.replace("train.steps=200", "train.steps=4")
             command += "" if "train.steps" in command else " --set train.steps=4"
