@@ -1,21 +1,23 @@
 """What a store knows of subjects and runs besides tokens: phenotypes, their columns, events.
 
-Tables at the root of the store. Writing a cohort replaces the rows of what it brings; the rows of
-other subjects and cohorts stay.
+Tables at the root of the store, replaced together. Writing a cohort replaces the rows of what it
+brings, at their places; the rows of other subjects and cohorts stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.schema import open_root
-from fmritok.pipeline.store.table import read_table, write_table
-from fmritok.pipeline.store.verify import seal_root, unseal
+from fmritok.pipeline.store.root import create_root
+from fmritok.pipeline.store.seal import read_sealed
+from fmritok.pipeline.store.switch import replace_tables, table_of
+from fmritok.pipeline.store.table import typed
 
-__all__ = ["ANNOTATIONS", "read_annotation", "write_annotations"]
+__all__ = ["ANNOTATIONS", "merged", "read_annotation", "write_annotations"]
 
 #: Each table, and the columns that tell its rows' owners apart.
 ANNOTATIONS: dict[str, tuple[str, ...]] = {
@@ -26,7 +28,7 @@ ANNOTATIONS: dict[str, tuple[str, ...]] = {
 
 
 def write_annotations(location: Location, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Merge a cohort's tables into the store's.
+    """Merge a cohort's tables into the store's; the caller holds the root.
 
     Parameters
     ----------
@@ -34,25 +36,66 @@ def write_annotations(location: Location, tables: Mapping[str, pd.DataFrame]) ->
     tables : dict of str to pd.DataFrame
         By the names of :data:`ANNOTATIONS`; empty ones are left out.
     """
-    root = open_root(location, create=True)
+    create_root(location)
+    location.remove_partial()
+    document, files = read_sealed(location, "")
+    changed = {}
     for name, table in tables.items():
-        if table.empty:
-            continue
-        keys = list(ANNOTATIONS[name])
-        known = read_annotation(location, name)
-        if len(known):
-            mine = pd.MultiIndex.from_frame(table[keys].astype(str))
-            others = known[~pd.MultiIndex.from_frame(known[keys].astype(str)).isin(mine)]
-            table = pd.concat([others, table], ignore_index=True)
-        unseal(root)
-        write_table(root, name, table)
-    if root.attrs.get("seal") is None:
-        seal_root(location)
+        if not table.empty:
+            known = table_of(location, document, files, name)
+            changed[name] = merged(known, table, keys=ANNOTATIONS[name])
+    replace_tables(location, document, changed)
 
 
 def read_annotation(location: Location, name: str) -> pd.DataFrame:
-    """Return a table; an empty one with its key columns if the store has none."""
-    root = open_root(location)
-    if name not in root:
+    """Return a table; an empty one with its key columns if the store has none.
+
+    Raises
+    ------
+    StoreError
+        If it, or anything else that the root's seal covers, is damaged.
+    """
+    document, files = read_sealed(location, "")
+    table = table_of(location, document, files, name)
+    if table is None:
         return pd.DataFrame({key: [] for key in ANNOTATIONS[name]}, dtype=object)
-    return read_table(root[name])  # type: ignore[arg-type]
+    return table
+
+
+def merged(known: pd.DataFrame | None, table: pd.DataFrame, *, keys: Sequence[str]) -> pd.DataFrame:
+    """Return ``known`` with the rows of ``table`` in the place of those with the same keys.
+
+    Rows with new keys come at the end. Columns keep their types: a column that one of them does not
+    have is missing there.
+
+    Parameters
+    ----------
+    known : pd.DataFrame or None
+    table : pd.DataFrame
+    keys : sequence of str
+        Text columns. Several rows may have the same keys; they are replaced together.
+    """
+    table = pd.DataFrame({name: _nullable(table[name]) for name in table.columns})
+    if known is None or known.empty:
+        return _typed(table.reset_index(drop=True))
+    known = pd.DataFrame({name: _nullable(known[name]) for name in known.columns})
+    old = pd.MultiIndex.from_frame(known[list(keys)].astype(str))
+    new = pd.MultiIndex.from_frame(table[list(keys)].astype(str))
+    first_place: dict[tuple[str, ...], int] = {}
+    for place, key in enumerate(old):
+        first_place.setdefault(key, place)
+    stays = ~old.isin(new)
+    places = np.array([first_place.get(key, len(known)) for key in new], np.int64)
+    both = pd.concat([known[stays], table], ignore_index=True)
+    order = np.argsort(np.concatenate([np.flatnonzero(stays), places]), kind="stable")
+    return _typed(both.iloc[order].reset_index(drop=True))
+
+
+def _nullable(series: pd.Series) -> pd.Series:
+    """Return a column in a type that stays what it is beside missing values."""
+    series = typed(series.reset_index(drop=True))
+    return series.astype({"i": "Int64", "b": "boolean"}.get(series.dtype.kind, series.dtype))
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({name: typed(table[name]) for name in table.columns})

@@ -1,119 +1,83 @@
-"""Which run owns which frames of a group, and what became of it: the ``runs`` table.
+"""Which run owns which frames of a group, and what became of it.
 
-Only the process that plans and finalizes writes here; workers write shards and records.
+Only the process that plans and finalizes writes tables; workers write shards and records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.group import create_group, is_created, lengthen, read_group
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.records import list_records, read_records
-from fmritok.pipeline.store.schema import GroupSpec, create_group, grow_group, is_created
-from fmritok.pipeline.store.table import read_table, write_table
-from fmritok.pipeline.store.verify import seal_group, unseal
+from fmritok.pipeline.store.locking import one_writer
+from fmritok.pipeline.store.records import remove_record
+from fmritok.pipeline.store.runs_table import IDENTITY, SOURCE, RunsTable, empty_tables
+from fmritok.pipeline.store.schema import GroupSpec
+from fmritok.pipeline.store.switch import replace_tables
 
-if TYPE_CHECKING:
-    import zarr
-
-__all__ = ["RUN_COLUMNS", "allocate", "finalize", "finished_runs", "one_writer"]
-
-#: What the table says of a run besides what became of it.
-IDENTITY = [
-    "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
-]  # fmt: skip
-RUN_COLUMNS = [
-    *IDENTITY, "start", "n_frames", "status", "reason", "checksum", "source_sha256",
-]  # fmt: skip
+__all__ = ["allocate", "current_runs", "finalize", "finished_runs", "one_writer"]
 
 
-@contextmanager
-def one_writer(location: Location, group: str, *, wait_s: float = 0) -> Iterator[None]:
-    """Hold a group of a local store for one planning process; object stores have no locks.
-
-    Parameters
-    ----------
-    location : Location
-    group : str
-        Token group, or ``annotations`` for the subjects' tables.
-    wait_s : float
-        How long to wait for another process, s.
-
-    Raises
-    ------
-    StoreError
-        If another process holds it.
-    """
-    if not location.is_local:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    path = Path(location.url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.{group}.lock"))
-    try:
-        lock.acquire(timeout=wait_s)
-    except Timeout as error:
-        raise StoreError(
-            expected(f"Token group {group} of", location, "no other writer",
-                     "another `fmritok tokenize` at work", "Wait for it, or stop it.")
-        ) from error  # fmt: skip
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def allocate(location: Location, spec: GroupSpec, runs: pd.DataFrame) -> pd.DataFrame:
+def allocate(
+    location: Location,
+    spec: GroupSpec,
+    runs: pd.DataFrame,
+    *,
+    redo: Collection[str] = (),
+    times: Mapping[str, int] | None = None,
+) -> pd.DataFrame:
     """Give every catalogued run its row and its frames; runs that have them keep them.
+
+    The caller holds the group (:func:`one_writer`), and has compared the sources of finished runs.
 
     Parameters
     ----------
     location : Location
     spec : GroupSpec
     runs : pd.DataFrame
-        Catalogued runs: the identity columns, ``n_frames`` as the tokenizer will write them, and
-        ``problem`` (a reason, or empty): runs with a problem get a row but no frames.
+        Catalogued runs: the identity and source columns (:mod:`fmritok.pipeline.store.runs_table`),
+        ``n_frames`` as the tokenizer will write them, and ``problem`` (a reason, or empty): runs
+        with a problem get a row but no frames.
+    redo : collection of str
+        Finished runs to tokenize again.
+    times : dict of str to int, optional
+        New times of change of finished runs' sources whose content is the same.
 
     Returns
     -------
     pd.DataFrame
         The given runs, in their order, with ``row``, ``start`` and ``status``.
     """
-    group = create_group(location, spec)
-    unseal(group)
-    table = _load(group)
-    known = dict(zip(table["run_id"], range(len(table)), strict=True))
-    is_done = _done(location, spec.name, table)
+    location.remove_partial(spec.name)
+    create_group(location, spec, empty_tables(spec.per_run_shapes()))
+    state = read_group(location, spec.name)
+    table = RunsTable.of(state)
+    is_done = table.fold(location, spec.name) - set(redo)
+    known, columns = table.rows(), table.columns
     ends = [
-        spec.aligned(int(e)) for e in (table["start"] + table["n_frames"])[table["n_frames"] > 0]
-    ]
-    free = max(ends, default=0)
-    columns: dict[str, list] = {name: table[name].tolist() for name in RUN_COLUMNS}
-    rows = []
+        spec.aligned(start + n) for start, n in zip(columns["start"], columns["n_frames"],
+                                                    strict=True) if n > 0
+    ]  # fmt: skip
+    free, rows = max(ends, default=0), []
     for run in runs.to_dict("records"):
         run_id = str(run["run_id"])
         wanted = 0 if run["problem"] else int(run["n_frames"])
-        row = known.get(run_id)
-        if row is None:
-            row = known[run_id] = len(columns["run_id"])
-            for name in RUN_COLUMNS:
-                columns[name].append(0 if name in ("start", "n_frames") else "")
+        if run_id not in known:
+            known[run_id] = table.append(run_id)
+        row = known[run_id]
         rows.append(row)
         if run_id in is_done:
-            columns["status"][row] = "done"
+            if times and run_id in times:
+                columns["source_time"][row] = times[run_id]
             continue
-        for name in IDENTITY:
-            columns[name][row] = run[name]
-        columns["status"][row] = "planned"
-        columns["reason"][row] = ""
+        # First the record, then the table: killed in between, the run is missing, never half new.
+        remove_record(location, spec.name, run_id)
+        table.reset(row)
+        for name in (*IDENTITY, *SOURCE):
+            if name in run:
+                columns[name][row] = run[name]
         held = spec.aligned(columns["n_frames"][row])
         if wanted and spec.aligned(wanted) > held:
             columns["start"][row] = free
@@ -121,69 +85,48 @@ def allocate(location: Location, spec: GroupSpec, runs: pd.DataFrame) -> pd.Data
             columns["n_frames"][row] = wanted
         elif wanted:
             columns["n_frames"][row] = wanted
-    table = pd.DataFrame(columns, columns=RUN_COLUMNS)
-    grow_group(group, frames=free, rows=len(table))
-    write_table(group, "runs", table)
+    table.lengthen(free // spec.chunk_frames)
+    lengths = lengthen(location, state.document, frames=free, rows=len(table))
+    replace_tables(location, state.document, table.tables(), lengths=lengths)
     plan = runs.reset_index(drop=True).copy()
     plan["row"] = rows
-    plan["start"] = table["start"].to_numpy()[rows]
-    plan["status"] = table["status"].to_numpy()[rows]
+    plan["start"] = [columns["start"][row] for row in rows]
+    plan["status"] = [columns["status"][row] for row in rows]
     return plan
 
 
 def finalize(location: Location, group_name: str) -> pd.DataFrame:
-    """Fold completion records into the ``runs`` table, and seal the group's metadata.
+    """Fold completion records into the tables of a group. The caller holds the group.
 
     Returns
     -------
     pd.DataFrame
-        The table.
+        The ``runs`` table.
     """
-    import zarr
-
-    group = zarr.open_group(location.zarr_store(), path=group_name, mode="r+")
-    table = _load(group)
-    present = set(list_records(location, group_name))
-    rows = {run_id: row for row, run_id in enumerate(table["run_id"])}
-    folded = (table["checksum"] != "") & (table["status"] == "done")
-    unfolded = table["run_id"][table["run_id"].isin(present) & ~folded]
-    columns: dict[str, list] = {name: table[name].tolist() for name in RUN_COLUMNS}
-    for run_id, record in read_records(location, group_name, unfolded):
-        row = rows[run_id]
-        columns["status"][row], columns["reason"][row] = record.status, record.reason
-        if record.status == "done":
-            for name in ("start", "n_frames", "checksum", "source_sha256"):
-                columns[name][row] = getattr(record, name)
-    table = pd.DataFrame(columns, columns=RUN_COLUMNS)
-    write_table(group, "runs", table)
-    seal_group(location, group_name)
-    return table
+    state = read_group(location, group_name)
+    table = RunsTable.of(state)
+    table.fold(location, group_name)
+    tables = table.tables()
+    replace_tables(location, state.document, tables)
+    return tables["runs"]
 
 
 def finished_runs(location: Location, group_name: str) -> set[str]:
     """Return the ids of a group's finished runs; none if there is no such group yet."""
-    import zarr
+    table = current_runs(location, group_name)
+    return set(table["run_id"][table["status"] == "done"])
 
+
+def current_runs(location: Location, group_name: str) -> pd.DataFrame:
+    """Return a group's runs with the records that finished since the table was written.
+
+    A finished run whose record is gone is planned. Without such a group, the table is empty.
+    """
     if not is_created(location, group_name):
-        return set()
-    group = zarr.open_group(location.zarr_store(read_only=True), path=group_name, mode="r")
-    return _done(location, group_name, _load(group))
-
-
-def _done(location: Location, group: str, table: pd.DataFrame) -> set[str]:
-    """Return the ids of finished runs; only records that the table does not know are opened."""
-    present = set(list_records(location, group))
-    folded = dict(zip(table["run_id"], table["status"], strict=True))
-    known = {run_id for run_id in table["run_id"] if run_id in present}
-    done = {run_id for run_id in known if folded[run_id] == "done"}
-    for run_id, record in read_records(location, group, known - done):
-        if record.status == "done":
-            done.add(run_id)
-    return done
-
-
-def _load(group: zarr.Group) -> pd.DataFrame:
-    if "runs" not in group or "rows" not in group["runs"].attrs:
-        empty = pd.DataFrame({name: pd.Series(dtype=object) for name in RUN_COLUMNS})
-        return empty.astype({"tr": float, "start": int, "n_frames": int})
-    return read_table(group["runs"])  # type: ignore[arg-type]
+        return empty_tables(())["runs"]
+    table = RunsTable.of(read_group(location, group_name))
+    done = table.fold(location, group_name)
+    for row, run_id in enumerate(table.columns["run_id"]):
+        if table.columns["status"][row] == "done" and run_id not in done:
+            table.reset(row)
+    return table.tables()["runs"]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmritok.pipeline.errors import StoreError, expected
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["Location", "sync_folder"]
+__all__ = ["PARTIAL", "Location", "sync_folder"]
+
+#: Ending of a file that is being written; a kill may leave one behind.
+PARTIAL = ".partial"
 
 
 class Location:
@@ -68,58 +74,126 @@ class Location:
     def read(self, key: str) -> bytes:
         """Return one object's bytes; ``FileNotFoundError`` if there is none."""
         if self.is_local:
-            return Path(self.url, key).read_bytes()
-        fs, root = self._remote()
-        data: bytes = fs.cat_file(posixpath.join(root, key))
+            return self._file(key).read_bytes()
+        fs, path = self._object(key)
+        data: bytes = fs.cat_file(path)
         return data
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return the bytes of several objects; those that are not there are left out."""
+        found: dict[str, bytes] = {}
+        if self.is_local:
+            for key in keys:
+                with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                    found[key] = self._file(key).read_bytes()
+            return found
+        paths = {key: self._object(key)[1] for key in keys}
+        if not paths:
+            return found
+        fs, _ = self._object("")
+        got: Any = fs.cat(list(paths.values()), on_error="return")
+        by_path = {str(path).lstrip("/"): data for path, data in got.items()}
+        for key, path in paths.items():
+            data = by_path[path.lstrip("/")]
+            if isinstance(data, bytes):
+                found[key] = data
+            elif not isinstance(data, FileNotFoundError):
+                raise data
+        return found
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Return the bytes ``start:stop`` of an object; fewer at its end."""
+        if self.is_local:
+            with self._file(key).open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        fs, path = self._object(key)
+        data: bytes = fs.cat_file(path, start=start, end=stop)
+        return data
+
+    def size(self, key: str) -> int:
+        """Return an object's length in bytes; ``FileNotFoundError`` if there is none."""
+        if self.is_local:
+            return self._file(key).stat().st_size
+        fs, path = self._object(key)
+        return int(fs.info(path)["size"])
 
     def write(self, key: str, data: bytes) -> None:
         """Write one object so that it is seen whole or not at all, also after a power cut."""
         if not self.is_local:
-            fs, root = self._remote()
-            fs.pipe_file(posixpath.join(root, key), data)
+            fs, path = self._object(key)
+            fs.pipe_file(path, data)
             return
-        target = Path(self.url, key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+        target = self._file(key)
+        self._make_folder(target.parent)
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_file(partial, data)
             partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         sync_folder(target.parent)
 
-    def sync(self, key: str) -> None:
-        """Flush an object that another library wrote; nothing to do on an object store."""
+    def write_many(self, files: Mapping[str, bytes]) -> None:
+        """Write objects that nobody reads yet; they are on the disk when this returns."""
+        if not self.is_local:
+            paths = {self._object(key)[1]: data for key, data in files.items()}
+            fs, _ = self._object("")
+            fs.pipe(paths)
+            return
+        folders: dict[Path, None] = {}
+        for key, data in files.items():
+            target = self._file(key)
+            self._make_folder(target.parent)
+            _write_file(target, data)
+            folders[target.parent] = None
+        for folder in folders:
+            sync_folder(folder)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one; tell whether it was written.
+
+        One request decides, so only one of several processes succeeds.
+        """
         if self.is_local:
-            path = Path(self.url, key)
-            if path.exists():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-                sync_folder(path.parent)
+            target = self._file(key)
+            self._make_folder(target.parent)
+            try:
+                with target.open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
+            return True
+        fs, path = self._object(key)
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:  # S3 answers a failed condition in these words
+            if "PreconditionFailed" in str(error) or "condition" in str(error).lower():
+                return False
+            raise
+        return True
 
     def exists(self, key: str = "") -> bool:
         """Tell whether an object or a folder exists."""
         if self.is_local:
-            return Path(self.url, key).exists()
-        fs, root = self._remote()
-        return bool(fs.exists(posixpath.join(root, key)))
+            return self._file(key).exists()
+        fs, path = self._object(key)
+        return bool(fs.exists(path))
 
     def list_dir(self, key: str = "") -> list[str]:
         """Return the sorted names right below ``key``; empty if it does not exist."""
         if self.is_local:
             try:
-                with os.scandir(Path(self.url, key)) as entries:
+                with os.scandir(self._file(key)) as entries:
                     return sorted(entry.name for entry in entries)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return []
-        fs, root = self._remote()
+        fs, path = self._object(key)
         try:
-            found = fs.ls(posixpath.join(root, key), detail=False, refresh=True)
+            found = fs.ls(path, detail=False, refresh=True)
         except FileNotFoundError:
             return []
         return sorted({posixpath.basename(str(name).rstrip("/")) for name in found})
@@ -127,7 +201,7 @@ class Location:
     def find(self, key: str) -> list[str]:
         """Return the keys of all objects below ``key``, sorted."""
         if self.is_local:
-            base = Path(self.url, key)
+            base = self._file(key)
             if base.is_file():
                 return [key]
             return sorted(
@@ -135,35 +209,63 @@ class Location:
                 for folder, _, names in os.walk(base)
                 for name in names
             )
-        fs, root = self._remote()
-        start = posixpath.join(root, key)
-        return sorted(posixpath.relpath(str(name), root) for name in fs.find(start))
+        fs, path = self._object(key)
+        root = self._object("")[1].rstrip("/")
+        return sorted(posixpath.relpath(str(name), root) for name in fs.find(path))
 
     def remove(self, key: str) -> None:
         """Delete one object if it is there."""
         if self.is_local:
-            Path(self.url, key).unlink(missing_ok=True)
+            self._file(key).unlink(missing_ok=True)
             return
-        fs, root = self._remote()
-        if fs.exists(posixpath.join(root, key)):
-            fs.rm_file(posixpath.join(root, key))
+        fs, path = self._object(key)
+        if fs.exists(path):
+            fs.rm_file(path)
+
+    def remove_tree(self, key: str) -> None:
+        """Delete all objects below ``key``."""
+        if self.is_local:
+            shutil.rmtree(self._file(key), ignore_errors=True)
+            return
+        fs, path = self._object(key)
+        with suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
+
+    def remove_partial(self, key: str = "") -> None:
+        """Delete what killed writes left right below ``key``."""
+        if self.is_local:
+            for name in self.list_dir(key):
+                if name.endswith(PARTIAL):
+                    self.remove(posixpath.join(key, name))
 
     def used_bytes(self, key: str = "") -> int:
         """Return how many bytes the objects below ``key`` take."""
         if self.is_local:
             return sum(
                 os.path.getsize(os.path.join(folder, name))
-                for folder, _, names in os.walk(Path(self.url, key))
+                for folder, _, names in os.walk(self._file(key))
                 for name in names
             )
-        fs, root = self._remote()
-        return int(fs.du(posixpath.join(root, key)))
+        fs, path = self._object(key)
+        return int(fs.du(path))
 
-    def _remote(self):  # type: ignore[no-untyped-def]
+    def _file(self, key: str) -> Path:
+        return Path(self.url, _checked(key))
+
+    def _object(self, key: str) -> tuple[Any, str]:
         import fsspec
 
         # A process that forks or restarts must not inherit a connection: fsspec caches per process.
-        return fsspec.core.url_to_fs(self.url)
+        fs, root = fsspec.core.url_to_fs(self.url)
+        return fs, posixpath.join(root, _checked(key)) if key else str(root)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder, and flush the folders that hold a new one."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -173,3 +275,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _checked(key: str) -> str:
+    """Return a key that stays below its store: names in a store come from other people's files."""
+    if key.startswith("/") or ".." in key.split("/") or "\0" in key:
+        raise StoreError(
+            expected("Name", repr(key), "one that stays within the store",
+                     "one that leads out of it", "Do not use this store: it was edited.")
+        )  # fmt: skip
+    return key

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,13 @@ import pandas as pd
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.annotations import read_annotation
+from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize
-from fmritok.pipeline.store.records import list_records, read_records
-from fmritok.pipeline.store.schema import group_names, open_root
-from fmritok.pipeline.store.shards import DirectArray, open_direct
-from fmritok.pipeline.store.table import read_table
-
-if TYPE_CHECKING:
-    import zarr
+from fmritok.pipeline.store.records import list_records
+from fmritok.pipeline.store.root import group_names, read_root
+from fmritok.pipeline.store.runs_table import RunsTable, crc_column
+from fmritok.pipeline.store.shards import parse_direct
 
 __all__ = ["RunMoments", "TokenGroup", "TokenStore"]
 
@@ -61,32 +59,33 @@ class TokenGroup:
     def __init__(self, location: Location, name: str) -> None:
         self.location = location
         self.name = name
-        self._opened: tuple[int, zarr.Group] | None = None
-        self._direct: dict[str, DirectArray | None] = {}
-        group = self._group()
-        if not _is_readable(group):
-            raise StoreError(
-                expected("Token group", f"{name} of {location}", "one with a table of runs",
-                         "a group that is being created", "Wait, or tokenize again.")
-            )  # fmt: skip
-        contract: Any = group.attrs["contract"]
-        self.contract: dict[str, Any] = dict(contract)
-        self.notes: Mapping[str, Any] = dict(group.attrs.get("notes", {}))  # type: ignore[arg-type]
+        state = read_group(location, name)
+        self.contract: dict[str, Any] = state.contract
+        self.notes: Mapping[str, Any] = dict(state.document.attributes["notes"])
         self.n_tokens = int(self.contract["tokens_per_frame"])
         self.dim = int(self.contract["dim"])
         self.precision = str(self.contract["precision"])
-        self.all_runs  # noqa: B018  a damaged table is an error here and now
+        self._arrays = {
+            array: parse_direct(location, f"{name}/{array}", metadata)
+            for array, metadata in state.arrays.items()
+        }
+        self._check_shapes()
+        self.all_runs, self._crcs = _current(state)
+        self._static = state.static()
 
     def __getstate__(self) -> dict[str, Any]:
         # Loader workers read frames, and get no tables: whoever asks for one there reads it anew.
-        tables = ("all_runs", "runs")
-        state = {name: value for name, value in self.__dict__.items() if name not in tables}
-        return {**state, "_opened": None}
+        left = ("all_runs", "runs", "_static")
+        return {name: value for name, value in self.__dict__.items() if name not in left}
 
     @cached_property
     def all_runs(self) -> pd.DataFrame:
         """The table of all runs, also of those that are planned or failed."""
-        return self._current_runs()
+        return _current(read_group(self.location, self.name))[0]
+
+    @cached_property
+    def _static(self) -> dict[str, npt.NDArray[Any]]:
+        return read_group(self.location, self.name).static()
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -116,7 +115,7 @@ class TokenGroup:
         -------
         np.ndarray of shape (n_frames, n_tokens, dim), int8 or float16
         """
-        return self._rows("tokens", start, n_frames, out)
+        return self._arrays["tokens"].read(start, n_frames, out, self._crcs["tokens"])
 
     def moments(self, row: int) -> RunMoments:
         """Return the statistics of the run in the given row of the ``runs`` table."""
@@ -146,10 +145,16 @@ class TokenGroup:
         return dequantize(self.read(int(run["start"]) + first, length), moments.mean, moments.scale)
 
     def array(self, name: str, row: int | None = None) -> npt.NDArray[Any]:
-        """Return a static array, or one run's row of a per-run array."""
-        if row is not None:
-            return self._rows(name, row, 1)[0]
-        return np.asarray(self._group()[name][:])  # type: ignore[index]
+        """Return a static array, or one run's row of a per-run array.
+
+        Raises
+        ------
+        StoreError
+            If the row's file is absent, damaged or another run's.
+        """
+        if row is None:
+            return self._static[name]
+        return self._arrays[name].read(row, 1, crcs=self._crcs[name])[0]
 
     def run(self, run_id: str) -> pd.Series:
         """Return a finished run's row of the table.
@@ -168,49 +173,20 @@ class TokenGroup:
             )  # fmt: skip
         return self.runs.loc[found[0]]
 
-    def _rows(
-        self, name: str, start: int, n_rows: int, out: npt.NDArray[Any] | None = None
-    ) -> npt.NDArray[Any]:
-        """Read rows of an array from its files; with zarr-python where that cannot be."""
-        if name not in self._direct:
-            self._direct[name] = open_direct(self.location, f"{self.name}/{name}")
-        direct = self._direct[name]
-        if direct is not None and 0 <= start and start + n_rows <= direct.shape[0]:
-            return direct.read(start, n_rows, out)
-        rows = np.asarray(self._group()[name][start : start + n_rows])  # type: ignore[index]
-        if out is None:
-            return rows
-        out[:] = rows
-        return out
-
-    def _group(self) -> zarr.Group:
-        # A worker process must not use what its parent opened: zarr runs an event loop in a thread.
-        if self._opened is None or self._opened[0] != os.getpid():
-            import zarr
-
-            group = zarr.open_group(
-                self.location.zarr_store(read_only=True), path=self.name, mode="r"
-            )
-            self._opened = (os.getpid(), group)
-        return self._opened[1]
-
-    def _current_runs(self) -> pd.DataFrame:
-        """Return the runs table with the records that finished since it was folded."""
-        group = self._group()
-        table = read_table(group["runs"])  # type: ignore[arg-type]
-        table["row"] = np.arange(len(table))
-        present = set(list_records(self.location, self.name))
-        done = table["status"] == "done"
-        table.loc[done & ~table["run_id"].isin(present), "status"] = "planned"
-        news = table["run_id"][~done & table["run_id"].isin(present)]
-        rows = dict(zip(news, news.index, strict=True))
-        for run_id, record in read_records(self.location, self.name, news):
-            row = rows[run_id]
-            table.at[row, "status"], table.at[row, "reason"] = record.status, record.reason
-            if record.status == "done":
-                table.at[row, "start"] = record.start
-                table.at[row, "n_frames"] = record.n_frames
-        return table
+    def _check_shapes(self) -> None:
+        """Compare the arrays with the contract, which says what their values mean."""
+        wanted = {"tokens": ((self.n_tokens, self.dim), np.dtype(self.precision))}
+        moments = ("mean", "std", "scale") if self.precision == "int8" else ("mean", "std")
+        wanted |= {name: ((self.n_tokens, self.dim), np.dtype(np.float32)) for name in moments}
+        for name, (shape, dtype) in wanted.items():
+            array = self._arrays.get(name)
+            found = None if array is None else (array.shape[1:], array.dtype)
+            if found != (shape, dtype):
+                raise StoreError(
+                    expected("Array", f"{name} of group {self.name} in {self.location}",
+                             f"rows of {shape}, {dtype}", found or "none",
+                             "Restore the store from a copy.")
+                )  # fmt: skip
 
 
 class TokenStore:
@@ -227,10 +203,10 @@ class TokenStore:
         If there is no token store.
     """
 
-    def __init__(self, url: str | os.PathLike[str]) -> None:
+    def __init__(self, url: str | PathLike[str]) -> None:
         self.location = Location(url)
-        root = open_root(self.location)
-        self.groups = tuple(n for n in group_names(self.location) if _is_readable(root[n]))  # type: ignore[arg-type]
+        #: Names of the token groups that the store must have.
+        self.groups = tuple(group_names(read_root(self.location)))
 
     def group(self, name: str | None = None) -> TokenGroup:
         """Open a token group; without a name, the only one.
@@ -266,6 +242,30 @@ class TokenStore:
         return read_annotation(self.location, "events")
 
 
-def _is_readable(group: zarr.Group) -> bool:
-    """Tell whether a group's creation is over and its table of runs is there."""
-    return "contract" in group.attrs and "runs" in group and "rows" in group["runs"].attrs
+def _current(state: GroupState) -> tuple[pd.DataFrame, dict[str, npt.NDArray[np.uint32]]]:
+    """Return the runs with the records that finished since the table was folded.
+
+    Returns
+    -------
+    table : pd.DataFrame
+        The ``runs`` table with a column ``row``, without the checksums of rows.
+    crcs : dict of str to np.ndarray of shape (n_chunks,) or (n_runs,), uint32
+        The crc32c that each chunk of an array must have.
+    """
+    location, name = state.location, state.document.path
+    present = set(list_records(location, name))
+    runs, chunks = state.table("runs"), state.table("chunks")
+    planned = runs["run_id"][runs["status"] == "planned"]
+    if planned.isin(present).any():
+        table = RunsTable.of(state)
+        table.fold(location, name)
+        runs, chunks = table.tables().values()
+    lost = (runs["status"] == "done") & ~runs["run_id"].isin(present)
+    runs.loc[lost, "status"] = "planned"
+    crcs = {"tokens": chunks["crc32c"].to_numpy().astype(np.uint32)}
+    for array in state.document.growing:
+        if array != "tokens":
+            column = runs.pop(crc_column(array))
+            crcs[array] = column.fillna(0).to_numpy(np.int64).astype(np.uint32)
+    runs["row"] = np.arange(len(runs))
+    return runs, crcs

@@ -7,7 +7,6 @@ keeps the reason. Each record carries a digest of itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,10 @@ from typing import Any, Literal
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.seal import canonical_json, sha256
 
 __all__ = [
-    "RunRecord", "canonical_json", "list_records", "read_record", "read_records", "record_key",
+    "RunRecord", "list_records", "read_record", "read_records", "record_key", "remove_record",
     "write_record",
 ]  # fmt: skip
 
@@ -39,8 +39,11 @@ class RunRecord:
         Frames ``start : start + n_frames`` of the group's ``tokens`` are the run's. 0 if it failed.
     reason, traceback : str
         Why it failed; empty if it did not.
-    checksums : dict of str to str
-        Hex sha256 of the stored values (C order, little-endian) of every array the run wrote to.
+    checksums : dict of str to dict
+        By the name of each array that the run wrote to: ``sha256``, hex, of the stored values (C
+        order, little-endian); ``crc32c``, 8 hex digits for each chunk, in order.
+    source : dict
+        What was tokenized: the columns of the catalogue that the run is bound to.
     source_sha256 : str
         Hex sha256 of the source file's bytes.
     normalizer : dict
@@ -57,7 +60,8 @@ class RunRecord:
     n_frames: int = 0
     reason: str = ""
     traceback: str = ""
-    checksums: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, dict[str, str]] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
     source_sha256: str = ""
     normalizer: dict[str, float] = field(default_factory=dict)
     placement: str = ""
@@ -65,13 +69,14 @@ class RunRecord:
 
     @property
     def checksum(self) -> str:
-        """One digest over everything the run wrote."""
-        return hashlib.sha256(canonical_json(self.checksums)).hexdigest()
+        """One digest over all values that the run wrote."""
+        values = {name: one["sha256"] for name, one in self.checksums.items()}
+        return sha256(canonical_json(values))
 
-
-def canonical_json(value: object) -> bytes:
-    """Serialize in the one way that digests are taken of."""
-    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False).encode()
+    def crcs(self, array: str) -> list[int]:
+        """Return the crc32c of each chunk that the run wrote to an array, in order."""
+        digits = self.checksums[array]["crc32c"]
+        return [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
 
 
 def record_key(group: str, run_id: str) -> str:
@@ -82,9 +87,15 @@ def record_key(group: str, run_id: str) -> str:
 def write_record(location: Location, group: str, record: RunRecord) -> None:
     """Write a record atomically."""
     body: dict[str, Any] = asdict(record)
-    body["digest"] = hashlib.sha256(canonical_json(body)).hexdigest()
+    body["digest"] = sha256(canonical_json(body))
     document = {"attributes": body, "zarr_format": 3, "node_type": "group"}
+    location.remove_partial(f"{group}/records/{record.run_id}")
     location.write(record_key(group, record.run_id), canonical_json(document))
+
+
+def remove_record(location: Location, group: str, run_id: str) -> None:
+    """Delete a record, and with it the run for all readers."""
+    location.remove(record_key(group, run_id))
 
 
 def read_record(location: Location, group: str, run_id: str) -> RunRecord | None:
@@ -106,11 +117,11 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
         digest = body.pop("digest")
         intact = (
             canonical_json(document) == data
-            and hashlib.sha256(canonical_json(body)).hexdigest() == digest
+            and sha256(canonical_json(body)) == digest
             and body["run_id"] == run_id
         )
         record = RunRecord(**body)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""Names, shapes and codecs of a token group; creating one, growing one, refusing a mix.
+"""Names, shapes and codecs of a token group: what is written when one is created.
 
 ``GROUP/tokens`` holds all runs end to end, of shape ``(frames, tokens_per_frame, dim)``. A run
 starts on a shard boundary, so one task writes whole shards that no other task touches.
@@ -6,6 +6,9 @@ starts on a shard boundary, so one task writes whole shards that no other task t
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,23 +16,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError, expected
-from fmritok.pipeline.store.difference import first_difference
-from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.precision import Precision
+from fmritok.pipeline.store.seal import canonical_json
+from fmritok.pipeline.store.table import encode_arrays, in_memory
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = [
-    "FORMAT", "GroupSpec", "create_group", "first_dimension", "group_names", "grow_group",
-    "is_created", "open_root",
-]  # fmt: skip
+__all__ = ["GROUP_TABLES", "RESERVED_NAMES", "Codec", "GroupSpec", "blank_group"]
 
-FORMAT = "fmritok token store"
-FORMAT_VERSION = 1
+#: Tables of a group: its runs, and the checksum of every chunk of ``tokens``.
+GROUP_TABLES = ("runs", "chunks")
+#: Tables of the root, which no token group can be named after.
+RESERVED_NAMES = ("phenotypes", "phenotype_columns", "events")
 
 Codec = Literal["zstd", "none"]
+#: Places that nobody wrote: no stored integer, and no number.
+_NEVER_WRITTEN: dict[str, float] = {"int8": -128, "float16": math.nan, "float32": math.nan}
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,14 @@ class GroupSpec:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or (
+            self.name in RESERVED_NAMES
+        ):
+            raise StoreError(
+                expected("Name of a token group", repr(self.name),
+                         f"letters, digits, '.', '_' and '-', and none of {RESERVED_NAMES}",
+                         "another name", "Choose one with --group NAME.")
+            )  # fmt: skip
         if self.shard_frames % self.chunk_frames:
             raise StoreError(
                 expected("Shard length of group", self.name,
@@ -111,146 +123,47 @@ class GroupSpec:
         }
 
 
-def open_root(location: Location, *, create: bool = False) -> zarr.Group:
-    """Open a store's root group, or create it.
+def blank_group(spec: GroupSpec) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+    """Return the files of a new group, without its document, and its growing arrays' metadata.
 
-    Raises
-    ------
-    StoreError
-        If there is no store, or something else is there.
+    Returns
+    -------
+    files : dict of str to bytes
+        Static arrays and the folders of records and tables, by path below the group.
+    growing : dict of str to dict
+        Metadata of ``tokens`` and of the arrays with one row per run, all of length 0.
     """
-    import zarr
-
-    try:
-        is_there = location.exists("zarr.json")
-    except Exception as error:  # every object store has its own kinds
-        raise StoreError(
-            expected("Token store", location, "a place that answers",
-                     f"{type(error).__name__}: {error}",
-                     "Check the address, and the credentials in the environment.")
-        ) from error  # fmt: skip
-    if not is_there:
-        if not create:
-            raise StoreError(
-                expected("Token store", location, "a store made by `fmritok tokenize`",
-                         "nothing" if not location.list_dir() else "a folder without zarr.json",
-                         "Check the path.")
-            )  # fmt: skip
-        if location.list_dir():
-            raise StoreError(
-                expected("Store path", location, "a token store or a new name",
-                         "a folder with other content", "Choose another --store.")
-            )  # fmt: skip
-        return zarr.open_group(
-            location.zarr_store(),
-            mode="a",
-            attributes={"format": FORMAT, "format_version": FORMAT_VERSION, "seal": None},
-        )
-    try:
-        root = zarr.open_group(
-            location.zarr_store(read_only=not create), mode="r+" if create else "r"
-        )
-        kind, version = root.attrs.get("format"), root.attrs.get("format_version")
-    except Exception as error:  # zarr raises many kinds on damaged metadata
-        raise StoreError(
-            expected("Token store", location, "readable zarr metadata", error,
-                     "Run `fmritok verify`, and restore zarr.json from a copy.")
-        ) from error  # fmt: skip
-    if kind != FORMAT:
-        raise StoreError(
-            expected("Token store", location, f"a Zarr hierarchy of format {FORMAT!r}",
-                     f"format {kind!r}", "Choose another --store.")
-        )  # fmt: skip
-    if version != FORMAT_VERSION:
-        raise StoreError(
-            expected("Token store", location, f"format version {FORMAT_VERSION}", version,
-                     "Install the fmritok release that wrote it.")
-        )  # fmt: skip
-    return root
-
-
-def create_group(location: Location, spec: GroupSpec) -> zarr.Group:
-    """Create a token group, or open the one that is there if it was made with the same contract.
-
-    Raises
-    ------
-    ProvenanceMismatchError
-        If the group exists with another contract; the first differing field is named.
-    """
-    root = open_root(location, create=True)
-    group = root.require_group(spec.name)
-    if "contract" in group.attrs:
-        found: Any = group.attrs["contract"]
-        _refuse_mix(location, spec, dict(found))
-        return group
-    # `contract` is written last: a group without it was cut off here and is simply made again.
-    compressors = _compressors(spec.codec)
     frame = (spec.n_tokens, spec.dim)
-    group.create_array(
-        "tokens",
-        shape=(0, *frame),
-        shards=(spec.shard_frames, *frame),
-        chunks=(spec.chunk_frames, *frame),
-        dtype=spec.dtype,
-        fill_value=0,
-        compressors=compressors,
-        dimension_names=["frame", "token", "feature"],
-        overwrite=True,
-    )
-    for name, shape in spec.per_run_shapes().items():
+
+    def fill(group: zarr.Group) -> None:
         group.create_array(
-            name,
-            shape=(0, *shape),
-            chunks=(1, *shape),
-            dtype="float32",
-            fill_value=0,
-            compressors=compressors,
-            dimension_names=["run", *(f"{name}_axis{i}" for i in range(len(shape)))],
-            overwrite=True,
+            "tokens",
+            shape=(0, *frame),
+            shards=(spec.shard_frames, *frame),
+            chunks=(spec.chunk_frames, *frame),
+            dtype=spec.dtype,
+            fill_value=_NEVER_WRITTEN[spec.precision],
+            compressors=_compressors(spec.codec),
+            dimension_names=["frame", "token", "feature"],
         )
-    for name, values in spec.static.items():
-        group.create_array(name, data=values, compressors=compressors, overwrite=True)
-    group.require_group("records")
-    group.attrs.update({"notes": dict(spec.notes), "seal": None, "contract": spec.contract()})
-    return group
+        for name, shape in spec.per_run_shapes().items():
+            group.create_array(
+                name,
+                shape=(0, *shape),
+                chunks=(1, *shape),
+                dtype="float32",
+                fill_value=_NEVER_WRITTEN["float32"],
+                compressors=_compressors(spec.codec),
+                dimension_names=["run", *(f"{name}_axis{i}" for i in range(len(shape)))],
+            )
 
-
-def is_created(location: Location, name: str) -> bool:
-    """Tell whether a group is there whole: a creation that was cut off is simply made again."""
-    if not location.exists(f"{name}/zarr.json"):
-        return False
-    return "contract" in open_root(location)[name].attrs
-
-
-def group_names(location: Location) -> list[str]:
-    """Return the names of the token groups of a store, also of those that are being created."""
-    return [name for name in location.list_dir() if location.exists(f"{name}/records")]
-
-
-def grow_group(group: zarr.Group, *, frames: int, rows: int) -> None:
-    """Lengthen a group's arrays; nothing that is there is rewritten, and nothing ever shrinks."""
-    for _, array in group.arrays():
-        dimension = first_dimension(array)
-        length = {"frame": frames, "run": rows}.get(dimension, 0)
-        if array.shape[0] < length:
-            array.resize((length, *array.shape[1:]))
-
-
-def first_dimension(array: zarr.Array[Any]) -> str:
-    """Return what an array's first axis counts: ``frame``, ``run`` or something else."""
-    names = getattr(array.metadata, "dimension_names", None)
-    return str(names[0]) if names else ""
-
-
-def _refuse_mix(location: Location, spec: GroupSpec, found: dict[str, Any]) -> None:
-    difference = first_difference(found, spec.contract())
-    if difference is not None:
-        name, theirs, ours = difference
-        raise ProvenanceMismatchError(
-            expected(f"Token group {spec.name} of", location,
-                     f"{name} = {theirs!r} (as the store has it)", repr(ours),
-                     "Use the same options, or write another group with --group NAME.")
-        )  # fmt: skip
+    made = in_memory(fill, {})
+    growing = {key.partition("/")[0]: json.loads(data) for key, data in made.items() if "/" in key}
+    files = encode_arrays({name: np.asarray(values) for name, values in spec.static.items()})
+    del files["zarr.json"]
+    empty_group = canonical_json({"attributes": {}, "node_type": "group", "zarr_format": 3})
+    files |= {f"{name}/zarr.json": empty_group for name in ("records", *GROUP_TABLES)}
+    return files, growing
 
 
 def _compressors(codec: Codec) -> list[Any]:

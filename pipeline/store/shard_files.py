@@ -1,6 +1,6 @@
-"""What a process holds open of a store: shards with their indices, and threads to read with.
+"""Files of chunks: open ones with their index, on a disk or an object store; threads to read with.
 
-A forked child starts with nothing of it.
+A process keeps the shards open that it read last. Forked children start with an empty cache.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.location import Location
 
 __all__ = [
-    "CRC_BYTES", "NEXT_STEP", "Bytes", "ShardFile", "crc", "for_each", "open_shard", "use_threads",
+    "CRC_BYTES", "NEXT_STEP", "Bytes", "ChunkFile", "crc", "encode_shard", "for_each", "open_file",
+    "open_shard", "use_threads",
 ]  # fmt: skip
 
 CRC_BYTES = 4
@@ -31,34 +33,33 @@ _IOV_MAX = 512
 Bytes = npt.NDArray[np.uint8]
 
 
-class ShardFile:
-    """An open file, and where its chunks are; closed when the last reader lets go of it.
+class ChunkFile:
+    """A file of chunks, and where they are in it.
 
     Parameters
     ----------
     path : str
+        Its name in errors.
+    content : _Descriptor or _Object
+        Where its bytes come from.
     n_chunks : int, optional
         Chunks of a shard; by default the whole file is one chunk.
     """
 
-    def __init__(self, path: str, n_chunks: int | None = None) -> None:
-        self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        status = os.fstat(self.descriptor)
-        self.stamp = _stamp(status)
-        self.places: list[tuple[int, int] | None] = [(0, status.st_size)]
+    def __init__(
+        self, path: str, content: _Descriptor | _Object, n_chunks: int | None = None
+    ) -> None:
+        self.path, self._content = path, content
+        self.stamp = content.stamp
+        self.places: list[tuple[int, int] | None] = [(0, content.size)]
         if n_chunks is not None:
-            self.places = self._read_index(n_chunks, status.st_size)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            self.places = self._read_index(n_chunks, content.size)
 
     def read_into(self, buffers: Sequence[Bytes], offset: int) -> None:
         """Fill buffers with the bytes from ``offset`` on."""
         views = [memoryview(buffer) for buffer in buffers]  # type: ignore[arg-type]
         while views:
-            done = os.preadv(self.descriptor, views[:_IOV_MAX], offset)
+            done = self._content.read_into(views[:_IOV_MAX], offset)
             if not done:
                 raise StoreError(
                     expected("File", self.path, "bytes", f"its end at {offset}", NEXT_STEP)
@@ -89,29 +90,73 @@ class ShardFile:
         return places
 
 
+class _Descriptor:
+    """An open file of a local disk; closed when the last reader lets go of it."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        self.size, self.stamp = status.st_size, _stamp(status)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._descriptor, views, offset)
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
+        data = os.read(self._descriptor, len(views[0]))
+        views[0][: len(data)] = data
+        return len(data)
+
+
+class _Object:
+    """An object of an object store, read by ranges."""
+
+    stamp = None
+
+    def __init__(self, location: Location, key: str) -> None:
+        self._location, self._key = location, key
+        self.size = location.size(key)
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        wanted = sum(len(view) for view in views)
+        data = memoryview(self._location.read_range(self._key, offset, offset + wanted))
+        done = 0
+        for view in views:
+            part = data[done : done + len(view)]
+            view[: len(part)] = part
+            done += len(part)
+        return done
+
+
 class _Process:
     """What one process holds open: a forked child starts with nothing, not even a held lock."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lock = threading.Lock()
-        self._shards: OrderedDict[str, ShardFile] = OrderedDict()
+        self._shards: OrderedDict[str, ChunkFile] = OrderedDict()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
-    def open_shard(self, path: str, n_chunks: int) -> ShardFile | None:
-        """Open a shard, unless it is open already and was not replaced since; None without one."""
-        try:
-            stamp = _stamp(os.stat(path))
-        except FileNotFoundError:
-            return None
+    def open_shard(self, location: Location, key: str, n_chunks: int) -> ChunkFile:
+        """Open a shard, unless it is open already and was not replaced since."""
+        path = f"{location.url}/{key}"
+        stamp = _stamp(os.stat(path)) if location.is_local else None
         with self._lock:
             file = self._shards.pop(path, None)
             if file is None or file.stamp != stamp:
-                file = ShardFile(path, n_chunks)
+                file = ChunkFile(path, _content(location, key), n_chunks)
             self._shards[path] = file
             if len(self._shards) > _OPEN_FILES:
                 self._shards.popitem(last=False)
             return file
+
+    def forget(self, path: str) -> None:
+        """Open a file anew the next time."""
+        with self._lock:
+            self._shards.pop(path, None)
 
     def pool(self, threads: int) -> ThreadPoolExecutor:
         with self._lock:
@@ -130,9 +175,68 @@ def use_threads(number: int) -> None:
     _threads = number
 
 
-def open_shard(path: str, n_chunks: int) -> ShardFile | None:
-    """Open a shard, once for all that read it in this process; None if there is none."""
-    return _process().open_shard(path, n_chunks)
+def open_shard(location: Location, key: str, n_chunks: int) -> ChunkFile:
+    """Open a shard, once for all that read it in this process.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    return _process().open_shard(location, key, n_chunks)
+
+
+def open_file(location: Location, key: str) -> ChunkFile:
+    """Open a file that is one chunk.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    return ChunkFile(f"{location.url}/{key}", _content(location, key))
+
+
+def forget(file: ChunkFile) -> None:
+    """Open a shard anew the next time: what is known of it does not fit it."""
+    _process().forget(file.path)
+
+
+def encode_shard(
+    chunks: Sequence[npt.NDArray[Any]], n_chunks: int | None, *, compress: bool
+) -> tuple[bytes, list[int]]:
+    """Return the bytes of a file of chunks, as zarr's own codecs lay them out.
+
+    Parameters
+    ----------
+    chunks : sequence of np.ndarray
+        Whole chunks, in order; those that a shard has room for beyond them stay absent.
+    n_chunks : int, optional
+        Chunks that the shard has room for. None: the file is one chunk, without an index.
+    compress : bool
+        zstd, level 1.
+
+    Returns
+    -------
+    data : bytes
+    crcs : list of int
+        crc32c of each chunk.
+    """
+    parts = []
+    for chunk in chunks:
+        body = _little_endian(chunk)
+        parts.append(_compressed(body) if compress else body.tobytes())
+    sums = [crc(np.frombuffer(part, np.uint8)) for part in parts]
+    stored = [part + found for part, found in zip(parts, sums, strict=True)]
+    crcs = [int.from_bytes(found, "little") for found in sums]
+    if n_chunks is None:
+        return stored[0], crcs
+    index = np.full((n_chunks, 2), _ABSENT, "<u8")
+    sizes = np.array([len(part) for part in stored], np.int64)
+    index[: len(stored), 0] = np.cumsum(sizes) - sizes
+    index[: len(stored), 1] = sizes
+    body = index.tobytes()
+    return b"".join([*stored, body, crc(np.frombuffer(body, np.uint8))]), crcs
 
 
 def _process() -> _Process:
@@ -156,6 +260,21 @@ def crc(data: Bytes) -> bytes:
     import google_crc32c
 
     return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+
+
+def _content(location: Location, key: str) -> _Descriptor | _Object:
+    return _Descriptor(f"{location.url}/{key}") if location.is_local else _Object(location, key)
+
+
+def _little_endian(values: npt.NDArray[Any]) -> Bytes:
+    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return little.reshape(-1).view(np.uint8)
+
+
+def _compressed(data: Bytes) -> bytes:
+    from numcodecs import zstd
+
+    return bytes(zstd.compress(data, 1))
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

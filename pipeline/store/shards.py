@@ -1,19 +1,17 @@
-"""Read rows of a local array straight from its files, several times faster than zarr-python.
+"""Read rows of an array straight from its files, several times faster than zarr-python.
 
 Only what fmritok writes is read here: chunks along the first axis, as little-endian numbers or zstd
 frames, each followed by its crc32c, in a file of its own or in a shard with the index at its end.
-:func:`open_direct` returns None for anything else, which zarr-python reads; both give the same
-numbers, and both refuse damaged bytes.
+A chunk that is absent, damaged, or not the one that the caller knows by its checksum is an error.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +23,15 @@ from fmritok.pipeline.store.shard_files import (
     CRC_BYTES,
     NEXT_STEP,
     Bytes,
-    ShardFile,
+    ChunkFile,
     crc,
     for_each,
+    forget,
+    open_file,
     open_shard,
 )  # fmt: skip
 
-__all__ = ["DirectArray", "open_direct"]
+__all__ = ["DirectArray", "open_direct", "parse_direct"]
 
 _TYPES = {"int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64"}
 _READ_BYTES = 2 * 2**20  # adjacent chunks are read together up to about this size
@@ -40,31 +40,39 @@ _THREADED_BYTES = 2**21  # for less, waking threads costs more than they save
 
 @dataclass(frozen=True)
 class DirectArray:
-    """A local array that is read from its files; picklable, and holds nothing open.
+    """An array that is read from its files; picklable, and holds nothing open.
 
     Attributes
     ----------
-    folder : str
+    location : Location
+    key : str
+        The array's path in the store.
     shape : tuple of int
     dtype : np.dtype
-    fill : float
-        Value of what was never written.
     chunk_rows, file_rows : int
         Rows of a chunk, and of a file.
     is_sharded, is_compressed : bool
     """
 
-    folder: str
+    location: Location
+    key: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fill: float
     chunk_rows: int
     file_rows: int
     is_sharded: bool
     is_compressed: bool
 
+    def file_key(self, number: int) -> str:
+        """Return the key of the file that holds rows from ``number * file_rows`` on."""
+        return "/".join([self.key, "c", str(number), *["0"] * (len(self.shape) - 1)])
+
     def read(
-        self, start: int, n_rows: int, out: npt.NDArray[Any] | None = None
+        self,
+        start: int,
+        n_rows: int,
+        out: npt.NDArray[Any] | None = None,
+        crcs: npt.NDArray[np.uint32] | None = None,
     ) -> npt.NDArray[Any]:
         """Return consecutive rows.
 
@@ -74,6 +82,8 @@ class DirectArray:
             Rows that lie within the array.
         out : np.ndarray of shape (n_rows, ...), optional
             Where to put them, in C order; by default a new array.
+        crcs : np.ndarray of shape (n_chunks,), uint32, optional
+            The crc32c that each chunk of the array must have.
 
         Returns
         -------
@@ -82,7 +92,8 @@ class DirectArray:
         Raises
         ------
         StoreError
-            If a chunk or an index differs from its checksum, or a file is cut off.
+            If a chunk is absent, a chunk or an index differs from its checksum, or a file is cut
+            off.
         """
         stop, shape = start + n_rows, (n_rows, *self.shape[1:])
         if start < 0 or stop > self.shape[0]:
@@ -94,7 +105,7 @@ class DirectArray:
         if not out.size:
             return out
         rows = out.reshape(n_rows, -1).view(np.uint8)
-        files: dict[int, ShardFile | None] = {}
+        files: dict[int, ChunkFile] = {}
         reads: list[list[_Chunk]] = []
         for number in range(start // self.chunk_rows, (stop - 1) // self.chunk_rows + 1):
             in_file, position = divmod(number, self.file_rows // self.chunk_rows)
@@ -103,12 +114,16 @@ class DirectArray:
             file = files[in_file]
             first = number * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
-            place = None if file is None else file.places[position]
-            if file is None or place is None:
-                out[low - start : high - start] = self.fill
-                continue
-            wanted = rows[low - start : high - start]
-            chunk = _Chunk(file, place[0], place[1], low - first, wanted)
+            place = file.places[position]
+            if place is None:
+                raise StoreError(
+                    expected("Chunk", f"{position} of {file.path}", "to be there", "nothing",
+                             NEXT_STEP)
+                )  # fmt: skip
+            wanted = None if crcs is None else _wanted(crcs, number, file)
+            chunk = _Chunk(
+                file, place[0], place[1], low - first, rows[low - start : high - start], wanted
+            )
             if reads and _continues(reads[-1], chunk):
                 reads[-1].append(chunk)
             else:
@@ -116,14 +131,16 @@ class DirectArray:
         for_each(self._read_adjacent, reads, threaded=out.nbytes >= _THREADED_BYTES)
         return out
 
-    def _open(self, number: int) -> ShardFile | None:
-        path = os.path.join(self.folder, "c", str(number), *["0"] * (len(self.shape) - 1))
-        if self.is_sharded:
-            return open_shard(path, self.file_rows // self.chunk_rows)
+    def _open(self, number: int) -> ChunkFile:
+        key = self.file_key(number)
         try:
-            return ShardFile(path)
-        except FileNotFoundError:
-            return None
+            if self.is_sharded:
+                return open_shard(self.location, key, self.file_rows // self.chunk_rows)
+            return open_file(self.location, key)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreError(
+                expected("File", f"{self.location}/{key}", "to be there", "nothing", NEXT_STEP)
+            ) from error
 
     def _read_adjacent(self, chunks: list[_Chunk]) -> None:
         """Read chunks that follow each other in a file, check them, and put their rows in place."""
@@ -159,30 +176,46 @@ class DirectArray:
                 chunk.rows[:] = place.reshape(-1, row_bytes)[chunk.skip :][: len(chunk.rows)]
 
 
-def open_direct(location: Location, key: str) -> DirectArray | None:
-    """Open an array for direct reading.
+def parse_direct(location: Location, key: str, metadata: Mapping[str, Any]) -> DirectArray:
+    """Describe an array for direct reading.
 
     Parameters
     ----------
     location : Location
     key : str
         Path of the array within the store.
+    metadata : mapping
+        Its ``zarr.json``.
 
-    Returns
-    -------
-    DirectArray or None
-        None if the store is not local, or the array is not stored in the way that is read here.
+    Raises
+    ------
+    StoreError
+        If it is not laid out as fmritok lays out its arrays.
     """
-    if not location.is_local or sys.byteorder != "little" or not hasattr(os, "preadv"):
-        return None
-    folder = Path(location.url, key)
+    if sys.byteorder != "little":
+        raise StoreError(
+            expected("Machine", "that reads a store", "little-endian numbers", "big-endian ones",
+                     "Read the store with zarr-python.")
+        )  # fmt: skip
     try:
-        return _parse(str(folder), json.loads((folder / "zarr.json").read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None  # zarr-python says what is wrong with it, if anything is
+        direct = _described(location, key, metadata)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        direct = None
+    if direct is None:
+        raise StoreError(
+            expected("Array", f"{location}/{key}", "chunks along its first axis, with checksums",
+                     "another layout",
+                     "Do not rewrite arrays of a store: tokenize again, or restore a copy.")
+        )  # fmt: skip
+    return direct
 
 
-def _parse(folder: str, metadata: dict[str, Any]) -> DirectArray | None:
+def open_direct(location: Location, key: str) -> DirectArray:
+    """Describe an array for direct reading from the metadata that lie in the store."""
+    return parse_direct(location, key, json.loads(location.read(f"{key}/zarr.json")))
+
+
+def _described(location: Location, key: str, metadata: Mapping[str, Any]) -> DirectArray | None:
     shape = tuple(metadata["shape"])
     grid = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
     chunk, codecs = grid, metadata["codecs"]
@@ -192,7 +225,6 @@ def _parse(folder: str, metadata: dict[str, Any]) -> DirectArray | None:
         metadata["data_type"] in _TYPES,
         metadata["chunk_grid"]["name"] == "regular",
         metadata["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}},
-        type(metadata["fill_value"]) in (int, float),
         not metadata.get("storage_transformers"),
     ]
     if is_sharded:
@@ -211,10 +243,10 @@ def _parse(folder: str, metadata: dict[str, Any]) -> DirectArray | None:
     if not all(fits):
         return None
     return DirectArray(
-        folder=folder,
+        location=location,
+        key=key,
         shape=shape,
         dtype=np.dtype(metadata["data_type"]),
-        fill=metadata["fill_value"],
         chunk_rows=chunk[0],
         file_rows=grid[0],
         is_sharded=is_sharded,
@@ -233,7 +265,7 @@ def _names(codecs: list[dict[str, Any]]) -> list[str]:
 class _Chunk(NamedTuple):
     """Where one chunk lies in its file, and which of its rows are wanted."""
 
-    file: ShardFile
+    file: ChunkFile
     offset: int
     size: int
     """bytes, checksum included"""
@@ -241,6 +273,8 @@ class _Chunk(NamedTuple):
     """rows of the chunk before the wanted ones"""
     rows: Bytes
     """where the wanted rows go [n_rows, bytes of a row]"""
+    wanted: int | None
+    """crc32c that the chunk must have; None if that is not known"""
 
 
 _local = threading.local()
@@ -263,9 +297,22 @@ def _scratch(size: int) -> Bytes:
     return buffer[:size]
 
 
+def _wanted(crcs: npt.NDArray[np.uint32], number: int, file: ChunkFile) -> int:
+    if number >= len(crcs):
+        raise StoreError(
+            expected("Chunk", f"{number} of {file.path}", "one of a finished run",
+                     "none that was finished when the store was opened", "Open the store again.")
+        )  # fmt: skip
+    return int(crcs[number])
+
+
 def _check(chunk: _Chunk, data: Bytes, stored: Bytes) -> None:
-    if crc(data) != stored.tobytes():
+    found = crc(data)
+    if found != stored.tobytes():
         raise _damaged(chunk, "a chunk that matches its checksum", "another checksum")
+    if chunk.wanted is not None and int.from_bytes(found, "little") != chunk.wanted:
+        forget(chunk.file)
+        raise _damaged(chunk, "the chunk that its run's record names", "another one, intact")
 
 
 def _decompress(chunk: _Chunk, frame: Bytes, place: Bytes) -> None:

@@ -1,7 +1,14 @@
-"""A pandas table as one zarr group: an array per column, readable with zarr-python alone."""
+"""A pandas table as a zarr group: an array per column, readable with zarr-python alone.
+
+A table is never changed. It is encoded as a whole, and a changed one is another table beside it.
+The document of its group (:mod:`fmritok.pipeline.store.seal`) names the one in force.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,66 +17,177 @@ import pandas as pd
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["read_table", "write_table"]
+__all__ = ["decode_arrays", "decode_table", "encode_arrays", "encode_table", "table_path", "typed"]
 
-_ROWS_PER_CHUNK = 16384
-_TEXT = "TUO"  # kinds of numpy's string types
+_ROWS_PER_CHUNK = {"text": 65_536, "number": 1_048_576}
+#: What stands at missing places of the values: no number that anybody would take for a value.
+_MISSING_INTEGER = np.iinfo(np.int64).min
+_NULLABLE = {"int64": "Int64", "bool": "boolean"}
 
 
-def write_table(parent: zarr.Group, name: str, table: pd.DataFrame) -> None:
-    """Write a table below ``parent``; rows may be added later, and are never seen half-written.
+def encode_table(table: pd.DataFrame) -> dict[str, bytes]:
+    """Return the files of a table, by their paths below the table's own.
 
-    Strings become variable-length UTF-8 (missing: ``""``), booleans ``bool``, integers ``int64``
-    and other numbers ``float64`` (missing: NaN). Each column is one object per 16,384 rows,
-    replaced atomically; readers trust the group's attribute ``rows``, which is written last.
+    Integers become ``int64``, truth values ``bool``, other numbers ``float64`` with NaN where one
+    is missing, everything else UTF-8 text. A column of another type than ``float64`` that has
+    missing values gets a second array ``NAME.missing``, true where they are. The group's attribute
+    ``columns`` names each column's arrays and type, in order.
 
     Parameters
     ----------
-    parent : zarr.Group
-    name : str
-        Name of the table's group.
     table : pd.DataFrame
         Its index is not stored.
     """
+    arrays: dict[str, np.ndarray] = {}
+    columns = []
+    for name in table.columns:
+        values, missing = _column(typed(table[name]))
+        array = _array_name(str(name), arrays)
+        arrays[array] = values
+        column: dict[str, Any] = {"name": str(name), "array": array, "type": _type_name(values)}
+        if missing is not None:
+            column["missing"] = f"{array}.missing"
+            arrays[column["missing"]] = missing
+        columns.append(column)
+    return encode_arrays(arrays, attributes={"rows": len(table), "columns": columns})
+
+
+def decode_table(files: Mapping[str, bytes]) -> pd.DataFrame:
+    """Return the table that :func:`encode_table` encoded; missing values are missing."""
+    arrays, attributes = decode_arrays(files)
+    columns: dict[str, Any] = {}
+    for column in attributes["columns"]:
+        values: Any = arrays[column["array"]]
+        if len(values) != attributes["rows"]:
+            raise ValueError(f"column {column['name']} has {len(values)} rows")
+        missing = arrays[column["missing"]] if "missing" in column else None
+        if column["type"] == "text":
+            values = values.astype(object)
+            if missing is not None:
+                values[missing] = None
+            # Not pandas' own text type, which would turn into another one of text and numbers.
+            values = pd.Series(values, dtype=object)
+        elif missing is not None:
+            values = pd.Series(values).astype(_NULLABLE[column["type"]]).mask(missing)
+        columns[column["name"]] = values
+    return pd.DataFrame(columns, index=pd.RangeIndex(attributes["rows"]))
+
+
+def table_path(name: str, files: Mapping[str, bytes]) -> str:
+    """Return where a table lies below its group: equal tables lie at equal places."""
+    digest = hashlib.sha256()
+    for key in sorted(files):
+        digest.update(f"{key}\0{len(files[key])}\0".encode())
+        digest.update(files[key])
+    return f"{name}/{digest.hexdigest()[:16]}"
+
+
+def typed(series: pd.Series) -> pd.Series:
+    """Return a column in a type that keeps its values, also beside missing ones.
+
+    Integers become ``int64`` or ``Int64``, truth values ``bool`` or ``boolean``, other numbers
+    ``float64``, everything else text (``object``). Columns of mixed kinds become text, too.
+    """
+    kind = pd.api.types.infer_dtype(series, skipna=True)
+    has_missing = bool(series.isna().any())
+    if kind == "empty":  # nothing but missing values: the type says what they would be
+        if pd.api.types.is_bool_dtype(series):
+            return series.astype("boolean" if has_missing else bool)
+        if pd.api.types.is_integer_dtype(series):
+            return series.astype("Int64" if has_missing else np.int64)
+        return _numbers(series) if pd.api.types.is_float_dtype(series) else _text(series)
+    if kind == "boolean":
+        return series.astype("boolean" if has_missing else bool)
+    if kind == "integer":
+        return series.astype("Int64" if has_missing else np.int64)
+    if kind in ("floating", "mixed-integer-float"):
+        return _numbers(series)
+    return _text(series)
+
+
+def encode_arrays(
+    arrays: Mapping[str, np.ndarray], *, attributes: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Return the files of a zarr group with the given arrays; text is of type object."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    group = parent.require_group(name)
-    for column in table.columns:
-        values = _column(table[column])
-        dtype = str if values.dtype == object else values.dtype
-        array: Any = group.get(column)
-        if array is None or (array.dtype.kind in _TEXT) != (values.dtype == object):
-            array = group.create_array(
-                column,
-                shape=(len(values),),
-                chunks=(_ROWS_PER_CHUNK,),
-                dtype=dtype,
+    def fill(group: zarr.Group) -> None:
+        for name, values in arrays.items():
+            is_text = values.dtype == object
+            rows = _ROWS_PER_CHUNK["text" if is_text else "number"]
+            array: Any = group.create_array(
+                name,
+                shape=values.shape,
+                chunks=(min(rows, max(1, len(values))), *(max(1, n) for n in values.shape[1:])),
+                dtype=str if is_text else values.dtype,
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
-                dimension_names=["row"],
-                overwrite=True,
+                dimension_names=["row", *(f"axis{i}" for i in range(1, values.ndim))],
+                config={"write_empty_chunks": True},
             )
-        elif array.shape[0] != len(values):
-            array.resize((len(values),))
-        if len(values):
-            array[:] = values
-    group.attrs.update({"columns": list(table.columns), "rows": len(table)})
+            if values.size:
+                array[...] = values
+
+    return in_memory(fill, attributes or {})
 
 
-def read_table(group: zarr.Group) -> pd.DataFrame:
-    """Read a table that :func:`write_table` wrote."""
-    rows = int(group.attrs["rows"])  # type: ignore[arg-type]
-    columns = {}
-    for name in group.attrs["columns"]:  # type: ignore[union-attr]
-        values = np.asarray(group[str(name)][:rows])  # type: ignore[index]
-        columns[str(name)] = values.astype(object) if values.dtype.kind in "TU" else values
-    return pd.DataFrame(columns)
+def decode_arrays(files: Mapping[str, bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a zarr group from its files, and its attributes; text is of type str."""
+    import zarr
+    from zarr.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    buffer = default_buffer_prototype().buffer
+    store = MemoryStore({key: buffer.from_bytes(data) for key, data in files.items()})
+    group = zarr.open_group(store, mode="r")
+    names = sorted({key.split("/")[0] for key in files if "/" in key})
+    opened: dict[str, Any] = {name: group[name] for name in names}
+    return {name: np.asarray(array[...]) for name, array in opened.items()}, dict(group.attrs)
 
 
-def _column(series: pd.Series) -> np.ndarray:
-    if pd.api.types.is_bool_dtype(series):
-        return series.to_numpy(bool)
-    if pd.api.types.is_integer_dtype(series) and not series.isna().any():
-        return series.to_numpy(np.int64)
-    if pd.api.types.is_numeric_dtype(series):
-        return series.to_numpy(np.float64, na_value=np.nan)
-    return series.fillna("").astype(str).to_numpy(object)
+def in_memory(fill: Any, attributes: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a zarr group that a function fills."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    files: dict[str, Any] = {}
+    fill(zarr.open_group(MemoryStore(files), mode="w", attributes=dict(attributes)))
+    return {key: bytes(files[key].to_bytes()) for key in sorted(files)}
+
+
+def _column(series: pd.Series) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a typed column's values, and where they are missing if it has places for that."""
+    if series.dtype.kind == "f":
+        return series.to_numpy(np.float64), None
+    missing = series.isna().to_numpy(bool)
+    if series.dtype == object:
+        values = series.to_numpy(object, copy=True)
+        values[missing] = ""
+    elif pd.api.types.is_bool_dtype(series):
+        values = series.fillna(False).to_numpy(bool)
+    else:
+        values = series.fillna(_MISSING_INTEGER).to_numpy(np.int64)
+    return values, missing if missing.any() else None
+
+
+def _numbers(series: pd.Series) -> pd.Series:
+    return pd.Series(series.to_numpy(np.float64, na_value=np.nan), index=series.index)
+
+
+def _text(series: pd.Series) -> pd.Series:
+    missing = series.isna().to_numpy(bool)
+    values = np.array([None if gone else str(value) for value, gone in zip(series, missing,
+                      strict=True)], dtype=object)  # fmt: skip
+    return pd.Series(values, index=series.index, dtype=object)
+
+
+def _type_name(values: np.ndarray) -> str:
+    return "text" if values.dtype == object else str(values.dtype)
+
+
+def _array_name(column: str, taken: Mapping[str, Any]) -> str:
+    """Return a name that is safe as a path, and no other column's."""
+    name = re.sub(r"[^A-Za-z0-9_ -]", "_", column)[:100] or "_"
+    unique, number = name, 2
+    while unique in taken or unique == "zarr_json":
+        unique, number = f"{name}_{number}", number + 1
+    return unique

@@ -1,36 +1,46 @@
 """Read everything back against its checksums, so that one flipped byte anywhere has a name.
 
 Three layers cover a store. Token shards and per-run arrays carry a crc32c on every chunk and the
-run's sha256 of values; a completion record carries its own digest; everything else (metadata, the
-``runs`` table, static arrays) is covered by a *seal* in the attributes of the group it belongs to.
+run's sha256 of values. A completion record carries its own digest. Everything else (metadata,
+tables, static arrays) is covered by the seal of its group (:mod:`fmritok.pipeline.store.seal`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from fmritok.pipeline.errors import StoreError
+from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.records import (
-    canonical_json,
+    RunRecord,
     list_records,
     read_record,
     record_key,
+    remove_record,
 )
-from fmritok.pipeline.store.schema import first_dimension, group_names, open_root
-from fmritok.pipeline.store.table import read_table
-from fmritok.pipeline.store.writer import read_checksums
+from fmritok.pipeline.store.root import ROOT_WAIT_S, forget_group, group_names, read_root
+from fmritok.pipeline.store.seal import (
+    Document,
+    array_document,
+    exists_document,
+    read_document,
+    read_sealed,
+    sha256,
+)
+from fmritok.pipeline.store.shards import parse_direct
+from fmritok.pipeline.store.switch import table_of
+from fmritok.pipeline.store.writer import stored_sha256
 
-if TYPE_CHECKING:
-    import zarr
+__all__ = ["Damage", "drop_runs", "unfinished_groups", "verify_store"]
 
-__all__ = [
-    "Damage", "drop_runs", "seal_group", "seal_root", "unseal", "unsealed_groups", "verify_store",
-]  # fmt: skip
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,55 +57,29 @@ class Damage:
         The object or array concerned.
     what : str
         What is wrong.
+    is_gone : bool
+        Whether a whole token group is not there any more.
     """
 
     group: str
     run_id: str
     where: str
     what: str
+    is_gone: bool = False
 
 
-def seal_group(location: Location, group: str) -> None:
-    """Write the digests of a group's metadata, table and static arrays into its attributes."""
-    _seal(location, f"{group}/zarr.json", _covered_by_group(location, group))
+def unfinished_groups(location: Location) -> list[str]:
+    """Return the groups with planned runs: a writer is at work, or was interrupted."""
+    found = []
+    for name in group_names(read_root(location)):
+        table = read_group(location, name).table("runs")
+        planned = table["run_id"][table["status"] == "planned"]
+        if len(planned) and not planned.isin(list_records(location, name)).all():
+            found.append(name)
+    return found
 
 
-def seal_root(location: Location) -> None:
-    """Write the digests of the root's metadata and tables into its attributes."""
-    groups = set(group_names(location))
-    tables = [name for name in location.list_dir() if name not in groups and name != "zarr.json"]
-    _seal(location, "zarr.json", [key for name in tables for key in location.find(name)])
-
-
-def unseal(group: zarr.Group) -> None:
-    """Open the seal of a group, or of the root, before its metadata change."""
-    if group.attrs.get("seal") is not None:
-        group.attrs["seal"] = None
-
-
-def unsealed_groups(location: Location) -> list[str]:
-    """Return the groups whose metadata no seal covers now: a writer is at work, or was killed."""
-    root = open_root(location)
-    return [name for name in group_names(location) if root[name].attrs.get("seal") is None]
-
-
-def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
-    """Delete the completion records of damaged runs, so that tokenizing again redoes just them.
-
-    Returns
-    -------
-    int
-        How many runs were dropped.
-    """
-    damaged = {(found.group, found.run_id) for found in damage if found.run_id}
-    for group, run_id in damaged:
-        location.remove(record_key(group, run_id))
-    return len(damaged)
-
-
-def verify_store(
-    location: Location, progress: Callable[[int, int], None] | None = None
-) -> Iterator[Damage]:
+def verify_store(location: Location, progress: Progress | None = None) -> Iterator[Damage]:
     """Read a whole store and yield whatever is damaged.
 
     Parameters
@@ -109,38 +93,124 @@ def verify_store(
     StoreError
         If there is no store at all.
     """
-    yield from _verify_seal(location, "zarr.json", "")
-    root = open_root(location)
-    groups = group_names(location)
-    total = sum(len(list_records(location, name)) for name in groups)
-    seen = 0
-    for name in groups:
-        yield from _verify_seal(location, f"{name}/zarr.json", name)
-        rows = None
-        try:
-            group: zarr.Group = root[name]  # type: ignore[assignment]
-            table = read_table(group["runs"])  # type: ignore[arg-type]
-            rows = dict(zip(table["run_id"], range(len(table)), strict=True))
-        except Exception as error:
-            yield Damage(name, "", f"{name}/runs", f"cannot be read ({error})")
-        if rows is not None:
-            lost = table["run_id"][(table["status"] == "done")]
-            present = set(list_records(location, name))
-            for run_id in lost[~lost.isin(present)]:
+    try:
+        root = read_root(location)
+    except StoreError as error:
+        if not location.exists("zarr.json"):
+            raise
+        yield Damage("", "", "zarr.json", str(error))
+        return
+    yield from _verify_files(location, "")
+    names = group_names(root)
+    records = {name: list_records(location, name) for name in names}
+    seen, total = 0, sum(map(len, records.values()))
+    for name in names:
+        damaged = False
+        for found in _verify_files(location, name):
+            damaged = True
+            yield found
+        if damaged:  # of its runs, nothing can be said for certain
+            seen += len(records[name])
+            continue
+        state = read_group(location, name)
+        runs = _by_id(state)
+        done = runs["run_id"][runs["status"] == "done"]
+        for run_id in done[~done.isin(records[name])]:
+            if read_record(location, name, run_id) is None:
                 yield Damage(name, run_id, f"{name}/records/{run_id}",
                              "the completion record is gone")  # fmt: skip
-        for run_id in list_records(location, name):
-            if rows is not None:
-                yield from _verify_run(location, group, name, run_id, rows.get(run_id))
+        for run_id in records[name]:
+            yield from _verify_run(location, state, runs, run_id)
             seen += 1
             if progress:
                 progress(seen, total)
 
 
+def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
+    """Delete the records of damaged runs, and forget groups that are gone.
+
+    Tokenizing again redoes just these. Damage is looked at again while the group is held: what a
+    tokenization at work wrote meanwhile is kept.
+
+    Returns
+    -------
+    int
+        How many runs were dropped.
+
+    Raises
+    ------
+    StoreError
+        If another process writes to one of the groups.
+    """
+    damage = list(damage)
+    with ExitStack() as held:
+        for name in sorted({found.group for found in damage if found.group}):
+            held.enter_context(one_writer(location, name))
+        dropped = 0
+        for name, run_id in sorted({(f.group, f.run_id) for f in damage if f.run_id}):
+            state = read_group(location, name)
+            runs = _by_id(state)
+            if any(_verify_run(location, state, runs, run_id)):
+                remove_record(location, name, run_id)
+                dropped += 1
+            elif run_id in runs.index and read_record(location, name, run_id) is None:
+                dropped += 1  # gone already: the next tokenization redoes it
+        for found in damage:
+            if found.is_gone and not exists_document(location, found.group):
+                with one_writer(location, wait_s=ROOT_WAIT_S):
+                    forget_group(location, found.group)
+    return dropped
+
+
+def _verify_files(location: Location, path: str) -> Iterator[Damage]:
+    """Compare all files of a group that its document seals."""
+    if path and not exists_document(location, path):
+        yield Damage(path, "", f"{path}/zarr.json", "the token group is gone", is_gone=True)
+        return
+    try:
+        read_sealed(location, path)
+    except StoreError as error:
+        found = list(_each_file(location, path))
+        yield from found or [Damage(path, "", f"{path}/zarr.json".lstrip("/"), str(error))]
+        return
+    document, files = read_sealed(location, path)
+    for name in document.attributes.get("tables", {}):
+        try:
+            table_of(location, document, files, name)
+        except StoreError as error:
+            yield Damage(path, "", document.key(name), str(error))
+
+
+def _each_file(location: Location, path: str) -> Iterator[Damage]:
+    try:
+        document = read_document(location, path)
+    except StoreError as error:
+        yield Damage(path, "", f"{path}/zarr.json".lstrip("/"), str(error))
+        return
+    for name, wanted in document.files.items():
+        data = location.read_many([document.key(name)]).get(document.key(name))
+        if data is None:
+            yield Damage(path, "", document.key(name), "is missing")
+        elif sha256(data) != wanted:
+            yield Damage(path, "", document.key(name), "differs from its seal")
+    for name in document.growing:
+        yield from _verify_metadata(location, document, name)
+
+
+def _verify_metadata(location: Location, document: Document, name: str) -> Iterator[Damage]:
+    key = document.key(f"{name}/zarr.json")
+    try:
+        array_document(location, document, name, location.read_many([key]).get(key))
+    except StoreError as error:
+        yield Damage(document.path, "", key, str(error))
+
+
 def _verify_run(
-    location: Location, group: zarr.Group, name: str, run_id: str, row: int | None
+    location: Location, state: GroupState, runs: pd.DataFrame, run_id: str
 ) -> Iterator[Damage]:
-    key = f"{name}/records/{run_id}/zarr.json"
+    """Read a run back, unless it was replaced meanwhile."""
+    name = state.document.path
+    key = record_key(name, run_id)
     try:
         record = read_record(location, name, run_id)
     except StoreError as error:
@@ -148,73 +218,42 @@ def _verify_run(
         return
     if record is None or record.status != "done":
         return
-    if row is None:
+    if run_id not in runs.index:
         yield Damage(name, run_id, key, "the run is missing from the runs table")
         return
-    for array in record.checksums:
+    run = runs.loc[run_id]
+    found = list(_compare(location, state, record, run))
+    if found and read_record(location, name, run_id) == record:
+        yield from found
+
+
+def _compare(
+    location: Location, state: GroupState, record: RunRecord, run: Any
+) -> Iterator[Damage]:
+    name = state.document.path
+    is_folded = run["status"] == "done"
+    if (record.start, record.n_frames) != (run["start"], run["n_frames"]) or (
+        is_folded and run["checksum"] != record.checksum
+    ):
+        yield Damage(name, record.run_id, record_key(name, record.run_id),
+                     "does not fit the runs table")  # fmt: skip
+        return
+    for array, metadata in state.arrays.items():
+        direct = parse_direct(location, f"{name}/{array}", metadata)
+        first, count = (
+            (record.start, record.n_frames) if array == "tokens" else (int(run["row"]), 1)
+        )
         try:
-            found = read_checksums(
-                group, row=row, start=record.start, n_frames=record.n_frames, names=[array]
-            )[array]
+            found = stored_sha256(direct, first, count, record.crcs(array))
         except Exception as error:  # a failed crc, a cut-off file, an index that points nowhere
-            yield Damage(name, run_id, f"{name}/{array}",
-                         f"cannot be read ({error})")  # fmt: skip
+            yield Damage(name, record.run_id, f"{name}/{array}", f"cannot be read ({error})")
             continue
-        if found != record.checksums[array]:
-            yield Damage(name, run_id, f"{name}/{array}",
+        if found != record.checksums[array]["sha256"]:
+            yield Damage(name, record.run_id, f"{name}/{array}",
                          "differs from the record's checksum")  # fmt: skip
 
 
-def _covered_by_group(location: Location, group: str) -> list[str]:
-    """Return the keys of a group that no run's record covers."""
-    import zarr
-
-    opened = zarr.open_group(location.zarr_store(read_only=True), path=group, mode="r")
-    keys = [f"{group}/records/zarr.json", *location.find(f"{group}/runs")]
-    for name, array in opened.arrays():
-        by_run = first_dimension(array) in ("run", "frame")
-        keys += [f"{group}/{name}/zarr.json"] if by_run else location.find(f"{group}/{name}")
-    return sorted(keys)
-
-
-def _seal(location: Location, key: str, covered: list[str]) -> None:
-    document = json.loads(location.read(key))
-    files = {k: hashlib.sha256(location.read(k)).hexdigest() for k in covered}
-    document["attributes"]["seal"] = {"files": files}
-    document["attributes"]["seal"]["digest"] = _digest(document)
-    location.write(key, canonical_json(document))
-
-
-def _digest(document: dict[str, Any]) -> str:
-    attributes = dict(document["attributes"])
-    attributes["seal"] = {"files": attributes["seal"]["files"]}
-    return hashlib.sha256(canonical_json({**document, "attributes": attributes})).hexdigest()
-
-
-def _verify_seal(location: Location, key: str, group: str) -> Iterator[Damage]:
-    where = f"group {group}" if group else "the root"
-    try:
-        data = location.read(key)
-        document = json.loads(data)
-        seal = document["attributes"]["seal"]
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        yield Damage(group, "", key, f"metadata of {where} cannot be read ({error})")
-        return
-    if seal is None:  # open on purpose: the next `tokenize` closes it
-        return
-    try:
-        intact = canonical_json(document) == data and _digest(document) == seal["digest"]
-        files = dict(seal["files"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        intact, files = False, {}
-    if not intact:
-        yield Damage(group, "", key, f"metadata of {where} differ from their seal")
-    for name, digest in files.items():
-        try:
-            found = hashlib.sha256(location.read(name)).hexdigest()
-        except FileNotFoundError:
-            found = ""
-        if found != digest:
-            yield Damage(group, "", name, "differs from its seal" if found else "is missing")
+def _by_id(state: GroupState) -> pd.DataFrame:
+    """Return the runs table by run id, with each run's row."""
+    runs = state.table("runs")
+    return runs.assign(row=range(len(runs))).set_index("run_id", drop=False)

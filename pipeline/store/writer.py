@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import StoreError, expected
-from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.errors import RunError, StoreError, expected
+from fmritok.pipeline.store.location import PARTIAL, Location
 from fmritok.pipeline.store.precision import StoredRun
-from fmritok.pipeline.store.records import record_key
+from fmritok.pipeline.store.records import remove_record
+from fmritok.pipeline.store.shard_files import encode_shard
+from fmritok.pipeline.store.shards import DirectArray, open_direct
 
-if TYPE_CHECKING:
-    import zarr
-
-__all__ = ["array_sha256", "write_run"]
+__all__ = ["array_sha256", "stored_sha256", "write_run"]
 
 
 def write_run(
@@ -29,10 +28,11 @@ def write_run(
     start: int,
     stored: StoredRun,
     run_arrays: Mapping[str, npt.NDArray[np.float32]] | None = None,
-) -> dict[str, str]:
+) -> dict[str, dict[str, str]]:
     """Write what belongs to one run, read it back, and return its checksums.
 
-    Writing the same run twice leaves the same bytes. The caller writes the completion record.
+    Every chunk of the run is written, also those that hold nothing but zeros. Writing the same run
+    twice leaves the same bytes. The caller writes the completion record.
 
     Parameters
     ----------
@@ -48,80 +48,82 @@ def write_run(
 
     Returns
     -------
-    dict of str to str
-        Array name to hex sha256 of the stored values.
+    dict of str to dict
+        Array name to ``sha256`` of the stored values and ``crc32c`` of the chunks, see
+        :class:`~fmritok.pipeline.store.records.RunRecord`.
 
     Raises
     ------
     StoreError
         If ``start`` is not on a shard boundary, or what is read back differs.
+    RunError
+        If a value that is stored beside the tokens is not finite.
     """
-    import zarr
-
-    opened = zarr.open_group(location.zarr_store(), path=group, mode="r+")
-    tokens = _array(opened, "tokens")
-    shard_frames = (tokens.shards or tokens.chunks)[0]
+    tokens = open_direct(location, f"{group}/tokens")
     n_frames = len(stored.tokens)
-    # Writers that share a shard lose data silently in zarr: checked, not assumed.
-    if start % shard_frames or start + n_frames > tokens.shape[0]:
+    # Writers that share a shard would overwrite each other's frames: checked, not assumed.
+    if start % tokens.file_rows or start + n_frames > tokens.shape[0]:
         raise StoreError(
             expected("Frames of run", run_id,
-                     f"a start divisible by {shard_frames}, inside the array",
+                     f"a start divisible by {tokens.file_rows}, inside the array",
                      f"{start}:{start + n_frames} of {tokens.shape[0]}",
                      "Plan again with `fmritok tokenize`.")
         )  # fmt: skip
-
-    location.remove(record_key(group, run_id))
     rows = {"mean": stored.mean, "std": stored.std}
     if stored.scale is not None:
         rows["scale"] = stored.scale
-    rows.update(run_arrays or {})
-
-    written = []
-    for first in range(0, n_frames, shard_frames):
-        key = f"{group}/tokens/c/{(start + first) // shard_frames}/0/0"
-        _clear(location, key)
-        block = stored.tokens[first : first + shard_frames]
-        tokens[start + first : start + first + len(block)] = block
-        written.append(key)
+    rows |= {name: np.asarray(v, np.float32) for name, v in (run_arrays or {}).items()}
     for name, values in rows.items():
-        array = _array(opened, name)
-        key = f"{group}/{name}/c/{row}" + "/0" * (array.ndim - 1)
-        _clear(location, key)
-        array[row] = values
-        written.append(key)
-    for key in written:
-        location.sync(key)
+        if not np.isfinite(values).all():
+            raise RunError(
+                expected(f"Array {name} of run", run_id, "finite values", "NaN or infinite ones",
+                         "Check the run's intensities.")
+            )  # fmt: skip
 
-    checksums = {"tokens": array_sha256(stored.tokens)}
-    checksums |= {name: array_sha256(values) for name, values in rows.items()}
-    found = read_checksums(opened, row=row, start=start, n_frames=n_frames, names=list(checksums))
-    if found != checksums:
-        bad = next(name for name in checksums if found[name] != checksums[name])
-        raise StoreError(
-            expected(f"Array {bad} of run", run_id, "what was written", "other values",
-                     f"Check the disk under {location}, then tokenize again.")
-        )  # fmt: skip
+    remove_record(location, group, run_id)
+    crcs = {"tokens": _write_rows(location, tokens, start, stored.tokens)}
+    arrays = {"tokens": tokens}
+    for name, values in rows.items():
+        arrays[name] = open_direct(location, f"{group}/{name}")
+        crcs[name] = _write_rows(location, arrays[name], row, values[None])
+
+    checksums = {}
+    for name, array in arrays.items():
+        values = stored.tokens if name == "tokens" else rows[name]
+        first, count = (start, n_frames) if name == "tokens" else (row, 1)
+        wanted = array_sha256(values)
+        if stored_sha256(array, first, count, crcs[name]) != wanted:
+            raise StoreError(
+                expected(f"Array {name} of run", run_id, "what was written", "other values",
+                         f"Check the disk under {location}, then tokenize again.")
+            )  # fmt: skip
+        checksums[name] = {"sha256": wanted, "crc32c": "".join(f"{c:08x}" for c in crcs[name])}
     return checksums
 
 
-def read_checksums(
-    group: zarr.Group, *, row: int, start: int, n_frames: int, names: list[str]
-) -> dict[str, str]:
-    """Return the checksums of what the store holds for one run, array by array."""
-    found = {}
-    for name in names:
-        array = _array(group, name)
-        if name == "tokens":
-            digest = hashlib.sha256()
-            step = (array.shards or array.chunks)[0]
-            for first in range(start, start + n_frames, step):
-                block = array[first : min(first + step, start + n_frames)]
-                digest.update(_bytes(np.asarray(block)))
-            found[name] = digest.hexdigest()
-        else:
-            found[name] = array_sha256(np.asarray(array[row]))
-    return found
+def stored_sha256(array: DirectArray, start: int, n_rows: int, crcs: list[int]) -> str:
+    """Return the digest of values as the store holds them, shard by shard.
+
+    Parameters
+    ----------
+    array : DirectArray
+    start, n_rows : int
+        The rows; ``start`` is the first of a chunk.
+    crcs : list of int
+        The crc32c that the chunks must have, the first of them at ``start``.
+
+    Raises
+    ------
+    StoreError
+        If they cannot be read, or a chunk has another checksum.
+    """
+    digest = hashlib.sha256()
+    wanted = np.zeros(start // array.chunk_rows + len(crcs), np.uint32)
+    wanted[start // array.chunk_rows :] = crcs
+    for first in range(start, start + n_rows, array.file_rows):
+        count = min(array.file_rows, start + n_rows - first)
+        digest.update(_bytes(array.read(first, count, crcs=wanted)))
+    return digest.hexdigest()
 
 
 def array_sha256(values: npt.NDArray[Any]) -> str:
@@ -129,21 +131,42 @@ def array_sha256(values: npt.NDArray[Any]) -> str:
     return hashlib.sha256(_bytes(values)).hexdigest()
 
 
+def _write_rows(
+    location: Location, array: DirectArray, start: int, values: npt.NDArray[Any]
+) -> list[int]:
+    """Write whole files of an array, and return the crc32c of each chunk."""
+    crcs: list[int] = []
+    for first in range(0, len(values), array.file_rows):
+        block = values[first : first + array.file_rows]
+        chunks = [_whole_chunk(array, block, i) for i in range(0, len(block), array.chunk_rows)]
+        room = array.file_rows // array.chunk_rows if array.is_sharded else None
+        data, found = encode_shard(chunks, room, compress=array.is_compressed)
+        key = array.file_key((start + first) // array.file_rows)
+        _clear_partial(location, key)
+        location.write(key, data)
+        crcs += found
+    return crcs
+
+
+def _whole_chunk(array: DirectArray, block: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
+    chunk = block[first : first + array.chunk_rows]
+    if len(chunk) == array.chunk_rows:
+        return chunk
+    # A run's last chunk is filled up; nobody reads what lies behind the run.
+    whole = np.zeros((array.chunk_rows, *block.shape[1:]), block.dtype)
+    whole[: len(chunk)] = chunk
+    return whole
+
+
 def _bytes(values: npt.NDArray[Any]) -> memoryview:
     little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     return memoryview(little.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    return group[name]  # type: ignore[return-value]
-
-
-def _clear(location: Location, key: str) -> None:
-    """Remove what an earlier, killed attempt may have left at ``key``."""
+def _clear_partial(location: Location, key: str) -> None:
+    """Remove what killed attempts to write an object left beside it."""
     folder, _, name = key.rpartition("/")
     if location.is_local:
         for other in location.list_dir(folder):
-            if other == name or (other.startswith(f"{name}.") and other.endswith(".partial")):
+            if other.startswith(f"{name}.") and other.endswith(PARTIAL):
                 location.remove(f"{folder}/{other}")
-    else:
-        location.remove(key)

@@ -1,0 +1,178 @@
+"""A token group as a whole: made once, opened with its seal checked, lengthened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import pandas as pd
+
+from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError, expected
+from fmritok.pipeline.store.difference import first_difference
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.root import create_root, group_names, list_group, read_root
+from fmritok.pipeline.store.schema import GROUP_TABLES, GroupSpec, blank_group
+from fmritok.pipeline.store.seal import (
+    Document,
+    Growing,
+    canonical_json,
+    exists_document,
+    growing_digest,
+    read_document,
+    read_sealed,
+    sha256,
+)
+from fmritok.pipeline.store.switch import replace_tables, table_of
+from fmritok.pipeline.store.table import decode_arrays
+
+__all__ = ["GroupState", "create_group", "is_created", "lengthen", "read_group"]
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """What a group's document and its sealed files say.
+
+    Attributes
+    ----------
+    location : Location
+    document : Document
+    files : dict of str to bytes
+        The sealed files, by path below the group.
+    """
+
+    location: Location
+    document: Document
+    files: Mapping[str, bytes]
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """What must be equal for runs to share the group."""
+        return dict(self.document.attributes["contract"])
+
+    @property
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """Metadata of ``tokens`` and of the arrays with one row per run."""
+        return {name: json.loads(self.files[f"{name}/zarr.json"]) for name in self.document.growing}
+
+    def static(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays that a reader needs once."""
+        tables = tuple(f"{name}/" for name in ("records", *GROUP_TABLES))
+        growing = {f"{name}/zarr.json" for name in self.document.growing}
+        own = {
+            key: data
+            for key, data in self.files.items()
+            if not key.startswith(tables) and key not in growing
+        }
+        empty = canonical_json({"attributes": {}, "node_type": "group", "zarr_format": 3})
+        return decode_arrays({"zarr.json": empty, **own})[0]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table in force."""
+        found = table_of(self.location, self.document, self.files, name)
+        if found is None:
+            raise StoreError(
+                expected("Table", f"{name} of token group {self.document.path} in {self.location}",
+                         "to be there", "nothing", "Restore the store from a copy.")
+            )  # fmt: skip
+        return found
+
+
+def read_group(location: Location, name: str) -> GroupState:
+    """Open a token group, and check its seal.
+
+    Raises
+    ------
+    StoreError
+        If there is none of that name, or any of its metadata, tables and static arrays is damaged.
+    """
+    if not exists_document(location, name):
+        is_lost = name in group_names(read_root(location))
+        raise StoreError(
+            expected("Token group", f"{name} of {location}",
+                     "one that was made to its end",
+                     "nothing, although the store must have it" if is_lost else "none of that name",
+                     "Restore it from a copy; `fmritok verify --drop` forgets it." if is_lost else
+                     "List the groups with `fmritok inspect`, or tokenize again.")
+        )  # fmt: skip
+    return GroupState(location, *read_sealed(location, name))
+
+
+def is_created(location: Location, name: str) -> bool:
+    """Tell whether a group was made to its end; one that was cut off is simply made again."""
+    return exists_document(location, name)
+
+
+def create_group(location: Location, spec: GroupSpec, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Make a token group, or make sure that the one that is there has the same contract.
+
+    Parameters
+    ----------
+    location : Location
+    spec : GroupSpec
+    tables : dict of str to pd.DataFrame
+        Its first tables.
+
+    Raises
+    ------
+    ProvenanceMismatchError
+        If the group exists with another contract; the first differing field is named.
+    StoreError
+        If the store must have the group, and it is gone.
+    """
+    root = create_root(location)
+    if exists_document(location, spec.name):
+        _refuse_mix(location, spec, read_document(location, spec.name))
+    elif spec.name in group_names(root):
+        read_group(location, spec.name)  # it says that the group is gone
+    else:
+        _create(location, spec, tables)
+    list_group(location, spec.name)
+
+
+def lengthen(location: Location, document: Document, *, frames: int, rows: int) -> dict[str, int]:
+    """Lengthen the arrays of a group; nothing that is there is rewritten, and nothing shrinks.
+
+    Returns
+    -------
+    dict of str to int
+        The length that the document has to name, by array.
+    """
+    lengths = {}
+    for name, sealed in document.growing.items():
+        wanted = frames if name == "tokens" else rows
+        lengths[name] = max(wanted, sealed.length)
+        key = document.key(f"{name}/zarr.json")
+        metadata = json.loads(location.read(key))
+        if metadata["shape"][0] != lengths[name]:
+            metadata["shape"][0] = lengths[name]
+            location.write(key, canonical_json(metadata))
+    return lengths
+
+
+def _create(location: Location, spec: GroupSpec, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write everything that a group consists of, and its document last."""
+    files, growing = blank_group(spec)
+    written = files | {f"{name}/zarr.json": canonical_json(one) for name, one in growing.items()}
+    location.write_many({f"{spec.name}/{key}": data for key, data in written.items()})
+    attributes = {"notes": dict(spec.notes), "contract": spec.contract(), "tables": {}}
+    blank = Document(
+        spec.name,
+        json.loads(json.dumps(attributes)),
+        {key: sha256(data) for key, data in files.items()},
+        {name: Growing(0, growing_digest(one)) for name, one in growing.items()},
+    )
+    replace_tables(location, blank, tables)
+
+
+def _refuse_mix(location: Location, spec: GroupSpec, document: Document) -> None:
+    difference = first_difference(document.attributes["contract"], spec.contract())
+    if difference is not None:
+        name, theirs, ours = difference
+        raise ProvenanceMismatchError(
+            expected(f"Token group {spec.name} of", location,
+                     f"{name} = {theirs!r} (as the store has it)", repr(ours),
+                     "Use the same options, or write another group with --group NAME.")
+        )  # fmt: skip

@@ -1,0 +1,172 @@
+"""The ``runs`` table of a group, and how completion records are folded into it.
+
+Beside it, the table ``chunks`` holds the crc32c of every chunk of ``tokens``, by its number. By it
+a reader notices a chunk that is intact and belongs elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.group import GroupState
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.records import RunRecord, list_records, read_records
+
+__all__ = ["IDENTITY", "RUN_COLUMNS", "SOURCE", "RunsTable", "crc_column", "empty_tables"]
+
+#: What the table says of a run besides what became of it.
+IDENTITY = [
+    "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space",
+]  # fmt: skip
+#: What a finished run is bound to, with its type: the file's path below the cohort's root, its
+#: bytes and time of change (ns since 1970), the catalogue's frames and repetition time.
+SOURCE = {
+    "source": "text", "source_bytes": "integer", "source_time": "integer",
+    "source_frames": "integer", "source_tr": "number",
+}  # fmt: skip
+RUN_COLUMNS = [
+    *IDENTITY, *SOURCE, "start", "n_frames", "status", "reason", "checksum", "source_sha256",
+]  # fmt: skip
+_MISSING: dict[str, Any] = {"text": "", "integer": pd.NA, "number": np.nan}
+_DEFAULTS = {"start": 0, "n_frames": 0, "tr": np.nan} | {
+    name: _MISSING[kind] for name, kind in SOURCE.items()
+}
+
+
+def crc_column(array: str) -> str:
+    """Return the column that holds the crc32c of each run's row of an array."""
+    return f"{array}_crc32c"
+
+
+def empty_tables(per_run: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Return the tables of a group without runs, which has the given arrays of one row per run."""
+    columns = [*RUN_COLUMNS, *map(crc_column, per_run)]
+    empty = pd.DataFrame({name: pd.Series(dtype=object) for name in columns})
+    return {"runs": empty, "chunks": pd.DataFrame({"crc32c": np.empty(0, np.int64)})}
+
+
+@dataclass
+class RunsTable:
+    """The tables of a group while they are changed: columns as lists.
+
+    Attributes
+    ----------
+    columns : dict of str to list
+        Of the ``runs`` table.
+    crcs : np.ndarray of shape (n_chunks,), uint32
+        Of the ``chunks`` table.
+    chunk_frames : int
+    per_run : tuple of str
+        Arrays with one row per run.
+    """
+
+    columns: dict[str, list[Any]]
+    crcs: npt.NDArray[np.uint32]
+    chunk_frames: int
+    per_run: tuple[str, ...]
+
+    @classmethod
+    def of(cls, state: GroupState) -> RunsTable:
+        """Take the tables that are in force."""
+        table = state.table("runs")
+        crcs = state.table("chunks")["crc32c"].to_numpy().astype(np.uint32)
+        columns = {name: table[name].tolist() for name in table.columns}
+        per_run = tuple(name for name in state.document.growing if name != "tokens")
+        return cls(columns, crcs, int(state.contract["chunk_frames"]), per_run)
+
+    def __len__(self) -> int:
+        return len(self.columns["run_id"])
+
+    def rows(self) -> dict[str, int]:
+        """Return the row of each run id."""
+        return {run_id: row for row, run_id in enumerate(self.columns["run_id"])}
+
+    def append(self, run_id: str) -> int:
+        """Add a row, and return its number."""
+        for name, values in self.columns.items():
+            values.append(_DEFAULTS.get(name, pd.NA if name.endswith("_crc32c") else ""))
+        self.columns["run_id"][-1] = run_id
+        return len(self) - 1
+
+    def reset(self, row: int) -> None:
+        """Forget what became of a run; it keeps its frames."""
+        for name in ("reason", "checksum", "source_sha256"):
+            self.columns[name][row] = ""
+        for name in self.per_run:
+            self.columns[crc_column(name)][row] = pd.NA
+        self.columns["status"][row] = "planned"
+
+    def fold(self, location: Location, group: str) -> set[str]:
+        """Take over what completion records say, and return the ids of finished runs.
+
+        Only records of planned runs are opened: the table knows the others.
+
+        Raises
+        ------
+        StoreError
+            If a record does not fit the frames that its run was given.
+        """
+        present, rows, status = (
+            set(list_records(location, group)),
+            self.rows(),
+            self.columns["status"],
+        )
+        done = {run_id for run_id, row in rows.items() if status[row] == "done"} & present
+        news = [run_id for run_id, row in rows.items() if status[row] == "planned"]
+        for run_id, record in read_records(location, group, [r for r in news if r in present]):
+            self.take(rows[run_id], record, f"{group} of {location}")
+            if record.status == "done":
+                done.add(run_id)
+        return done
+
+    def take(self, row: int, record: RunRecord, where: str) -> None:
+        """Take over one record."""
+        columns = self.columns
+        columns["status"][row], columns["reason"][row] = record.status, record.reason
+        if record.status != "done":
+            return
+        found = (record.start, record.n_frames)
+        planned = (columns["start"][row], columns["n_frames"][row])
+        if found != planned:
+            raise StoreError(
+                expected("Completion record of run", f"{record.run_id} in group {where}",
+                         f"{planned[1]} frames from {planned[0]} on, as planned",
+                         f"{found[1]} from {found[0]} on",
+                         "Run `fmritok verify --drop`, then the same `fmritok tokenize`.")
+            )  # fmt: skip
+        for name, value in record.source.items():
+            columns[name][row] = value
+        columns["checksum"][row] = record.checksum
+        columns["source_sha256"][row] = record.source_sha256
+        for name in self.per_run:
+            columns[crc_column(name)][row] = record.crcs(name)[0]
+        first = record.start // self.chunk_frames
+        crcs = record.crcs("tokens")
+        self.lengthen(first + len(crcs))
+        self.crcs[first : first + len(crcs)] = crcs
+
+    def lengthen(self, n_chunks: int) -> None:
+        """Make room for the checksums of more chunks."""
+        if n_chunks > len(self.crcs):
+            longer = np.zeros(n_chunks, np.uint32)
+            longer[: len(self.crcs)] = self.crcs
+            self.crcs = longer
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables as they are stored."""
+        runs = pd.DataFrame({name: pd.Series(v, dtype=object) for name, v in self.columns.items()})
+        integers = [name for name, kind in SOURCE.items() if kind == "integer"]
+        integers += [crc_column(name) for name in self.per_run]
+        types = dict.fromkeys(integers, "Int64") | {"start": "int64", "n_frames": "int64"}
+        types |= {"tr": "float64", "source_tr": "float64"}
+        return {
+            "runs": runs.astype(types),
+            "chunks": pd.DataFrame({"crc32c": self.crcs.astype(np.int64)}),
+        }
