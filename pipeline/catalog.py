@@ -20,6 +20,7 @@ from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import Event, events_table
 from fmritok.pipeline.headers import TR_RANGE_S, run_header
 from fmritok.pipeline.phenotypes import Phenotypes
+from fmritok.pipeline.sources.files import file_stamp
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -31,7 +32,7 @@ _NAN = float("nan")
 
 COLUMNS = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
-    "path", "right", "warp", "mask", "motion", "n_frames", "problem",
+    "source_bytes", "source_time", "path", "right", "warp", "mask", "motion", "n_frames", "problem",
 ]  # fmt: skip
 #: Folders and headers read at once: on network file systems, nearly all of it is waiting.
 _THREADS = 16
@@ -123,7 +124,9 @@ class Cohort:
     runs : pd.DataFrame
         One row per run: ``run_id, dataset, subject, session, task, site, family, tr, space,
         source`` (path below the root), ``path, right, warp, mask`` (text, empty if none),
-        ``motion`` (mm), ``n_frames, problem`` (why it cannot be tokenized, or empty).
+        ``source_bytes, source_time`` (of all files of the run: their bytes, and the last time of
+        change, ns since 1970), ``motion`` (mm), ``n_frames, problem`` (why it cannot be tokenized,
+        or empty).
     left_out : pd.DataFrame
         ``path, reason``: files that were passed over on purpose.
     phenotypes : pd.DataFrame
@@ -256,8 +259,9 @@ def build_cohort(
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
         headers = list(pool.map(lambda file: _read(file, tr), first))
+        stamps = list(pool.map(_stamp, first))
     rows = []
-    for file, (n_frames, seconds, problem) in zip(first, headers, strict=True):
+    for file, stamp, (n_frames, seconds, problem) in zip(first, stamps, headers, strict=True):
         twins = by_id[file.run_id]
         if len(twins) > 1:
             problem = expected("Run id", file.run_id, "one file",
@@ -269,11 +273,13 @@ def build_cohort(
             "source": file.path.relative_to(root).as_posix(),
             "n_frames": n_frames,
             "problem": problem,
+            "source_bytes": stamp[0],
+            "source_time": stamp[1],
         }
         for name in ("path", "right", "warp", "mask"):
             row[name] = str(row[name] or "")
         rows.append(row)
-    runs = pd.DataFrame(rows)[COLUMNS]
+    runs = pd.DataFrame(rows)[COLUMNS].astype({"source_bytes": "Int64", "source_time": "Int64"})
     left_out = pd.DataFrame([(str(p), why) for p, why in found.left_out],
                             columns=["path", "reason"], dtype=str)  # fmt: skip
     cohort = Cohort(
@@ -307,6 +313,17 @@ def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
     if np.isnan(known) and lost and not np.isnan(file.usual_tr):
         n_frames, seconds, problem = _header(file, file.usual_tr)
     return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
+
+
+def _stamp(file: RunFile) -> tuple[int | None, int | None]:
+    """Return the bytes of all files of a run and their last time of change; None if one is gone."""
+    try:
+        stamps = [
+            file_stamp(path) for path in (file.path, file.right, file.warp, file.mask) if path
+        ]
+    except OSError:
+        return None, None
+    return sum(size for size, _ in stamps), max(time for _, time in stamps)
 
 
 def _header(file: RunFile, tr: float) -> tuple[int, float, str]:

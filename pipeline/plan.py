@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmritok.pipeline.binding import check_annotations, compare_sources
 from fmritok.pipeline.catalog import Cohort
 from fmritok.pipeline.errors import FmritokError, expected
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.annotations import ANNOTATIONS, write_annotations
-from fmritok.pipeline.store.ledger import allocate, finished_runs, one_writer
+from fmritok.pipeline.store.group import is_created
+from fmritok.pipeline.store.ledger import allocate, finished_runs
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.schema import Codec, GroupSpec, is_created
+from fmritok.pipeline.store.root import ROOT_WAIT_S
+from fmritok.pipeline.store.runs_table import SOURCE
+from fmritok.pipeline.store.schema import Codec, GroupSpec
 from fmritok.pipeline.task import GroupJob, RunPart, RunTask
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
@@ -35,8 +40,6 @@ __all__ = [
 
 #: int8 residuals and float16 take about these parts of their raw size with zstd, on real runs.
 _COMPRESSED = {"int8": 0.5, "float16": 0.8}
-#: Writers of other groups hold the subjects' tables for moments only.
-_ANNOTATIONS_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class PlannedGroup:
 
     def runs_of(self, cohort: Cohort) -> pd.DataFrame:
         """Return the cohort's runs with the frames and repetition time of this group's tokens."""
-        runs = cohort.runs.copy()
+        runs = cohort.runs.assign(
+            source_frames=cohort.runs["n_frames"], source_tr=cohort.runs["tr"]
+        )
         found = [
             self.tokenizer.timing(int(n), float(tr)) if n > 0 and tr > 0 else (0, tr)
             for n, tr in zip(runs["n_frames"], runs["tr"], strict=True)
@@ -208,22 +213,49 @@ def with_measured_notes(
 
 
 def commit_plan(
-    location: Location, groups: Sequence[PlannedGroup], cohort: Cohort
+    location: Location,
+    groups: Sequence[PlannedGroup],
+    cohort: Cohort,
+    *,
+    redo: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[RunTask]:
     """Give the cohort's runs their frames in every group, and return what is left to do.
 
-    Runs with a problem get a failed record, so that the store tells why they are missing.
+    The caller holds the groups. Runs with a problem get a failed record: the store tells why they
+    are missing.
+
+    Parameters
+    ----------
+    location, groups, cohort
+    redo, say
+        See :func:`fmritok.pipeline.binding.compare_sources`.
 
     Returns
     -------
     list of RunTask
         One per run that is missing in some group; longest first, so that the last worker does not
         end alone.
+
+    Raises
+    ------
+    StoreError
+        If a finished run, or a subject with phenotypes, is another cohort's.
     """
+    binding = compare_sources(
+        location, [planned.spec.name for planned in groups], cohort.runs, redo=redo, say=say
+    )
+    check_annotations(location, cohort)
     parts: dict[str, list[RunPart]] = {}
     for planned in groups:
         name = planned.spec.name
-        plan = allocate(location, planned.spec, planned.runs_of(cohort))
+        plan = allocate(
+            location,
+            planned.spec,
+            planned.runs_of(cohort),
+            redo=binding.redo[name],
+            times=binding.times,
+        )
         for run in plan[plan["status"] != "done"].to_dict("records"):
             run_id = str(run["run_id"])
             if run["problem"]:
@@ -231,7 +263,7 @@ def commit_plan(
             else:
                 part = RunPart(name, int(run["row"]), int(run["start"]), int(run["n_frames"]))
                 parts.setdefault(run_id, []).append(part)
-    with one_writer(location, "annotations", wait_s=_ANNOTATIONS_WAIT_S):
+    with one_writer(location, wait_s=ROOT_WAIT_S):
         tables = (cohort.phenotypes, cohort.columns, cohort.events)
         write_annotations(location, dict(zip(ANNOTATIONS, tables, strict=True)))
     files = [f.name for f in fields(RunFiles)]
@@ -242,11 +274,19 @@ def commit_plan(
             int(run["n_frames"]),
             float(run["tr"]),
             tuple(parts[run["run_id"]]),
+            _source_of(run),
         )
         for run in cohort.runs.to_dict("records")
         if run["run_id"] in parts
     ]
     return sorted(tasks, key=lambda task: -task.n_frames)
+
+
+def _source_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a finished run is bound to, as plain values."""
+    bound = {**run, "source_frames": run["n_frames"], "source_tr": run["tr"]}
+    types: dict[str, Any] = {"text": str, "integer": int, "number": float}
+    return {name: types[kind](bound[name]) for name, kind in SOURCE.items()}
 
 
 def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:

@@ -11,13 +11,20 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from fmritok.pipeline.encoding import Encoded, SeriesEncoding, VolumeEncoding
 from fmritok.pipeline.errors import FmritokError, NoSpaceError, RunError, expected
-from fmritok.pipeline.sources.opening import RunFiles, RunSource, checked_blocks, open_run
+from fmritok.pipeline.sources.opening import (
+    RunFiles,
+    RunSource,
+    checked_blocks,
+    open_run,
+    source_sha256,
+)
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
@@ -91,6 +98,8 @@ class RunTask:
     tr : float
         Seconds between them.
     parts : tuple of RunPart
+    source : dict
+        What the catalogue knows of the source; the finished run is bound to it.
     """
 
     run_id: str
@@ -98,6 +107,7 @@ class RunTask:
     n_frames: int
     tr: float
     parts: tuple[RunPart, ...]
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=8)
@@ -245,13 +255,14 @@ class _RunWork:
             start=part.start,
             n_frames=part.n_frames,
             checksums=checksums,
-            source_sha256=self._source.source_sha256,
+            source=self._task.source,
+            source_sha256=source_sha256(self._task.files, data=self._source.source_sha256),
             normalizer=dict(encoded.scalars),
             placement=encoded.description,
             seconds=clock.seconds,
         )
 
-    def _write(self, part: RunPart, encoded: Encoded) -> dict[str, str]:
+    def _write(self, part: RunPart, encoded: Encoded) -> dict[str, dict[str, str]]:
         if len(encoded.tokens) != part.n_frames:
             raise RunError(
                 expected("Tokens", f"of run {self._task.run_id}", f"{part.n_frames} frames, as "

@@ -150,6 +150,8 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--scratch", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for working files; default: the system's.")  # fmt: skip
+@click.option("--redo", multiple=True, metavar="RUN|changed",
+              help="Tokenize a run again, or all whose files changed; repeatable.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Stop after the plan.")
 def tokenize(
     store: str,
@@ -158,6 +160,7 @@ def tokenize(
     cluster: Path | None,
     workers: int | None,
     scratch: Path | None,
+    redo: tuple[str, ...],
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -168,8 +171,9 @@ def tokenize(
     go on, and the exit status is 1.
     """
     from fmritok.pipeline.plan import commit_plan, estimate, with_measured_notes
-    from fmritok.pipeline.store.ledger import finalize, one_writer
+    from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.store.locking import one_writer
     from fmritok.pipeline.task import Job
 
     if scheduler and cluster:
@@ -184,7 +188,7 @@ def tokenize(
         for name in sorted(planned.spec.name for planned in groups):
             held.enter_context(one_writer(location, name))
         groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
-        tasks = commit_plan(location, groups, cohort)
+        tasks = commit_plan(location, groups, cohort, redo=redo, say=_say)
         job = Job(
             store=location.url,
             groups={planned.spec.name: planned.job for planned in groups},
@@ -203,8 +207,7 @@ def tokenize(
                 ) from error
             raise
         tables = {name: finalize(location, name) for name in job.groups}
-    ids = cohort.runs["run_id"]
-    _report({name: t[t["run_id"].isin(ids)] for name, t in tables.items()}, location)
+    _report(tables, cohort.runs["run_id"].tolist(), location)
 
 
 def _run(
@@ -257,10 +260,12 @@ def _run(
                 bar.console.print(f"[red]failed[/red] {task.run_id}: {reason}", soft_wrap=True)
 
 
-def _report(tables: dict[str, Any], location: Location) -> None:
+def _report(tables: dict[str, Any], run_ids: Sequence[str], location: Location) -> None:
     """Print what became of the cohort in each group; exit 1 if a run is not in the store."""
     any_missing = False
     for name, table in tables.items():
+        table = table.set_index("run_id", drop=False).reindex(run_ids)
+        table = table.assign(run_id=run_ids, status=table["status"].fillna("lost"))
         done = table[table["status"] == "done"]
         missing = table[table["status"] != "done"]
         any_missing = any_missing or len(missing) > 0
@@ -269,9 +274,19 @@ def _report(tables: dict[str, Any], location: Location) -> None:
             + (f"; {len(missing)} missing:" if len(missing) else "")
         )
         for run in missing.itertuples():
-            click.echo(f"  {run.run_id}: {run.reason or 'its record cannot be read'}")
+            click.echo(f"  {run.run_id}: {_reason(run)}")
     if any_missing:
         raise click.exceptions.Exit(1)
+
+
+def _reason(run: Any) -> str:
+    if run.status == "lost":
+        return "its row is gone from the store: run the same command again"
+    return str(run.reason) or "its record cannot be read"
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _print_estimates(found: Sequence[Estimate], store: str) -> None:

@@ -17,7 +17,7 @@ def verify(store: str, drop: bool, as_json: bool) -> None:
     from rich.progress import Progress
 
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.verify import drop_runs, unsealed_groups, verify_store
+    from fmritok.pipeline.store.verify import drop_runs, unfinished_groups, verify_store
 
     location = Location(store)
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -36,10 +36,10 @@ def verify(store: str, drop: bool, as_json: bool) -> None:
             click.echo(f"damaged {place} ({d.where}): {d.what}")
         if not damage:
             click.echo(f"{store} is sound")
-            for name in unsealed_groups(location):
+            for name in unfinished_groups(location):
                 click.echo(
-                    f"group {name} is being written, or its tokenization was interrupted: "
-                    "its runs were checked, its metadata cannot be yet"
+                    f"group {name} has runs that are planned: it is being written, or its "
+                    "tokenization was interrupted"
                 )
     if drop:
         count = drop_runs(location, damage)

@@ -13,7 +13,10 @@ from typing import IO, Any
 
 from fmritok.pipeline.errors import RunError, expected
 
-__all__ = ["HashedFile", "damage_named", "open_binary", "read_fully", "split_zip"]
+__all__ = [
+    "HashedFile", "damage_named", "file_sha256", "file_stamp", "open_binary", "read_fully",
+    "split_zip",
+]  # fmt: skip
 
 #: What damaged files raise, besides what carries an ``errno``; zipfile calls a compression method
 #: that it does not know not implemented.
@@ -58,6 +61,33 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
             raise FileNotFoundError(2, "no such member of the zip file", str(path)) from error
         with found:
             yield found
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return a file's bytes and its time of change, ns since 1970.
+
+    Of a member of a zip file: its unpacked bytes, and the time of the zip file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or member.
+    """
+    outer, member = split_zip(path)
+    status = outer.stat()
+    if not member:
+        return status.st_size, status.st_mtime_ns
+    with zipfile.ZipFile(outer) as archive:
+        try:
+            return archive.getinfo(member).file_size, status.st_mtime_ns
+        except KeyError as error:
+            raise FileNotFoundError(2, "no such member of the zip file", str(path)) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex digest of a file's bytes, or of a member of a zip file."""
+    with open_binary(path) as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 class HashedFile:

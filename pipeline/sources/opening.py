@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
+from fmritok.pipeline.sources.files import file_sha256
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 
-__all__ = ["RunFiles", "RunSource", "checked_blocks", "open_run"]
+__all__ = ["RunFiles", "RunSource", "checked_blocks", "open_run", "source_sha256"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,27 @@ def open_run(files: RunFiles) -> RunSource:
 
         return WarpedSource(volumes, Path(files.warp))
     return volumes
+
+
+def source_sha256(files: RunFiles, *, data: str = "") -> str:
+    """Return the digest of everything that a run is made from.
+
+    It is the sha256 of the run's file where that is all; else that of the digests of the data, the
+    mask and the warp, one after another.
+
+    Parameters
+    ----------
+    files : RunFiles
+    data : str
+        Digest of the data where they were read already (`RunSource.source_sha256`).
+    """
+    if not data:
+        data = file_sha256(Path(files.path))
+        if files.right:
+            both = data + file_sha256(Path(files.right))
+            data = hashlib.sha256(both.encode()).hexdigest()
+    further = [file_sha256(Path(path)) for path in (files.mask, files.warp) if path]
+    return hashlib.sha256("".join([data, *further]).encode()).hexdigest() if further else data
 
 
 def checked_blocks(source: RunSource, path: str) -> Iterator[npt.NDArray[Any]]:

@@ -95,15 +95,25 @@ class DirectArray:
             If a chunk is absent, a chunk or an index differs from its checksum, or a file is cut
             off.
         """
-        stop, shape = start + n_rows, (n_rows, *self.shape[1:])
-        if start < 0 or stop > self.shape[0]:
-            raise IndexError(f"rows {start}:{stop} of {self.shape[0]}")
+        shape = (n_rows, *self.shape[1:])
+        if start < 0 or start + n_rows > self.shape[0]:
+            raise IndexError(f"rows {start}:{start + n_rows} of {self.shape[0]}")
         if out is None:
             out = np.empty(shape, self.dtype)
         elif out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out must hold {self.dtype} of shape {shape} in C order")
-        if not out.size:
-            return out
+        if out.size:
+            try:
+                self._read(start, out, crcs)
+            except StoreError:
+                # Nothing tells that a remote shard was replaced since its index was read.
+                if self.location.is_local:
+                    raise
+                self._read(start, out, crcs)
+        return out
+
+    def _read(self, start: int, out: npt.NDArray[Any], crcs: npt.NDArray[np.uint32] | None) -> None:
+        n_rows, stop = len(out), start + len(out)
         rows = out.reshape(n_rows, -1).view(np.uint8)
         files: dict[int, ChunkFile] = {}
         reads: list[list[_Chunk]] = []
@@ -129,7 +139,6 @@ class DirectArray:
             else:
                 reads.append([chunk])
         for_each(self._read_adjacent, reads, threaded=out.nbytes >= _THREADED_BYTES)
-        return out
 
     def _open(self, number: int) -> ChunkFile:
         key = self.file_key(number)
@@ -311,7 +320,6 @@ def _check(chunk: _Chunk, data: Bytes, stored: Bytes) -> None:
     if found != stored.tobytes():
         raise _damaged(chunk, "a chunk that matches its checksum", "another checksum")
     if chunk.wanted is not None and int.from_bytes(found, "little") != chunk.wanted:
-        forget(chunk.file)
         raise _damaged(chunk, "the chunk that its run's record names", "another one, intact")
 
 
@@ -339,5 +347,6 @@ def _content_size(frame: Bytes) -> int | None:
 
 
 def _damaged(chunk: _Chunk, wanted: str, got: object) -> StoreError:
+    forget(chunk.file)
     where = f"{chunk.file.path} at byte {chunk.offset}"
     return StoreError(expected("Chunk", where, wanted, got, NEXT_STEP))
