@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from fmritok.pipeline.store.reader import TokenStore
+from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.checkpoint import list_checkpoints
 from fmritok.trainer.distributed import Ranks
 from fmritok.trainer.errors import TrainingError
@@ -117,7 +118,13 @@ def resume_as_rank(rank, store, folder):
 
 
 def poison_as_rank(rank, store, folder):
-    ranks = _join(rank, folder)
+    ranks, moments = _join(rank, folder), TokenGroup.moments
+
+    def poisoned(group, row):
+        found = moments(group, row)
+        return replace(found, mean=found.mean * np.nan)
+
+    TokenGroup.moments = poisoned
     try:
         trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
     except TrainingError as error:

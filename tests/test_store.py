@@ -184,7 +184,7 @@ def test_verify_finds_any_flipped_byte_and_names_the_run(make_store, rng):
             path.write_bytes(broken)
             damage = _verify(location)
             assert damage, f"flip at byte {position} of {key} was not found"
-            if "/c/" in key and "/runs/" not in key and "coordinates" not in key:
+            if key.startswith(tuple(f"vae/{n}/c/" for n in ("tokens", "mean", "std", "scale"))):
                 row = int(key.split("/c/")[1].split("/")[0])
                 run = row if "tokens" not in key else (0 if row < 2 else 1)
                 unnamed += [key] * (f"demo_10{run}_run{run}" not in {d.run_id for d in damage})

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import zarr
 from click.testing import CliRunner
 
+from fmritok.pipeline.store.annotations import write_annotations
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.pipeline.store.table import write_table
 from fmritok.trainer.cli import main
 from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 from fmritok.trainer.features import load_encoder, run_features, spread_windows
@@ -144,7 +143,7 @@ def store(make_store):
     table = pd.DataFrame(
         {"dataset": "demo", "subject": sorted(set(subjects)), "sex": ["M", "F"] * 6}
     )
-    write_table(zarr.open_group(location.url), "phenotypes", table)
+    write_annotations(location, {"phenotypes": table.assign(session="")})
     return location.url
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import zarr
 from click.testing import CliRunner
 
+from fmritok.pipeline.store.annotations import write_annotations
+from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.pipeline.store.table import write_table
 from fmritok.trainer.cli import main
 from fmritok.trainer.features import load_encoder, run_features, window_features
 from fmritok.trainer.loop import Trainer
@@ -56,7 +56,7 @@ def store(make_store):
 
 def _write_events(url, rows):
     table = pd.DataFrame(rows, columns=["run_id", "onset", "duration", "trial_type"])
-    write_table(zarr.open_group(url), "events", table)
+    write_annotations(Location(url), {"events": table})
 
 
 @pytest.fixture
