@@ -48,10 +48,10 @@ def environment() -> dict[str, str]:
 
 
 def call(*command: str | Path, cwd: Path) -> str:
-    """Run a command that has to succeed; return all that it printed."""
-    done = subprocess.run(command, cwd=cwd, env=environment(), stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}"
+    """Run a command that has to succeed; return its standard output."""
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
