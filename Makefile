@@ -45,9 +45,12 @@ train: setup
 test: setup   # two at a time, each module's tests in one process
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: setup
+lint: setup   # deptry compares imports with pyproject.toml; the second run has the dev extra, too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m deptry . --extend-exclude 'benchmarks|tokenizers/dcae_tiny'
+	$(BIN)/python -m deptry tests benchmarks tokenizers/dcae_tiny \
+		--ignore DEP002,DEP004 --exclude benchmarks/layouts.py
 
 format: setup
 	$(BIN)/ruff check --fix .
