@@ -200,6 +200,6 @@ def _conflicts(
     rows = {tuple(row[key] for key in keys): row for row in known.to_dict("records")}
     for row in table.to_dict("records"):
         old = rows.get(tuple(row[key] for key in keys), {})
-        for name in row.keys() - set(keys):
+        for name in (n for n in row if n not in keys):
             if _differ(old.get(name), row[name]):
                 yield (row["dataset"], row["subject"]), name, old[name], row[name]

@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from cohorts import write_run
 
 from fmritok.pipeline import task
+from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.cli import main
 
@@ -133,3 +135,19 @@ def test_without_credentials_it_is_one_clear_error(bucket, monkeypatch, tmp_path
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     assert "expected a place that answers, got NoCredentialsError" in result.output
+
+
+def test_one_process_at_a_time_writes_a_group_on_s3(bucket):
+    location = Location(f"{bucket}/leased/t.zarr")
+    assert location.create("object", b"first")
+    assert not location.create("object", b"second")
+    assert location.read("object") == b"first"
+    with one_writer(location, "vae"):
+        with pytest.raises(StoreError, match=f"no other writer, got process {os.getpid()} on"):
+            with one_writer(location, "vae"):
+                pass
+        with one_writer(location, "network"):
+            pass
+    with one_writer(location, "vae"):
+        pass
+    assert Location(f"{bucket}/leased").find("") == ["t.zarr/object"]

@@ -10,9 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fmritok.pipeline.store.annotations import write_annotations
+from fmritok.pipeline.store.annotations import read_annotation, write_annotations
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.pipeline.store.seal import read_document
+from fmritok.pipeline.store.switch import replace_tables
 from fmritok.trainer.cli import main
 from fmritok.trainer.features import load_encoder, run_features, window_features
 from fmritok.trainer.loop import Trainer
@@ -55,8 +57,13 @@ def store(make_store):
 
 
 def _write_events(url, rows):
+    location = Location(url)
+    root = read_document(location, "")
+    if "events" in root.attributes["tables"]:  # rows of other runs would stay
+        nothing = read_annotation(location, "events").iloc[:0]
+        replace_tables(location, root, {"events": nothing})
     table = pd.DataFrame(rows, columns=["run_id", "onset", "duration", "trial_type"])
-    write_annotations(Location(url), {"events": table})
+    write_annotations(location, {"events": table})
 
 
 @pytest.fixture
