@@ -36,7 +36,8 @@ def cohort(n: int) -> Cohort:
     table["subject"] = [str(1_000_000 + i) for i in range(n)]
     table = table.assign(dataset="ukb", session="2", task="rest", site="11025", family="",
                          tr=0.735, space="MNI152NLin6Asym", n_frames=FRAMES, problem="",
-                         motion=0.1, right="", warp="", mask="")  # fmt: skip
+                         motion=0.1, right="", warp="", mask="",
+                         source_bytes=10**9, source_time=10**18)  # fmt: skip
     table["source"] = table["path"] = [f"{s}_20227_2_0/rest.nii.gz" for s in table["subject"]]
     return Cohort("ukb", table[COLUMNS], pd.DataFrame({"path": [], "reason": []}, dtype=str))
 
@@ -54,12 +55,16 @@ def plan(store: str, n: int) -> int:
 def finish_half(store: str, n: int) -> int:
     """Write the records of every other run, as workers would."""
     done = TokenStore(store).group("network").all_runs.iloc[::2]
-    location = Location(store)
+    location, spec = Location(store), group().spec
 
     def write(run) -> None:
+        n_chunks = -(-int(run.n_frames) // spec.chunk_frames)
+        checksums = {"tokens": {"sha256": "0" * 64, "crc32c": "89abcdef" * n_chunks}}
+        rows = {name: {"sha256": "1" * 64, "crc32c": "01234567"} for name in spec.per_run_shapes()}
         record = RunRecord(run.run_id, "done", int(run.start), int(run.n_frames),
-                           checksums={"tokens": "0" * 64, "mean": "1" * 64, "std": "2" * 64},
-                           seconds={"read": 1.0, "encode": 2.0})  # fmt: skip
+                           checksums=checksums | rows, seconds={"read": 1.0, "encode": 2.0},
+                           source=dict(source_bytes=10**9, source_time=10**18, source_tr=0.735,
+                                       source_frames=FRAMES, source=run.source))  # fmt: skip
         write_record(location, "network", record)
 
     with ThreadPoolExecutor(8) as pool:

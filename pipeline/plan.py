@@ -19,7 +19,7 @@ from fmritok.pipeline.errors import FmritokError, expected
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.annotations import ANNOTATIONS, write_annotations
 from fmritok.pipeline.store.group import is_created
-from fmritok.pipeline.store.ledger import allocate, finished_runs
+from fmritok.pipeline.store.ledger import allocate, finalize, finished_runs
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.precision import Precision
@@ -242,9 +242,11 @@ def commit_plan(
     StoreError
         If a finished run, or a subject with phenotypes, is another cohort's.
     """
-    binding = compare_sources(
-        location, [planned.spec.name for planned in groups], cohort.runs, redo=redo, say=say
-    )
+    names = [planned.spec.name for planned in groups]
+    for name in names:
+        if is_created(location, name):
+            finalize(location, name)  # what is folded once is not read again below
+    binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
     check_annotations(location, cohort)
     parts: dict[str, list[RunPart]] = {}
     for planned in groups:

@@ -138,11 +138,11 @@ def test_an_absent_chunk_or_file_is_an_error(make_direct, zstd):
     array, direct = make_direct(zstd=zstd)
     _shard(array, 1).unlink()
     assert (array[64:128] == 0).all()  # what zarr-python makes of it
-    with pytest.raises(StoreError, match=r"tokens/c/1/0/0: expected to be there, got nothing"):
+    with pytest.raises(StoreError, match=r"tokens/c/1/0/0: expected what a finished run"):
         direct.read(60, 10)
     array.with_config({"write_empty_chunks": False})[16:32] = 0
     assert (array[16:32] == 0).all()
-    with pytest.raises(StoreError, match=r"Chunk 1 of .*tokens/c/0/0/0: expected to be there"):
+    with pytest.raises(StoreError, match=r"Chunk 1 of .*tokens/c/0/0/0: expected what a"):
         direct.read(15, 2)
     np.testing.assert_array_equal(direct.read(0, 16), array[0:16])
 
@@ -205,7 +205,7 @@ def test_an_object_store_is_read_by_the_same_code(make_array, rng, sharded):
         np.testing.assert_array_equal(direct.read(start, n_rows), whole[start : start + n_rows])
     remote.remove(direct.file_key(1))
     shard_files._process()._shards.clear()
-    with pytest.raises(StoreError, match="expected to be there, got nothing"):
+    with pytest.raises(StoreError, match="expected what a finished run wrote, got nothing"):
         direct.read(direct.file_rows, 8)
 
 

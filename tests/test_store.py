@@ -21,7 +21,7 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.precision import dequantize, store_precision
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
-from fmritok.pipeline.store.records import read_record
+from fmritok.pipeline.store.records import RunRecord, read_record, remove_record, write_record
 from fmritok.pipeline.store.root import create_root
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.seal import read_document
@@ -288,6 +288,93 @@ def test_a_missing_record_hides_the_run_and_is_reported(make_store):
     assert TokenGroup(location, "vae").runs["run_id"].tolist() == ["demo_100_run0"]
     assert [d.run_id for d in verify_store(location)] == ["demo_101_run1"]
     assert read_record(location, "vae", "demo_101_run1") is None
+
+
+@pytest.mark.parametrize("array", ["tokens", "mean", "std", "scale"])
+def test_a_missing_file_is_an_error_of_every_reader(make_store, array):
+    """zarr-python alone would read the value that stands for nothing."""
+    location, _ = make_store([20])
+    key = TokenStore(location.url).group()._arrays[array].file_key(0)
+    Path(location.url, key).unlink()
+    plain = zarr.open_group(location.url, mode="r")["vae"][array]
+    assert plain[0].min() == -128 if array == "tokens" else np.isnan(plain[0]).all()
+    group = TokenStore(location.url).group()
+    with pytest.raises(StoreError, match=rf"{key}: expected what a .* got nothing"):
+        group.array("std", 0) if array == "std" else group.values("demo_100_run0")
+
+
+def test_zeros_are_written_and_read_as_zeros(make_store):
+    location, _ = make_store([20], n_tokens=2, dim=3, values=lambda *_: np.zeros((20, 2, 3)))
+    group = TokenStore(location.url).group()
+    assert not group.values("demo_100_run0").any()
+    Path(location.url, "vae/scale/c/0/0/0").unlink()
+    with pytest.raises(StoreError, match="vae/scale/c/0/0/0"):
+        TokenStore(location.url).group().values("demo_100_run0")
+
+
+@pytest.mark.parametrize("gone", ["vae", "vae/records", "vae/runs", "vae/coordinates"])
+def test_a_folder_that_is_gone_is_an_error_of_readers_and_of_verify(make_store, gone):
+    location, _ = make_store([20])
+    location.remove_tree(gone)
+    assert TokenStore(location.url).groups == ("vae",)
+    with pytest.raises(StoreError, match=f"{gone}.*(nothing|gone)"):
+        TokenStore(location.url).group()
+    assert any(gone in d.where for d in verify_store(location))
+
+
+def test_a_group_that_is_gone_is_forgotten_when_asked_and_made_anew(make_store, run_table):
+    location, _ = make_store([20])
+    location.remove_tree("vae")
+    spec = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32)
+    with pytest.raises(StoreError, match="the store must have it.*verify --drop"):
+        allocate(location, spec, run_table([10]))
+    drop_runs(location, list(verify_store(location)))
+    assert list(verify_store(location)) == []
+    assert allocate(location, spec, run_table([10]))["start"].tolist() == [0]
+
+
+def test_a_run_that_was_redone_and_not_folded_is_folded_with_its_new_checksum(
+    make_store, run_table
+):
+    """Dropped, tokenized again with other values, killed before the end, then the same again."""
+    location, _ = make_store([40, 40], n_tokens=3, dim=4)
+    spec = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32,
+                     static={"coordinates": np.zeros((3, 3), np.float32)},
+                     provenance={"tokenizer": "vae"})  # fmt: skip
+    run_id = "demo_100_run0"
+    old = TokenGroup(location, "vae").run(run_id)["checksum"]
+    remove_record(location, "vae", run_id)
+    run = allocate(location, spec, run_table([40, 40])).iloc[0]
+    x = np.random.default_rng(9).standard_normal((40, 3, 4)).astype(np.float32)
+    sums = write_run(location, "vae", run_id=run_id, row=run["row"], start=run["start"],
+                     stored=store_precision(x, "int8"))  # fmt: skip
+    write_record(location, "vae", RunRecord(run_id, "done", int(run["start"]), 40, checksums=sums))
+    np.testing.assert_allclose(TokenGroup(location, "vae").values(run_id), x, atol=0.05)
+    allocate(location, spec, run_table([40, 40]))
+    table = finalize(location, "vae")
+    record = read_record(location, "vae", run_id)
+    assert table["checksum"][0] == record.checksum != old
+    np.testing.assert_allclose(TokenGroup(location, "vae").values(run_id), x, atol=0.05)
+    assert list(verify_store(location)) == []
+
+
+def test_a_store_of_the_first_format_is_refused_in_one_sentence(tmp_path):
+    attributes = {"format": "fmritok token store", "format_version": 1, "seal": None}
+    zarr.open_group(tmp_path / "old.zarr", mode="w", attributes=attributes)
+    with pytest.raises(StoreError, match="version 2, got 1. fmritok 0.1 wrote it: tokenize into"):
+        TokenStore(tmp_path / "old.zarr")
+
+
+@pytest.mark.parametrize("name", ["../up", "phenotypes", "a/b", "", ".hidden"])
+def test_names_of_groups_that_lead_elsewhere_are_refused(name):
+    with pytest.raises(StoreError, match="Name of a token group"):
+        GroupSpec(name, 3, 4, "int8")
+
+
+@pytest.mark.parametrize("key", ["../other", "/etc/passwd", "vae/../../x", "a\0b"])
+def test_keys_that_leave_the_store_are_refused(tmp_path, key):
+    with pytest.raises(StoreError, match="one that stays within the store"):
+        Location(tmp_path / "t.zarr").remove(key)
 
 
 def test_the_group_reopens_in_another_process(make_store):

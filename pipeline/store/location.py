@@ -198,6 +198,18 @@ class Location:
             return []
         return sorted({posixpath.basename(str(name).rstrip("/")) for name in found})
 
+    def list_folders(self, key: str, *, holding: str) -> list[str]:
+        """Return the sorted names of the folders below ``key`` that hold a certain file.
+
+        Object stores have no folders: there, the names of all that lies below ``key`` are taken,
+        without the file itself.
+        """
+        names = [name for name in self.list_dir(key) if name != holding]
+        if not self.is_local:
+            return names
+        base = os.fspath(self._file(key))  # a kill may leave an empty folder
+        return [name for name in names if os.path.exists(f"{base}/{name}/{holding}")]
+
     def find(self, key: str) -> list[str]:
         """Return the keys of all objects below ``key``, sorted."""
         if self.is_local:

@@ -163,7 +163,4 @@ def read_records(
 
 def list_records(location: Location, group: str) -> list[str]:
     """Return the run ids that have a record; nothing is opened."""
-    names = [name for name in location.list_dir(f"{group}/records") if name != "zarr.json"]
-    if location.is_local:  # a kill may leave an empty folder; object stores have no folders
-        names = [name for name in names if location.exists(record_key(group, name))]
-    return names
+    return location.list_folders(f"{group}/records", holding="zarr.json")

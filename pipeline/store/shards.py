@@ -127,8 +127,8 @@ class DirectArray:
             place = file.places[position]
             if place is None:
                 raise StoreError(
-                    expected("Chunk", f"{position} of {file.path}", "to be there", "nothing",
-                             NEXT_STEP)
+                    expected("Chunk", f"{position} of {file.path}", "what a finished run wrote",
+                             "nothing there", NEXT_STEP)
                 )  # fmt: skip
             wanted = None if crcs is None else _wanted(crcs, number, file)
             chunk = _Chunk(
@@ -148,7 +148,13 @@ class DirectArray:
             return open_file(self.location, key)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
-                expected("File", f"{self.location}/{key}", "to be there", "nothing", NEXT_STEP)
+                expected(
+                    "File",
+                    f"{self.location}/{key}",
+                    "what a finished run wrote",
+                    "nothing there",
+                    NEXT_STEP,
+                )
             ) from error
 
     def _read_adjacent(self, chunks: list[_Chunk]) -> None:
