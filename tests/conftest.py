@@ -41,9 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many faults were tried, and how many of them did no harm."""
     found: dict[str, dict[str, list[int]]] = {"crash": {}, "damage": {}}
+    third: list[str] = []
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
+                if name == "third" and getattr(report, "when", "") == "call":
+                    third += value
                 if name in found and getattr(report, "when", "") == "call":
                     *what, cases, wrong = value
                     line = found[name].setdefault(", ".join(what), [0, 0])
@@ -54,6 +57,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{name} harness")
         for what, (cases, wrong) in lines.items():
             terminalreporter.write_line(f"{what}: {cases - wrong} of {cases}")
+        for line in third if name == "damage" else ():
+            terminalreporter.write_line(f"third outcome: {line}")
         cases, wrong = (sum(line[i] for line in lines.values()) for i in (0, 1))
         terminalreporter.write_line(f"{name} harness: {cases - wrong} of {cases} {word}")
 
