@@ -7,6 +7,8 @@ import os
 # Modules run side by side, one on each core: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +25,53 @@ from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.writer import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-cases",
+        action="store_true",
+        help="test_crashes, test_damage: every case instead of a sample; hours on two cores",
+    )
+    parser.addoption(
+        "--cases", type=int, metavar="N", help="as above: samples of N cases of every kind"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many faults were tried, and how many of them did no harm."""
+    found: dict[str, dict[str, list[int]]] = {"crash": {}, "damage": {}}
+    third: list[str] = []
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "third" and getattr(report, "when", "") == "call":
+                    third += value
+                if name in found and getattr(report, "when", "") == "call":
+                    *what, cases, wrong = value
+                    line = found[name].setdefault(", ".join(what), [0, 0])
+                    line[0], line[1] = line[0] + cases, line[1] + wrong
+    for name, word in (("crash", "healed"), ("damage", "noticed or harmless")):
+        if not (lines := found[name]):
+            continue
+        terminalreporter.section(f"{name} harness")
+        for what, (cases, wrong) in lines.items():
+            terminalreporter.write_line(f"{what}: {cases - wrong} of {cases}")
+        for line in third if name == "damage" else ():
+            terminalreporter.write_line(f"third outcome: {line}")
+        cases, wrong = (sum(line[i] for line in lines.values()) for i in (0, 1))
+        terminalreporter.write_line(f"{name} harness: {cases - wrong} of {cases} {word}")
+
+
+@pytest.fixture(scope="module")
+def fast_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder in memory where there is one, for tests that write thousands of files."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path_factory.mktemp("fast")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="fmritok-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
