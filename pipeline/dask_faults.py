@@ -20,7 +20,7 @@ __all__ = ["LostRuns", "Patience", "scheduler_watched", "stopping_error"]
 #: How long a local cluster may be without any worker, s; Dask starts dead ones again.
 WITHOUT_WORKERS_S = 60.0
 
-#: So many runs in a row that lose their workers, and none that is done between: the machine.
+#: So many runs in a row that lose their workers, and none between that does not: the machine.
 _IN_A_ROW = 3
 
 Outcome = tuple[RunTask, dict[str, RunRecord]]
@@ -29,8 +29,8 @@ Outcome = tuple[RunTask, dict[str, RunRecord]]
 class LostRuns:
     """Runs whose workers died under them, each as often as Dask tries.
 
-    Where another run is done afterwards, workers are able to work, and such a run is recorded as
-    failed. Until then nothing is known, and nothing is recorded.
+    Where a worker survives another run afterwards, workers are able to work, and such a run is
+    recorded as failed. Until then nothing is known, and nothing is recorded.
 
     Parameters
     ----------
@@ -41,17 +41,16 @@ class LostRuns:
         self._job = job
         self._waiting: list[tuple[RunTask, BaseException]] = []
         self._in_a_row = 0
-        self._any_done = False
+        self._any_survived = False
 
     def add(self, task: RunTask, error: BaseException) -> None:
         """Take up a run whose workers died."""
         self._waiting.append((task, error))
         self._in_a_row += 1
 
-    def add_finished(self, records: dict[str, RunRecord]) -> None:
+    def add_survived(self) -> None:
         """Take note of a run that a worker survived."""
-        if any(record.status == "done" for record in records.values()):
-            self._in_a_row, self._any_done = 0, True
+        self._in_a_row, self._any_survived = 0, True
 
     def machine_error(self, *, at_end: bool = False) -> MachineError | None:
         """Return the error that stops the tokenization, if the machine is at fault.
@@ -59,9 +58,9 @@ class LostRuns:
         Parameters
         ----------
         at_end : bool
-            Whether no other run is going to be done.
+            Whether no other run is at work or waits.
         """
-        if self._in_a_row < _IN_A_ROW and not (at_end and self._waiting and not self._any_done):
+        if self._in_a_row < _IN_A_ROW and not (at_end and self._waiting and not self._any_survived):
             return None
         runs = ", ".join(task.run_id for task, _ in self._waiting[-_IN_A_ROW:])
         error = self._waiting[-1][1]

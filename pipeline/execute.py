@@ -128,7 +128,7 @@ def run_on_dask(
                 task = flying.pop(future)
                 future.release()
                 if records is not None:
-                    lost.add_finished(records)
+                    lost.add_survived()
                     yield task, records
                 elif isinstance(error, KilledWorker):
                     lost.add(task, error)
