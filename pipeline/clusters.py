@@ -30,7 +30,7 @@ __all__ = ["KNOWN", "ClusterRecipe", "read_recipe", "started"]
 #: Modules of Dask's cluster packages, and their classes.
 KNOWN = {
     "coiled": ("Cluster",),
-    "dask.distributed": ("LocalCluster", "SSHCluster"),
+    "dask.distributed": ("LocalCluster",),
     "dask_cloudprovider.aws": ("EC2Cluster", "ECSCluster", "FargateCluster"),
     "dask_cloudprovider.azure": ("AzureVMCluster",),
     "dask_cloudprovider.digitalocean": ("DropletCluster",),
@@ -40,13 +40,13 @@ KNOWN = {
     "dask_cloudprovider.openstack": ("OpenStackCluster",),
     "dask_cuda": ("LocalCUDACluster",),
     "dask_gateway": ("GatewayCluster",),
-    "dask_jobqueue": ("HTCondorCluster", "LSFCluster", "LocalCluster", "MoabCluster", "OARCluster",
+    "dask_jobqueue": ("HTCondorCluster", "LSFCluster", "MoabCluster", "OARCluster",
                       "PBSCluster", "SGECluster", "SLURMCluster"),
     "dask_kubernetes": ("HelmCluster", "KubeCluster"),
     "dask_kubernetes.classic": ("KubeCluster",),
     "dask_kubernetes.operator": ("KubeCluster",),
     "dask_yarn": ("YarnCluster",),
-    "distributed": ("LocalCluster", "SSHCluster"),
+    "distributed": ("LocalCluster",),
 }  # fmt: skip
 
 

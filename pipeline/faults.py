@@ -180,7 +180,8 @@ def _machine_error(
     if fault.is_local:
         where = f"of {socket.gethostname()}" + (f", with {where}" if place == "setup" else "")
     text = str(error).strip().partition("\n")[0]  # torch adds paragraphs of advice
-    got = text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}"
+    kind = type(error).__name__
+    got = text if text and isinstance(error, OSError) else f"{kind}: {text}".rstrip(": ")
     return fault.kind(
         expected(fault.what, where, fault.needed + (f" for run {run_id}" if run_id else ""),
                  got.rstrip("."),

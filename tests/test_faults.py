@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import torch
 from cohorts import write_run
 from test_tokenize import fmritok, inspect, tokenize, written
 
-from fmritok.pipeline import faults, headers
+from fmritok.pipeline import faults, headers, task
 from fmritok.pipeline.errors import (
     AtlasError,
     MachineError,
@@ -108,6 +109,8 @@ def test_whose_fault_it_is(name, place):
     with pytest.raises(MachineError, match=words) as found, told_apart(place, "/folder", "run1"):
         raise error
     assert "\n" not in str(found.value)
+    there = pickle.loads(pickle.dumps(found.value))  # as it comes back from a worker
+    assert (type(there), str(there)) == (type(found.value), str(found.value))
     assert isinstance(found.value, NoSpaceError) == (name in ("no space", "quota"))
 
 
@@ -161,11 +164,12 @@ def test_a_fault_of_the_machine_is_one_error_and_no_run_is_recorded_as_failed(
 ):
     kind, method, error, at = MACHINE[name]
     store = tmp_path / "t.zarr"
+    task.ready_tokenizer.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(kind, method, raising(error, at=at)(getattr(kind, method)))
         result = tokenize(tree, store, weights)
     assert result.exit_code == 1
-    assert result.output.count("Error:") == 1, result.output
+    assert result.output.count("\nError: ") == 1, result.output
     assert "Traceback" not in result.output
     assert {r["status"] for r in inspect(store)["runs"]} <= {"planned", "done"}
     assert tokenize(tree, store, weights).exit_code == 0
