@@ -391,7 +391,8 @@ def test_the_default_cluster_listens_on_loopback_only(taken, monkeypatch):
         port = free.getsockname()[1]
         if not taken:
             free.close()
-        monkeypatch.setattr(execute, "_DASHBOARD", f"127.0.0.1:{port}")
+        host = execute._DASHBOARD.rpartition(":")[0]
+        monkeypatch.setattr(execute, "_DASHBOARD", f"{host}:{port}")
 
         def work(task, job):
             return {}
