@@ -7,8 +7,11 @@
     options: {cores: 1, memory: 8GB, walltime: "12:00:00"}
     workers: 40
 
-``cluster`` is any class of Dask's cluster interface, ``options`` its arguments. Recipes for SLURM,
-Kubernetes and several GPUs lie in ``docs/clusters``.
+``cluster`` is a class of one of Dask's cluster packages (:data:`KNOWN`), ``options`` its arguments.
+Recipes for SLURM, Kubernetes and several GPUs lie in ``docs/clusters``.
+
+A file that imports and calls what it likes is a program. Other classes are therefore imported only
+if the user names them on the command line, too.
 """
 
 from __future__ import annotations
@@ -22,7 +25,29 @@ from typing import Any
 
 from fmritok.pipeline.errors import FmritokError, expected
 
-__all__ = ["ClusterRecipe", "read_recipe", "started"]
+__all__ = ["KNOWN", "ClusterRecipe", "read_recipe", "started"]
+
+#: Modules of Dask's cluster packages, and their classes.
+KNOWN = {
+    "coiled": ("Cluster",),
+    "dask.distributed": ("LocalCluster",),
+    "dask_cloudprovider.aws": ("EC2Cluster", "ECSCluster", "FargateCluster"),
+    "dask_cloudprovider.azure": ("AzureVMCluster",),
+    "dask_cloudprovider.digitalocean": ("DropletCluster",),
+    "dask_cloudprovider.gcp": ("GCPCluster",),
+    "dask_cloudprovider.hetzner": ("HetznerCluster",),
+    "dask_cloudprovider.ibm": ("IBMCodeEngineCluster",),
+    "dask_cloudprovider.openstack": ("OpenStackCluster",),
+    "dask_cuda": ("LocalCUDACluster",),
+    "dask_gateway": ("GatewayCluster",),
+    "dask_jobqueue": ("HTCondorCluster", "LSFCluster", "MoabCluster", "OARCluster",
+                      "PBSCluster", "SGECluster", "SLURMCluster"),
+    "dask_kubernetes": ("HelmCluster", "KubeCluster"),
+    "dask_kubernetes.classic": ("KubeCluster",),
+    "dask_kubernetes.operator": ("KubeCluster",),
+    "dask_yarn": ("YarnCluster",),
+    "distributed": ("LocalCluster",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,15 +68,28 @@ class ClusterRecipe:
     options: dict[str, Any] = field(default_factory=dict)
     workers: int | None = None
 
-    def build(self) -> Any:
+    def build(self, trusted: str | None = None) -> Any:
         """Make the cluster, without asking for workers.
+
+        Parameters
+        ----------
+        trusted : str, optional
+            A class that may be imported although it is not one of :data:`KNOWN`.
 
         Raises
         ------
         FmritokError
-            If its package is not installed, or does not take the options.
+            If its class is neither known nor trusted, its package is not installed, or it does not
+            take the options.
         """
-        module, _, name = self.cluster.rpartition(".")
+        module, _, name = str(self.cluster).rpartition(".")
+        if name not in KNOWN.get(module, ()) and self.cluster != trusted:
+            known = ", ".join(sorted({module.partition(".")[0] for module in KNOWN}))
+            raise FmritokError(
+                expected("Cluster", self.cluster, f"a class of Dask's cluster packages ({known})",
+                         "another one, which was not imported", "If you trust it and this file, "
+                         f"add --trust-cluster {self.cluster}.")
+            )  # fmt: skip
         try:
             kind = getattr(import_module(module), name)
             return kind(**self.options)
@@ -92,15 +130,22 @@ def read_recipe(path: Path) -> ClusterRecipe:
 
 
 @contextmanager
-def started(path: Path) -> Iterator[Any]:
+def started(path: Path, trusted: str | None = None) -> Iterator[Any]:
     """Start a cluster, and close it at the end.
+
+    Parameters
+    ----------
+    path : Path
+        Its YAML.
+    trusted : str, optional
+        See :meth:`ClusterRecipe.build`.
 
     Yields
     ------
     distributed.deploy.Cluster
     """
     recipe = read_recipe(path)
-    with recipe.build() as cluster:
+    with recipe.build(trusted) as cluster:
         if recipe.workers is not None:
             cluster.scale(recipe.workers)
         yield cluster

@@ -10,6 +10,7 @@ __all__ = [
     "AtlasError",
     "CatalogError",
     "FmritokError",
+    "MachineError",
     "NoSpaceError",
     "ProvenanceMismatchError",
     "RunError",
@@ -31,8 +32,15 @@ class RunError(FmritokError, ValueError):
     """One run cannot be tokenized; the others can."""
 
 
-class NoSpaceError(FmritokError, OSError):
-    """The disk of the store or of the scratch folder is full: no run can go on."""
+class MachineError(FmritokError):
+    """The machine or the set-up is at fault, not a run: it stops a tokenization.
+
+    No run is recorded as failed because of it; see :mod:`fmritok.pipeline.faults`.
+    """
+
+
+class NoSpaceError(MachineError, OSError):
+    """The disk of the store or of the scratch folder is full."""
 
 
 class AtlasError(FmritokError, ValueError):

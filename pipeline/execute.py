@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -10,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmritok.pipeline.errors import FmritokError, NoSpaceError, expected
+from fmritok.pipeline.dask_faults import LostRuns, Patience, scheduler_watched, stopping_error
+from fmritok.pipeline.errors import FmritokError, MachineError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import RunRecord
-from fmritok.pipeline.task import Job, RunTask, fail_run, tokenize_run
+from fmritok.pipeline.task import Job, RunTask, tokenize_run
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -26,6 +28,8 @@ _IN_FLIGHT = 2
 _LOOK_AGAIN_S = 5.0
 #: Times a task may lose its worker before its run is given up.
 _ALLOWED_FAILURES = 2
+#: On loopback; another port is taken if this one is in use.
+_DASHBOARD = "127.0.0.1:8787"
 #: What a worker with the full-size autoencoder needs for a long run, bytes.
 _MEMORY_A_WORKER = 4e9
 
@@ -61,12 +65,14 @@ def run_on_dask(
     scheduler: str | None = None,
     cluster: Path | None = None,
     workers: int | None = None,
+    trusted: str | None = None,
     say: Say = print,
 ) -> Iterator[Outcome]:
     """Tokenize runs on a Dask cluster, in the order in which they finish.
 
     A run that takes its worker down with it is tried again on another, then given up; the rest goes
-    on. A bounded number of tasks is out at any time, and only small records come back.
+    on. A bounded number of tasks is out at any time, and only small records come back. When the
+    machine is at fault, no more tasks are handed out; those that are out end first.
 
     Parameters
     ----------
@@ -79,53 +85,86 @@ def run_on_dask(
         ``LocalCluster`` for this call.
     workers : int, optional
         Of the local cluster; default: :func:`default_workers`.
+    trusted : str, optional
+        A class of clusters that the YAML may name, see :mod:`fmritok.pipeline.clusters`.
     say : callable
         Told the address of the dashboard.
 
     Raises
     ------
-    NoSpaceError
-        If a disk is full; tasks that are at work are finished or cancelled first.
+    MachineError
+        If the machine, the scheduler or the workers are at fault.
     FmritokError
         If the store's objects are not visible to other processes.
     """
-    from distributed import wait
+    from distributed import KilledWorker
 
     if not Location(job.store).is_shared:
         raise FmritokError(
             expected("Store", job.store, "a place that worker processes can see", "memory://",
                      "Use --executor serial.")
         )  # fmt: skip
-    with _client(job, scheduler, cluster, workers) as (client, threads):
+    # A scheduler may serve several calls: two tasks of one key would be one task to it.
+    call = f"{job.store}-{uuid.uuid4().hex}"
+    with _client(job, scheduler, cluster, workers, trusted) as (client, threads):
         say(f"Dask dashboard: {client.dashboard_link}")
         job = replace(job, threads=threads)
-        waiting = iter(tasks)
+        waiting, lost = iter(tasks), LostRuns(job)
         flying: dict[Future, RunTask] = {}
+        stop: MachineError | None = None
+        patience = Patience(is_local=not (scheduler or cluster))
         while True:
-            # Workers may join late or leave: look at how many there are, again and again.
-            room = _IN_FLIGHT * max(1, sum(client.nthreads().values())) - len(flying)
-            for task in islice(waiting, max(0, room)):
-                future = client.submit(tokenize_run, task, job, key=task.run_id, pure=False)
-                flying[future] = task
-            if not flying:
-                return
-            try:
-                finished = wait(list(flying), _LOOK_AGAIN_S, "FIRST_COMPLETED").done
-            except TimeoutError:
-                continue
-            for future in finished:
+            with scheduler_watched(client):
+                # Workers may join late or leave: look at how many there are, again and again.
+                threads_now = sum(client.nthreads().values())
+                patience.check(threads_now)
+                room = _IN_FLIGHT * max(1, threads_now) - len(flying)
+                for task in islice(waiting, 0 if stop else max(0, room)):
+                    key = f"{task.run_id}-{call}"
+                    future = client.submit(tokenize_run, task, job, key=key, pure=False)
+                    flying[future] = task
+                finished = _finished(flying)
+            for future, error, records in finished:
                 task = flying.pop(future)
-                error = future.exception()
-                if isinstance(error, NoSpaceError):
-                    raise error
-                records = _lost(task, job, error) if error else future.result()
                 future.release()
-                yield task, records
+                if records is not None:
+                    lost.add_survived()
+                    yield task, records
+                elif isinstance(error, KilledWorker):
+                    lost.add(task, error)
+                else:
+                    stop = stop or stopping_error(task, error)
+            over = not (flying or finished)
+            stop = stop or lost.machine_error(at_end=over)
+            if not stop:
+                yield from lost.recorded(at_end=over)
+            if over or (stop and not flying):
+                break
+        if stop:
+            raise stop
+
+
+def _finished(
+    flying: dict[Future, RunTask],
+) -> list[tuple[Future, BaseException | None, dict[str, RunRecord] | None]]:
+    """Wait a while for tasks to end; return their errors or their records."""
+    from distributed import wait
+
+    try:
+        done = wait(list(flying), _LOOK_AGAIN_S, "FIRST_COMPLETED").done if flying else ()
+    except TimeoutError:
+        return []
+    errors = [(future, future.exception()) for future in done]
+    return [(future, e, None if e else future.result()) for future, e in errors]
 
 
 @contextmanager
 def _client(
-    job: Job, scheduler: str | None, recipe: Path | None, workers: int | None
+    job: Job,
+    scheduler: str | None,
+    recipe: Path | None,
+    workers: int | None,
+    trusted: str | None,
 ) -> Iterator[tuple[Client, int]]:
     """Connect to a cluster, or make one whose workers share the cores without crowding them."""
     import dask
@@ -138,7 +177,7 @@ def _client(
     if recipe:
         from fmritok.pipeline.clusters import started
 
-        with started(recipe) as found, Client(found) as client:
+        with started(recipe, trusted) as found, Client(found) as client:
             yield client, 0
         return
     count = workers or default_workers()
@@ -156,13 +195,17 @@ def _client(
                 LocalCluster(
                     n_workers=count,
                     threads_per_worker=1,
+                    # Its pages and its "stop" button are for this machine only.
+                    host="127.0.0.1",
+                    dashboard_address=_DASHBOARD,
                     local_directory=job.scratch or None,
                     silence_logs=50,
                 )
             )
-        except RuntimeError as error:  # a worker died before it was there
-            raise FmritokError(
-                expected("Dask cluster", "on this machine", f"{count} workers to start", error,
+        except (RuntimeError, OSError) as error:  # a worker died before it was there
+            raise MachineError(
+                expected("Dask cluster", "on this machine", f"{count} workers to start",
+                         f"{type(error).__name__}: {error}",
                          "Run the same command again; with less memory, use --workers 1.")
             ) from error  # fmt: skip
         yield stack.enter_context(Client(cluster)), threads
@@ -174,7 +217,7 @@ def _connected(scheduler: str) -> Client:
     try:
         return Client(scheduler)
     except (OSError, ValueError) as error:
-        raise FmritokError(
+        raise MachineError(
             expected("Dask scheduler", scheduler, "one that answers, at tcp://HOST:PORT",
                      f"{type(error).__name__}: {error}",
                      "Start it with `dask scheduler`, or check the address.")
@@ -195,11 +238,3 @@ def _worker_environment(threads: int) -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": heap,
         "MALLOC_MMAP_THRESHOLD_": heap,
     }
-
-
-def _lost(task: RunTask, job: Job, error: BaseException) -> dict[str, RunRecord]:
-    """Record a run whose worker died under it, as often as it was tried."""
-    reason = expected("Worker", f"of run {task.run_id}", "to survive",
-                      f"{type(error).__name__}: {error}",
-                      "Give it more memory, or leave the run out.")  # fmt: skip
-    return fail_run(task, job, reason)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
+from fmritok.pipeline.faults import told_apart
 from fmritok.pipeline.placement import not_in_mni
 from fmritok.pipeline.sources.files import open_binary, read_fully
 
@@ -118,21 +119,27 @@ def run_header(
         Seconds; NaN if nobody knows it.
     problem : str
         Why the run cannot be tokenized; empty if it can.
+
+    Raises
+    ------
+    MachineError
+        If the file cannot be read through no fault of its own, such as too many open files.
     """
     try:
-        if path.name.endswith(".dtseries.nii"):
-            n_frames, found = _cifti_header(path)
-        elif path.name.endswith((".gii", ".gii.gz")):
-            n_frames, found = _gifti_header(path)
-            if right is None:
-                return n_frames, tr, expected("GIFTI run", path, "a left and a right hemisphere",
-                                              "one of them", "Add the other one.")  # fmt: skip
-        else:
-            header = read_header(path)
-            tr = header.tr if np.isnan(tr) else tr
-            return header.n_frames, tr, header_problem(header, tr, native_ok=native_ok)
+        with told_apart("source", path):
+            if path.name.endswith(".dtseries.nii"):
+                n_frames, found = _cifti_header(path)
+            elif path.name.endswith((".gii", ".gii.gz")):
+                n_frames, found = _gifti_header(path)
+            else:
+                header = read_header(path)
+                tr = header.tr if np.isnan(tr) else tr
+                return header.n_frames, tr, header_problem(header, tr, native_ok=native_ok)
     except RunError as error:
         return 0, tr, str(error)
+    if right is None and not path.name.endswith(".dtseries.nii"):
+        return n_frames, tr, expected("GIFTI run", path, "a left and a right hemisphere",
+                                      "one of them", "Add the other one.")  # fmt: skip
     tr = found if np.isnan(tr) else tr
     return n_frames, tr, _length_problem(n_frames) or _tr_problem(tr)
 

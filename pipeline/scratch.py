@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ScratchArray"]
+from fmritok.pipeline.errors import MachineError, expected
+
+__all__ = ["ScratchArray", "check_scratch"]
 
 
 class ScratchArray:
@@ -76,3 +78,27 @@ class ScratchArray:
     def close(self) -> None:
         """Give the space back."""
         self._file.close()
+
+
+def check_scratch(folder: Path | None) -> None:
+    """Check that working files can be made before anything depends on it.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Default: the system's folder for temporary files.
+
+    Raises
+    ------
+    MachineError
+        If the folder does not exist, or cannot be written to.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise MachineError(
+            expected("Scratch folder", folder or "for temporary files",
+                     "a folder that exists and can be written to", error,
+                     "Make it, or choose another with --scratch.")
+        ) from error  # fmt: skip

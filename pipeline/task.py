@@ -5,19 +5,20 @@ The unit of work of every executor.
 
 from __future__ import annotations
 
-import errno
 import json
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fmritok.pipeline.encoding import Encoded, SeriesEncoding, VolumeEncoding
-from fmritok.pipeline.errors import FmritokError, NoSpaceError, RunError, expected
+from fmritok.pipeline.errors import FmritokError, MachineError, RunError, expected
+from fmritok.pipeline.faults import Place, stored, told_apart
 from fmritok.pipeline.sources.opening import (
     RunFiles,
     RunSource,
@@ -28,7 +29,7 @@ from fmritok.pipeline.sources.opening import (
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.writer import write_run
+from fmritok.pipeline.store.writer import refuse_not_finite, write_run
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
@@ -136,11 +137,12 @@ def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
 
     Raises
     ------
-    NoSpaceError
-        If a disk is full: that is not the run's fault, and the others would fail too.
+    MachineError
+        If the machine or the set-up is at fault: the other runs would fail, too. Nothing is
+        recorded then.
     """
     location = Location(job.store)
-    with _full_disk_told_apart(task, job), ExitStack() as held:
+    with ExitStack() as held:
         work = _RunWork(task, job, location, held)
         try:
             work.read()
@@ -153,7 +155,7 @@ def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
                 except Exception as error:
                     work.fail([part.group], error)
         for part in task.parts:
-            write_record(location, part.group, work.records[part.group])
+            _record(location, part.group, work.records[part.group])
     return work.records
 
 
@@ -161,8 +163,12 @@ def fail_run(task: RunTask, job: Job, reason: str) -> dict[str, RunRecord]:
     """Record that a run cannot be tokenized, in all of its groups."""
     record = RunRecord(task.run_id, "failed", reason=reason)
     for part in task.parts:
-        write_record(Location(job.store), part.group, record)
+        _record(Location(job.store), part.group, record)
     return {part.group: record for part in task.parts}
+
+
+def _record(location: Location, group: str, record: RunRecord) -> None:
+    stored(lambda: write_record(location, group, record), location.url, record.run_id)
 
 
 class _RunWork:
@@ -185,11 +191,12 @@ class _RunWork:
                 import torch
 
                 torch.set_num_threads(self._job.threads)
-            tokenizers = {
-                group: ready_tokenizer(made.tokenizer, made.options)
-                for group, made in self._job.groups.items() if group in self.encodings
-            }  # fmt: skip
-        with clock("read"):
+            tokenizers = {}
+            for group, made in self._job.groups.items():
+                if group in self.encodings:
+                    with told_apart("setup", f"{made.tokenizer} of group {group}"):
+                        tokenizers[group] = ready_tokenizer(made.tokenizer, made.options)
+        with clock("read"), self._at("source"):
             source = self._source = open_run(task.files)
         if source.n_frames != task.n_frames:
             raise RunError(
@@ -200,14 +207,15 @@ class _RunWork:
             self._begin(tokenizers)
         blocks = checked_blocks(source, task.files.path)
         while self.encodings:
-            with clock("read"):
+            with clock("read"), self._at("source"):
                 block = next(blocks, None)
             if block is None:
                 return
             with clock("preprocess"):
                 for consumer in {e.consumer: None for e in self.encodings.values() if e}:
                     try:
-                        consumer.add(block)
+                        with self._at("work"):
+                            consumer.add(block)
                     except Exception as error:
                         of = [g for g, e in self.encodings.items() if e and e.consumer is consumer]
                         self.fail(of, error)
@@ -220,7 +228,8 @@ class _RunWork:
         suited = {g: t for g, t in by_frame.items() if not unsuited[g]}
         if suited:
             statistics = any(t.needs_voxel_statistics for t in suited.values())
-            volumes = RunVolumes(source, voxel_statistics=statistics, scratch=self._scratch)
+            with self._at("work"):
+                volumes = RunVolumes(source, voxel_statistics=statistics, scratch=self._scratch)
             self._held.callback(volumes.close)
         for group, tokenizer in tokenizers.items():
             try:
@@ -233,9 +242,10 @@ class _RunWork:
                     )  # fmt: skip
                 else:
                     assert isinstance(tokenizer, SeriesTokenizer)
-                    self.encodings[group] = SeriesEncoding(
-                        tokenizer, source, self._task.tr, self._scratch
-                    )
+                    with self._at("work"):
+                        self.encodings[group] = SeriesEncoding(
+                            tokenizer, source, self._task.tr, self._scratch
+                        )
             except Exception as error:
                 self.fail([group], error)
 
@@ -244,9 +254,11 @@ class _RunWork:
         encoding = self.encodings.pop(part.group)
         assert encoding is not None
         clock = _Clock(self._clock.seconds)
-        with clock("encode"):
+        with clock("encode"), self._at("work"):
             encoded = encoding.finish()
         self._held.callback(encoded.tokens.close)
+        with clock("read"), self._at("source"):
+            source = source_sha256(self._task.files, data=self._source.source_sha256)
         with clock("write"):
             checksums = self._write(part, encoded)
         return RunRecord(
@@ -256,7 +268,7 @@ class _RunWork:
             n_frames=part.n_frames,
             checksums=checksums,
             source=self._task.source,
-            source_sha256=source_sha256(self._task.files, data=self._source.source_sha256),
+            source_sha256=source,
             normalizer=dict(encoded.scalars),
             placement=encoded.description,
             seconds=clock.seconds,
@@ -268,25 +280,37 @@ class _RunWork:
                 expected("Tokens", f"of run {self._task.run_id}", f"{part.n_frames} frames, as "
                          "planned", len(encoded.tokens), "Run the same command again.")
             )  # fmt: skip
-        stored = store_precision(
-            encoded.tokens,
-            self._job.groups[part.group].precision,
-            where=f"run {self._task.run_id}",
-        )
+        with self._at("work"):
+            values = store_precision(
+                encoded.tokens,
+                self._job.groups[part.group].precision,
+                where=f"run {self._task.run_id}",
+            )
+            refuse_not_finite(self._task.run_id, encoded.arrays)
         encoded.tokens.close()
-        return write_run(
-            self._location,
-            part.group,
-            run_id=self._task.run_id,
-            row=part.row,
-            start=part.start,
-            stored=stored,
-            run_arrays=encoded.arrays,
+        return stored(
+            lambda: write_run(
+                self._location,
+                part.group,
+                run_id=self._task.run_id,
+                row=part.row,
+                start=part.start,
+                stored=values,
+                run_arrays=encoded.arrays,
+            ),
+            self._location.url,
+            self._task.run_id,
         )
 
+    def _at(self, place: Place) -> AbstractContextManager[None]:
+        """Tell faults of the machine apart while the run is read or worked on."""
+        folder = self._scratch or tempfile.tempdir or "for temporary files"
+        where = folder if place == "work" else self._task.files.path
+        return told_apart(place, where, self._task.run_id)
+
     def fail(self, groups: list[str], error: Exception) -> None:
-        """Set groups aside with the reason; a full disk is nobody's fault and goes on up."""
-        if _is_full_disk(error):
+        """Set groups aside with the reason; what is the machine's fault goes on up."""
+        if isinstance(error, MachineError):
             raise error
         known = isinstance(error, FmritokError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -312,23 +336,3 @@ class _Clock:
         yield
         spent = self.seconds.get(phase, 0.0) + time.perf_counter() - start
         self.seconds[phase] = round(spent, 4)
-
-
-def _is_full_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def _full_disk_told_apart(task: RunTask, job: Job) -> Iterator[None]:
-    """Turn a full disk into the one error that stops a tokenization."""
-    try:
-        yield
-    except OSError as error:
-        if not _is_full_disk(error):
-            raise
-        raise NoSpaceError(
-            expected("Disk", f"of {job.store} or of the scratch folder",
-                     f"room for run {task.run_id}", error.strerror or "none left",
-                     "Free some space, or move with --store or --scratch; then run the same "
-                     "command: finished runs are kept.")
-        ) from error  # fmt: skip

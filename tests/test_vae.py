@@ -11,7 +11,7 @@ import pytest
 import torch
 from contracts import VolumeTokenizerContract
 
-from fmritok.pipeline.errors import WeightsError
+from fmritok.pipeline.errors import MachineError, WeightsError
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.intensity import VolumeStatistics, fit_intensity
 from fmritok.tokenizers.registry import build_tokenizer
@@ -253,6 +253,72 @@ def test_hub_ids_resolve_offline_from_the_cache(weights, tmp_path, monkeypatch):
         resolve_weights("lab/other")
     with pytest.raises(WeightsError, match="got nothing of that name"):
         resolve_weights("./missing")
+
+
+def with_memory_for(tokenizer, slices: int, sizes: list[int]):
+    """Let the encoder run out of memory above a number of slices; note the sizes that it got."""
+    model, encode = tokenizer._encoder, tokenizer._encoder.encode
+
+    def limited(x):
+        sizes.append(len(x))
+        if len(x) > slices:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return encode(x)
+
+    model.encode = limited
+    return tokenizer
+
+
+def some_frames(rng) -> np.ndarray:
+    frames = np.zeros((2, 96, 96, 96), np.float32)
+    frames[:, 40:50, 40:50, 40:50] = rng.uniform(1, 100, (2, 10, 10, 10))
+    return frames
+
+
+def test_out_of_memory_halves_the_batch_and_gives_the_tokens_of_the_smaller_one(weights, rng):
+    frames, fit = some_frames(rng), fit_intensity("max", VolumeStatistics(100.0))
+    small = VaeTokenizer(str(weights), batch_size=4)
+    small.setup()
+    expected = small.encode(frames, fit)
+    sizes: list[int] = []
+    tokenizer = VaeTokenizer(str(weights), batch_size=16)
+    tokenizer.setup()
+    with_memory_for(tokenizer, 16, sizes).encode(frames, fit)  # a background of full batches
+    tokenizer.setup()
+    sizes.clear()
+    with_memory_for(tokenizer, 5, sizes)
+    np.testing.assert_array_equal(tokenizer.encode(frames, fit), expected)
+    assert sizes[:2] == [16, 8]
+    assert set(sizes[2:]) == {4}
+    sizes.clear()
+    np.testing.assert_array_equal(tokenizer.encode(frames, fit), expected)
+    assert set(sizes) == {4}  # the smaller size is remembered
+    assert tokenizer.notes()["batch_size"] == 16
+
+
+def test_no_memory_for_one_slice_is_the_machine_s_fault(weights, rng):
+    tokenizer = VaeTokenizer(str(weights))
+    tokenizer.setup()
+    sizes: list[int] = []
+    with_memory_for(tokenizer, 0, sizes)
+    with pytest.raises(MachineError, match=r"a batch of 1 slice.*CUDA out of memory.*--device cpu"):
+        tokenizer.encode(some_frames(rng), fit_intensity("max", VolumeStatistics(100.0)))
+    assert sizes == [16, 8, 4, 2, 1]
+
+
+def test_other_errors_do_not_change_the_batch(weights, rng):
+    tokenizer = VaeTokenizer(str(weights))
+    tokenizer.setup()
+    calls = []
+
+    def broken(x):
+        calls.append(len(x))
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    tokenizer._encoder.encode = broken
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        tokenizer.encode(some_frames(rng), fit_intensity("max", VolumeStatistics(100.0)))
+    assert calls == [16]
 
 
 class TestVaeContract(VolumeTokenizerContract):

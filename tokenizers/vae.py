@@ -11,13 +11,15 @@ are all background are encoded once, and batches run across frames and axes at o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.pipeline.errors import MachineError, expected
+from fmritok.pipeline.faults import is_out_of_memory
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
 from fmritok.tokenizers.intensity import (
@@ -64,7 +66,8 @@ class VaeTokenizer(VolumeTokenizer):
     dtype : {"fp32", "bf16"}
         Of weights and activations. Tokens are float32 either way.
     batch_size : int
-        Slices a batch; always filled up, because another size may round differently.
+        Slices a batch; always filled up, because another size may round differently. It is
+        halved when memory runs out, and stays smaller for the rest of the process.
     device : str
         Where to encode; ``auto`` takes a GPU if there is one.
     compile : bool
@@ -94,7 +97,9 @@ class VaeTokenizer(VolumeTokenizer):
         self.compile = compile
         self._encoder: torch.nn.Module | None = None
         self._full: torch.nn.Module | None = None
-        self._background: dict[float, torch.Tensor] = {}
+        #: What of `batch_size` has fitted into memory.
+        self._fitting = batch_size
+        self._background: dict[tuple[float, int], torch.Tensor] = {}
 
     @cached_property
     def latent_shape(self) -> tuple[int, int]:
@@ -204,7 +209,15 @@ class VaeTokenizer(VolumeTokenizer):
         Returns
         -------
         np.ndarray of shape (n_frames, n_tokens, dim), float32
+
+        Raises
+        ------
+        MachineError
+            If memory does not take a single slice.
         """
+        return self._within_memory(lambda: self._encode(frames, intensity))
+
+    def _encode(self, frames: Frames, intensity: Intensity) -> Tokens:
         import torch
 
         volumes = torch.from_numpy(intensity.forward(frames))
@@ -214,12 +227,13 @@ class VaeTokenizer(VolumeTokenizer):
         pending = torch.cat([s[where] for s, where in zip(slices, drawn, strict=True)])
         with torch.inference_mode():
             encoded = [
-                self._encode_batch(part, intensity.fill) for part in pending.split(self.batch_size)
+                self._encode_batch(part, intensity.fill) for part in pending.split(self._fitting)
             ]
         by_axis = torch.cat(encoded).cpu().split([int(where.sum()) for where in drawn])
         for axis, where in enumerate(drawn):
             latents[axis][where] = by_axis[axis]
-        return tokens_from_latents(latents).numpy()
+        tokens: Tokens = tokens_from_latents(latents).numpy()
+        return tokens
 
     def decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
         """Decode tokens: the mean of what the three slicing axes give.
@@ -232,7 +246,15 @@ class VaeTokenizer(VolumeTokenizer):
         Returns
         -------
         np.ndarray of shape (n_frames, 96, 96, 96), float32
+
+        Raises
+        ------
+        MachineError
+            If memory does not take a single slice.
         """
+        return self._within_memory(lambda: self._decode(tokens, intensity))
+
+    def _decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
         import torch
 
         if self._full is None:
@@ -244,7 +266,7 @@ class VaeTokenizer(VolumeTokenizer):
             for axis, order in enumerate(_TO_SLICES):
                 flat = latents[axis].flatten(0, 1)
                 decoded = torch.cat(
-                    [self._decode_batch(part) for part in flat.split(self.batch_size)]
+                    [self._decode_batch(part) for part in flat.split(self._fitting)]
                 )
                 back = tuple(int(i) for i in np.argsort(order))
                 total += decoded.reshape(len(tokens), _EDGE, _EDGE, _EDGE).permute(back)
@@ -262,14 +284,40 @@ class VaeTokenizer(VolumeTokenizer):
             return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(device)
 
+    def _within_memory(self, work: Callable[[], npt.NDArray[np.float32]]) -> Frames | Tokens:
+        """Do work in batches; where memory does not take them, again in batches of half the size.
+
+        All of the work is done again, so that one call never mixes two sizes of batches.
+        """
+        import torch
+
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
+                if not is_out_of_memory(error):
+                    raise
+                if self._fitting == 1:
+                    raise MachineError(
+                        expected("Memory", f"of device {self.device}", "room for a batch of 1 "
+                                 f"slice, after every larger one (--batch-size {self.batch_size})",
+                                 str(error).strip().partition("\n")[0].rstrip("."),
+                                 "Free the GPU (nvidia-smi shows who uses it) or encode with "
+                                 "--device cpu; on a CPU, use fewer --workers.")
+                    ) from error  # fmt: skip
+            # The error is gone by now, and with it the tensors that its traceback held.
+            self._fitting //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
     def _encode_batch(self, slices: torch.Tensor, fill: float) -> torch.Tensor:
-        """Encode up to ``batch_size`` slices (n, 96, 96) to float32 latents on the device."""
+        """Encode slices (n, 96, 96), no more than fit, to float32 latents on the device."""
         import torch
 
         assert self._encoder is not None, "setup() comes before encode()"
         n = len(slices)
-        if n < self.batch_size:
-            empty = torch.full((self.batch_size - n, _EDGE, _EDGE), fill)
+        if n < self._fitting:
+            empty = torch.full((self._fitting - n, _EDGE, _EDGE), fill)
             slices = torch.cat([slices, empty])
         weight = next(self._encoder.parameters())
         x = slices[:, None].to(weight.device, weight.dtype)
@@ -287,11 +335,12 @@ class VaeTokenizer(VolumeTokenizer):
         """Return the latent of an empty slice, encoded once, at the size of every other batch."""
         import torch
 
-        if fill not in self._background:
+        key = fill, self._fitting
+        if key not in self._background:
             with torch.inference_mode():
                 empty = torch.full((1, _EDGE, _EDGE), fill)
-                self._background[fill] = self._encode_batch(empty, fill)[0].cpu()
-        return self._background[fill]
+                self._background[key] = self._encode_batch(empty, fill)[0].cpu()
+        return self._background[key]
 
 
 def _latent(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -124,11 +124,13 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @as_json
 def plan(store: str, as_json: bool, **options: Any) -> None:
     """Show what a tokenization would do and take; nothing is written."""
+    from fmritok.pipeline.faults import told_apart
     from fmritok.pipeline.plan import estimate
     from fmritok.pipeline.store.location import Location
 
     cohort, groups = _prepare(options)
-    found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
+    with told_apart("plan", store):
+        found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
     if as_json:
         # JSON has no NaN
         print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
@@ -144,7 +146,10 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
               show_default=True, help="Dask workers, or this process.")  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use.")
 @click.option("--cluster", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-              help="YAML of a cluster to start, such as SLURM; see clusters/.")  # fmt: skip
+              help="YAML of a cluster to start, such as SLURM; see docs/clusters.")  # fmt: skip
+@click.option("--trust-cluster", "trusted", metavar="MODULE.CLASS",
+              help="A class that the YAML of --cluster may import and call, although it is of none "
+              "of Dask's own cluster packages.")  # fmt: skip
 @click.option(
     "--workers", type=click.IntRange(1), help="Workers; default: one per GPU, or per core."
 )
@@ -158,6 +163,7 @@ def tokenize(
     executor: str,
     scheduler: str | None,
     cluster: Path | None,
+    trusted: str | None,
     workers: int | None,
     scratch: Path | None,
     redo: tuple[str, ...],
@@ -168,9 +174,12 @@ def tokenize(
 
     Each run is read once, for all tokenizers. Runs that are in the store already are skipped; run
     the same command again after an interruption. A bad run is set aside with its reason, the others
-    go on, and the exit status is 1.
+    go on, and the exit status is 1. A fault of the machine or of the set-up stops everything with
+    one error.
     """
+    from fmritok.pipeline.faults import told_apart
     from fmritok.pipeline.plan import commit_plan, estimate, with_measured_notes
+    from fmritok.pipeline.scratch import check_scratch
     from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.store.locking import one_writer
@@ -179,16 +188,23 @@ def tokenize(
     if scheduler and cluster:
         raise click.UsageError("--scheduler uses a cluster that is there; --cluster starts one. "
                                "Give one of them.")  # fmt: skip
+    if trusted and not cluster:
+        raise click.UsageError("--trust-cluster is for the YAML of --cluster.")
+    if not (scheduler or cluster):  # their workers may have a folder that is not here
+        check_scratch(scratch)
     location = Location(store)
     cohort, groups = _prepare(options)
-    _print_estimates([estimate(cohort, planned, location) for planned in groups], store)
+    with told_apart("plan", store):
+        estimates = [estimate(cohort, planned, location) for planned in groups]
+    _print_estimates(estimates, store)
     if dry_run:
         return
     with ExitStack() as held:
-        for name in sorted(planned.spec.name for planned in groups):
-            held.enter_context(one_writer(location, name))
-        groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
-        tasks = commit_plan(location, groups, cohort, redo=redo, say=_say)
+        with told_apart("plan", store):
+            for name in sorted(planned.spec.name for planned in groups):
+                held.enter_context(one_writer(location, name))
+            groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
+            tasks = commit_plan(location, groups, cohort, redo=redo, say=_say)
         job = Job(
             store=location.url,
             groups={planned.spec.name: planned.job for planned in groups},
@@ -196,9 +212,9 @@ def tokenize(
         )
         try:
             with _terminated_as_interrupted():
-                _run(tasks, job, executor, scheduler, cluster, workers)
+                _run(tasks, job, executor, scheduler, cluster, workers, trusted)
         except BaseException as error:
-            with suppress(OSError):  # a full disk has no room for the table either
+            with suppress(Exception):  # a full or lost store does not take the table either
                 for name in job.groups:
                     finalize(location, name)
             if isinstance(error, KeyboardInterrupt):
@@ -206,7 +222,8 @@ def tokenize(
                     "interrupted; finished runs are kept: run the same command to go on"
                 ) from error
             raise
-        tables = {name: finalize(location, name) for name in job.groups}
+        with told_apart("plan", store):
+            tables = {name: finalize(location, name) for name in job.groups}
     _report(tables, cohort.runs["run_id"].tolist(), location)
 
 
@@ -217,6 +234,7 @@ def _run(
     scheduler: str | None,
     cluster: Path | None,
     workers: int | None,
+    trusted: str | None,
 ) -> None:
     from rich.console import Console
     from rich.progress import (
@@ -236,7 +254,13 @@ def _run(
         finished = run_serially(tasks, job)
     else:
         finished = run_on_dask(
-            tasks, job, scheduler=scheduler, cluster=cluster, workers=workers, say=console.print
+            tasks,
+            job,
+            scheduler=scheduler,
+            cluster=cluster,
+            workers=workers,
+            trusted=trusted,
+            say=console.print,
         )
     if not tasks:
         return

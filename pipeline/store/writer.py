@@ -16,7 +16,7 @@ from fmritok.pipeline.store.records import remove_record
 from fmritok.pipeline.store.shard_files import encode_shard
 from fmritok.pipeline.store.shards import DirectArray, open_direct
 
-__all__ = ["array_sha256", "stored_sha256", "write_run"]
+__all__ = ["array_sha256", "refuse_not_finite", "stored_sha256", "write_run"]
 
 
 def write_run(
@@ -56,8 +56,6 @@ def write_run(
     ------
     StoreError
         If ``start`` is not on a shard boundary, or what is read back differs.
-    RunError
-        If a value that is stored beside the tokens is not finite.
     """
     tokens = open_direct(location, f"{group}/tokens")
     n_frames = len(stored.tokens)
@@ -73,13 +71,6 @@ def write_run(
     if stored.scale is not None:
         rows["scale"] = stored.scale
     rows |= {name: np.asarray(v, np.float32) for name, v in (run_arrays or {}).items()}
-    for name, values in rows.items():
-        if not np.isfinite(values).all():
-            raise RunError(
-                expected(f"Array {name} of run", run_id, "finite values", "NaN or infinite ones",
-                         "Check the run's intensities.")
-            )  # fmt: skip
-
     remove_record(location, group, run_id)
     crcs = {"tokens": _write_rows(location, tokens, start, stored.tokens)}
     arrays = {"tokens": tokens}
@@ -99,6 +90,21 @@ def write_run(
             )  # fmt: skip
         checksums[name] = {"sha256": wanted, "crc32c": "".join(f"{c:08x}" for c in crcs[name])}
     return checksums
+
+
+def refuse_not_finite(run_id: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse a run with NaN or infinite values in the arrays that are stored beside its tokens.
+
+    Raises
+    ------
+    RunError
+    """
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise RunError(
+                expected(f"Array {name} of run", run_id, "finite values", "NaN or infinite ones",
+                         "Check the run's intensities.")
+            )  # fmt: skip
 
 
 def stored_sha256(array: DirectArray, start: int, n_rows: int, crcs: list[int]) -> str:

@@ -1,0 +1,235 @@
+"""Tell faults of the machine or of the set-up from faults of a run.
+
+A fault of a run is recorded with that run, and the other runs go on. A fault of the machine would
+fail every run after it: it stops the tokenization with one :class:`MachineError`. No run is
+recorded as failed because of it, and the same command finishes the store later.
+
+Two things decide: what was raised (the tables below), and what was being done (:data:`Place`).
+Exceptions are recognized by name and text, so that nothing is imported to look for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from fmritok.pipeline.errors import FmritokError, MachineError, NoSpaceError, RunError, expected
+
+__all__ = ["Place", "is_out_of_memory", "stored", "told_apart"]
+
+#: What was being done, and what is then the machine's besides what the tables name:
+#: ``source``: reading a run's own files: nothing; an unreadable file is the run's;
+#: ``plan``: reading and writing the store's plan: errors of the system;
+#: ``work``: encoding, in working files: errors of the system, and templates that cannot be read;
+#: ``setup``: building a tokenizer, before any run is read: everything;
+#: ``store``: writing a run to the store: everything.
+Place = Literal["source", "plan", "work", "setup", "store"]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """One kind of fault: what is short, what was needed, and what to do."""
+
+    what: str
+    needed: str
+    next_step: str
+    is_local: bool = False  # to the machine, whatever folder was used
+    kind: type[MachineError] = MachineError
+
+
+_NO_SPACE = _Fault("Disk", "room", "Free some space, or move with --store or --scratch",
+                   kind=NoSpaceError)  # fmt: skip
+_MEMORY = _Fault("Memory", "enough", "Use fewer --workers, or a machine with more memory", True)
+_GPU_MEMORY = _Fault("GPU memory", "enough", "Free the GPU (nvidia-smi shows who uses it), or "
+                     "encode with --device cpu", True)  # fmt: skip
+_GPU = _Fault("GPU", "a device and a driver that work", "Check it with nvidia-smi, or encode with "
+              "--device cpu", True)  # fmt: skip
+_LIMIT = _Fault("Limits", "open files and threads to spare", "Raise them (ulimit -n, ulimit -u), "
+                "or use fewer --workers", True)  # fmt: skip
+_ACCESS = _Fault("Access", "the right to read and write there", "Correct the rights or the "
+                 "credentials, or choose another folder")  # fmt: skip
+_NETWORK = _Fault("Network", "an answer", "Check the network and the service")
+_FOLDER = _Fault("Folder", "one that can be written to", "Check that it exists and is mounted, or "
+                 "choose another with --store or --scratch")  # fmt: skip
+_SETUP = _Fault("Tokenizer", "to load", "Correct its options, weights or template")
+_STORE = _Fault("Store", "to take a run", "Check the disk or the service below it")
+
+_BY_ERRNO = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.ENOMEM: _MEMORY,
+    errno.EMFILE: _LIMIT,
+    errno.ENFILE: _LIMIT,
+    errno.ENOTCONN: _NETWORK,  # "Transport endpoint is not connected": the mount has died
+    errno.EHOSTDOWN: _NETWORK,
+    errno.EHOSTUNREACH: _NETWORK,
+    errno.ENETDOWN: _NETWORK,
+    errno.ENETUNREACH: _NETWORK,
+}
+_BY_NAME = {
+    "MemoryError": _MEMORY,
+    "OutOfMemoryError": _GPU_MEMORY,  # torch's, and those of other libraries
+    "AcceleratorError": _GPU,
+}
+#: For RuntimeError, which torch raises for most things; the first that is found counts.
+_BY_TEXT = (
+    (r"DefaultCPUAllocator|not enough memory: you tried to allocate", _MEMORY),
+    (r"out of memory|CU\w+_STATUS_ALLOC_FAILED", _GPU_MEMORY),
+    (r"CUDA (unknown )?error|CUDA driver|CUDA initialization|No CUDA GPUs|NVIDIA driver|"
+     r"CU(BLAS|DNN|SOLVER|SPARSE|FFT)_\w+|cuDNN|HIP error|NVML", _GPU),
+    (r"can't start new thread", _LIMIT),
+)  # fmt: skip
+#: Packages of clients of object stores; what they raise is no OSError.
+_CLIENTS = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests",
+            "urllib3"}  # fmt: skip
+#: Errors of the system whose kind depends on the place.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+#: What an object store would say a second time, too.
+_FINAL = (FmritokError, PermissionError, FileNotFoundError, ValueError, TypeError)
+#: Seconds before an object store is asked again; its client has tried several times by then.
+_WAITS_S = (1.0, 5.0, 15.0)
+
+
+@contextmanager
+def told_apart(place: Place, where: object, run_id: str = "") -> Iterator[None]:
+    """Turn what is the machine's fault into a :class:`MachineError`; let the rest pass.
+
+    Parameters
+    ----------
+    place : {"source", "plan", "work", "setup", "store"}
+        What is being done.
+    where : object
+        The file, folder, URL or tokenizer concerned.
+    run_id : str
+        Of the run that is at work; empty if there is none.
+
+    Raises
+    ------
+    MachineError
+    """
+    try:
+        yield
+    except MachineError:
+        raise
+    except Exception as error:
+        fault = _machine_error(error, place, where, run_id)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out, on the GPU or beside it."""
+    return _machine_wide(error) in (_MEMORY, _GPU_MEMORY)
+
+
+def stored(write: Callable[[], Result], url: str, run_id: str) -> Result:
+    """Write to a store; an object store that does not answer is asked again.
+
+    Parameters
+    ----------
+    write : callable
+        Leaves the same objects if it is called again.
+    url : str
+        Of the store.
+    run_id : str
+
+    Raises
+    ------
+    MachineError
+        Whatever ``write`` raised: none of it is the run's fault.
+    """
+    with told_apart("store", url, run_id):
+        for wait in _WAITS_S if "://" in url else ():
+            try:
+                return write()
+            except _FINAL:
+                raise
+            except Exception:
+                time.sleep(wait)
+        return write()
+
+
+def _machine_error(
+    error: Exception, place: Place, where: object, run_id: str
+) -> MachineError | None:
+    """Return the error that stops the tokenization; None if the run is at fault."""
+    chain = _causes(error)
+    fault = next((found for found in map(_machine_wide, chain) if found), None)
+    own_words = isinstance(error, FmritokError)
+    if fault is None and place in ("setup", "store") and own_words:
+        return MachineError(str(error))
+    if fault is None and place == "work" and own_words:
+        # An atlas or template that is read only now, as opposed to one that does not fit the run.
+        is_set_up = len(chain) > 1 and not isinstance(error, RunError)
+        return MachineError(str(error)) if is_set_up else None
+    if fault is None and place != "source" and not own_words:
+        fault = _by_place(error, place)
+    if fault is None:
+        return None
+    if fault.is_local:
+        where = f"of {socket.gethostname()}" + (f", with {where}" if place == "setup" else "")
+    text = str(error).strip().partition("\n")[0]  # torch adds paragraphs of advice
+    kind = type(error).__name__
+    got = text if text and isinstance(error, OSError) else f"{kind}: {text}".rstrip(": ")
+    return fault.kind(
+        expected(fault.what, where, fault.needed + (f" for run {run_id}" if run_id else ""),
+                 got.rstrip("."),
+                 f"{fault.next_step}; then run the same command: finished runs are kept.")
+    )  # fmt: skip
+
+
+def _machine_wide(error: BaseException) -> _Fault | None:
+    """Return the fault of an exception that is the machine's, wherever it comes up."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, RuntimeError):
+        for pattern, fault in _BY_TEXT:
+            if re.search(pattern, str(error)):
+                return fault
+    for name, fault in _BY_NAME.items():
+        if name in names:
+            return None if _is_beyond_the_machine(error) else fault
+    if type(error).__module__.partition(".")[0] in _CLIENTS:
+        return _NETWORK
+    return _BY_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def _by_place(error: Exception, place: Place) -> _Fault | None:
+    if isinstance(error, OSError) and (
+        isinstance(error, PermissionError) or error.errno in _REFUSED
+    ):
+        return _ACCESS
+    if place == "setup":
+        return _SETUP
+    if place == "store":
+        return _STORE
+    return _FOLDER if isinstance(error, OSError) else None
+
+
+def _is_beyond_the_machine(error: BaseException) -> bool:
+    """Tell whether numpy was asked for more than all memory: a damaged header, or a huge run."""
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    if shape is None or dtype is None:
+        return False
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return bool(math.prod(shape) * dtype.itemsize > memory)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and what it was raised from, as far back as that goes."""
+    chain: list[BaseException] = []
+    step: BaseException | None = error
+    while step is not None and step not in chain:
+        chain.append(step)
+        step = step.__cause__
+    return chain
