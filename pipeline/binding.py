@@ -148,7 +148,7 @@ class _ContentOf:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._has_said = say, False
 
-    def __call__(self, old: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    def __call__(self, old: Mapping[Any, Any], run: Mapping[Any, Any]) -> bool:
         if not self._has_said:
             self._say("Files have another time of change than when they were tokenized; "
                       "their content is compared.")  # fmt: skip
@@ -161,7 +161,7 @@ class _ContentOf:
 
 
 def _difference(
-    old: Mapping[str, Any], run: Mapping[str, Any], same: _ContentOf, *, is_written: bool
+    old: Mapping[Any, Any], run: Mapping[Any, Any], same: _ContentOf, *, is_written: bool
 ) -> tuple[str, Any, Any] | None:
     """Return name and both values of the first thing in which a run and its source differ."""
     ours = {**run, "source_frames": run["n_frames"], "source_tr": run["tr"]}
@@ -202,4 +202,4 @@ def _conflicts(
         old = rows.get(tuple(row[key] for key in keys), {})
         for name in (n for n in row if n not in keys):
             if _differ(old.get(name), row[name]):
-                yield (row["dataset"], row["subject"]), name, old[name], row[name]
+                yield (row["dataset"], row["subject"]), str(name), old[name], row[name]

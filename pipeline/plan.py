@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.binding import check_annotations, compare_sources
+from fmritok.pipeline.binding import Binding, check_annotations, compare_sources
 from fmritok.pipeline.catalog import Cohort
 from fmritok.pipeline.errors import FmritokError, expected
 from fmritok.pipeline.sources.opening import RunFiles
@@ -34,7 +34,8 @@ from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.intensity import VolumeStatistics
 
 __all__ = [
-    "Estimate", "PlannedGroup", "check_input", "commit_plan", "estimate", "plan_group",
+    "Estimate", "PlannedGroup", "check_cohort", "check_input", "commit_plan", "estimate",
+    "plan_group",
     "with_measured_notes",
 ]  # fmt: skip
 
@@ -212,6 +213,33 @@ def with_measured_notes(
     return planned
 
 
+def check_cohort(
+    location: Location,
+    groups: Sequence[PlannedGroup],
+    cohort: Cohort,
+    *,
+    redo: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Binding:
+    """Refuse a cohort that would inherit or replace what belongs to another; nothing is written.
+
+    Parameters
+    ----------
+    location, groups, cohort
+    redo, say
+        See :func:`fmritok.pipeline.binding.compare_sources`.
+
+    Raises
+    ------
+    StoreError
+        If a finished run, or a subject with phenotypes, is another cohort's.
+    """
+    names = [planned.spec.name for planned in groups]
+    binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
+    check_annotations(location, cohort)
+    return binding
+
+
 def commit_plan(
     location: Location,
     groups: Sequence[PlannedGroup],
@@ -229,7 +257,7 @@ def commit_plan(
     ----------
     location, groups, cohort
     redo, say
-        See :func:`fmritok.pipeline.binding.compare_sources`.
+        See :func:`check_cohort`.
 
     Returns
     -------
@@ -242,12 +270,10 @@ def commit_plan(
     StoreError
         If a finished run, or a subject with phenotypes, is another cohort's.
     """
-    names = [planned.spec.name for planned in groups]
-    for name in names:
-        if is_created(location, name):
-            finalize(location, name)  # what is folded once is not read again below
-    binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
-    check_annotations(location, cohort)
+    for planned in groups:
+        if is_created(location, planned.spec.name):
+            finalize(location, planned.spec.name)  # what is folded once is not read again below
+    binding = check_cohort(location, groups, cohort, redo=redo, say=say)
     parts: dict[str, list[RunPart]] = {}
     for planned in groups:
         name = planned.spec.name
@@ -284,7 +310,7 @@ def commit_plan(
     return sorted(tasks, key=lambda task: -task.n_frames)
 
 
-def _source_of(run: Mapping[str, Any]) -> dict[str, Any]:
+def _source_of(run: Mapping[Any, Any]) -> dict[str, Any]:
     """Return what a finished run is bound to, as plain values."""
     bound = {**run, "source_frames": run["n_frames"], "source_tr": run["tr"]}
     types: dict[str, Any] = {"text": str, "integer": int, "number": float}

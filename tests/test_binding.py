@@ -89,6 +89,7 @@ def test_the_same_ids_of_another_cohort_are_refused_and_change_nothing(tree, tmp
     now, table = contents(store)
     assert table.equals(phenotypes)
     assert all((now[run_id] == tokens[run_id]).all() for run_id in RUNS)
+    assert tokenize(other, store, "--dry-run").exit_code == 1
     # Nor are they taken into another group of the store.
     assert tokenize(other, store, "--group", "second").exit_code == 1
     assert tokenize(other, store, "--name", "other").exit_code == 0

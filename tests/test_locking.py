@@ -19,7 +19,9 @@ from fmritok.pipeline.store.lease import Holder, Lease
 from fmritok.pipeline.store.ledger import allocate
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import check_held, one_writer
+from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.schema import GroupSpec
+from fmritok.pipeline.store.verify import Damage, drop_runs, verify_store
 
 SPEC = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32)
 
@@ -213,3 +215,33 @@ def test_the_lock_file_says_who_holds_it(tmp_path):
         said = json.loads((tmp_path / ".t.zarr.vae.lock").read_text())
     assert said["pid"] == os.getpid()
     assert np.isclose(said["since"], time.time(), atol=60)
+
+
+def test_two_new_groups_made_at_once_are_both_there_and_sound(location, run_table):
+    def make(name):
+        try:
+            with one_writer(location, name):
+                allocate(location, replace(SPEC, name=name), run_table([10]))
+        except Exception as error:
+            errors.append(error)
+
+    errors = []
+    threads = [threading.Thread(target=make, args=(f"g{i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert TokenStore(location.url).groups == ("g0", "g1", "g2", "g3")
+    assert list(verify_store(location)) == []
+
+
+def test_runs_are_not_dropped_while_their_group_is_written(make_store):
+    store, _ = make_store([20])
+    damage = [Damage("vae", "demo_100_run0", "vae/tokens", "it was being written")]
+    with one_writer(store, "vae"):
+        with pytest.raises(StoreError, match="no other writer"):
+            drop_runs(store, damage)
+    # What looked damaged while it was written, and is sound now, stays.
+    assert drop_runs(store, damage) == 0
+    assert TokenStore(store.url).group().runs["run_id"].tolist() == ["demo_100_run0"]

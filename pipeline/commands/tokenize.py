@@ -125,12 +125,13 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def plan(store: str, as_json: bool, **options: Any) -> None:
     """Show what a tokenization would do and take; nothing is written."""
     from fmritok.pipeline.faults import told_apart
-    from fmritok.pipeline.plan import estimate
+    from fmritok.pipeline.plan import check_cohort, estimate
     from fmritok.pipeline.store.location import Location
 
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
         found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
+    check_cohort(Location(store), groups, cohort, say=_say)
     if as_json:
         # JSON has no NaN
         print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
@@ -178,7 +179,7 @@ def tokenize(
     one error.
     """
     from fmritok.pipeline.faults import told_apart
-    from fmritok.pipeline.plan import commit_plan, estimate, with_measured_notes
+    from fmritok.pipeline.plan import check_cohort, commit_plan, estimate, with_measured_notes
     from fmritok.pipeline.scratch import check_scratch
     from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
@@ -198,6 +199,7 @@ def tokenize(
         estimates = [estimate(cohort, planned, location) for planned in groups]
     _print_estimates(estimates, store)
     if dry_run:
+        check_cohort(location, groups, cohort, redo=redo, say=_say)
         return
     with ExitStack() as held:
         with told_apart("plan", store):

@@ -94,7 +94,9 @@ def merged(known: pd.DataFrame | None, table: pd.DataFrame, *, keys: Sequence[st
 def _nullable(series: pd.Series) -> pd.Series:
     """Return a column in a type that stays what it is beside missing values."""
     series = typed(series.reset_index(drop=True))
-    return series.astype({"i": "Int64", "b": "boolean"}.get(series.dtype.kind, series.dtype))
+    if series.dtype == np.int64:
+        return series.astype("Int64")
+    return series.astype("boolean") if series.dtype == bool else series
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
@@ -203,18 +204,15 @@ class Lease:
             {"holder": asdict(self._holder), "token": self._token, "ends": ends}
         ).encode()
 
-    def _read(self, number: int) -> dict[str, object] | None:  # type: ignore[type-arg]
+    def _read(self, number: int) -> dict[str, Any] | None:
         try:
             return dict(json.loads(self._folder.read(self._key(number))))
         except FileNotFoundError:
             return None
 
 
-def _has_ended(lease: dict[str, object]) -> bool:  # type: ignore[type-arg]
-    ends, holder = lease["ends"], lease["holder"]
-    assert isinstance(ends, float | int)
-    assert isinstance(holder, dict)
-    return ends < time.time() or Holder(**holder).is_gone
+def _has_ended(lease: dict[str, Any]) -> bool:
+    return bool(lease["ends"] < time.time()) or Holder(**lease["holder"]).is_gone
 
 
 def _machine() -> str:

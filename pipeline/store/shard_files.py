@@ -235,8 +235,8 @@ def encode_shard(
     sizes = np.array([len(part) for part in stored], np.int64)
     index[: len(stored), 0] = np.cumsum(sizes) - sizes
     index[: len(stored), 1] = sizes
-    body = index.tobytes()
-    return b"".join([*stored, body, crc(np.frombuffer(body, np.uint8))]), crcs
+    places = index.tobytes()
+    return b"".join([*stored, places, crc(np.frombuffer(places, np.uint8))]), crcs
 
 
 def _process() -> _Process:

@@ -46,7 +46,8 @@ def replace_tables(
         If the group is not held any more.
     """
     in_force: dict[str, str] = dict(document.attributes.get("tables", {}))
-    before, sealed, written = dict(in_force), dict(document.files), {}
+    before, sealed = dict(in_force), dict(document.files)
+    written: dict[str, bytes] = {}
     for name, table in tables.items():
         files = encode_table(table)
         path = table_path(name, files)

@@ -22,7 +22,7 @@ __all__ = ["decode_arrays", "decode_table", "encode_arrays", "encode_table", "ta
 _ROWS_PER_CHUNK = {"text": 65_536, "number": 1_048_576}
 #: What stands at missing places of the values: no number that anybody would take for a value.
 _MISSING_INTEGER = np.iinfo(np.int64).min
-_NULLABLE = {"int64": "Int64", "bool": "boolean"}
+_NULLABLE: dict[str, Any] = {"int64": "Int64", "bool": "boolean"}
 
 
 def encode_table(table: pd.DataFrame) -> dict[str, bytes]:

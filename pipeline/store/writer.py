@@ -74,13 +74,13 @@ def write_run(
     remove_record(location, group, run_id)
     crcs = {"tokens": _write_rows(location, tokens, start, stored.tokens)}
     arrays = {"tokens": tokens}
-    for name, values in rows.items():
+    for name, row_values in rows.items():
         arrays[name] = open_direct(location, f"{group}/{name}")
-        crcs[name] = _write_rows(location, arrays[name], row, values[None])
+        crcs[name] = _write_rows(location, arrays[name], row, row_values[None])
 
     checksums = {}
     for name, array in arrays.items():
-        values = stored.tokens if name == "tokens" else rows[name]
+        values: npt.NDArray[Any] = stored.tokens if name == "tokens" else rows[name]
         first, count = (start, n_frames) if name == "tokens" else (row, 1)
         wanted = array_sha256(values)
         if stored_sha256(array, first, count, crcs[name]) != wanted:
