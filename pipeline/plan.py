@@ -35,8 +35,7 @@ from fmritok.tokenizers.intensity import VolumeStatistics
 
 __all__ = [
     "Estimate", "PlannedGroup", "check_cohort", "check_input", "commit_plan", "estimate",
-    "plan_group",
-    "with_measured_notes",
+    "plan_group", "with_measured_notes",
 ]  # fmt: skip
 
 #: int8 residuals and float16 take about these parts of their raw size with zstd, on real runs.
