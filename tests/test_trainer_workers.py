@@ -25,7 +25,7 @@ if __name__ == "__main__":
     batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
     loader = iter(window_loader(group, index, batches, workers=2))
     next(loader)
-    print(*[worker.pid for worker in loader._workers], flush=True)
+    print(*[worker.pid for worker in loader.workers], flush=True)
     if sys.argv[2] == "error":
         raise SystemExit("an error of the trainer's own")
     sys.stdin.read()
@@ -46,7 +46,7 @@ def test_workers_outlive_signals_and_end_with_the_trainer(store):
     loader = window_loader(group, index, batches, workers=1)
     batches = iter(loader)
     next(batches)
-    (worker,) = batches._workers
+    (worker,) = batches.workers
     for name in ("TERM", "INT"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     for _ in range(20):
