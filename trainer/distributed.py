@@ -65,6 +65,13 @@ class Ranks:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
+    def agreed(self, value: Result) -> Result:
+        """Return the first process's value of what may differ, such as the time."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
     def first_only(self, do: Callable[[], Result]) -> Result | None:
         """Let the first process do something while the others wait; if it fails, all stop.
 
@@ -91,10 +98,9 @@ class Ranks:
             except Exception as error:
                 failed = error
         if self.size > 1:
-            told = [None if failed is None else str(failed)]
-            dist.broadcast_object_list(told, src=0)
-            if told[0] is not None and not self.is_first:
-                raise OtherProcessError(told[0])
+            told = self.agreed(None if failed is None else str(failed))
+            if told is not None and not self.is_first:
+                raise OtherProcessError(told)
         if failed is not None:
             raise failed
         return result

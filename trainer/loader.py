@@ -134,8 +134,10 @@ class _Batches(Iterator[Any]):
         try:
             batch = next(self._batches)
         except (OSError, EOFError, RuntimeError) as error:
-            known = (self._ended(error) or _known(error)) if self._n_workers else None
-            if known is None or known is error:
+            if isinstance(error, FmritokError) or not self._n_workers:
+                raise
+            known = self._ended(error) or _known(error)
+            if known is None:
                 raise
             raise known from error
         if isinstance(batch, _Failed):
@@ -203,7 +205,7 @@ def _error(wanted: str, got: str, next_step: str) -> TrainingError:
 def _share(batch: Any) -> None:
     """Move tensors to shared memory now: the queue would do it in a thread, and lose its errors."""
     if isinstance(batch, Tensor):
-        batch.share_memory_()
+        batch.share_memory_()  # type: ignore[no-untyped-call]
     elif isinstance(batch, Mapping):
         for part in batch.values():
             _share(part)

@@ -80,7 +80,10 @@ def train(
     Nothing but the store is needed; objective.name chooses masked tokens (mtm), a masked
     autoencoder (mae) or self-distillation (distill). Under torchrun, one model is trained by all
     processes. Writes checkpoints, metrics.jsonl, TensorBoard files, the
-    resolved configuration and a picture of the losses to the folder of the training.
+    resolved configuration and a picture of the losses to the folder of the training, which
+    belongs to one training at a time. If the disk refuses checkpoints or metrics.jsonl, training
+    stops, and the last checkpoint stays usable; without TensorBoard, W&B or the picture it goes
+    on, and says so.
     """
     from fmritok.trainer.errors import ConfigError, OtherProcessError
 
@@ -183,7 +186,8 @@ def _train(
                 recipe, "a GPU" if device.type == "cuda" else f"the {device.type} (a small model)",
             )  # fmt: skip
         tree = read_recipe(recipe)
-        out = out or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        now = ranks.agreed(f"{datetime.now():%Y%m%d-%H%M%S}")
+        out = out or Path("runs") / f"{Path(recipe).stem}-{now}"
     config = build_config(override(tree, overrides))
 
     groups = [TokenStore(store).group(group_name) for store in stores]
