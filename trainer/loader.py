@@ -141,6 +141,7 @@ class _Batches(Iterator[Any]):
                 raise
             raise known from error
         if isinstance(batch, _Failed):
+            self._batches = iter(())  # ends the workers now, not with the error's traceback
             raise batch.error
         return batch
 
