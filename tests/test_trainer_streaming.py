@@ -22,11 +22,11 @@ from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.aligned import aligned_indices, aligned_loader, covered_frames
 from fmritok.trainer.distributed import Ranks, ShareOfBatches
 from fmritok.trainer.errors import ConfigError, TrainingError
+from fmritok.trainer.loader import _as_it_is
 from fmritok.trainer.mixing import MixedGroup, mixed_windows
 from fmritok.trainer.streaming import (
     Meter,
     WindowDataset,
-    _as_it_is,
     collate,
     window_loader,
 )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
 import subprocess
 import sys
 
 import psutil
 import pytest
 import torch
+from broken import BrokenDataset
 
+from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer import workers
+from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.loader import batch_loader
 from fmritok.trainer.streaming import window_loader
 from fmritok.trainer.windows import EndlessBatches, RunIndex
 
@@ -25,7 +34,7 @@ if __name__ == "__main__":
     batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
     loader = iter(window_loader(group, index, batches, workers=2))
     next(loader)
-    print(*[worker.pid for worker in loader._workers], flush=True)
+    print(*[worker.pid for worker in loader.workers], flush=True)
     if sys.argv[2] == "error":
         raise SystemExit("an error of the trainer's own")
     sys.stdin.read()
@@ -46,7 +55,7 @@ def test_workers_outlive_signals_and_end_with_the_trainer(store):
     loader = window_loader(group, index, batches, workers=1)
     batches = iter(loader)
     next(batches)
-    (worker,) = batches._workers
+    (worker,) = batches.workers
     for name in ("TERM", "INT"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     for _ in range(20):
@@ -77,3 +86,97 @@ def test_no_worker_is_left_and_none_is_waited_for(store, tmp_path, end):
     if end == "error":
         assert errors.strip() == "an error of the trainer's own"
     assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGKILL, r"ended by SIGKILL \(most likely by the system, because memory ran out\)"),
+     (signal.SIGBUS, r"ended by SIGBUS \(shared memory was too small\).*/dev/shm.*--shm-size"),
+     (signal.SIGSEGV, "ended by SIGSEGV")],
+)  # fmt: skip
+def test_a_killed_worker_is_one_error_that_says_how_to_go_on(store, number, said):
+    group = TokenStore(store).group()
+    index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
+    batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
+    loader = iter(window_loader(group, index, batches, workers=2))
+    next(loader)
+    pid = loader.workers[1].pid
+    os.kill(pid, number)
+    with pytest.raises(TrainingError, match=rf"got process {pid}, which was {said}.*--workers 0"):
+        list(loader)  # which has no end
+
+
+def test_a_command_whose_worker_is_killed_prints_one_error(store, tmp_path):
+    command = [sys.executable, "-m", "fmritok.trainer.cli", "train", "--store", store, "--out",
+               str(tmp_path / "a"), "--workers", "1", "--steps", "1000000", "--device", "cpu",
+               "--set", "model.width=16", "--set", "model.layers=1"]  # fmt: skip
+    trainer = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 5:
+        assert trainer.poll() is None
+    (worker,) = [
+        process
+        for process in psutil.Process(trainer.pid).children(recursive=True)
+        if process.ppid() != trainer.pid
+    ]
+    worker.kill()
+    _, errors = trainer.communicate(timeout=60)
+    assert trainer.returncode == 1
+    assert "Traceback" not in errors
+    assert errors.count("Error: ") == 1
+    assert "ended by SIGKILL" in errors
+
+
+def _load(*faults, n_workers=1):
+    return iter(
+        batch_loader(BrokenDataset(), [], [list(faults)] * 3, workers=n_workers, pin_memory=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "wanted", "step"),
+    [("shm", "enough shared memory", "--shm-size"), ("memory", "enough memory", "--workers 0"),
+     ("files", "enough open files", "ulimit -n"), ("cpu", "enough memory", "batch_size")],
+)  # fmt: skip
+def test_what_a_worker_lacks_is_one_error_without_its_traceback(fault, wanted, step):
+    with pytest.raises(TrainingError) as caught:
+        next(_load(fault))
+    text = str(caught.value)
+    assert text.startswith(f"Loader workers (--workers): expected {wanted}")
+    assert step in text
+    assert "Traceback" not in text
+    assert "\n" not in text
+
+
+def test_a_damaged_run_is_reported_without_the_traceback_of_a_worker():
+    with pytest.raises(StoreError, match=r"^damaged$"):
+        next(_load("store"))
+
+
+def test_a_mistake_in_the_code_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="Traceback") as caught:
+        next(_load("bug"))
+    assert not isinstance(caught.value, TrainingError)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fault", ["share", "unsendable"])
+def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_endless_wait(fault):
+    wanted = "enough shared memory" if fault == "share" else "could not hand a batch over"
+    with pytest.raises(TrainingError, match=rf"{wanted}.*/dev/shm"):
+        next(_load(fault))
+
+
+@pytest.mark.parametrize(
+    ("number", "step"), [(errno.EAGAIN, "limit of processes"), (errno.EMFILE, "ulimit -n")]
+)
+def test_workers_that_cannot_start_are_one_error(store, monkeypatch, number, step):
+    def refuse(process):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(workers._WorkerProcess, "_Popen", staticmethod(refuse))
+    wanted = rf"expected 2 that start, got .*{re.escape(os.strerror(number))}.*{step}.*--workers 0"
+    with pytest.raises(TrainingError, match=wanted):
+        _load("none", n_workers=2)

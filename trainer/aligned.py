@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.loader import batch_loader
 from fmritok.trainer.mixing import MixedGroup
-from fmritok.trainer.streaming import Batch, WindowDataset, batch_loader
+from fmritok.trainer.streaming import Batch, WindowDataset
 from fmritok.trainer.windows import Request, RunIndex
 
 __all__ = ["AlignedDataset", "aligned_indices", "aligned_loader", "covered_frames"]

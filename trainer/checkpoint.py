@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import nn
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.faults import writing
 from fmritok.trainer.sharding import WholeTensors, share_like
 
 __all__ = [
@@ -60,25 +62,34 @@ def save_checkpoint(
     -------
     Path
         The checkpoint's folder.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk refuses it (full, read-only, gone); earlier checkpoints are as they were.
     """
     folder = run / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*"):  # of a process that was killed here
-        shutil.rmtree(leftover)
     target = folder / f"step-{state['step']:08d}"
     partial = folder / f".{target.name}.partial"
-    partial.mkdir()
-    save_file(tensors.weights, partial / _MODEL, metadata={"format": "pt"})
-    save_file(tensors.moments, partial / _OPTIMIZER, metadata={"format": "pt"})
-    (partial / _STATE).write_text(json.dumps({"format": _FORMAT, **state}, indent=1))
-    for path in (*partial.iterdir(), partial):
-        _sync(path)
-    if target.exists():
-        _remove(target)
-    partial.rename(target)
-    _sync(folder)
-    for old in list_checkpoints(run)[:-keep]:
-        _remove(old)
+    then = f"Then go on with --resume {run}, or start again if it has no checkpoint."
+    with writing("Checkpoint", target, then=then, kind=CheckpointError):
+        folder.mkdir(exist_ok=True)  # not its parent: a run's folder that is gone stays gone
+        for leftover in folder.glob(".*"):  # of a process that was killed here
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir()
+        try:
+            save_file(tensors.weights, partial / _MODEL, metadata={"format": "pt"})
+            save_file(tensors.moments, partial / _OPTIMIZER, metadata={"format": "pt"})
+            (partial / _STATE).write_text(json.dumps({"format": _FORMAT, **state}, indent=1))
+            for path in (*partial.iterdir(), partial):
+                _sync(path)
+            _put_in_place(partial, target)
+        except (OSError, SafetensorError):
+            shutil.rmtree(partial, ignore_errors=True)  # make room
+            raise
+        _sync(folder)
+        for old in list_checkpoints(run)[:-keep]:
+            _remove(old)
     return target
 
 
@@ -200,11 +211,25 @@ def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Give a whole checkpoint its name; one that has the name already goes, but not before."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    hidden = target.rename(target.with_name(f".{target.name}.removed"))
+    try:
+        partial.rename(target)
+    except OSError:
+        hidden.rename(target)
+        raise
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
 def _remove(folder: Path) -> None:
     """Delete a checkpoint so that nobody ever sees half of it."""
-    hidden = folder.with_name(f".{folder.name}.removed")
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
+    with suppress(FileNotFoundError):  # somebody else deleted it
+        hidden = folder.rename(folder.with_name(f".{folder.name}.removed"))
+        shutil.rmtree(hidden, ignore_errors=True)  # what is left goes with the next checkpoint
 
 
 def _sync(path: Path) -> None:

@@ -42,6 +42,8 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
             raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(f"Memory ran out ({error or 'no more is said'}).") from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

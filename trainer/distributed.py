@@ -7,15 +7,16 @@ out to the ranks, so that the number of ranks does not change what is trained on
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
 
+from fmritok.trainer.errors import OtherProcessError
 from fmritok.trainer.streaming import Batch
 from fmritok.trainer.windows import Request
 
@@ -23,6 +24,8 @@ __all__ = [
     "Ranks", "ShareOfBatches", "is_placeholder", "split_batch", "sum_over_ranks",
     "total_over_ranks",
 ]  # fmt: skip
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,45 @@ class Ranks:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def wait(self) -> None:
-        """Wait for the others."""
+    def agreed(self, value: Result) -> Result:
+        """Return the first process's value of what may differ, such as the time."""
+        values = [value]
         if self.size > 1:
-            dist.barrier()
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def first_only(self, do: Callable[[], Result]) -> Result | None:
+        """Let the first process do something while the others wait; if it fails, all stop.
+
+        Parameters
+        ----------
+        do : callable
+            Called in the first process.
+
+        Returns
+        -------
+        object or None
+            What it returned; None in the other processes.
+
+        Raises
+        ------
+        OtherProcessError
+            In the other processes, if it failed; the first one raises what it raised.
+        """
+        result: Result | None = None
+        failed: Exception | None = None
+        if self.is_first:
+            try:
+                result = do()
+            except Exception as error:
+                failed = error
+        if self.size > 1:
+            told = self.agreed(None if failed is None else str(failed))
+            if told is not None and not self.is_first:
+                raise OtherProcessError(told)
+        if failed is not None:
+            raise failed
+        return result
 
 
 class ShareOfBatches:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from fmritok.pipeline.errors import FmritokError
 
-__all__ = ["CheckpointError", "ConfigError", "LeakageError", "StoppedError", "TrainingError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "LeakageError",
+    "OtherProcessError",
+    "StoppedError",
+    "TrainingError",
+]
 
 
 class ConfigError(FmritokError, ValueError):
@@ -17,6 +24,10 @@ class CheckpointError(FmritokError, ValueError):
 
 class TrainingError(FmritokError, RuntimeError):
     """Training cannot start, or cannot go on."""
+
+
+class OtherProcessError(TrainingError):
+    """The first of several processes failed, and reports it: this one only ends with it."""
 
 
 class LeakageError(TrainingError):

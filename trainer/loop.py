@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,39 +20,35 @@ from fmritok.trainer.checkpoint import (
     list_checkpoints,
     load_optimizer,
     load_weights,
-    read_state,
-    refuse_another,
     run_folder,
     save_checkpoint,
 )
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay
-from fmritok.trainer.distributed import Ranks, ShareOfBatches, total_over_ranks
-from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
+from fmritok.trainer.distributed import Ranks, total_over_ranks
+from fmritok.trainer.errors import StoppedError, TrainingError
+from fmritok.trainer.faults import losing_others, within_memory, write_whole, writing
+from fmritok.trainer.feed import Feed
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.learner import Learner, Step
-from fmritok.trainer.metrics import MetricsLog, draw_losses
-from fmritok.trainer.mixing import MixedGroup, mixed_windows
+from fmritok.trainer.locking import FolderLock
+from fmritok.trainer.metrics import MetricsLog, draw_losses, optionally
+from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.progress import Position, Summary
 from fmritok.trainer.recipe import to_yaml
-from fmritok.trainer.sharding import whole_tensors
-from fmritok.trainer.split import Split, check_no_leakage, split_runs, with_subjects
+from fmritok.trainer.resuming import check_state, choose_split, refuse_used, training_state
+from fmritok.trainer.sharding import WholeTensors, whole_tensors
 from fmritok.trainer.stopping import StopRequest
-from fmritok.trainer.streaming import Batch, Meter, window_loader
+from fmritok.trainer.streaming import Batch, Meter
 from fmritok.trainer.tracking import WandbRun
-from fmritok.trainer.windows import (
-    Request,
-    RunIndex,
-    WindowBatches,
-    Windows,
-    random_windows,
-    validation_windows,
-)
 
 __all__ = ["Trainer"]
 
-_logger = logging.getLogger(__name__)
+_MORE_MEMORY = (
+    "In a new training, choose a smaller data.batch_size or data.window, a larger train.accumulate "
+    "(the batch in parts) or model.checkpointing=full; --init-from takes the weights of this one."
+)
 
 
 class Trainer:
@@ -84,6 +79,8 @@ class Trainer:
     ------
     CheckpointError
         If the checkpoint belongs to another configuration, other tokens or another split.
+    TrainingError
+        If another training holds the folder, or it cannot be written.
     """
 
     def __init__(
@@ -105,13 +102,34 @@ class Trainer:
         self.device, self.workers = device, workers
         self.ranks = ranks or Ranks()
         self.console = console or Console(stderr=True, quiet=not self.ranks.is_first)
-        state = None if resume is None else self._check_state(resume)
-        self.split = self._split(resume)
-        if state is not None:
-            saved, now = {"sha256": state["split"]}, {"sha256": self.split.sha256}
-            refuse_another(run_folder(resume), "Split", saved, now, "Restore split.json.")  # type: ignore[arg-type]
-        self.index = RunIndex.of(group.runs, self.split.train)
-        self.validation_index = RunIndex.of(group.runs, self.split.validation)
+        self.metrics: MetricsLog | None = None
+        self._lock: FolderLock | None = None
+        self._validation_loader: Iterable[Batch] = ()
+        self._last_measures: dict[str, float] = {}
+        try:
+            with self._faults():
+                self._prepare(resume, init_from, shard, wandb)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(
+        self, resume: Path | None, init_from: Path | None, shard: bool, wandb: str | None
+    ) -> None:
+        """Take the folder, and make all that the first step needs."""
+        config, group, device, ranks = self.config, self.group, self.device, self.ranks
+        self._lock = ranks.first_only(lambda: FolderLock(self.out))
+        state = None
+        if resume is None:
+            ranks.first_only(lambda: refuse_used(self.out))
+        else:
+            state = check_state(resume, self.out, config, group)
+        self.split = choose_split(config, group, resume, state)
+        self.feed = Feed(
+            config, group, self.split,
+            ranks=ranks, workers=self.workers, pin_memory=device.type == "cuda",
+        )  # fmt: skip
+        self.index, self.validation_index = self.feed.index, self.feed.validation_index
 
         if device.type == "cuda" and config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -124,23 +142,15 @@ class Trainer:
         if weights is not None:
             load_weights(weights, self.model)
         epochs = config.train.epochs
-        self.n_steps = config.train.steps or self._batches().steps_per_epoch * (epochs or 0)
+        self.n_steps = config.train.steps or self.feed.steps_per_epoch * (epochs or 0)
         self.learner = Learner(
-            self.model,
-            config,
-            n_steps=self.n_steps,
-            device=device,
-            ranks=self.ranks,
-            shard=shard,
+            self.model, config, n_steps=self.n_steps, device=device, ranks=ranks, shard=shard
         )
-
         self.position = Position()
-        self._last_measures: dict[str, float] = {}
-        self._validation_loader: Iterable[Batch] = ()
         if resume is not None and state is not None:
             load_optimizer(resume, self.model, self.learner.optimizer)
             self.position = Position(**state["position"])
-        self.metrics = self._metrics(resume, state, wandb) if self.ranks.is_first else None
+        self.metrics = ranks.first_only(lambda: self._metrics(resume, state, wandb))
         self.learner.prepare()
 
     def run(self) -> Summary:
@@ -151,40 +161,57 @@ class Trainer:
         StoppedError
             After SIGINT or SIGTERM, when the checkpoint is saved.
         TrainingError
-            If the loss is not a number; the batch's runs are named.
+            If the loss is not a number (the batch's runs are named), or if the machine fails:
+            disk, memory, loader workers, another process.
         """
-        every = self.config.train.checkpoint_every
         display = TrainingDisplay(self.console, n_steps=self.n_steps, step=self.position.step)
-        meter = Meter(self._training_batches())
-        self._validation_loader = self._validation_batches()
-        with closing(self), closing(meter), StopRequest() as stop, display:
-            if self._validate_if_due(stop, display):  # a stop had left it undone
-                self._save()
-            while self.position.step < self.n_steps:
-                row = self._step(meter)
-                display.step(row["step"], row["loss"], meter.overall)
-                self._validate_if_due(stop, display)
-                step = self.position.step
-                signal = self._agreed(stop)
-                if signal or step % every == 0 or step == self.n_steps:
-                    self._save()
-                if signal and (step < self.n_steps or self._is_validation_due):
-                    raise self._stopped(signal)
-        return Summary(
-            step=self.position.step,
-            figures=self.position.validation or self._last_measures,
-            shown=self.model.figures,
-            validated=self.position.validation is not None,
-            rate=meter.overall,
-            checkpoint=list_checkpoints(self.out)[-1],
-            picture=self._draw(),
-        )
+        with closing(self), self._faults():
+            meter = Meter(self.feed.training(self.position))
+            self._validation_loader = self.feed.validation()
+            with closing(meter), StopRequest() as stop, display:
+                self._train(meter, stop, display)
+            picture: Path | None = self.out / "loss.png"
+            if self.ranks.is_first and not optionally(picture, self._draw):
+                picture = None
+            return Summary(
+                step=self.position.step,
+                figures=self.position.validation or self._last_measures,
+                shown=self.model.figures,
+                validated=self.position.validation is not None,
+                rate=meter.overall,
+                checkpoint=list_checkpoints(self.out)[-1],
+                picture=picture,
+            )
 
     def close(self) -> None:
-        """End the validation workers and close the metrics."""
+        """End the validation workers, close the metrics and give the folder back."""
         self._validation_loader = ()
         if self.metrics is not None:
             self.metrics.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turn faults of the machine into one error each."""
+        with losing_others(self.out, self.ranks.size), within_memory(self.device, _MORE_MEMORY):
+            yield
+
+    def _train(self, meter: Meter, stop: StopRequest, display: TrainingDisplay) -> None:
+        """Take steps, validate and save, to the end or to a signal."""
+        if self._validate_if_due(stop, display):  # a stop had left it undone
+            self._save()
+        while self.position.step < self.n_steps:
+            row = self._step(meter)
+            display.step(row["step"], row["loss"], meter.overall)
+            self._validate_if_due(stop, display)
+            step = self.position.step
+            signal = self._agreed(stop)
+            due = step % self.config.train.checkpoint_every == 0
+            if signal or due or step == self.n_steps:
+                self._save()
+            if signal and (step < self.n_steps or self._is_validation_due):
+                raise self._stopped(signal)
 
     def _step(self, meter: Meter) -> dict[str, Any]:
         """Train on the next batch, and write what happened to the metrics."""
@@ -247,10 +274,11 @@ class Trainer:
     def _metrics(
         self, resume: Path | None, state: dict[str, Any] | None, project: str | None
     ) -> MetricsLog:
-        """Make the folder of the training, with what is known before its first step."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.yaml").write_text(to_yaml(self.config))
-        (self.out / "split.json").write_text(self.split.to_json())
+        """Write what is known before the first step to the folder of the training."""
+        files = {"config.yaml": to_yaml(self.config), "split.json": self.split.to_json()}
+        for name, text in files.items():
+            with writing("File", self.out / name, then="Then start again."):
+                write_whole(self.out / name, text)
         wandb = None if project is None else WandbRun(self.out, project, asdict(self.config))
         if resume is None or state is None:
             return MetricsLog(self.out, wandb=wandb)
@@ -262,113 +290,19 @@ class Trainer:
             wandb=wandb,
         )
 
-    def _draw(self) -> Path:
-        if self.ranks.is_first:
-            draw_losses(self.out, self.model.figures)
-        return self.out / "loss.png"
+    def _draw(self) -> None:
+        draw_losses(self.out, self.model.figures)
 
     def _save(self) -> None:
         """Write a checkpoint; all processes take part, the first one writes."""
-        optimizer = self.learner.optimizer
-        tensors = whole_tensors(self.model, optimizer, keep=self.ranks.is_first)
+        tensors = whole_tensors(self.model, self.learner.optimizer, keep=self.ranks.is_first)
+        self.ranks.first_only(lambda: self._write(tensors))
+
+    def _write(self, tensors: WholeTensors) -> None:
+        state = training_state(self.position, self.config, self.group, self.split)
         if self.metrics is not None:
-            keep = self.config.train.keep_checkpoints
-            save_checkpoint(self.out, tensors, self._state(self.metrics), keep=keep)
-        self.ranks.wait()
-
-    def _state(self, metrics: MetricsLog) -> dict[str, Any]:
-        return {
-            "step": self.position.step,
-            "position": asdict(self.position),
-            "config": asdict(self.config),
-            "group": {"name": self.group.name, "contract": self.group.contract},
-            "split": self.split.sha256,
-            "metrics_bytes": metrics.size,
-            "torch": torch.__version__,
-        }
-
-    def _check_state(self, resume: Path) -> dict[str, Any]:
-        """Read a checkpoint's state, and refuse one that this training cannot go on from."""
-        state = read_state(resume)
-        refuse_another(
-            resume, "Configuration", state["config"], asdict(self.config),
-            "Resume without changed options, or start a new training with --init-from.",
-        )  # fmt: skip
-        tokens = {"name": self.group.name, **self.group.contract}
-        refuse_another(
-            resume, "Tokens", {"name": state["group"]["name"], **state["group"]["contract"]},
-            tokens, "Use the store it was trained on, or start a new training with --init-from.",
-        )  # fmt: skip
-        latest = list_checkpoints(self.out)[-1:]
-        if latest and latest[0].absolute() != resume.absolute():
-            raise CheckpointError(
-                expected("Checkpoint for resuming", resume, f"the latest of {self.out}",
-                         f"an earlier one than {latest[0].name}",
-                         "Delete the later ones, or branch off into another folder with --out.")
-            )  # fmt: skip
-        return state
-
-    def _split(self, resume: Path | None) -> Split:
-        """Split the store's runs, or take the split of the training that is resumed."""
-        runs, data = self.group.runs, self.config.data
-        if resume is not None:
-            file = run_folder(resume) / "split.json"
-            split = Split.from_json(file)
-        else:
-            seed = self.config.train.seed
-            split = split_runs(runs, fraction=data.validation_fraction, seed=seed)
-            if data.subjects is not None:
-                split = with_subjects(runs, split, subjects=data.subjects, seed=seed)
-        check_no_leakage(runs, split)
-        if not split.train:
-            raise TrainingError(
-                expected("Token group", f"{self.group.name} of {self.group.location}",
-                         "at least one finished run", "none", "Run `fmritok tokenize` first.")
-            )  # fmt: skip
-        if not split.validation:
-            why = "data.validation_fraction is 0" if not data.validation_fraction else (
-                "the store has one subject (or family) only, and windows of one subject must not "
-                "be on both sides"
-            )  # fmt: skip
-            _logger.warning("Training WITHOUT validation: %s", why)
-        return split
-
-    def _windows(self, epoch: int) -> Windows:
-        """Return an epoch's windows: with weights, each store has its share of them."""
-        data, seed = self.config.data, self.config.train.seed
-        options: dict[str, Any] = {
-            "window": data.window,
-            "windows_per_run": data.windows_per_run,
-            "windows_per_read": data.windows_per_read,
-            "read_frames": data.read_frames,
-        }
-        weights = self.group.weights if isinstance(self.group, MixedGroup) else None
-        if weights is None:
-            return random_windows(self.index, seed=seed, epoch=epoch, **options)
-        return mixed_windows(self.index, weights, seed=seed, epoch=epoch, **options)
-
-    def _batches(self, epoch: int = 0, seen: int = 0) -> WindowBatches:
-        size = self.config.data.batch_size
-        return WindowBatches(self._windows, batch_size=size, epoch=epoch, seen=seen)
-
-    def _training_batches(self) -> Iterable[Batch]:
-        return self._loader(self.index, self._batches(self.position.epoch, self.position.seen))
-
-    def _validation_batches(self) -> Iterable[Batch]:
-        data = self.config.data
-        windows = validation_windows(
-            self.validation_index,
-            window=data.window,
-            at_most=data.max_validation_windows,
-            seed=self.config.train.seed,
-        )
-        return self._loader(self.validation_index, list(windows.batches(data.batch_size)))
-
-    def _loader(self, index: RunIndex, batches: Iterable[list[Request]]) -> Iterable[Batch]:
-        pin = self.device.type == "cuda"
-        if self.ranks.size > 1:
-            batches = ShareOfBatches(batches, self.ranks)
-        return window_loader(self.group, index, batches, workers=self.workers, pin_memory=pin)
+            state["metrics_bytes"] = self.metrics.sync()
+        save_checkpoint(self.out, tensors, state, keep=self.config.train.keep_checkpoints)
 
     def _memory(self) -> int:
         """Return the peak of the GPU's memory, or this process's resident memory."""

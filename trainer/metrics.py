@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from fmritok.pipeline.errors import expected
+from fmritok.trainer.board import Board
+from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.faults import reason, writing
 from fmritok.trainer.objectives import Figure
 from fmritok.trainer.tracking import WandbRun
 
-__all__ = ["MetricsLog", "draw_losses", "read_metrics"]
+__all__ = ["MetricsLog", "draw_losses", "optionally", "read_metrics"]
 
 _NAME = "metrics.jsonl"
+_logger = logging.getLogger(__name__)
+
+
+def optionally(what: object, do: Callable[[], Any]) -> bool:
+    """Do what a training can go on without; if it fails, say so and return False.
+
+    Its errors may be of any kind: W&B has its own, and they are no reason to stop.
+    """
+    try:
+        do()
+    except Exception as error:
+        _logger.warning("Training goes on without %s: %s", what, reason(error))
+        return False
+    return True
 
 
 class MetricsLog:
     """Appends rows to ``metrics.jsonl`` and figures to ``tensorboard/``.
+
+    The rows are essential: a resumed training goes on with them. TensorBoard and W&B are not; the
+    first failure of either is said, and training goes on without it.
 
     Parameters
     ----------
@@ -32,6 +54,11 @@ class MetricsLog:
         Last step that is kept.
     wandb : WandbRun, optional
         Gets what TensorBoard gets.
+
+    Raises
+    ------
+    TrainingError
+        If the disk does not take the rows.
     """
 
     def __init__(
@@ -43,38 +70,93 @@ class MetricsLog:
         step: int = 0,
         wandb: WandbRun | None = None,
     ) -> None:
-        kept = b""
-        if resume is not None and (resume / _NAME).exists():
-            kept = (resume / _NAME).read_bytes()[:size]
-        self._file = (folder / _NAME).open("wb")
-        self._file.write(kept)
-        self._file.flush()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._wandb = wandb
+        self._path, self._size, self._wandb = folder / _NAME, 0, wandb
+        self._board: Board | None = None
+        source = None if resume is None else resume / _NAME
+        with self._writing():
+            if source is not None and source.exists() and self._path.exists():
+                in_place = source.samefile(self._path)
+            else:
+                in_place = False
+            # In place, nothing is written again: on a full disk, the rows would be lost.
+            self._file = self._path.open("r+b" if in_place else "wb", buffering=0)
+            if in_place:
+                self._size = min(size, self._file.seek(0, os.SEEK_END))
+                self._file.truncate(self._size)
+                self._file.seek(self._size)
+            elif source is not None and source.exists():
+                self._append(source.read_bytes()[:size])
+        optionally("TensorBoard", lambda: self._open_board(folder / "tensorboard", step + 1))
 
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self._file.tell()
+    def sync(self) -> int:
+        """Make sure that all rows are on the disk, under their name; return their bytes.
+
+        Raises
+        ------
+        TrainingError
+            If they are not, for instance because somebody deleted the folder.
+        """
+        with self._writing():
+            os.fsync(self._file.fileno())
+            there = os.stat(self._path)
+        if not os.path.samestat(there, os.fstat(self._file.fileno())):
+            raise TrainingError(
+                expected("Metrics", self._path, "the file that this training writes", "another one",
+                         "Start again with another --out.")
+            )  # fmt: skip
+        return self._size
 
     def write(self, kind: str, row: dict[str, Any], *, draw: bool = True) -> None:
-        """Append a row with its ``step``; it survives a killed process."""
-        self._file.write(json.dumps({"kind": kind, **row}).encode() + b"\n")
-        self._file.flush()
+        """Append a row with its ``step``; it survives a killed process.
+
+        Raises
+        ------
+        TrainingError
+            If the disk does not take it; the rows before it are whole.
+        """
+        with self._writing():
+            self._append(json.dumps({"kind": kind, **row}).encode() + b"\n")
+        board, wandb = self._board, self._wandb
         if not draw:
             return
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(f"{kind}/{name}", value, row["step"])
-        if self._wandb is not None:
-            self._wandb.write(kind, row)
+        if board is not None and not optionally("TensorBoard", lambda: _draw(board, kind, row)):
+            self._board = None
+        if wandb is not None and not optionally("W&B", lambda: wandb.write(kind, row)):
+            self._wandb = None
 
     def close(self) -> None:
         """Close all of them."""
-        self._file.close()
-        self._board.close()
+        with suppress(OSError):  # of some network disks; nothing is buffered here
+            self._file.close()
+        if self._board is not None:
+            optionally("TensorBoard", self._board.close)
         if self._wandb is not None:
-            self._wandb.close()
+            optionally("W&B", self._wandb.close)
+
+    def _open_board(self, folder: Path, first_step: int) -> None:
+        self._board = Board(folder, first_step=first_step)
+
+    def _append(self, data: bytes) -> None:
+        """Write all of it, or leave the file as it was."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise
+        self._size += len(data)
+
+    def _writing(self) -> Any:
+        then = "Then go on with --resume, or start again if there is no checkpoint."
+        return writing("Metrics", self._path, then=then)
+
+
+def _draw(board: Board, kind: str, row: dict[str, Any]) -> None:
+    for name, value in row.items():
+        if name != "step":
+            board.add_scalar(f"{kind}/{name}", value, row["step"])
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.checkpoint import find_checkpoint, read_state, run_folder
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.events import event_windows
+from fmritok.trainer.faults import within_memory, write_whole, writing
 from fmritok.trainer.features import Pool, load_encoder, run_features, window_features
 from fmritok.trainer.labels import EVENT_TARGET, Labels, event_labels, labels_of, runs_where
 from fmritok.trainer.layout import TokenLayout
@@ -59,6 +60,7 @@ class Question(NamedTuple):
     """one for each row; None: evenly spread ones of every run"""
 
 
+@within_memory("the probe", "Use a machine or a GPU with more of it, or --device cpu.")
 def probe_trainings(
     store: str,
     group_name: str | None,
@@ -157,8 +159,13 @@ def _event_question(
 
 
 def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Write ``probe.json``, ``probe.csv`` and ``folds.json``; return what the first holds."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write ``probe.json``, ``probe.csv`` and ``folds.json``; return what the first holds.
+
+    Raises
+    ------
+    TrainingError
+        If the disk does not take them.
+    """
     summary, table, folds = [], [], {}
     for row in rows:
         labels = row.labels
@@ -188,9 +195,15 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
                           **score.figures})  # fmt: skip
             for split in score.splits:
                 folds[split.sha256] = json.loads(split.to_json())
-    (out / "probe.json").write_text(json.dumps(summary, indent=1))
-    (out / "folds.json").write_text(json.dumps(folds, indent=1))
-    pd.DataFrame(table).to_csv(out / "probe.csv", index=False)
+    files = {
+        "probe.json": json.dumps(summary, indent=1),
+        "folds.json": json.dumps(folds, indent=1),
+        "probe.csv": pd.DataFrame(table).to_csv(index=False),
+    }
+    with writing("Scores", out, then="Then probe again, or choose another folder with --out."):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_whole(out / name, text)
     return summary
 
 

@@ -49,7 +49,9 @@ class Summary:
         Whether the figures are of held-out subjects.
     rate : Rate
         Of this process, start-up and validation not counted.
-    checkpoint, picture : Path
+    checkpoint : Path
+    picture : Path or None
+        Of the losses; None if it could not be drawn.
     """
 
     step: int
@@ -58,4 +60,4 @@ class Summary:
     validated: bool
     rate: Rate
     checkpoint: Path
-    picture: Path
+    picture: Path | None

@@ -6,9 +6,10 @@ state: order and position belong to the sampler alone, whatever the number of wo
 
 from __future__ import annotations
 
+import errno
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,19 +18,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from fmritok.pipeline.errors import StoreError, expected
-from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import RunMoments, TokenGroup
-from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.faults import is_out_of_memory
+from fmritok.trainer.loader import batch_loader
 from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.windows import Request, RunIndex
-from fmritok.trainer.workers import worker_options
 
-__all__ = ["Batch", "Meter", "Rate", "WindowDataset", "batch_loader", "collate", "window_loader"]
+__all__ = ["Batch", "Meter", "Rate", "WindowDataset", "collate", "window_loader"]
 
 _CACHED_RUNS = 64  # 1 MB each at 27 x 3072
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class Window(NamedTuple):
@@ -159,11 +160,15 @@ class WindowDataset(Dataset[Window]):
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error) or getattr(error, "errno", None) in _TOO_MANY_FILES:
+                raise  # nothing is wrong with the run
             location = self._group(run).location
+            step = "Run `fmritok verify --drop`, and tokenize again."
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                step = "Check the disk or the network that the store is on; its runs may be whole."
             raise StoreError(
                 expected("Tokens of run", f"{self.index.run_id[run]} in {location}",
-                         f"readable {what}", error,
-                         "Run `fmritok verify --drop`, and tokenize again.")
+                         f"readable {what}", error, step)
             ) from error  # fmt: skip
 
 
@@ -256,32 +261,6 @@ def window_loader(
     return batch_loader(dataset, locations, batches, workers=workers, pin_memory=pin_memory)
 
 
-def batch_loader(
-    dataset: Dataset[Any],
-    locations: Sequence[Location],
-    batches: Iterable[list[Request]],
-    *,
-    workers: int,
-    pin_memory: bool,
-) -> DataLoader[Any]:
-    """Make a loader from a dataset that reads whole batches, by ``__getitems__``."""
-    private = [location for location in locations if not location.is_shared]
-    if workers and private:
-        raise ConfigError(
-            expected("Option", "--workers", f"0, because {private[0]} belongs to this process",
-                     workers, "Leave --workers away.")
-        )  # fmt: skip
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # never touch the global one
-        **(worker_options(__name__) if workers else {}),
-    )
-
-
 class Meter:
     """Hands out batches, and measures how long each step took and how long it waited for data.
 
@@ -333,7 +312,3 @@ class Rate(NamedTuple):
         """Take the rate from tokens, seconds and seconds waited."""
         tokens, seconds, waited = figures.tolist()
         return cls(tokens / seconds, waited / seconds) if seconds else cls(0.0, 0.0)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

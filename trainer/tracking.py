@@ -10,6 +10,7 @@ from typing import Any
 
 from fmritok.pipeline.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
+from fmritok.trainer.faults import write_whole, writing
 
 __all__ = ["WandbRun", "import_wandb"]
 
@@ -33,14 +34,15 @@ class WandbRun:
     ConfigError
         If wandb is not installed.
     TrainingError
-        If W&B refuses, for instance because nobody is logged in.
+        If W&B refuses at the start, for instance because nobody is logged in.
     """
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         wandb = import_wandb()
         file = folder / _ID
         if not file.exists():
-            file.write_text(secrets.token_hex(4))
+            with writing("Id of the W&B run", file):
+                write_whole(file, secrets.token_hex(4))
         try:
             self._run = wandb.init(
                 project=project,
@@ -51,7 +53,7 @@ class WandbRun:
                 config=dict(config),
                 settings=wandb.Settings(console="off"),
             )
-        except wandb.Error as error:
+        except (wandb.Error, OSError) as error:
             raise TrainingError(
                 expected("Option", "--wandb", "a run of W&B", str(error).rstrip("."),
                          "Log in with `wandb login`, or set WANDB_MODE=offline.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -15,7 +16,10 @@ import zarr
 
 from fmritok.pipeline.store.shard_files import use_threads
 
-__all__ = ["prepare_worker", "worker_options"]
+__all__ = ["NOT_HANDED_OVER", "prepare_worker", "worker_options"]
+
+#: Exit status of a worker whose batch did not get through.
+NOT_HANDED_OVER = 74
 
 
 def worker_options(module: str) -> dict[str, Any]:
@@ -45,6 +49,8 @@ def prepare_worker(_: int) -> None:
     trainer = multiprocessing.parent_process()
     if trainer is None:
         return
+    # A queue drops what it cannot send, and the trainer would wait for it without end.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_at_once)  # type: ignore[attr-defined]
     # Ctrl-C and a cluster's SIGTERM reach every process; the trainer alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -55,6 +61,10 @@ def _end_with_trainer(trainer: Any) -> None:
     """End this worker when the trainer is gone; torch's own watchdog sees the forkserver only."""
     trainer.join()
     os._exit(1)
+
+
+def _end_at_once(_: Exception, __: Any) -> None:
+    os._exit(NOT_HANDED_OVER)
 
 
 class _WorkerPopen(Popen):

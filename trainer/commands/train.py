@@ -80,9 +80,12 @@ def train(
     Nothing but the store is needed; objective.name chooses masked tokens (mtm), a masked
     autoencoder (mae) or self-distillation (distill). Under torchrun, one model is trained by all
     processes. Writes checkpoints, metrics.jsonl, TensorBoard files, the
-    resolved configuration and a picture of the losses to the folder of the training.
+    resolved configuration and a picture of the losses to the folder of the training, which
+    belongs to one training at a time. If the disk refuses checkpoints or metrics.jsonl, training
+    stops, and the last checkpoint stays usable; without TensorBoard, W&B or the picture it goes
+    on, and says so.
     """
-    from fmritok.trainer.errors import ConfigError
+    from fmritok.trainer.errors import ConfigError, OtherProcessError
 
     if resume and init_from:
         raise click.UsageError(
@@ -99,6 +102,8 @@ def train(
                workers, device, shard, wandb)  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
+    except OtherProcessError as error:  # the first process says what it is, once
+        raise click.exceptions.Exit(1) from error
 
 
 def _train(
@@ -129,7 +134,6 @@ def _train(
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore
     from fmritok.trainer.checkpoint import (
         find_checkpoint,
-        list_checkpoints,
         read_state,
         run_folder,
     )
@@ -182,12 +186,8 @@ def _train(
                 recipe, "a GPU" if device.type == "cuda" else f"the {device.type} (a small model)",
             )  # fmt: skip
         tree = read_recipe(recipe)
-        out = out or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-        if list_checkpoints(out):
-            raise ConfigError(
-                expected("Option", "--out", "a folder without checkpoints", str(out),
-                         f"Go on with that training by --resume {out}, or choose another folder.")
-            )  # fmt: skip
+        now = ranks.agreed(f"{datetime.now():%Y%m%d-%H%M%S}")
+        out = out or Path("runs") / f"{Path(recipe).stem}-{now}"
     config = build_config(override(tree, overrides))
 
     groups = [TokenStore(store).group(group_name) for store in stores]
@@ -198,23 +198,23 @@ def _train(
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         shared = all(each.location.is_shared for each in groups)
         workers = min(4, (cores or 1) - 1) if shared else 0
-    trainer = Trainer(
-        config,
-        group,
-        out=out,
-        device=device,
-        workers=workers,
-        resume=resume,
-        init_from=init_from,
-        ranks=ranks,
-        shard=shard,
-        wandb=wandb,
-    )
-    logger.info(
-        "Training on %d runs, validating on %d: %s; %s, %d loader workers",
-        len(trainer.index), len(trainer.validation_index), out, device, workers,
-    )  # fmt: skip
     try:
+        trainer = Trainer(
+            config,
+            group,
+            out=out,
+            device=device,
+            workers=workers,
+            resume=resume,
+            init_from=init_from,
+            ranks=ranks,
+            shard=shard,
+            wandb=wandb,
+        )
+        logger.info(
+            "Training on %d runs, validating on %d: %s; %s, %d loader workers",
+            len(trainer.index), len(trainer.validation_index), out, device, workers,
+        )  # fmt: skip
         summary = trainer.run()
     finally:
         ranks.leave()
@@ -230,4 +230,5 @@ def _train(
         f"{rate.tokens_per_s:,.0f} tokens/s, {rate.stall_share:.1%} of the time waiting for data"
     )
     click.echo(f"Checkpoint: {summary.checkpoint}")
-    click.echo(f"Loss curve: {summary.picture}")
+    if summary.picture is not None:
+        click.echo(f"Loss curve: {summary.picture}")
