@@ -42,11 +42,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many faults were tried, and how many of them did no harm."""
     found: dict[str, dict[str, list[int]]] = {"crash": {}, "damage": {}}
     third: list[str] = []
+    unfinished = 0
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
                 if name == "third" and getattr(report, "when", "") == "call":
                     third += value
+                elif name == "unfinished" and getattr(report, "when", "") == "call":
+                    unfinished += value
                 if name in found and getattr(report, "when", "") == "call":
                     *what, cases, wrong = value
                     line = found[name].setdefault(", ".join(what), [0, 0])
@@ -57,6 +60,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{name} harness")
         for what, (cases, wrong) in lines.items():
             terminalreporter.write_line(f"{what}: {cases - wrong} of {cases}")
+        if name == "crash" and unfinished:
+            terminalreporter.write_line(f"{unfinished} of them leave unfinished files in the store")
         for line in third if name == "damage" else ():
             terminalreporter.write_line(f"third outcome: {line}")
         cases, wrong = (sum(line[i] for line in lines.values()) for i in (0, 1))

@@ -40,6 +40,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tiny import fmritok
 
 #: ``error``: the operation fails once, as on a bad disk. ``full``: from it on, whatever needs room
@@ -153,8 +154,6 @@ def in_child(function: Callable[[], Any], *, seconds: float = _SECONDS) -> Any:
         if pid == 0:
             try:
                 faulthandler.dump_traceback_later(0.9 * seconds, file=stacks)
-                import torch
-
                 torch.set_num_threads(1)  # the threads that the parent computed with are not here
                 try:
                     content = pickle.dumps((True, function()))
@@ -522,7 +521,7 @@ def watch_folder(root: Path, watch: _Watch) -> None:
         writes = set(mode) & set("wax+")
         if not writes or not isinstance(file, int | str | bytes | os.PathLike):
             return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
-        if below(file) is None:
+        if below(file) is None and opener is None:  # an opener may give any file
             return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
         plain = mode.replace("b", "").replace("t", "")
         raw = CountingFile(file, plain, closefd, opener, again=buffering != 0)

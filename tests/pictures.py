@@ -117,7 +117,7 @@ def differences(found: Picture, wanted: Picture) -> Iterator[str]:
             yield f"{what}: {list(here)} instead of {list(there)}"
         for name in here.keys() & there.keys():
             if not _equal(here[name], there[name]):
-                yield f"{what} {name}: {_brief(here[name])} instead of {_brief(there[name])}"
+                yield f"{what} {name}: {_compared(here[name], there[name])}"
     for name in wanted.more.keys() | found.more.keys():
         if found.more.get(name) != wanted.more.get(name):
             yield (
@@ -201,6 +201,16 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     return bool(type(one) is type(other) and one == other)
+
+
+def _compared(one: Any, other: Any) -> str:
+    if isinstance(one, pd.DataFrame) and isinstance(other, pd.DataFrame):
+        if list(one) != list(other) or len(one) != len(other):
+            return f"{len(one)} rows of {list(one)} instead of {len(other)} of {list(other)}"
+        column = next(c for c in one if not _equal(one[[c]], other[[c]]))
+        one, other = one[column], other[column]
+        return f"{column} {one.tolist()} ({one.dtype}) instead of {other.tolist()} ({other.dtype})"
+    return f"{_brief(one)} instead of {_brief(other)}"
 
 
 def _brief(value: Any) -> str:

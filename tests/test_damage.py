@@ -24,6 +24,7 @@ import pytest
 import torch
 import zarr
 from faults import ChildError, Folder, in_child, invoke, zarr_in_this_thread
+from pictures import TABLES
 from tiny import fmritok, tokenize_options, write_atlas, write_cohort
 
 from fmritok.pipeline.store.location import Location
@@ -189,7 +190,8 @@ class Yard:
             yield from (f"{kind} {group}" for kind in ("group", "table"))
         # A table is read whole: its own name will do for one of its columns.
         if group not in GROUPS and rest:
-            yield from (f"table {group}", f"/{group} ", f"/{group}:", f"{group} of")
+            for table in (t for t in TABLES if t in whole):
+                yield from (f"table {table}", f"{table} of", f"/{table} ", f"/{table}:")
         elif rest.startswith("runs"):
             yield from (f"{group}/runs", f"runs of group {group}", f"runs of {group}")
 
