@@ -1,7 +1,7 @@
 """Replace tables, all at once: new ones are written beside the old, then one document names them.
 
-A kill before that write leaves the old tables in force, and some files that nobody reads. The
-tables that were replaced last are kept for readers that are at it; older ones are removed.
+A kill before that write leaves the old tables in force, and some files that nobody reads. Afterwards
+the old tables are removed; a reader that was at it starts again with the new document.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def replace_tables(
     write_document(location, changed)
     for name, path in in_force.items():
         if path != before.get(name):
-            _remove_older(location, document, name, keep={path, before.get(name)})
+            _remove_others(location, document, name, keep=path)
     return changed
 
 
@@ -102,10 +102,10 @@ def table_of(
         ) from error  # fmt: skip
 
 
-def _remove_older(location: Location, document: Document, name: str, keep: set[str | None]) -> None:
+def _remove_others(location: Location, document: Document, name: str, keep: str) -> None:
     for version in location.list_dir(document.key(name)):
         path = f"{name}/{version}"
-        if version != "zarr.json" and path not in keep:
+        if version != "zarr.json" and path != keep:
             location.remove_tree(document.key(path))
 
 
