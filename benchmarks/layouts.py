@@ -154,8 +154,8 @@ def open_tensorstore(folder: Path) -> Reader:
 
 
 def open_direct(folder: Path) -> Reader:
+    from fmritok.pipeline.store.layout import open_direct
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.shards import open_direct
 
     array = open_direct(Location(folder / "tokens.zarr"), "vae/tokens")
     assert array is not None
@@ -171,8 +171,8 @@ def open_direct_one_thread(folder: Path) -> Reader:
 
 def open_direct_moments(folder: Path) -> Reader:
     """Read a run's mean, deviation and scale with each window: what a run that is new costs."""
+    from fmritok.pipeline.store.layout import open_direct
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.shards import open_direct
 
     location = Location(folder / "tokens.zarr")
     names = [name for name in ("mean", "std", "scale") if location.exists(f"vae/{name}/zarr.json")]

@@ -14,10 +14,11 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 from fmritok.pipeline.errors import StoreError
-from fmritok.pipeline.store import shard_files, shards
+from fmritok.pipeline.store import codec, shard_files, shards
+from fmritok.pipeline.store.layout import open_direct
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.pipeline.store.shards import DirectArray, open_direct
+from fmritok.pipeline.store.shards import DirectArray
 from fmritok.pipeline.store.verify import verify_store
 from fmritok.pipeline.store.writer import _write_rows
 
@@ -256,8 +257,8 @@ def test_a_frame_of_another_length_is_an_error_even_with_its_checksum(make_direc
 
     array, direct = make_direct(sharded=False)
     frame = np.frombuffer(zstd.compress(np.ones(said, np.int8), 1), np.uint8)
-    _shard(array).write_bytes(frame.tobytes() + shard_files.crc(frame))
-    with pytest.raises(StoreError, match="frame of 240 bytes, got"):
+    _shard(array).write_bytes(frame.tobytes() + codec.crc(frame))
+    with pytest.raises(StoreError, match="frame of 240 bytes, got a frame of"):
         direct.read(0, 16)
 
 
@@ -266,7 +267,7 @@ def test_the_length_that_a_frame_says_is_read_rightly(said):
     from numcodecs import zstd
 
     frame = np.frombuffer(zstd.compress(np.ones(said, np.int8), 1), np.uint8)
-    assert shards._content_size(frame) == said
+    assert codec._content_size(frame) == said
 
 
 def test_a_replaced_shard_is_read_anew_and_open_files_are_bounded(make_direct, monkeypatch):

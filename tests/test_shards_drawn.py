@@ -13,8 +13,8 @@ from faults import zarr_in_this_thread
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from fmritok.pipeline.errors import StoreError
+from fmritok.pipeline.store.layout import open_direct
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.shards import open_direct
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,12 +16,17 @@ from fmritok.pipeline.commands.options import (
     print_json,
     store_option,
 )
+from fmritok.pipeline.commands.tokenize_output import (
+    print_estimates,
+    report,
+    say,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog import Cohort
     from fmritok.pipeline.execute import Outcome
-    from fmritok.pipeline.plan import Estimate, PlannedGroup
-    from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.plan import PlannedGroup
     from fmritok.pipeline.task import Job, RunTask
 
 Function = Callable[..., Any]
@@ -124,19 +128,20 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @as_json
 def plan(store: str, as_json: bool, **options: Any) -> None:
     """Show what a tokenization would do and take; nothing is written."""
+    from fmritok.pipeline.commit import check_cohort
     from fmritok.pipeline.faults import told_apart
-    from fmritok.pipeline.plan import check_cohort, estimate
+    from fmritok.pipeline.plan import estimate
     from fmritok.pipeline.store.location import Location
 
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
         found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
-    check_cohort(Location(store), groups, cohort, say=_say)
+    check_cohort(Location(store), groups, cohort, say=say)
     if as_json:
         # JSON has no NaN
         print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
     else:
-        _print_estimates(found, store)
+        print_estimates(found, store)
 
 
 @click.command()
@@ -178,8 +183,9 @@ def tokenize(
     go on, and the exit status is 1. A fault of the machine or of the set-up stops everything with
     one error.
     """
+    from fmritok.pipeline.commit import check_cohort, commit_plan
     from fmritok.pipeline.faults import told_apart
-    from fmritok.pipeline.plan import check_cohort, commit_plan, estimate, with_measured_notes
+    from fmritok.pipeline.plan import estimate, with_measured_notes
     from fmritok.pipeline.scratch import check_scratch
     from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
@@ -197,16 +203,16 @@ def tokenize(
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
         estimates = [estimate(cohort, planned, location) for planned in groups]
-    _print_estimates(estimates, store)
+    print_estimates(estimates, store)
     if dry_run:
-        check_cohort(location, groups, cohort, redo=redo, say=_say)
+        check_cohort(location, groups, cohort, redo=redo, say=say)
         return
     with ExitStack() as held:
         with told_apart("plan", store):
             for name in sorted(planned.spec.name for planned in groups):
                 held.enter_context(one_writer(location, name))
             groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
-            tasks = commit_plan(location, groups, cohort, redo=redo, say=_say)
+            tasks = commit_plan(location, groups, cohort, redo=redo, say=say)
         job = Job(
             store=location.url,
             groups={planned.spec.name: planned.job for planned in groups},
@@ -226,7 +232,7 @@ def tokenize(
             raise
         with told_apart("plan", store):
             tables = {name: finalize(location, name) for name in job.groups}
-    _report(tables, cohort.runs["run_id"].tolist(), location)
+    report(tables, cohort.runs["run_id"].tolist(), location)
 
 
 def _run(
@@ -239,14 +245,6 @@ def _run(
     trusted: str | None,
 ) -> None:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from fmritok.pipeline.execute import run_on_dask, run_serially
 
@@ -264,76 +262,8 @@ def _run(
             trusted=trusted,
             say=console.print,
         )
-    if not tasks:
-        return
-    with Progress(
-        TextColumn("tokenizing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames  {task.fields[runs]} runs  {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
-        total = sum(task.n_frames for task in tasks)
-        shown = bar.add_task("", total=total, runs=f"0/{len(tasks)}", rate="")
-        for count, (task, records) in enumerate(finished, start=1):
-            bar.advance(shown, task.n_frames)
-            elapsed = bar.tasks[0].elapsed or 1e-9
-            rate = f"{count / elapsed:.2f} runs/s, {bar.tasks[0].completed / elapsed:.1f} frames/s"
-            bar.update(shown, runs=f"{count}/{len(tasks)}", rate=rate)
-            for reason in {r.reason for r in records.values() if r.status == "failed"}:
-                bar.console.print(f"[red]failed[/red] {task.run_id}: {reason}", soft_wrap=True)
-
-
-def _report(tables: dict[str, Any], run_ids: Sequence[str], location: Location) -> None:
-    """Print what became of the cohort in each group; exit 1 if a run is not in the store."""
-    any_missing = False
-    for name, table in tables.items():
-        table = table.set_index("run_id", drop=False).reindex(run_ids)
-        table = table.assign(run_id=run_ids, status=table["status"].fillna("lost"))
-        done = table[table["status"] == "done"]
-        missing = table[table["status"] != "done"]
-        any_missing = any_missing or len(missing) > 0
-        click.echo(
-            f"{name}: {len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
-            + (f"; {len(missing)} missing:" if len(missing) else "")
-        )
-        for run in missing.itertuples():
-            click.echo(f"  {run.run_id}: {_reason(run)}")
-    if any_missing:
-        raise click.exceptions.Exit(1)
-
-
-def _reason(run: Any) -> str:
-    if run.status == "lost":
-        return "its row is gone from the store: run the same command again"
-    return str(run.reason) or "its record cannot be read"
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _print_estimates(found: Sequence[Estimate], store: str) -> None:
-    for one in found:
-        timed = not math.isnan(one.seconds)
-        duration = f", about {_duration(one.seconds)} on one worker" if timed else ""
-        click.echo(
-            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames{duration}; "
-            f"{one.raw_bytes / 1e9:.2f} GB of tokens, "
-            f"about {one.stored_bytes / 1e9:.2f} GB on disk; "
-            f"{one.scratch_bytes / 1e9:.2f} GB of scratch a worker"
-        )
-        if one.done or one.problems:
-            click.echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    if tasks:
+        show_progress(finished, tasks, console)
 
 
 @contextmanager

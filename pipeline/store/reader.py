@@ -15,12 +15,12 @@ import pandas as pd
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.annotations import read_annotation
 from fmritok.pipeline.store.group import GroupState, read_group
+from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize
 from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.store.root import group_names, read_root
 from fmritok.pipeline.store.runs_table import RunsTable, crc_column
-from fmritok.pipeline.store.shards import parse_direct
 
 __all__ = ["RunMoments", "TokenGroup", "TokenStore"]
 

@@ -13,24 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.codec import ABSENT, CRC_BYTES, ENTRY_BYTES, Bytes, crc
 from fmritok.pipeline.store.location import Location
 
-__all__ = [
-    "CRC_BYTES", "NEXT_STEP", "Bytes", "ChunkFile", "crc", "encode_shard", "for_each", "open_file",
-    "open_shard", "use_threads",
-]  # fmt: skip
+__all__ = ["NEXT_STEP", "ChunkFile", "for_each", "forget", "open_file", "open_shard", "use_threads"]
 
-CRC_BYTES = 4
 NEXT_STEP = "Run `fmritok verify`; with --drop, tokenizing again redoes what is damaged."
-_ABSENT = 2**64 - 1  # offset and size of a chunk that holds nothing but the fill value
-_ENTRY_BYTES = 16
 _OPEN_FILES = 64
 _IOV_MAX = 512
-
-Bytes = npt.NDArray[np.uint8]
 
 
 class ChunkFile:
@@ -71,7 +63,7 @@ class ChunkFile:
                 views[0] = views[0][done:]
 
     def _read_index(self, n_chunks: int, size: int) -> list[tuple[int, int] | None]:
-        data = np.empty(n_chunks * _ENTRY_BYTES + CRC_BYTES, np.uint8)
+        data = np.empty(n_chunks * ENTRY_BYTES + CRC_BYTES, np.uint8)
         body = size - len(data)
         if body < 0:
             raise StoreError(expected("Shard", self.path, "an index", f"{size} bytes", NEXT_STEP))
@@ -81,7 +73,7 @@ class ChunkFile:
                 expected("Index of shard", self.path, "its checksum", "another", NEXT_STEP)
             )
         entries = data[:-CRC_BYTES].view("<u8").reshape(n_chunks, 2).tolist()
-        places = [None if _ABSENT in entry else (entry[0], entry[1]) for entry in entries]
+        places = [None if ABSENT in entry else (entry[0], entry[1]) for entry in entries]
         if any(place and sum(place) > body for place in places):
             raise StoreError(
                 expected("Index of shard", self.path, "chunks within the file",
@@ -202,43 +194,6 @@ def forget(file: ChunkFile) -> None:
     _process().forget(file.path)
 
 
-def encode_shard(
-    chunks: Sequence[npt.NDArray[Any]], n_chunks: int | None, *, compress: bool
-) -> tuple[bytes, list[int]]:
-    """Return the bytes of a file of chunks, as zarr's own codecs lay them out.
-
-    Parameters
-    ----------
-    chunks : sequence of np.ndarray
-        Whole chunks, in order; those that a shard has room for beyond them stay absent.
-    n_chunks : int, optional
-        Chunks that the shard has room for. None: the file is one chunk, without an index.
-    compress : bool
-        zstd, level 1.
-
-    Returns
-    -------
-    data : bytes
-    crcs : list of int
-        crc32c of each chunk.
-    """
-    parts = []
-    for chunk in chunks:
-        body = _little_endian(chunk)
-        parts.append(_compressed(body) if compress else body.tobytes())
-    sums = [crc(np.frombuffer(part, np.uint8)) for part in parts]
-    stored = [part + found for part, found in zip(parts, sums, strict=True)]
-    crcs = [int.from_bytes(found, "little") for found in sums]
-    if n_chunks is None:
-        return stored[0], crcs
-    index = np.full((n_chunks, 2), _ABSENT, "<u8")
-    sizes = np.array([len(part) for part in stored], np.int64)
-    index[: len(stored), 0] = np.cumsum(sizes) - sizes
-    index[: len(stored), 1] = sizes
-    places = index.tobytes()
-    return b"".join([*stored, places, crc(np.frombuffer(places, np.uint8))]), crcs
-
-
 def _process() -> _Process:
     global _this_process
     if _this_process.pid != os.getpid():
@@ -255,26 +210,8 @@ def for_each(work: Callable[[Any], None], items: Sequence[Any], *, threaded: boo
             work(item)
 
 
-def crc(data: Bytes) -> bytes:
-    """Return the crc32c of bytes, as it is stored behind them."""
-    import google_crc32c
-
-    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
-
-
 def _content(location: Location, key: str) -> _Descriptor | _Object:
     return _Descriptor(f"{location.url}/{key}") if location.is_local else _Object(location, key)
-
-
-def _little_endian(values: npt.NDArray[Any]) -> Bytes:
-    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    return little.reshape(-1).view(np.uint8)
-
-
-def _compressed(data: Bytes) -> bytes:
-    from numcodecs import zstd
-
-    return bytes(zstd.compress(data, 1))
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

@@ -7,10 +7,7 @@ A chunk that is absent, damaged, or not the one that the caller knows by its che
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,22 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.codec import CRC_BYTES, Bytes, crc, decompress
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.shard_files import (
-    CRC_BYTES,
     NEXT_STEP,
-    Bytes,
     ChunkFile,
-    crc,
     for_each,
     forget,
     open_file,
     open_shard,
 )  # fmt: skip
 
-__all__ = ["DirectArray", "open_direct", "parse_direct"]
+__all__ = ["DirectArray"]
 
-_TYPES = {"int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64"}
 _READ_BYTES = 2 * 2**20  # adjacent chunks are read together up to about this size
 _THREADED_BYTES = 2**21  # for less, waking threads costs more than they save
 
@@ -175,7 +169,11 @@ class DirectArray:
             for chunk, place in zip(chunks, places, strict=True):
                 stored = data[chunk.offset - offset :][: chunk.size]
                 _check(chunk, stored[:-CRC_BYTES], stored[-CRC_BYTES:])
-                _decompress(chunk, stored[:-CRC_BYTES], place)
+                try:
+                    decompress(stored[:-CRC_BYTES], place)
+                except ValueError as error:
+                    wanted = f"a zstd frame of {len(place)} bytes"
+                    raise _damaged(chunk, wanted, error) from error
         else:
             sums = np.empty((len(chunks), CRC_BYTES), np.uint8)
             for chunk in chunks:
@@ -189,92 +187,6 @@ class DirectArray:
         for chunk, place in zip(chunks, places, strict=True):
             if len(chunk.rows) != self.chunk_rows:
                 chunk.rows[:] = place.reshape(-1, row_bytes)[chunk.skip :][: len(chunk.rows)]
-
-
-def parse_direct(location: Location, key: str, metadata: Mapping[str, Any]) -> DirectArray:
-    """Describe an array for direct reading.
-
-    Parameters
-    ----------
-    location : Location
-    key : str
-        Path of the array within the store.
-    metadata : mapping
-        Its ``zarr.json``.
-
-    Raises
-    ------
-    StoreError
-        If it is not laid out as fmritok lays out its arrays.
-    """
-    if sys.byteorder != "little":
-        raise StoreError(
-            expected("Machine", "that reads a store", "little-endian numbers", "big-endian ones",
-                     "Read the store with zarr-python.")
-        )  # fmt: skip
-    try:
-        direct = _described(location, key, metadata)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        direct = None
-    if direct is None:
-        raise StoreError(
-            expected("Array", f"{location}/{key}", "chunks along its first axis, with checksums",
-                     "another layout",
-                     "Do not rewrite arrays of a store: tokenize again, or restore a copy.")
-        )  # fmt: skip
-    return direct
-
-
-def open_direct(location: Location, key: str) -> DirectArray:
-    """Describe an array for direct reading from the metadata that lie in the store."""
-    return parse_direct(location, key, json.loads(location.read(f"{key}/zarr.json")))
-
-
-def _described(location: Location, key: str, metadata: Mapping[str, Any]) -> DirectArray | None:
-    shape = tuple(metadata["shape"])
-    grid = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-    chunk, codecs = grid, metadata["codecs"]
-    is_sharded = codecs[0]["name"] == "sharding_indexed"
-    fits = [
-        metadata["zarr_format"] == 3,
-        metadata["data_type"] in _TYPES,
-        metadata["chunk_grid"]["name"] == "regular",
-        metadata["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}},
-        not metadata.get("storage_transformers"),
-    ]
-    if is_sharded:
-        inner = codecs[0]["configuration"]
-        fits += [
-            len(codecs) == 1,
-            inner.get("index_location", "end") == "end",
-            _names(inner["index_codecs"]) == ["bytes", "crc32c"],
-        ]
-        chunk, codecs = tuple(inner["chunk_shape"]), inner["codecs"]
-    fits += [
-        grid[1:] == chunk[1:] == shape[1:],
-        grid[0] % chunk[0] == 0,
-        _names(codecs) in (["bytes", "crc32c"], ["bytes", "zstd", "crc32c"]),
-    ]
-    if not all(fits):
-        return None
-    return DirectArray(
-        location=location,
-        key=key,
-        shape=shape,
-        dtype=np.dtype(metadata["data_type"]),
-        chunk_rows=chunk[0],
-        file_rows=grid[0],
-        is_sharded=is_sharded,
-        is_compressed=len(codecs) == 3,
-    )
-
-
-def _names(codecs: list[dict[str, Any]]) -> list[str]:
-    """Return the names of codecs; big-endian ones get another."""
-    return [
-        c["name"] if c.get("configuration", {}).get("endian") != "big" else "big-endian"
-        for c in codecs
-    ]
 
 
 class _Chunk(NamedTuple):
@@ -327,29 +239,6 @@ def _check(chunk: _Chunk, data: Bytes, stored: Bytes) -> None:
         raise _damaged(chunk, "a chunk that matches its checksum", "another checksum")
     if chunk.wanted is not None and int.from_bytes(found, "little") != chunk.wanted:
         raise _damaged(chunk, "the chunk that its run's record names", "another one, intact")
-
-
-def _decompress(chunk: _Chunk, frame: Bytes, place: Bytes) -> None:
-    from numcodecs import zstd
-
-    if _content_size(frame) not in (len(place), None):
-        raise _damaged(chunk, f"a frame of {len(place)} bytes", _content_size(frame))
-    try:
-        zstd.decompress(frame, place)
-    except (RuntimeError, ValueError) as error:
-        raise _damaged(chunk, "a zstd frame", error) from error
-
-
-def _content_size(frame: Bytes) -> int | None:
-    """Return how many bytes a zstd frame says it holds (RFC 8878, 3.1.1.1)."""
-    if len(frame) < 6:
-        return 0
-    flags = int(frame[4])
-    width = (1 if flags & 0x20 else 0, 2, 4, 8)[flags >> 6]
-    begin = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]
-    if not width:
-        return None
-    return int.from_bytes(frame[begin : begin + width].tobytes(), "little") + 256 * (width == 2)
 
 
 def _damaged(chunk: _Chunk, wanted: str, got: object) -> StoreError:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.group import GroupState, read_group
+from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.records import (
@@ -34,7 +35,6 @@ from fmritok.pipeline.store.seal import (
     read_sealed,
     sha256,
 )
-from fmritok.pipeline.store.shards import parse_direct
 from fmritok.pipeline.store.switch import table_of
 from fmritok.pipeline.store.writer import stored_sha256
 

@@ -1,0 +1,102 @@
+"""What ``plan`` and ``tokenize`` print: estimates, progress, and what became of the runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fmritok.pipeline.execute import Outcome
+    from fmritok.pipeline.plan import Estimate
+    from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.task import RunTask
+
+__all__ = ["print_estimates", "report", "say", "show_progress"]
+
+
+def say(text: str) -> None:
+    """Print a remark, apart from the results."""
+    click.echo(text, err=True)
+
+
+def show_progress(finished: Iterable[Outcome], tasks: Sequence[RunTask], console: Console) -> None:
+    """Follow tasks to their end, and print the reasons of runs that failed."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("tokenizing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames  {task.fields[runs]} runs  {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        total = sum(task.n_frames for task in tasks)
+        shown = bar.add_task("", total=total, runs=f"0/{len(tasks)}", rate="")
+        for count, (task, records) in enumerate(finished, start=1):
+            bar.advance(shown, task.n_frames)
+            elapsed = bar.tasks[0].elapsed or 1e-9
+            rate = f"{count / elapsed:.2f} runs/s, {bar.tasks[0].completed / elapsed:.1f} frames/s"
+            bar.update(shown, runs=f"{count}/{len(tasks)}", rate=rate)
+            for reason in {r.reason for r in records.values() if r.status == "failed"}:
+                bar.console.print(f"[red]failed[/red] {task.run_id}: {reason}", soft_wrap=True)
+
+
+def report(tables: dict[str, Any], run_ids: Sequence[str], location: Location) -> None:
+    """Print what became of the cohort in each group; exit 1 if a run is not in the store."""
+    any_missing = False
+    for name, table in tables.items():
+        table = table.set_index("run_id", drop=False).reindex(run_ids)
+        table = table.assign(run_id=run_ids, status=table["status"].fillna("lost"))
+        done = table[table["status"] == "done"]
+        missing = table[table["status"] != "done"]
+        any_missing = any_missing or len(missing) > 0
+        click.echo(
+            f"{name}: {len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
+            + (f"; {len(missing)} missing:" if len(missing) else "")
+        )
+        for run in missing.itertuples():
+            click.echo(f"  {run.run_id}: {_reason(run)}")
+    if any_missing:
+        raise click.exceptions.Exit(1)
+
+
+def _reason(run: Any) -> str:
+    if run.status == "lost":
+        return "its row is gone from the store: run the same command again"
+    return str(run.reason) or "its record cannot be read"
+
+
+def print_estimates(found: Sequence[Estimate], store: str) -> None:
+    """Print what each group takes, and how much of it is there already."""
+    for one in found:
+        timed = not math.isnan(one.seconds)
+        duration = f", about {_duration(one.seconds)} on one worker" if timed else ""
+        click.echo(
+            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames{duration}; "
+            f"{one.raw_bytes / 1e9:.2f} GB of tokens, "
+            f"about {one.stored_bytes / 1e9:.2f} GB on disk; "
+            f"{one.scratch_bytes / 1e9:.2f} GB of scratch a worker"
+        )
+        if one.done or one.problems:
+            click.echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
