@@ -12,6 +12,7 @@ import zarr
 from click.testing import CliRunner
 from cohorts import SHAPE, real_tree, write_phenotypes, write_run
 
+from fmritok.pipeline.store import ledger
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.volumes import RunVolumes
@@ -295,3 +296,21 @@ def test_a_memory_store_needs_the_serial_executor(tree, weights):
     assert TokenStore("memory://cohort.zarr").group().runs["n_frames"].sum() == 12
     refused = tokenize(tree, "memory://other.zarr", weights, executor="dask")
     assert "Use --executor serial" in refused.output
+
+
+def test_a_run_that_ended_without_a_row_is_named_and_the_exit_status_is_1(
+    tree, tmp_path, weights, monkeypatch
+):
+    """As when another process wrote the table: nothing that is missing counts as done."""
+    finalize = ledger.finalize
+
+    def without_the_last(location, group):
+        return finalize(location, group).iloc[:-1]
+
+    store = tmp_path / "t.zarr"
+    assert tokenize(tree, store, weights).exit_code == 0
+    monkeypatch.setattr(ledger, "finalize", without_the_last)
+    result = tokenize(tree, store, weights)
+    assert result.exit_code == 1
+    assert "vae: 2 runs" in result.output
+    assert "its row is gone from the store: run the same command again" in result.output
