@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,9 +16,11 @@ import pytest
 
 from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store import lease
-from fmritok.pipeline.store.lease import Holder, Lease
+from fmritok.pipeline.store.holder import Holder
+from fmritok.pipeline.store.lease import Lease
 from fmritok.pipeline.store.ledger import allocate
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.lock_file import HeldError, LockFile
 from fmritok.pipeline.store.locking import check_held, one_writer
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.schema import GroupSpec
@@ -158,12 +161,12 @@ def test_the_lease_of_a_process_that_died_on_this_machine_has_ended(bucket):
     far.release()
 
 
-def test_of_many_that_want_a_lease_at_once_one_gets_it(bucket):
+def test_of_many_that_want_a_group_at_once_one_gets_it(location):
     inside, most, errors = [], [], []
 
     def work():
         try:
-            with one_writer(bucket, "vae", wait_s=30):
+            with one_writer(location, "vae", wait_s=30):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.002)
@@ -180,6 +183,28 @@ def test_of_many_that_want_a_lease_at_once_one_gets_it(bucket):
     lease._LOOK_AGAIN_S = lease_wait
     assert errors == []
     assert most == [1] * 8
+    assert around(location) == []
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_file_system_without_locks_has_lock_files_all_the_same(tmp_path, monkeypatch):
+    """Lustre, unless it is mounted with them."""
+
+    def unsupported(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    first, second = LockFile(tmp_path / "lock"), LockFile(tmp_path / "lock")
+    first.acquire()
+    with pytest.raises(HeldError, match=f"process {os.getpid()} on"):
+        second.acquire()
+    first.release()
+    second.acquire()
+    killed = replace(Holder.this_process(), began=1.0)
+    (tmp_path / "lock").write_bytes(killed.to_json())
+    first.acquire()
+    first.release()
+    assert not (tmp_path / "lock").exists()
 
 
 def test_a_planner_that_lost_its_lease_changes_nothing(bucket, run_table, monkeypatch):

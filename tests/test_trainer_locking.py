@@ -14,7 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from fmritok.trainer import locking
+from fmritok.pipeline.store import lock_file
 from fmritok.trainer.checkpoint import find_checkpoint
 from fmritok.trainer.cli import main
 from fmritok.trainer.errors import TrainingError
@@ -70,7 +70,7 @@ def test_a_second_training_is_refused_by_name_and_the_first_is_left_alone(runnin
         code, text = _train(store, *options)
         assert code == 1
         assert f"Folder of the training {out}: expected one training at a time" in text
-        assert f"process {process.pid} on {socket.gethostname()} since {since}" in text
+        assert f"process {process.pid} on {socket.gethostname()} at work since {since}" in text
         assert "Wait for it, stop it, or choose another folder with --out." in text
     assert {p.name: p.stat().st_ino for p in out.iterdir()} == before
     process.send_signal(signal.SIGTERM)
@@ -101,34 +101,6 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
     assert tmp_path.exists()
 
 
-def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
-    """Between opening and locking the file, its holder ends and another training comes."""
-    others, flock = [], locking.fcntl.flock
-
-    def late(descriptor, how):
-        if not others:
-            others.append(None)
-            holder.release()
-            others.append(FolderLock(tmp_path))
-        flock(descriptor, how)
-
-    holder = FolderLock(tmp_path)
-    monkeypatch.setattr(locking.fcntl, "flock", late)
-    with pytest.raises(TrainingError, match="expected one training at a time"):
-        FolderLock(tmp_path)
-    others[1].release()
-    FolderLock(tmp_path).release()
-
-
-def test_a_file_system_without_locks_is_said_and_trained_on(tmp_path, monkeypatch, caplog):
-    def unsupported(*_):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(locking.fcntl, "flock", unsupported)
-    FolderLock(tmp_path).release()
-    assert "its file system has no locks" in caplog.text
-
-
 def test_an_out_that_is_a_file_or_below_one_is_refused(store, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
@@ -143,11 +115,11 @@ def test_an_out_that_is_a_file_or_below_one_is_refused(store, tmp_path):
 
 
 @pytest.mark.parametrize("number", [13, 30])
-def test_a_folder_that_cannot_be_written_is_refused(store, tmp_path, monkeypatch, number):
-    def refuse(path, *_):
-        raise OSError(number, os.strerror(number), str(path))
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), str(tmp_path))
 
-    monkeypatch.setattr(locking.os, "open", refuse)
+    monkeypatch.setattr(lock_file.FileLock, "acquire", refuse)
     with pytest.raises(TrainingError, match=r"Make it writable\. Or choose another one with --out"):
         FolderLock(tmp_path)
 

@@ -1,18 +1,31 @@
 """The token store: one Zarr 3 hierarchy that both halves of fmritok agree on.
 
-==============  ======================================================================
-module          what it does
-==============  ======================================================================
-``location``    where a store lives: a local folder or an fsspec URL; atomic writes
-``schema``      names, shapes and codecs of a token group; creating and growing one
-``precision``   int8 residuals and float16: what is stored for one run, and back
-``records``     completion records: a run exists when its record exists
-``difference``  the first field in which two configurations differ
-``table``       a pandas table as zarr arrays
-``writer``      write one run: shards, statistics, record, in that order
-``ledger``      which run owns which frames; folding records into the runs table
-``reader``      read finished runs (the only module that training needs)
-``shards``      read frames of a local store straight from its files
-``verify``      read everything back against its checksums
-==============  ======================================================================
+===============  =====================================================================
+module           what it does
+===============  =====================================================================
+``location``     where a store lives: a local folder or an fsspec URL; atomic writes
+``seal``         sealed ``zarr.json`` documents, and the files they vouch for
+``table``        a pandas table as zarr arrays; missing values stay missing
+``switch``       replace tables, all at once, by one write of a document
+``root``         the root of a store: its format, groups and tables
+``schema``       names, shapes and codecs of a token group
+``group``        make a token group, open it with its seal checked, lengthen it
+``difference``   the first field in which two configurations differ
+``annotations``  phenotypes, their columns, events: tables of the root
+``precision``    int8 residuals and float16: what is stored for one run, and back
+``codec``        chunks and shards as bytes
+``shard_files``  files of chunks, open with their index, local or remote
+``shards``       read rows of an array straight from its files
+``layout``       which arrays are read so
+``records``      completion records: a run exists when its record exists
+``writer``       write one run: shards, statistics, read back
+``runs_table``   the tables of a group, and folding records into them
+``ledger``       which run owns which frames of a group
+``reader``       read finished runs (the only module that training needs)
+``verify``       read everything back against its checksums; drop what is damaged
+``holder``       the process that holds a lock or a lease
+``lock_file``    locks on a disk
+``lease``        leases on an object store
+``locking``      one writer of a group at a time, by either
+===============  =====================================================================
 """

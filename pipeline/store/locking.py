@@ -6,17 +6,17 @@ the process ends. On an object store it is a lease (:mod:`fmritok.pipeline.store
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from fmritok.pipeline.errors import StoreError, expected
-from fmritok.pipeline.store.lease import Holder, Lease
+from fmritok.pipeline.store.lease import Lease
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.lock_file import HeldError, LockFile
 
-__all__ = ["FileHold", "check_held", "hold_file", "one_writer"]
+__all__ = ["check_held", "one_writer"]
 
 _leases: dict[tuple[str, str], Lease] = {}
 
@@ -42,7 +42,7 @@ def one_writer(location: Location, group: str = "", *, wait_s: float = 0) -> Ite
     if location.is_local:
         path = Path(os.path.realpath(location.url))
         name = f".{path.name}.{group}.lock" if group else f".{path.name}.lock"
-        with hold_file(path.with_name(name), what=what, where=location, wait_s=wait_s):
+        with _hold_file(path.with_name(name), what=what, where=location, wait_s=wait_s):
             yield
         return
     lease = Lease(location, group, what=what)
@@ -68,36 +68,14 @@ def check_held(location: Location, group: str) -> None:
         lease.check()
 
 
-FileHold = Iterator[None]
-
-
 @contextmanager
-def hold_file(path: Path, *, what: str, where: object, wait_s: float = 0) -> Iterator[None]:
-    """Hold a lock file, which says who holds it and is removed at the end.
-
-    Parameters
-    ----------
-    path : Path
-        Of the lock file.
-    what, where : str, object
-        What is held, for the error.
-    wait_s : float
-        How long to wait for another process, s.
-
-    Raises
-    ------
-    StoreError
-        If another process holds it, or the file cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
+def _hold_file(path: Path, *, what: str, where: object, wait_s: float) -> Iterator[None]:
+    lock = LockFile(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=wait_s)
-    except Timeout as error:
+        lock.acquire(wait_s)
+    except HeldError as error:
         raise StoreError(
-            expected(what, where, "no other writer", _holder(path),
+            expected(what, where, "no other writer", error,
                      "Wait until it has finished, or stop it.")
         ) from error  # fmt: skip
     except OSError as error:
@@ -107,18 +85,6 @@ def hold_file(path: Path, *, what: str, where: object, wait_s: float = 0) -> Ite
                      "Write to another place, or ask for the right to write there.")
         ) from error  # fmt: skip
     try:
-        with suppress(OSError):  # a full disk: the lock holds all the same
-            path.write_bytes(Holder.this_process().to_json())
         yield
     finally:
-        # Removed while it is held: a process that waits for it notices that its file is gone.
-        with suppress(OSError):
-            path.unlink()
         lock.release()
-
-
-def _holder(path: Path) -> str:
-    try:
-        return str(Holder(**json.loads(path.read_bytes())))
-    except (OSError, ValueError, TypeError):
-        return "another process at work"
