@@ -20,6 +20,8 @@ __all__ = ["PARTIAL", "Location", "sync_folder"]
 
 #: Ending of a file that is being written; a kill may leave one behind.
 PARTIAL = ".partial"
+#: Words of object stores for a request that another process was faster than.
+_REFUSED = ("precondition", "pre-condition", "conditionalrequestconflict")
 
 
 class Location:
@@ -170,8 +172,8 @@ class Location:
             fs.pipe_file(path, data, mode="create")
         except FileExistsError:
             return False
-        except OSError as error:  # S3 answers a failed condition in these words
-            if "PreconditionFailed" in str(error) or "condition" in str(error).lower():
+        except OSError as error:
+            if any(word in str(error).lower() for word in _REFUSED):
                 return False
             raise
         return True
