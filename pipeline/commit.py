@@ -72,8 +72,8 @@ def commit_plan(
     Returns
     -------
     list of RunTask
-        One per run that is missing in some group; longest first, so that the last worker does not
-        end alone.
+        One per run that is missing in some group. The longest come first: otherwise a long run at
+        the end would keep one worker busy alone.
 
     Raises
     ------

@@ -20,8 +20,8 @@ __all__ = ["LostRuns", "Patience", "scheduler_watched", "stopping_error"]
 #: How long a local cluster may be without any worker, s; Dask starts dead ones again.
 WITHOUT_WORKERS_S = 60.0
 
-#: So many runs in a row that lose their workers, and none between that does not: the machine. (A
-#: run that waits behind one that kills its worker is lost with it.)
+#: Runs in a row that lose their worker before the machine is blamed. (A run that waits behind one
+#: that kills its worker is lost with it.)
 _IN_A_ROW = 4
 
 Outcome = tuple[RunTask, dict[str, RunRecord]]

@@ -5,7 +5,7 @@ fail every run after it: it stops the tokenization with one :class:`MachineError
 recorded as failed because of it, and the same command finishes the store later.
 
 Two things decide: what was raised (the tables below), and what was being done (:data:`Place`).
-Exceptions are recognized by name and text, so that nothing is imported to look for them.
+Exceptions are recognized by name and text: their packages need not be imported.
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ class Place(ABC):
         """Tell of every operation, for as long as this process lives."""
 
     def to_send(self) -> Any:
-        """Return what a child has to hand over, so that the parent finds what it left."""
+        """Return what a child has to hand over to its parent."""
         return None
 
     def receive(self, sent: Any) -> None:

@@ -100,7 +100,7 @@ class Yard:
         for group in GROUPS:
             trained = self._train(group, folder / group)
             assert trained.exit_code == 0, trained
-            # Here, so that children find everything imported.
+            # Imported here once, for all children.
             self.ask(group, str(self.runs[group]["run_id"].iloc[0]))
         self._sound: dict[tuple[str, str], dict[str, Answer]] = {}
 
@@ -114,7 +114,7 @@ class Yard:
         return self._sound[group, run_id]
 
     def ask(self, group: str, run_id: str) -> dict[str, Answer]:
-        """Run every command; in a child, so that nothing of it stays in this process."""
+        """Run every command in a child process, which takes its state with it."""
         out = self._folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()

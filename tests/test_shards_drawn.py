@@ -21,7 +21,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 TYPES = ("int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64")
-#: Drawn in the same way in every run, so that a suite that passed passes again.
+#: Every run draws the same examples: a suite that passed passes again.
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 
 

@@ -74,7 +74,7 @@ def test_a_small_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("config.yaml", "old")]
 
 
-# The kernel itself refuses: a file may not grow beyond so many bytes (safetensors hides the errno).
+# The kernel itself limits the size of files (safetensors hides the errno).
 LIMITED = """
 import resource, sys
 from fmritok.trainer.cli import main

@@ -287,7 +287,7 @@ class VaeTokenizer(VolumeTokenizer):
     def _within_memory(self, work: Callable[[], npt.NDArray[np.float32]]) -> Frames | Tokens:
         """Do work in batches; where memory does not take them, again in batches of half the size.
 
-        All of the work is done again, so that one call never mixes two sizes of batches.
+        All of the work is done again: one call never mixes two batch sizes.
         """
         import torch
 

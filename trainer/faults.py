@@ -73,7 +73,7 @@ def writing(
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or, when the disk is full, as it was before."""
+    """Write a small file atomically: if the disk is full, the file stays as it was."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w") as file:

@@ -121,7 +121,7 @@ class Location:
         return int(fs.info(path)["size"])
 
     def write(self, key: str, data: bytes) -> None:
-        """Write one object so that it is seen whole or not at all, also after a power cut."""
+        """Write one object atomically: readers see all of it or nothing, also after a power cut."""
         if not self.is_local:
             fs, path = self._object(key)
             fs.pipe_file(path, data)

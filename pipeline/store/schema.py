@@ -169,5 +169,5 @@ def blank_group(spec: GroupSpec) -> tuple[dict[str, bytes], dict[str, dict[str, 
 def _compressors(codec: Codec) -> list[Any]:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    # The checksum comes last, so that it covers the bytes as they lie on the disk.
+    # The checksum comes last: it covers the bytes as they lie on the disk.
     return ([ZstdCodec(level=1)] if codec == "zstd" else []) + [Crc32cCodec()]

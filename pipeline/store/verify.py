@@ -1,4 +1,4 @@
-"""Read everything back against its checksums, so that one flipped byte anywhere has a name.
+"""Read everything back against its checksums, and name what is damaged.
 
 Three layers cover a store. Token shards and per-run arrays carry a crc32c on every chunk and the
 run's sha256 of values. A completion record carries its own digest. Everything else (metadata,
