@@ -65,7 +65,7 @@ bench: export PYTHONSAFEPATH :=   # benchmarks import one another
 bench: setup   # what it prints is kept in docs/benchmarks.txt
 	for run in "vae.py --weights dcae-tiny" "vae.py --weights full --volumes 1 --repeats 1 --compile" \
 	  "precision.py --weights dcae-tiny" "precision.py --weights full --run sf02 --frames 3" \
-	  "memory.py --frames 600" series.py catalog.py scale.py "streaming.py --rounds 5"; \
+	  "memory.py --frames 600" series.py catalog.py scale.py integrity.py "streaming.py --rounds 5"; \
 	do echo "$$ python benchmarks/$$run"; $(BIN)/python -u benchmarks/$$run; echo; \
 	done | tee docs/benchmarks.txt
 

@@ -20,8 +20,8 @@ import click
 import pandas as pd
 
 from fmritok.pipeline.catalog import COLUMNS, Cohort
-from fmritok.pipeline.commit import commit_plan
-from fmritok.pipeline.plan import estimate, plan_group
+from fmritok.pipeline.estimate import estimate
+from fmritok.pipeline.plan import commit_plan, plan_group
 from fmritok.pipeline.store.ledger import finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore

@@ -1,37 +1,35 @@
-"""The plan: what of a cohort is to be tokenized, what it will take, and where it will lie."""
+"""The plan: token groups to be written, frames for every run, and the tasks that are left."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from fmritok.pipeline.binding import Binding, check_annotations, compare_sources
 from fmritok.pipeline.catalog import Cohort
 from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.pipeline.sources.opening import RunFiles
+from fmritok.pipeline.store.annotations import ANNOTATIONS, write_annotations
 from fmritok.pipeline.store.group import is_created
-from fmritok.pipeline.store.ledger import finished_runs
+from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.precision import Precision
+from fmritok.pipeline.store.records import RunRecord, write_record
+from fmritok.pipeline.store.root import ROOT_WAIT_S
+from fmritok.pipeline.store.runs_table import SOURCE
 from fmritok.pipeline.store.schema import Codec, GroupSpec
-from fmritok.pipeline.task import GroupJob
-from fmritok.pipeline.volumes import RunVolumes
+from fmritok.pipeline.task import GroupJob, RunPart, RunTask
 from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
-from fmritok.tokenizers.grid import SHAPE
-from fmritok.tokenizers.intensity import VolumeStatistics
 
 __all__ = [
-    "Estimate", "PlannedGroup", "check_input", "estimate", "plan_group", "with_measured_notes",
+    "PlannedGroup", "check_cohort", "check_input", "commit_plan", "plan_group",
 ]  # fmt: skip
-
-#: int8 residuals and float16 take about these parts of their raw size with zstd, on real runs.
-_COMPRESSED = {"int8": 0.5, "float16": 0.8}
 
 
 @dataclass(frozen=True)
@@ -62,38 +60,6 @@ class PlannedGroup:
         runs["n_frames"] = [n for n, _ in found]
         runs["tr"] = [tr for _, tr in found]
         return runs
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What it will take to write one token group.
-
-    Attributes
-    ----------
-    group : str
-    runs, frames : int
-        To be tokenized now.
-    done : int
-        Runs that the store has already.
-    problems : int
-        Runs that cannot be tokenized.
-    raw_bytes, stored_bytes : int
-        Tokens before and, roughly, after compression.
-    seconds : float
-        Of one worker; NaN if the encoder was not timed.
-    scratch_bytes : int
-        Working files of one worker, for the longest run.
-    """
-
-    group: str
-    runs: int
-    frames: int
-    done: int
-    problems: int
-    raw_bytes: int
-    stored_bytes: int
-    seconds: float
-    scratch_bytes: int
 
 
 def plan_group(
@@ -135,75 +101,6 @@ def plan_group(
     return PlannedGroup(tokenizer, GroupJob(tokenizer.name, json.dumps(options), stored), spec)
 
 
-def estimate(
-    cohort: Cohort, planned: PlannedGroup, location: Location, *, timed: bool = False
-) -> Estimate:
-    """Estimate what one group takes; nothing is written.
-
-    Parameters
-    ----------
-    cohort, planned, location
-    timed : bool
-        Whether to encode one frame to tell the time, where a tokenizer works frame by frame.
-    """
-    spec, runs = planned.spec, planned.runs_of(cohort)
-    done = runs["run_id"].isin(finished_runs(location, spec.name))
-    bad = (runs["problem"] != "") & ~done
-    todo = runs[~done & ~bad]
-    frames = int(todo["n_frames"].sum())
-    raw = frames * spec.frame_bytes
-    shrunk = _COMPRESSED[spec.precision] if spec.codec == "zstd" else 1.0
-    longest = int(todo["n_frames"].max()) if len(todo) else 0
-    by_frame = isinstance(planned.tokenizer, VolumeTokenizer)
-    seconds = float("nan")
-    if timed and frames and isinstance(planned.tokenizer, VolumeTokenizer):
-        seconds = frames * _seconds_a_frame(planned.tokenizer)
-    spool = int(np.prod(SHAPE)) * 2 if by_frame else 0
-    return Estimate(
-        group=spec.name,
-        runs=len(todo),
-        frames=frames,
-        done=int(done.sum()),
-        problems=int(bad.sum()),
-        raw_bytes=raw,
-        stored_bytes=int(raw * shrunk),
-        seconds=seconds,
-        scratch_bytes=longest * (spool + spec.n_tokens * spec.dim * 4),
-    )
-
-
-def with_measured_notes(
-    cohort: Cohort, planned: PlannedGroup, location: Location, scratch: Path | None
-) -> PlannedGroup:
-    """Add what reduced precision costs on one frame of the first readable run.
-
-    Only for a tokenizer that was asked for reduced precision, and for a group that is new.
-    """
-    tokenizer, spec = planned.tokenizer, planned.spec
-    if (
-        not isinstance(tokenizer, VolumeTokenizer)
-        or not tokenizer.is_approximate
-        or is_created(location, spec.name)
-    ):
-        return planned
-    tokenizer.setup()
-    for run in cohort.runs[cohort.runs["problem"] == ""].to_dict("records"):
-        try:
-            volumes = RunVolumes.read(
-                Path(run["path"]),
-                voxel_statistics=tokenizer.needs_voxel_statistics,
-                scratch=scratch,
-            )
-        except Exception:  # a bad run has its own report later
-            continue
-        with volumes:
-            _, frames = next(volumes.blocks(1))
-            found = tokenizer.measure_error(frames, tokenizer.fit(volumes.statistics))
-        note = {"bf16_against_fp32": found | {"run_id": run["run_id"], "frame": 0}}
-        return replace(planned, spec=replace(spec, notes={**spec.notes, **note}))
-    return planned
-
-
 def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
     """Refuse a tokenizer that cannot take what was catalogued.
 
@@ -219,13 +116,105 @@ def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
             )  # fmt: skip
 
 
-def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
-    """Time one frame of noise: nothing in it is background."""
-    tokenizer.setup()
-    frame = np.random.default_rng(0).uniform(1, 100, (1, *SHAPE)).astype(np.float32)
-    still = np.ones(SHAPE, np.float32)
-    intensity = tokenizer.fit(VolumeStatistics(100.0, still, still))
-    tokenizer.encode(frame, intensity)
-    start = time.perf_counter()
-    tokenizer.encode(frame, intensity)
-    return time.perf_counter() - start
+def check_cohort(
+    location: Location,
+    groups: Sequence[PlannedGroup],
+    cohort: Cohort,
+    *,
+    redo: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Binding:
+    """Refuse a cohort that would inherit or replace what belongs to another; nothing is written.
+
+    Parameters
+    ----------
+    location, groups, cohort
+    redo, say
+        See :func:`fmritok.pipeline.binding.compare_sources`.
+
+    Raises
+    ------
+    StoreError
+        If a finished run, or a subject with phenotypes, is another cohort's.
+    """
+    names = [planned.spec.name for planned in groups]
+    binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
+    check_annotations(location, cohort)
+    return binding
+
+
+def commit_plan(
+    location: Location,
+    groups: Sequence[PlannedGroup],
+    cohort: Cohort,
+    *,
+    redo: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> list[RunTask]:
+    """Give the cohort's runs their frames in every group, and return what is left to do.
+
+    The caller holds the groups. Runs with a problem get a failed record: the store tells why they
+    are missing.
+
+    Parameters
+    ----------
+    location, groups, cohort
+    redo, say
+        See :func:`check_cohort`.
+
+    Returns
+    -------
+    list of RunTask
+        One per run that is missing in some group. The longest come first: otherwise a long run at
+        the end would keep one worker busy alone.
+
+    Raises
+    ------
+    StoreError
+        If a finished run, or a subject with phenotypes, is another cohort's.
+    """
+    for planned in groups:
+        if is_created(location, planned.spec.name):
+            finalize(location, planned.spec.name)  # what is folded once is not read again below
+    binding = check_cohort(location, groups, cohort, redo=redo, say=say)
+    parts: dict[str, list[RunPart]] = {}
+    for planned in groups:
+        name = planned.spec.name
+        plan = allocate(
+            location,
+            planned.spec,
+            planned.runs_of(cohort),
+            redo=binding.redo[name],
+            times=binding.times,
+        )
+        for run in plan[plan["status"] != "done"].to_dict("records"):
+            run_id = str(run["run_id"])
+            if run["problem"]:
+                write_record(location, name, RunRecord(run_id, "failed", reason=run["problem"]))
+            else:
+                part = RunPart(name, int(run["row"]), int(run["start"]), int(run["n_frames"]))
+                parts.setdefault(run_id, []).append(part)
+    with one_writer(location, wait_s=ROOT_WAIT_S):
+        tables = (cohort.phenotypes, cohort.columns, cohort.events)
+        write_annotations(location, dict(zip(ANNOTATIONS, tables, strict=True)))
+    files = [f.name for f in fields(RunFiles)]
+    tasks = [
+        RunTask(
+            run["run_id"],
+            RunFiles(**{name: str(run[name]) for name in files}),
+            int(run["n_frames"]),
+            float(run["tr"]),
+            tuple(parts[run["run_id"]]),
+            _source_of(run),
+        )
+        for run in cohort.runs.to_dict("records")
+        if run["run_id"] in parts
+    ]
+    return sorted(tasks, key=lambda task: -task.n_frames)
+
+
+def _source_of(run: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what a finished run is bound to, as plain values."""
+    bound = {**run, "source_frames": run["n_frames"], "source_tr": run["tr"]}
+    types: dict[str, Any] = {"text": str, "integer": int, "number": float}
+    return {name: types[kind](bound[name]) for name, kind in SOURCE.items()}

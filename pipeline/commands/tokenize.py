@@ -128,9 +128,9 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @as_json
 def plan(store: str, as_json: bool, **options: Any) -> None:
     """Show what a tokenization would do and take; nothing is written."""
-    from fmritok.pipeline.commit import check_cohort
+    from fmritok.pipeline.estimate import estimate
     from fmritok.pipeline.faults import told_apart
-    from fmritok.pipeline.plan import estimate
+    from fmritok.pipeline.plan import check_cohort
     from fmritok.pipeline.store.location import Location
 
     cohort, groups = _prepare(options)
@@ -183,9 +183,9 @@ def tokenize(
     go on, and the exit status is 1. A fault of the machine or of the set-up stops everything with
     one error.
     """
-    from fmritok.pipeline.commit import check_cohort, commit_plan
+    from fmritok.pipeline.estimate import estimate, with_measured_notes
     from fmritok.pipeline.faults import told_apart
-    from fmritok.pipeline.plan import estimate, with_measured_notes
+    from fmritok.pipeline.plan import check_cohort, commit_plan
     from fmritok.pipeline.scratch import check_scratch
     from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
