@@ -214,7 +214,10 @@ def commit_plan(
 
 
 def _source_of(run: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what a finished run is bound to, as plain values."""
+    """Return what a finished run is bound to, as plain values; None where one is not known."""
     bound = {**run, "source_frames": run["n_frames"], "source_tr": run["tr"]}
     types: dict[str, Any] = {"text": str, "integer": int, "number": float}
-    return {name: types[kind](bound[name]) for name, kind in SOURCE.items()}
+    return {
+        name: None if pd.isna(bound[name]) else types[kind](bound[name])
+        for name, kind in SOURCE.items()
+    }
