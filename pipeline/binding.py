@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fmritok.pipeline.catalog import Cohort
 from fmritok.pipeline.errors import CatalogError, StoreError, expected
+from fmritok.pipeline.sources.files import damage_named
 from fmritok.pipeline.sources.opening import RunFiles, source_sha256
 from fmritok.pipeline.store.annotations import ANNOTATIONS, read_annotation
 from fmritok.pipeline.store.ledger import current_runs
@@ -74,9 +76,16 @@ def compare_sources(
     ------
     StoreError
         If a run differs from its source and is not to be redone; the first difference is named.
+    RunError, OSError
+        If a file cannot be read to compare its content.
     CatalogError
-        If a run to be redone is not in the catalogue.
+        If a run to be redone is not in the catalogue, or cannot be tokenized.
     """
+    for run in runs[runs["run_id"].isin(set(redo)) & (runs["problem"] != "")].itertuples():
+        raise CatalogError(
+            expected("Option", f"--redo {run.run_id}", "a run that can be tokenized", run.problem,
+                     "Repair it first: its tokens are kept until then.")
+        )  # fmt: skip
     unknown = set(redo) - {CHANGED} - set(runs["run_id"])
     if unknown:
         raise CatalogError(
@@ -87,10 +96,10 @@ def compare_sources(
     if not location.exists("zarr.json"):
         return found
     by_id = {str(run["run_id"]): run for run in runs.to_dict("records") if not run["problem"]}
+    same = _ContentOf(say)
     for group in group_names(read_root(location)):
         finished = current_runs(location, group)
         finished = finished[(finished["status"] == "done") & finished["run_id"].isin(by_id)]
-        same = _ContentOf(say)
         for old in finished.to_dict("records"):
             run_id = old["run_id"]
             difference = _difference(old, by_id[run_id], same, is_written=group in groups)
@@ -103,7 +112,7 @@ def compare_sources(
             if CHANGED in redo and group in found.redo:
                 found.redo[group].add(run_id)
                 continue
-            raise _differs(location, group, run_id, *difference)
+            raise _differs(location, group, run_id, *difference, is_written=group in groups)
     return found
 
 
@@ -147,17 +156,19 @@ class _ContentOf:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._has_said = say, False
+        self._found: dict[str, str] = {}
 
     def __call__(self, old: Mapping[Any, Any], run: Mapping[Any, Any]) -> bool:
         if not self._has_said:
             self._say("Files have another time of change than when they were tokenized; "
                       "their content is compared.")  # fmt: skip
             self._has_said = True
-        files = RunFiles(**{one.name: str(run[one.name]) for one in fields(RunFiles)})
-        try:
-            return bool(source_sha256(files) == old["source_sha256"])
-        except OSError:
-            return False
+        run_id = str(run["run_id"])
+        if run_id not in self._found:
+            files = RunFiles(**{one.name: str(run[one.name]) for one in fields(RunFiles)})
+            with damage_named(Path(files.path), "a file that can be read"):
+                self._found[run_id] = source_sha256(files)
+        return bool(self._found[run_id] == old["source_sha256"])
 
 
 def _difference(
@@ -183,12 +194,24 @@ def _differ(old: Any, new: Any) -> bool:
     return all(is_known) and bool(old != new)
 
 
-def _differs(location: Location, group: str, run_id: str, name: str, old: Any, new: Any) -> Any:
+def _differs(
+    location: Location,
+    group: str,
+    run_id: str,
+    name: str,
+    old: Any,
+    new: Any,
+    *,
+    is_written: bool,
+) -> StoreError:
+    redo = f"tokenize it again with --redo {run_id}, or all such runs with --redo {CHANGED}"
+    if not is_written:
+        redo += f", and name the tokenizer of group {group} in the same call"
     return StoreError(
         expected("Source of finished run", f"{run_id} in group {group} of {location}",
                  f"{name} = {old}, as when it was tokenized", new,
                  "If this is another cohort, give it a name with --name; if the run changed, "
-                 f"tokenize it again with --redo {run_id}, or all such runs with --redo {CHANGED}.")
+                 f"{redo}.")
     )  # fmt: skip
 
 
@@ -197,6 +220,7 @@ def _conflicts(
 ) -> Iterator[tuple[tuple[str, str], str, Any, Any]]:
     """Yield subject, column and both values where two tables say different things."""
     keys = list(ANNOTATIONS["phenotypes"])
+    known = known[known["subject"].isin(table["subject"])]
     rows = {tuple(row[key] for key in keys): row for row in known.to_dict("records")}
     for row in table.to_dict("records"):
         old = rows.get(tuple(row[key] for key in keys), {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -52,7 +52,7 @@ def default_workers() -> int:
     return max(1, min(os.cpu_count() or 1, room))
 
 
-def run_serially(tasks: Sequence[RunTask], job: Job) -> Iterator[Outcome]:
+def run_serially(tasks: Sequence[RunTask], job: Job) -> Generator[Outcome]:
     """Tokenize runs in this process, in order."""
     for task in tasks:
         yield task, tokenize_run(task, job)
@@ -67,7 +67,7 @@ def run_on_dask(
     workers: int | None = None,
     trusted: str | None = None,
     say: Say = print,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Tokenize runs on a Dask cluster, in the order in which they finish.
 
     A run that takes its worker down with it is tried again on another, then given up; the rest goes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +136,7 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
         found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
-    check_cohort(Location(store), groups, cohort, say=say)
+        check_cohort(Location(store), groups, cohort, say=say)
     if as_json:
         # JSON has no NaN
         print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
@@ -205,7 +205,8 @@ def tokenize(
         estimates = [estimate(cohort, planned, location) for planned in groups]
     print_estimates(estimates, store)
     if dry_run:
-        check_cohort(location, groups, cohort, redo=redo, say=say)
+        with told_apart("plan", store):
+            check_cohort(location, groups, cohort, redo=redo, say=say)
         return
     with ExitStack() as held:
         with told_apart("plan", store):
@@ -222,8 +223,8 @@ def tokenize(
             with _terminated_as_interrupted():
                 _run(tasks, job, executor, scheduler, cluster, workers, trusted)
         except BaseException as error:
-            with suppress(Exception):  # a full or lost store does not take the table either
-                for name in job.groups:
+            for name in job.groups:
+                with suppress(Exception):  # a full or lost store does not take the table either
                     finalize(location, name)
             if isinstance(error, KeyboardInterrupt):
                 raise click.ClickException(
@@ -249,7 +250,7 @@ def _run(
     from fmritok.pipeline.execute import run_on_dask, run_serially
 
     console = Console(stderr=True)
-    finished: Iterator[Outcome]
+    finished: Generator[Outcome]
     if executor == "serial":
         finished = run_serially(tasks, job)
     else:
@@ -263,7 +264,8 @@ def _run(
             say=console.print,
         )
     if tasks:
-        show_progress(finished, tasks, console)
+        with closing(finished):
+            show_progress(finished, tasks, console)
 
 
 @contextmanager

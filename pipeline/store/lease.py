@@ -44,6 +44,7 @@ class Lease:
     group: str
     what: str
     _number: int = 0
+    _renewed: float = 0.0
     _token: str = field(default_factory=lambda: uuid.uuid4().hex)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -84,15 +85,17 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Make sure that the lease is still this process's.
+        """Make sure that the lease is still this process's, and stays so for a while.
 
         Raises
         ------
         StoreError
-            If it ended, and another process took the next one.
+            If it was not renewed in time, or another process took the next one.
         """
-        held = self._read(self._number)
-        if held is None or held["token"] != self._token or max(self._numbers()) != self._number:
+        # Before others may take it: their clocks differ a little from this one.
+        is_old = time.monotonic() - self._renewed > DURATION_S - RENEW_S
+        held = None if is_old else self._read(self._number)
+        if held is None or held["token"] != self._token:
             raise StoreError(
                 expected(self.what, self.location, "the lease of this process",
                          "that of another one, because this one was not renewed in time",
@@ -111,6 +114,7 @@ class Lease:
 
     def _try(self) -> Holder | None:
         """Take the next lease, or return who holds the present one."""
+        self._renewed = time.monotonic()
         numbers = self._numbers()
         for number in numbers:
             held = self._read(number)
@@ -138,7 +142,9 @@ class Lease:
         while not self._stop.wait(RENEW_S):
             with suppress(Exception):  # tried again; whoever writes checks first
                 self.check()
+                now = time.monotonic()
                 self._folder.write(self._key(self._number), self._body())
+                self._renewed = now
 
     def _numbers(self) -> list[int]:
         return sorted(int(name) for name in self._folder.list_dir() if name.isdigit())
@@ -154,9 +160,16 @@ class Lease:
 
     def _read(self, number: int) -> dict[str, Any] | None:
         try:
-            return dict(json.loads(self._folder.read(self._key(number))))
+            found = json.loads(self._folder.read(self._key(number)))
+            Holder(**found["holder"])
+            return {"token": str(found["token"]), "ends": float(found["ends"]), **found}
         except FileNotFoundError:
             return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                expected("Lease", f"{self._folder}/{self._key(number)}", "one that fmritok wrote",
+                         "something else", "Delete it if no other process writes to the store.")
+            ) from error  # fmt: skip
 
 
 def _has_ended(lease: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 from fmritok.pipeline.store.group import create_group, is_created, lengthen, read_group
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
-from fmritok.pipeline.store.records import remove_record
+from fmritok.pipeline.store.records import list_records, remove_record
 from fmritok.pipeline.store.runs_table import IDENTITY, SOURCE, RunsTable, empty_tables
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.switch import replace_tables
@@ -54,7 +54,8 @@ def allocate(
     create_group(location, spec, empty_tables(spec.per_run_shapes()))
     state = read_group(location, spec.name)
     table = RunsTable.of(state)
-    is_done = table.fold(location, spec.name) - set(redo)
+    recorded = set(list_records(location, spec.name))
+    is_done = table.fold(location, spec.name, recorded) - set(redo)
     known, columns = table.rows(), table.columns
     ends = [
         spec.aligned(start + n) for start, n in zip(columns["start"], columns["n_frames"],
@@ -73,7 +74,8 @@ def allocate(
                 columns["source_time"][row] = times[run_id]
             continue
         # First the record, then the table: killed in between, the run is missing, never half new.
-        remove_record(location, spec.name, run_id)
+        if run_id in recorded:
+            remove_record(location, spec.name, run_id)
         table.reset(row)
         for name in (*IDENTITY, *SOURCE):
             if name in run:
@@ -105,7 +107,7 @@ def finalize(location: Location, group_name: str) -> pd.DataFrame:
     """
     state = read_group(location, group_name)
     table = RunsTable.of(state)
-    table.fold(location, group_name)
+    table.fold(location, group_name, set(list_records(location, group_name)))
     tables = table.tables()
     replace_tables(location, state.document, tables)
     return tables["runs"]
@@ -125,7 +127,7 @@ def current_runs(location: Location, group_name: str) -> pd.DataFrame:
     if not is_created(location, group_name):
         return empty_tables(())["runs"]
     table = RunsTable.of(read_group(location, group_name))
-    done = table.fold(location, group_name)
+    done = table.fold(location, group_name, set(list_records(location, group_name)))
     for row, run_id in enumerate(table.columns["run_id"]):
         if table.columns["status"][row] == "done" and run_id not in done:
             table.reset(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import shutil
@@ -20,6 +21,8 @@ __all__ = ["PARTIAL", "Location", "sync_folder"]
 
 #: Ending of a file that is being written; a kill may leave one behind.
 PARTIAL = ".partial"
+#: ESTALE: on NFS, a file that was removed since its folder was read.
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESTALE}
 #: Words of object stores for a request that another process was faster than.
 _REFUSED = ("precondition", "pre-condition", "conditionalrequestconflict")
 
@@ -86,8 +89,11 @@ class Location:
         found: dict[str, bytes] = {}
         if self.is_local:
             for key in keys:
-                with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                try:
                     found[key] = self._file(key).read_bytes()
+                except OSError as error:
+                    if error.errno not in _NOT_THERE:
+                        raise
             return found
         paths = {key: self._object(key)[1] for key in keys}
         if not paths:

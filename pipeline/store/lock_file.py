@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from fmritok.pipeline.store.holder import Holder
 
 __all__ = ["HeldError", "LockFile"]
+
+#: How file systems without locks answer; filelock itself knows ENOSYS.
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 class HeldError(Exception):
@@ -22,7 +26,7 @@ class LockFile:
     """A lock that the system gives back when the process ends, even if it is killed.
 
     A kill leaves the file behind; the next holder takes it over and removes it. On a file system
-    without locks, the file itself is the lock, and one whose process has ended here is removed.
+    without locks, the file itself is the lock.
 
     Parameters
     ----------
@@ -31,7 +35,8 @@ class LockFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = FileLock(self.path)
+        # Others may have to take over what a killed process left.
+        self._lock: BaseFileLock = FileLock(self.path, mode=0o666)
 
     def acquire(self, wait_s: float = 0) -> None:
         """Take the lock.
@@ -45,26 +50,40 @@ class LockFile:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=wait_s)
+            self._acquire(wait_s)
         except Timeout as error:
-            holder = self._holder()
-            if holder is None or not holder.is_gone:
-                raise HeldError(str(holder or "another process at work")) from error
-            self.path.unlink(missing_ok=True)
-            self.acquire(wait_s)
-            return
-        with suppress(OSError):  # a full disk: the lock holds all the same
-            self.path.write_bytes(Holder.this_process().to_json())
+            raise HeldError(self._holder()) from error
+        if self._is_locked_by_the_system:
+            with suppress(OSError):  # a full disk: the lock holds all the same
+                self.path.write_bytes(Holder.this_process().to_json())
 
     def release(self) -> None:
         """Give the lock back."""
-        # Removed while it is held: a process that waits for it notices that its file is gone.
-        with suppress(OSError):
-            self.path.unlink()
+        if self._is_locked_by_the_system:
+            # Removed while it is held: a process that waits for it notices that its file is gone.
+            with suppress(OSError):
+                self.path.unlink()
         self._lock.release()
 
-    def _holder(self) -> Holder | None:
+    @property
+    def _is_locked_by_the_system(self) -> bool:
+        """Whether the lock is not the mere existence of its file, which filelock looks after."""
+        return not isinstance(self._lock, SoftFileLock)
+
+    def _acquire(self, wait_s: float) -> None:
         try:
-            return Holder(**json.loads(self.path.read_bytes()))
+            self._lock.acquire(timeout=wait_s)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            with suppress(OSError):
+                if not self.path.stat().st_size:  # made by the attempt above; a soft lock has text
+                    self.path.unlink()
+            self._lock = SoftFileLock(self.path, mode=0o666)
+            self._lock.acquire(timeout=wait_s)
+
+    def _holder(self) -> str:
+        try:
+            return str(Holder(**json.loads(self.path.read_bytes())))
         except (OSError, ValueError, TypeError):
-            return None
+            return f"another process at work (or killed; then remove {self.path})"

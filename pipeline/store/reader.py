@@ -258,7 +258,7 @@ def _current(state: GroupState) -> tuple[pd.DataFrame, dict[str, npt.NDArray[np.
     planned = runs["run_id"][runs["status"] == "planned"]
     if planned.isin(present).any():
         table = RunsTable.of(state)
-        table.fold(location, name)
+        table.fold(location, name, present)
         runs, chunks = table.tables().values()
     lost = (runs["status"] == "done") & ~runs["run_id"].isin(present)
     runs.loc[lost, "status"] = "planned"

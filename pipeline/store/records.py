@@ -132,17 +132,14 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
     return record
 
 
-def read_records(
-    location: Location, group: str, run_ids: Iterable[str]
-) -> Iterator[tuple[str, RunRecord]]:
+def read_records(location: Location, group: str, run_ids: Iterable[str]) -> Iterator[RunRecord]:
     """Read many runs' records, several at a time; missing and damaged ones are left out.
 
     `verify` names the damaged ones.
 
     Yields
     ------
-    run_id : str
-    record : RunRecord
+    RunRecord
     """
 
     def read(run_id: str) -> RunRecord | None:
@@ -156,9 +153,7 @@ def read_records(
     with ThreadPoolExecutor(2 if location.is_local else 32) as pool:
         for first in range(0, len(wanted), _RECORDS_AT_ONCE):
             some = wanted[first : first + _RECORDS_AT_ONCE]
-            for run_id, record in zip(some, pool.map(read, some), strict=True):
-                if record is not None:
-                    yield run_id, record
+            yield from (record for record in pool.map(read, some) if record is not None)
 
 
 def list_records(location: Location, group: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.lease import DURATION_S
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import check_held, one_writer
 from fmritok.pipeline.store.schema import RESERVED_NAMES
@@ -24,8 +25,9 @@ __all__ = [
 
 FORMAT = "fmritok token store"
 FORMAT_VERSION = 2
-#: Writers of other groups hold the root for moments only.
-ROOT_WAIT_S = 60.0
+#: Writers of other groups hold the root while they merge tables. A killed one on another machine
+#: holds its lease until that ends.
+ROOT_WAIT_S = DURATION_S + 60
 
 
 def read_root(location: Location) -> Document:

@@ -17,7 +17,7 @@ import pandas as pd
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.group import GroupState
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.records import RunRecord, list_records, read_records
+from fmritok.pipeline.store.records import RunRecord, read_records
 
 __all__ = ["IDENTITY", "RUN_COLUMNS", "SOURCE", "RunsTable", "crc_column", "empty_tables"]
 
@@ -103,24 +103,27 @@ class RunsTable:
             self.columns[crc_column(name)][row] = pd.NA
         self.columns["status"][row] = "planned"
 
-    def fold(self, location: Location, group: str) -> set[str]:
+    def fold(self, location: Location, group: str, recorded: set[str]) -> set[str]:
         """Take over what completion records say, and return the ids of finished runs.
 
         Only records of planned runs are opened: the table knows the others.
+
+        Parameters
+        ----------
+        location, group : Location, str
+        recorded : set of str
+            Runs that have a record.
 
         Raises
         ------
         StoreError
             If a record does not fit the frames that its run was given.
         """
-        present, rows, status = (
-            set(list_records(location, group)),
-            self.rows(),
-            self.columns["status"],
-        )
-        done = {run_id for run_id, row in rows.items() if status[row] == "done"} & present
-        news = [run_id for run_id, row in rows.items() if status[row] == "planned"]
-        for run_id, record in read_records(location, group, [r for r in news if r in present]):
+        rows, status = self.rows(), self.columns["status"]
+        done = {run_id for run_id, row in rows.items() if status[row] == "done"} & recorded
+        planned = {run_id for run_id, row in rows.items() if status[row] == "planned"}
+        for record in read_records(location, group, sorted(planned & recorded)):
+            run_id = record.run_id
             self.take(rows[run_id], record, f"{group} of {location}")
             if record.status == "done":
                 done.add(run_id)

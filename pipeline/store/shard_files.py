@@ -97,8 +97,7 @@ class _Descriptor:
     def read_into(self, views: Sequence[memoryview], offset: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self._descriptor, views, offset)
-        os.lseek(self._descriptor, offset, os.SEEK_SET)
-        data = os.read(self._descriptor, len(views[0]))
+        data = os.pread(self._descriptor, len(views[0]), offset)
         views[0][: len(data)] = data
         return len(data)
 

@@ -7,6 +7,7 @@ tables, static arrays) is covered by the seal of its group (:mod:`fmritok.pipeli
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -147,9 +148,12 @@ def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
         for name in sorted({found.group for found in damage if found.group}):
             held.enter_context(one_writer(location, name))
         dropped = 0
+        states = {
+            name: read_group(location, name) for name in {f.group for f in damage if f.run_id}
+        }
+        tables = {name: _by_id(state) for name, state in states.items()}
         for name, run_id in sorted({(f.group, f.run_id) for f in damage if f.run_id}):
-            state = read_group(location, name)
-            runs = _by_id(state)
+            state, runs = states[name], tables[name]
             if any(_verify_run(location, state, runs, run_id)):
                 remove_record(location, name, run_id)
                 dropped += 1
@@ -168,12 +172,11 @@ def _verify_files(location: Location, path: str) -> Iterator[Damage]:
         yield Damage(path, "", f"{path}/zarr.json", "the token group is gone", is_gone=True)
         return
     try:
-        read_sealed(location, path)
+        document, files = read_sealed(location, path)
     except StoreError as error:
         found = list(_each_file(location, path))
         yield from found or [Damage(path, "", f"{path}/zarr.json".lstrip("/"), str(error))]
         return
-    document, files = read_sealed(location, path)
     for name in document.attributes.get("tables", {}):
         try:
             table_of(location, document, files, name)
@@ -245,7 +248,10 @@ def _compare(
         )
         try:
             found = stored_sha256(direct, first, count, record.crcs(array))
-        except Exception as error:  # a failed crc, a cut-off file, an index that points nowhere
+        except (StoreError, IndexError, OSError) as error:
+            # A store that does not answer, or may not be read, is not damaged.
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise
             yield Damage(name, record.run_id, f"{name}/{array}", f"cannot be read ({error})")
             continue
         if found != record.checksums[array]["sha256"]:
