@@ -1,7 +1,7 @@
 """A finished run belongs to its source: compare a catalogue with what a store was made from.
 
-The same ids may come from another cohort, from files that changed, or with another repetition time.
-Their tokens must not be taken for one another's, nor may one cohort's phenotypes replace another's.
+Ids can repeat: another cohort, changed files, another repetition time. Tokens and phenotypes of one
+cohort must not be taken for those of another.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def compare_sources(
 def check_annotations(location: Location, cohort: Cohort) -> None:
     """Refuse a cohort whose phenotypes would replace those of another cohort's subjects.
 
-    A subject with finished runs, of which none is in the catalogue, belongs to another cohort if
-    its phenotypes differ, too.
+    Refused are subjects whose finished runs are all missing from the catalogue and whose phenotypes
+    differ.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def _difference(
 
 
 def _differ(old: Any, new: Any) -> bool:
-    """Compare two values; one that is not known differs from nothing."""
+    """Compare two values. A missing one equals any other."""
     is_known = [not pd.isna(value) and value != "" for value in (old, new)]
     return all(is_known) and bool(old != new)
 

@@ -92,18 +92,19 @@ class ClusterRecipe:
             )  # fmt: skip
         try:
             kind = getattr(import_module(module), name)
-            return kind(**self.options)
         except (ImportError, AttributeError, ValueError) as error:
             raise FmritokError(
                 expected("Cluster", self.cluster, "a class of Dask's cluster interface",
                          f"{type(error).__name__}: {error}",
                          f"Install {module.partition('.')[0].replace('_', '-')}.")
             ) from error  # fmt: skip
+        try:
+            return kind(**self.options)
         except RuntimeError as error:
             raise FmritokError(
                 expected("Cluster", self.cluster, "to start", error, "Correct its options.")
             ) from error
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise FmritokError(
                 expected("Options of cluster", self.cluster, "arguments that it has", error,
                          "Correct them in the YAML.")

@@ -15,7 +15,7 @@ from fmritok.pipeline.task import Job, RunTask, fail_run
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["LostRuns", "Patience", "scheduler_watched", "stopping_error"]
+__all__ = ["LostRuns", "Outcome", "Patience", "scheduler_watched", "stopping_error"]
 
 #: How long a local cluster may be without any worker, s; Dask starts dead ones again.
 WITHOUT_WORKERS_S = 60.0

@@ -11,7 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmritok.pipeline.dask_faults import LostRuns, Patience, scheduler_watched, stopping_error
+from fmritok.pipeline.dask_faults import (
+    LostRuns,
+    Outcome,
+    Patience,
+    scheduler_watched,
+    stopping_error,
+)
 from fmritok.pipeline.errors import FmritokError, MachineError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import RunRecord
@@ -34,7 +40,6 @@ _DASHBOARD = "127.0.0.1:8787"
 _MEMORY_A_WORKER = 4e9
 
 Say = Callable[[str], None]
-Outcome = tuple[RunTask, dict[str, RunRecord]]
 
 
 def default_workers() -> int:

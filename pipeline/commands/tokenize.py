@@ -25,7 +25,7 @@ from fmritok.pipeline.commands.tokenize_output import (
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog import Cohort
-    from fmritok.pipeline.execute import Outcome
+    from fmritok.pipeline.dask_faults import Outcome
     from fmritok.pipeline.plan import PlannedGroup
     from fmritok.pipeline.task import Job, RunTask
 

@@ -11,8 +11,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fmritok.pipeline.dask_faults import Outcome
     from fmritok.pipeline.estimate import Estimate
-    from fmritok.pipeline.execute import Outcome
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.task import RunTask
 

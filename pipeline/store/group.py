@@ -24,6 +24,7 @@ from fmritok.pipeline.store.seal import (
     read_document,
     read_sealed,
     sha256,
+    zarr_group,
 )
 from fmritok.pipeline.store.switch import replace_tables, table_of
 from fmritok.pipeline.store.table import decode_arrays
@@ -66,8 +67,7 @@ class GroupState:
             for key, data in self.files.items()
             if not key.startswith(tables) and key not in growing
         }
-        empty = canonical_json({"attributes": {}, "node_type": "group", "zarr_format": 3})
-        return decode_arrays({"zarr.json": empty, **own})[0]
+        return decode_arrays({"zarr.json": zarr_group(), **own})[0]
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table in force."""
@@ -101,7 +101,7 @@ def read_group(location: Location, name: str) -> GroupState:
 
 
 def is_created(location: Location, name: str) -> bool:
-    """Tell whether a group was made to its end; one that was cut off is simply made again."""
+    """Tell whether a group is complete. An incomplete one is created again."""
     return exists_document(location, name)
 
 

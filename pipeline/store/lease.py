@@ -1,8 +1,8 @@
 """Leases: what an object store has instead of locks.
 
-A lease is a small object that names its holder and when it ends; the holder renews it. Leases of
-one group are numbered. The next one is made by a request that succeeds for one process only, and
-only after the one before has ended. So nobody deletes what another process may have renewed.
+A lease is a small object that names its holder and when it ends; the holder renews it. Each lease
+of a group has a number. The next number can be created by one process only, after the lease before
+it has ended. No process deletes a lease that is alive.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One writer of a token group, or of a store's own tables, at a time.
 
-On a local disk it is a lock file beside the store, by its real path, that the system releases when
-the process ends. On an object store it is a lease (:mod:`fmritok.pipeline.store.lease`).
+On a local disk: a lock file beside the store's real path. The system releases it when the process
+ends. On an object store: a lease (:mod:`fmritok.pipeline.store.lease`).
 """
 
 from __future__ import annotations

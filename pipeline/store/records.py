@@ -94,7 +94,7 @@ def write_record(location: Location, group: str, record: RunRecord) -> None:
 
 
 def remove_record(location: Location, group: str, run_id: str) -> None:
-    """Delete a record, and with it the run for all readers."""
+    """Delete a record. Readers no longer see the run."""
     location.remove(record_key(group, run_id))
 
 

@@ -12,10 +12,10 @@ from fmritok.pipeline.store.locking import check_held, one_writer
 from fmritok.pipeline.store.schema import RESERVED_NAMES
 from fmritok.pipeline.store.seal import (
     Document,
-    canonical_json,
     read_document,
     sha256,
     write_document,
+    zarr_group,
 )
 
 __all__ = [
@@ -63,7 +63,7 @@ def create_root(location: Location) -> Document:
 
 
 def list_group(location: Location, name: str) -> None:
-    """Note that a store has a token group, once it was made to its end."""
+    """Add a complete token group to the list of a store's groups."""
     if name in group_names(read_root(location)):
         return
     with one_writer(location, wait_s=ROOT_WAIT_S):
@@ -104,15 +104,14 @@ def _create(location: Location) -> None:
             expected("Store path", location, "a token store or a new name",
                      "a folder with other content", "Choose another --store.")
         )  # fmt: skip
-    empty = canonical_json({"attributes": {}, "node_type": "group", "zarr_format": 3})
-    location.write_many(dict.fromkeys(tables, empty))
+    location.write_many(dict.fromkeys(tables, zarr_group()))
     attributes: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "groups": [],
         "tables": {},
     }
-    write_document(location, Document("", attributes, dict.fromkeys(tables, sha256(empty))))
+    write_document(location, Document("", attributes, dict.fromkeys(tables, sha256(zarr_group()))))
 
 
 def _check_format(location: Location) -> None:

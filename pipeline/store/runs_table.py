@@ -1,7 +1,7 @@
 """The ``runs`` table of a group, and how completion records are folded into it.
 
-Beside it, the table ``chunks`` holds the crc32c of every chunk of ``tokens``, by its number. By it
-a reader notices a chunk that is intact and belongs elsewhere.
+Beside it, the table ``chunks`` holds the crc32c of every chunk of ``tokens``, by its number.
+Readers use it to detect an intact chunk of another run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fmritok.pipeline.store.records import RunRecord, read_records
 
 __all__ = ["IDENTITY", "RUN_COLUMNS", "SOURCE", "RunsTable", "crc_column", "empty_tables"]
 
-#: What the table says of a run besides what became of it.
+#: Columns that identify a run.
 IDENTITY = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.precision import Precision
-from fmritok.pipeline.store.seal import canonical_json
+from fmritok.pipeline.store.seal import zarr_group
 from fmritok.pipeline.store.table import encode_arrays, in_memory
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class GroupSpec:
     static : dict of str to np.ndarray
         Arrays that a reader needs once (such as token coordinates in mm), by name.
     provenance : dict
-        What makes tokens of two groups comparable; a mix is refused over it.
+        What tokens depend on. Writing with another provenance is refused.
     notes : dict
         What is worth knowing but does not change what tokens mean (library versions, measured
         errors); never compared.
@@ -161,8 +161,7 @@ def blank_group(spec: GroupSpec) -> tuple[dict[str, bytes], dict[str, dict[str, 
     growing = {key.partition("/")[0]: json.loads(data) for key, data in made.items() if "/" in key}
     files = encode_arrays({name: np.asarray(values) for name, values in spec.static.items()})
     del files["zarr.json"]
-    empty_group = canonical_json({"attributes": {}, "node_type": "group", "zarr_format": 3})
-    files |= {f"{name}/zarr.json": empty_group for name in ("records", *GROUP_TABLES)}
+    files |= {f"{name}/zarr.json": zarr_group() for name in ("records", *GROUP_TABLES)}
     return files, growing
 
 

@@ -1,12 +1,12 @@
-"""Sealed documents: the ``zarr.json`` of the root and of each group, and all files they vouch for.
+"""Sealed documents: the ``zarr.json`` of the root and of each group, with the checksums of files.
 
 A document's attributes hold a *seal*: the sha256 of every file that no completion record covers
 (tables, static arrays, metadata), and a digest of the document itself. The tables that are in force
 are named there too. One atomic write of the document therefore replaces tables and seal together,
 and a reader sees either all of the old state or all of the new one.
 
-The metadata of arrays that grow with the store are sealed without their length: a document names
-the length that it needs, and a longer array is as good.
+The metadata of arrays that grow with the store are sealed without their length. A document names
+the smallest length; a longer array is valid.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from fmritok.pipeline.store.location import Location
 __all__ = [
     "Document", "Growing", "array_document", "canonical_json", "check_files", "exists_document",
     "growing_digest", "read_document", "read_sealed", "sha256", "write_document",
+    "zarr_group",
 ]  # fmt: skip
 
 _METADATA = "zarr.json"
-#: A table may be replaced twice while a reader is at it; then it reads the new one.
+#: Attempts to read: tables may be replaced meanwhile.
 _ATTEMPTS = 5
 
 
@@ -70,6 +71,11 @@ class Document:
     def key(self, name: str) -> str:
         """Return the key in the store of a file below the group."""
         return f"{self.path}/{name}" if self.path else name
+
+
+def zarr_group(attributes: Mapping[str, Any] | None = None) -> bytes:
+    """Return the metadata of a zarr group."""
+    return canonical_json(_zarr_group(attributes or {}))
 
 
 def canonical_json(value: object) -> bytes:

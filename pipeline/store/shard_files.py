@@ -123,7 +123,7 @@ class _Object:
 
 
 class _Process:
-    """What one process holds open: a forked child starts with nothing, not even a held lock."""
+    """Open files and threads of one process. Forked children get a new, empty one."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -189,7 +189,7 @@ def open_file(location: Location, key: str) -> ChunkFile:
 
 
 def forget(file: ChunkFile) -> None:
-    """Open a shard anew the next time: what is known of it does not fit it."""
+    """Drop a shard from the cache: the index that was read may be out of date."""
     _process().forget(file.path)
 
 

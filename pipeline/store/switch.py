@@ -1,7 +1,7 @@
 """Replace tables, all at once: new ones are written beside the old, then one document names them.
 
-A kill before that write leaves the old tables in force, and some files that nobody reads.
-Afterwards the old tables are removed; a reader that was at it starts again with the new document.
+A kill before that write leaves the old tables in force, and some unused files. After it, the old
+tables are deleted. A reader that misses a file reads the document again.
 """
 
 from __future__ import annotations

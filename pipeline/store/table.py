@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["decode_arrays", "decode_table", "encode_arrays", "encode_table", "table_path", "typed"]
 
 _ROWS_PER_CHUNK = {"text": 65_536, "number": 1_048_576}
-#: What stands at missing places of the values: no number that anybody would take for a value.
+#: Placeholder for missing integers.
 _MISSING_INTEGER = np.iinfo(np.int64).min
 _NULLABLE: dict[str, Any] = {"int64": "Int64", "bool": "boolean"}
 
@@ -155,7 +155,7 @@ def in_memory(fill: Any, attributes: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _column(series: pd.Series) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a typed column's values, and where they are missing if it has places for that."""
+    """Return a typed column's values and the mask of missing ones, or None."""
     if series.dtype.kind == "f":
         return series.to_numpy(np.float64), None
     missing = series.isna().to_numpy(bool)
@@ -188,6 +188,6 @@ def _array_name(column: str, taken: Mapping[str, Any]) -> str:
     """Return a name that is safe as a path, and no other column's."""
     name = re.sub(r"[^A-Za-z0-9_ -]", "_", column)[:100] or "_"
     unique, number = name, 2
-    while unique in taken or unique == "zarr_json":
+    while unique in taken:
         unique, number = f"{name}_{number}", number + 1
     return unique
