@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from faults import ChildError, Folder, in_child, invoke, zarr_in_this_thread
 from pictures import TABLES
@@ -118,7 +118,6 @@ class Yard:
         out = self._folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        torch.set_num_threads(1)
         store = ("--store", self.store)
         answers = {"train": self._train(group, out / "train")}
         answers["probe"] = _told(
@@ -137,18 +136,17 @@ class Yard:
         return answers
 
     def _train(self, group: str, out: Path) -> Answer:
-        from fmritok.trainer import loop
-
-        loop.draw_losses = lambda *_, **__: None  # most of the time of a training of two steps
         settings = [x for assignment in _SMALL for x in ("--set", assignment)]
-        return _told(
-            "train", "--store", self.store, "--group", group, "--recipe", "tiny", "--steps", 2,
-            "--workers", 0, "--device", "cpu", "--out", out, *settings,
-            figures=lambda _: [
-                {k: v for k, v in json.loads(line).items() if not k.endswith(_TIMES)}
-                for line in (out / "metrics.jsonl").read_text().splitlines()
-            ],
-        )  # fmt: skip
+        # The picture is most of the time of a training of two steps.
+        with mock.patch("fmritok.trainer.loop.draw_losses"):
+            return _told(
+                "train", "--store", self.store, "--group", group, "--recipe", "tiny", "--steps", 2,
+                "--workers", 0, "--device", "cpu", "--out", out, *settings,
+                figures=lambda _: [
+                    {k: v for k, v in json.loads(line).items() if not k.endswith(_TIMES)}
+                    for line in (out / "metrics.jsonl").read_text().splitlines()
+                ],
+            )  # fmt: skip
 
     def run_of(self, key: str) -> str:
         """Return the run that a file or folder belongs to; empty if it is none's alone."""
