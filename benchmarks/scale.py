@@ -64,8 +64,9 @@ def finish_half(store: str, n: int) -> int:
         rows = {name: {"sha256": "1" * 64, "crc32c": "01234567"} for name in spec.per_run_shapes()}
         record = RunRecord(run.run_id, "done", int(run.start), int(run.n_frames),
                            checksums=checksums | rows, seconds={"read": 1.0, "encode": 2.0},
-                           source=dict(source_bytes=10**9, source_time=10**18, source_tr=0.735,
-                                       source_frames=FRAMES, source=run.source))  # fmt: skip
+                           row=int(run.row),
+                           columns=dict(source_bytes=10**9, source_time=10**18, source_tr=0.735,
+                                        source_frames=FRAMES, source=run.source))  # fmt: skip
         write_record(location, "network", record)
 
     with ThreadPoolExecutor(8) as pool:

@@ -22,7 +22,7 @@ from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.root import ROOT_WAIT_S
-from fmritok.pipeline.store.runs_table import SOURCE
+from fmritok.pipeline.store.runs_table import IDENTITY, SOURCE
 from fmritok.pipeline.store.schema import Codec, GroupSpec
 from fmritok.pipeline.task import GroupJob, RunPart, RunTask
 from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
@@ -192,7 +192,8 @@ def commit_plan(
             if run["problem"]:
                 write_record(location, name, RunRecord(run_id, "failed", reason=run["problem"]))
             else:
-                part = RunPart(name, int(run["row"]), int(run["start"]), int(run["n_frames"]))
+                frames = int(run["start"]), int(run["n_frames"])
+                part = RunPart(name, int(run["row"]), *frames, _columns(run))
                 parts.setdefault(run_id, []).append(part)
     with one_writer(location, wait_s=ROOT_WAIT_S):
         tables = (cohort.phenotypes, cohort.columns, cohort.events)
@@ -205,7 +206,6 @@ def commit_plan(
             int(run["n_frames"]),
             float(run["tr"]),
             tuple(parts[run["run_id"]]),
-            _source_of(run),
         )
         for run in cohort.runs.to_dict("records")
         if run["run_id"] in parts
@@ -213,11 +213,12 @@ def commit_plan(
     return sorted(tasks, key=lambda task: -task.n_frames)
 
 
-def _source_of(run: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what a finished run is bound to, as plain values; None where one is not known."""
-    bound = {**run, "source_frames": run["n_frames"], "source_tr": run["tr"]}
+def _columns(run: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what the ``runs`` table says of a run, as plain values; None where it is not known."""
     types: dict[str, Any] = {"text": str, "integer": int, "number": float}
+    kinds = {**dict.fromkeys(IDENTITY, "text"), "tr": "number", **SOURCE}
     return {
-        name: None if pd.isna(bound[name]) else types[kind](bound[name])
-        for name, kind in SOURCE.items()
+        name: None if pd.isna(run[name]) else types[kind](run[name])
+        for name, kind in kinds.items()
+        if name != "run_id"
     }

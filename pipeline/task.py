@@ -78,12 +78,24 @@ class Job:
 
 @dataclass(frozen=True)
 class RunPart:
-    """A run's row and frames in one group."""
+    """A run's part of one group.
+
+    Attributes
+    ----------
+    group : str
+    row : int
+        In the group's ``runs`` table and arrays with one row per run.
+    start, n_frames : int
+        Frames ``start : start + n_frames`` of ``tokens``.
+    columns : dict
+        What the ``runs`` table says of the run and of its source.
+    """
 
     group: str
     row: int
     start: int
     n_frames: int
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,8 +111,6 @@ class RunTask:
     tr : float
         Seconds between them.
     parts : tuple of RunPart
-    source : dict
-        What the catalogue knows of the source; the finished run is bound to it.
     """
 
     run_id: str
@@ -108,7 +118,6 @@ class RunTask:
     n_frames: int
     tr: float
     parts: tuple[RunPart, ...]
-    source: dict[str, Any] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=8)
@@ -267,7 +276,8 @@ class _RunWork:
             start=part.start,
             n_frames=part.n_frames,
             checksums=checksums,
-            source=self._task.source,
+            row=part.row,
+            columns=part.columns,
             source_sha256=source,
             normalizer=dict(encoded.scalars),
             placement=encoded.description,

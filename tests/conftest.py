@@ -21,6 +21,7 @@ from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
+from fmritok.pipeline.store.runs_table import IDENTITY
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.writer import write_run
 
@@ -210,7 +211,15 @@ def make_store(
             write_record(
                 location,
                 "vae",
-                RunRecord(run["run_id"], "done", run["start"], n, checksums=sums),
+                RunRecord(
+                    run["run_id"],
+                    "done",
+                    run["start"],
+                    n,
+                    row=run["row"],
+                    columns={name: run[name] for name in [*IDENTITY[1:], "source"]},
+                    checksums=sums,
+                ),
             )
         finalize(location, "vae")
         return location, written

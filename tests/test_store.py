@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 
@@ -316,6 +317,40 @@ def test_a_group_that_is_gone_is_forgotten_when_asked_and_made_anew(make_store, 
     drop_runs(location, list(verify_store(location)))
     assert list(verify_store(location)) == []
     assert allocate(location, spec, run_table([10]))["start"].tolist() == [0]
+
+
+@pytest.mark.parametrize("table", ["runs", "chunks"])
+def test_a_damaged_table_is_made_again_from_the_records(make_store, table):
+    location, written = make_store([40, 5, 70])
+    before = TokenStore(location.url).group()
+    key = next(k for k in location.find(f"vae/{table}") if k.endswith("/c/0"))
+    data = bytearray(location.read(key))
+    data[len(data) // 2] ^= 1
+    location.write(key, bytes(data))
+    with pytest.raises(StoreError, match=key):
+        TokenStore(location.url).group()
+    assert drop_runs(location, list(verify_store(location))) == 0
+    assert list(verify_store(location)) == []
+    after = TokenStore(location.url).group()
+    pd.testing.assert_frame_equal(after.all_runs[before.all_runs.columns], before.all_runs)
+    for run_id in written:
+        np.testing.assert_array_equal(after.values(run_id), before.values(run_id))
+
+
+def test_runs_without_a_record_lose_their_rows_with_a_damaged_table(make_store, run_table):
+    location, _ = make_store([40, 5, 70], n_tokens=3, dim=4)
+    remove_record(location, "vae", "demo_101_run1")
+    location.remove_tree(read_document(location, "vae").key("runs"))
+    for _ in range(2):
+        drop_runs(location, list(verify_store(location)))
+    runs = TokenStore(location.url).group().runs
+    assert runs["run_id"].tolist() == ["demo_100_run0", "demo_102_run2"]
+    spec = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32,
+                     static={"coordinates": np.zeros((3, 3), np.float32)},
+                     provenance={"tokenizer": "vae"})  # fmt: skip
+    plan = allocate(location, spec, run_table([40, 5, 70]))
+    assert plan["status"].tolist() == ["done", "planned", "done"]
+    assert plan["row"].tolist() == [0, 3, 2]
 
 
 def test_a_run_that_was_redone_and_not_folded_is_folded_with_its_new_checksum(

@@ -44,5 +44,7 @@ def verify(store: str, drop: bool, as_json: bool) -> None:
     if drop:
         count = drop_runs(location, damage)
         click.echo(f"{count} runs dropped: the same `fmritok tokenize` redoes them", err=True)
+        if any(d.is_table for d in damage):
+            click.echo("tables were made again from the records: verify again", err=True)
     if damage:
         raise click.exceptions.Exit(1)

@@ -23,6 +23,7 @@ module           what it does
 ``ledger``       which run owns which frames of a group
 ``reader``       read finished runs (the only module that training needs)
 ``verify``       read everything back against its checksums; drop what is damaged
+``mending``      make damaged tables again from the records
 ``holder``       the process that holds a lock or a lease
 ``lock_file``    locks on a disk
 ``lease``        leases on an object store

@@ -42,8 +42,10 @@ class RunRecord:
     checksums : dict of str to dict
         By the name of each array that the run wrote to: ``sha256``, hex, of the stored values (C
         order, little-endian); ``crc32c``, 8 hex digits for each chunk, in order.
-    source : dict
-        What was tokenized: the columns of the catalogue that the run is bound to.
+    row : int
+        The run's row in the ``runs`` table and in arrays with one row per run; -1 if it failed.
+    columns : dict
+        What the ``runs`` table says of the run and of its source, by column.
     source_sha256 : str
         Hex sha256 of the source file's bytes.
     normalizer : dict
@@ -58,10 +60,11 @@ class RunRecord:
     status: Status
     start: int = 0
     n_frames: int = 0
+    row: int = -1
     reason: str = ""
     traceback: str = ""
     checksums: dict[str, dict[str, str]] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
     source_sha256: str = ""
     normalizer: dict[str, float] = field(default_factory=dict)
     placement: str = ""

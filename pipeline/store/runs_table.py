@@ -81,6 +81,13 @@ class RunsTable:
         per_run = tuple(name for name in state.document.growing if name != "tokens")
         return cls(columns, crcs, int(state.contract["chunk_frames"]), per_run)
 
+    @classmethod
+    def empty(cls, per_run: Iterable[str], chunk_frames: int) -> RunsTable:
+        """Make the tables of a group without runs."""
+        names, tables = tuple(per_run), empty_tables(per_run)
+        columns: dict[str, list[Any]] = {name: [] for name in tables["runs"].columns}
+        return cls(columns, np.empty(0, np.uint32), chunk_frames, names)
+
     def __len__(self) -> int:
         return len(self.columns["run_id"])
 
@@ -144,7 +151,7 @@ class RunsTable:
                          f"{found[1]} from {found[0]} on",
                          "Run `fmritok verify --drop`, then the same `fmritok tokenize`.")
             )  # fmt: skip
-        for name, value in record.source.items():
+        for name, value in record.columns.items():
             columns[name][row] = value
         columns["checksum"][row] = record.checksum
         columns["source_sha256"][row] = record.source_sha256

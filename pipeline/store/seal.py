@@ -226,6 +226,6 @@ def _zarr_group(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _damaged(location: Location, key: str, wanted: str, got: str) -> StoreError:
     return StoreError(
         expected("Store file", f"{location}/{key}", wanted, got,
-                 "Run `fmritok verify`, which names all damage; restore the file from a copy, or "
-                 "tokenize into a new store.")
+                 "Run `fmritok verify`, which names all damage; --drop makes tables of runs again "
+                 "and has damaged runs redone. Restore other files from a copy.")
     )  # fmt: skip

@@ -26,6 +26,7 @@ def replace_tables(
     tables: Mapping[str, pd.DataFrame],
     *,
     lengths: Mapping[str, int] | None = None,
+    anew: bool = False,
 ) -> Document:
     """Put tables in force, and return the document that names them.
 
@@ -39,6 +40,8 @@ def replace_tables(
     tables : dict of str to pd.DataFrame
     lengths : dict of str to int, optional
         New lengths of the arrays that grow; they have them already.
+    anew : bool
+        Write also tables that are equal to those in force: their files are damaged.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def replace_tables(
     for name, table in tables.items():
         files = encode_table(table)
         path = table_path(name, files)
-        if path == in_force.get(name):
+        if path == in_force.get(name) and not anew:
             continue
         written |= {document.key(f"{path}/{key}"): data for key, data in files.items()}
         old = in_force.get(name)
@@ -62,9 +65,9 @@ def replace_tables(
         name: Growing((lengths or {}).get(name, one.length), one.sha256)
         for name, one in document.growing.items()
     }
+    location.write_many(written)
     if in_force == before and growing == document.growing:
         return document
-    location.write_many(written)
     check_held(location, document.path)
     changed = replace(
         document,

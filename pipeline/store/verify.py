@@ -20,6 +20,7 @@ from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
+from fmritok.pipeline.store.mending import mend_tables
 from fmritok.pipeline.store.records import (
     RunRecord,
     list_records,
@@ -28,6 +29,7 @@ from fmritok.pipeline.store.records import (
     remove_record,
 )
 from fmritok.pipeline.store.root import ROOT_WAIT_S, forget_group, group_names, read_root
+from fmritok.pipeline.store.schema import GROUP_TABLES
 from fmritok.pipeline.store.seal import (
     Document,
     array_document,
@@ -67,6 +69,12 @@ class Damage:
     where: str
     what: str
     is_gone: bool = False
+
+    @property
+    def is_table(self) -> bool:
+        """Whether a table of a token group is damaged; it can be made again from the records."""
+        tables = tuple(f"{self.group}/{name}" for name in GROUP_TABLES)
+        return bool(self.group) and not self.run_id and self.where.startswith(tables)
 
 
 def unfinished_groups(location: Location) -> list[str]:
@@ -128,10 +136,10 @@ def verify_store(location: Location, progress: Progress | None = None) -> Iterat
 
 
 def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
-    """Delete the records of damaged runs, and forget groups that are gone.
+    """Delete the records of damaged runs, make damaged tables again, forget groups that are gone.
 
-    Tokenizing again redoes just these. Damage is looked at again while the group is held: what a
-    tokenization at work wrote meanwhile is kept.
+    Tokenizing again redoes just these runs. Damage is looked at again while the group is held: what
+    a tokenization at work wrote meanwhile is kept.
 
     Returns
     -------
@@ -159,6 +167,9 @@ def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
                 dropped += 1
             elif run_id in runs.index and read_record(location, name, run_id) is None:
                 dropped += 1  # gone already: the next tokenization redoes it
+        for name in sorted({found.group for found in damage if found.is_table}):
+            if any(found.is_table for found in _verify_files(location, name)):
+                mend_tables(location, name)
         for found in damage:
             if found.is_gone and not exists_document(location, found.group):
                 with one_writer(location, wait_s=ROOT_WAIT_S):

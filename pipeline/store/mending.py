@@ -1,0 +1,63 @@
+"""Make the tables of a group again where they are damaged: a table is a fold of the records."""
+
+from __future__ import annotations
+
+from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.records import list_records, read_records
+from fmritok.pipeline.store.runs_table import RunsTable
+from fmritok.pipeline.store.schema import GROUP_TABLES
+from fmritok.pipeline.store.seal import array_document, read_document, zarr_group
+from fmritok.pipeline.store.switch import replace_tables
+
+__all__ = ["mend_tables"]
+
+
+def mend_tables(location: Location, group: str) -> int:
+    """Write a group's tables again from its completion records. The caller holds the group.
+
+    Runs that were planned or failed lose their rows; tokenizing again gives them new ones.
+
+    Returns
+    -------
+    int
+        Finished runs in the new table.
+
+    Raises
+    ------
+    StoreError
+        If the group's document or the metadata of an array is damaged, or a record does not say
+        which row is its run's.
+    """
+    document = read_document(location, group)
+    table = RunsTable.empty(
+        [name for name in document.growing if name != "tokens"],
+        int(document.attributes["contract"]["chunk_frames"]),
+    )
+    done = 0
+    for record in read_records(location, group, list_records(location, group)):
+        if record.status != "done":
+            continue
+        if record.row < 0:
+            raise StoreError(
+                expected("Completion record of run", f"{record.run_id} in group {group}",
+                         "its row in the runs table", "none", "Restore the table from a copy.")
+            )  # fmt: skip
+        while len(table) <= record.row:
+            table.reset(table.append(f"lost-{len(table)}"))
+        columns = table.columns
+        columns["run_id"][record.row] = record.run_id
+        columns["start"][record.row], columns["n_frames"][record.row] = (
+            record.start, record.n_frames,
+        )  # fmt: skip
+        table.take(record.row, record, f"{group} of {location}")
+        done += 1
+    lengths = {}
+    for name in document.growing:
+        key = document.key(f"{name}/zarr.json")
+        metadata = array_document(location, document, name, location.read_many([key]).get(key))
+        lengths[name] = int(metadata["shape"][0])
+    table.lengthen(lengths["tokens"] // table.chunk_frames)
+    location.write_many({document.key(f"{name}/zarr.json"): zarr_group() for name in GROUP_TABLES})
+    replace_tables(location, document, table.tables(), lengths=lengths, anew=True)
+    return done
