@@ -38,7 +38,7 @@ def cohort(n: int) -> Cohort:
     table = table.assign(dataset="ukb", session="2", task="rest", site="11025", family="",
                          tr=0.735, space="MNI152NLin6Asym", n_frames=FRAMES, problem="",
                          motion=0.1, right="", warp="", mask="",
-                         source_bytes=10**9, source_time=10**18)  # fmt: skip
+                         source_bytes="1000000000", source_time="1000000000000000000")  # fmt: skip
     table["source"] = table["path"] = [f"{s}_20227_2_0/rest.nii.gz" for s in table["subject"]]
     return Cohort("ukb", table[COLUMNS], pd.DataFrame({"path": [], "reason": []}, dtype=str))
 
@@ -65,7 +65,8 @@ def finish_half(store: str, n: int) -> int:
         record = RunRecord(run.run_id, "done", int(run.start), int(run.n_frames),
                            checksums=checksums | rows, seconds={"read": 1.0, "encode": 2.0},
                            row=int(run.row),
-                           columns=dict(source_bytes=10**9, source_time=10**18, source_tr=0.735,
+                           columns=dict(source_bytes="1000000000", source_tr=0.735,
+                                        source_time="1000000000000000000",
                                         source_frames=FRAMES, source=run.source))  # fmt: skip
         write_record(location, "network", record)
 

@@ -6,23 +6,22 @@ cohort must not be taken for those of another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fmritok.pipeline.catalog import Cohort
 from fmritok.pipeline.errors import CatalogError, StoreError, expected
 from fmritok.pipeline.sources.files import damage_named
 from fmritok.pipeline.sources.opening import RunFiles, source_sha256
-from fmritok.pipeline.store.annotations import ANNOTATIONS, read_annotation
 from fmritok.pipeline.store.ledger import current_runs
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.locking import is_held
 from fmritok.pipeline.store.root import group_names, read_root
 
-__all__ = ["CHANGED", "Binding", "check_annotations", "compare_sources"]
+__all__ = ["CHANGED", "Binding", "check_others_at_work", "compare_sources"]
 
 #: Value of ``--redo`` that stands for all runs whose source differs.
 CHANGED = "changed"
@@ -32,6 +31,7 @@ _FIELDS = {
     "source_frames": "number of frames",
     "source_tr": "repetition time in s",
 }
+_NEXT_STEP = "If this is another cohort, give it a name with --name; "
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,16 @@ class Binding:
     ----------
     redo : dict of str to set of str
         By token group: finished runs to tokenize again.
-    times : dict of str to int
-        Time of change of files that were written anew with the same content, ns since 1970.
+    times : dict of str to str
+        Times of change of files that were written anew with the same content.
+    kept : dict of str to str
+        Finished runs whose files changed and cannot be tokenized now, with the reason. Their tokens
+        stay; nothing else is taken from the catalogue for them.
     """
 
     redo: dict[str, set[str]]
-    times: dict[str, int] = field(default_factory=dict)
+    times: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 def compare_sources(
@@ -70,7 +74,7 @@ def compare_sources(
     redo : collection of str
         Run ids to tokenize again, or ``changed`` for all whose source differs.
     say : callable
-        Told before files are read to compare their content.
+        Told before files are read to compare their content, and of runs that stay as they are.
 
     Raises
     ------
@@ -81,74 +85,56 @@ def compare_sources(
     CatalogError
         If a run to be redone is not in the catalogue, or cannot be tokenized.
     """
-    for run in runs[runs["run_id"].isin(set(redo)) & (runs["problem"] != "")].itertuples():
-        raise CatalogError(
-            expected("Option", f"--redo {run.run_id}", "a run that can be tokenized", run.problem,
-                     "Repair it first: its tokens are kept until then.")
-        )  # fmt: skip
-    unknown = set(redo) - {CHANGED} - set(runs["run_id"])
-    if unknown:
-        raise CatalogError(
-            expected("Option", "--redo", f"a run of this cohort, or {CHANGED}", min(unknown),
-                     "List the runs with `fmritok catalog`.")
-        )  # fmt: skip
+    _check_redo(redo, runs)
     found = Binding({name: set(redo) - {CHANGED} for name in groups})
     if not location.exists("zarr.json"):
         return found
-    by_id = {str(run["run_id"]): run for run in runs.to_dict("records") if not run["problem"]}
+    by_id = {str(run["run_id"]): _as_source(run) for run in runs.to_dict("records")}
     same = _ContentOf(say)
     for group in group_names(read_root(location)):
         finished = current_runs(location, group)
         finished = finished[(finished["status"] == "done") & finished["run_id"].isin(by_id)]
         for old in finished.to_dict("records"):
             run_id = old["run_id"]
-            difference = _difference(old, by_id[run_id], same, is_written=group in groups)
+            run = by_id[run_id]
+            difference = _difference(old, run, same, is_written=group in groups)
             if difference is None:
-                if _differ(old["source_time"], by_id[run_id]["source_time"]):
-                    found.times[run_id] = int(by_id[run_id]["source_time"])
+                if _differ(old["source_time"], run["source_time"]):
+                    found.times[run_id] = run["source_time"]
+            elif CHANGED in redo and run["problem"]:
+                found.kept[run_id] = run["problem"]
+            elif run_id in found.redo.get(group, ()):
                 continue
-            if run_id in found.redo.get(group, ()):
-                continue
-            if CHANGED in redo and group in found.redo:
+            elif CHANGED in redo and group in found.redo:
                 found.redo[group].add(run_id)
-                continue
-            raise _differs(location, group, run_id, *difference, is_written=group in groups)
+            elif CHANGED in redo or run_id in redo:
+                say(f"{run_id} in group {group} stays as it is: tokenize that group again, too.")
+            else:
+                raise _differs(location, group, run_id, *difference)
     return found
 
 
-def check_annotations(location: Location, cohort: Cohort) -> None:
-    """Refuse a cohort whose phenotypes would replace those of another cohort's subjects.
+def check_others_at_work(location: Location, groups: Sequence[str], runs: pd.DataFrame) -> None:
+    """Refuse runs that another process tokenizes into another group from another source.
 
-    Refused are subjects whose finished runs are all missing from the catalogue and whose phenotypes
-    differ.
+    The caller holds the root: none of the others can plan meanwhile.
 
     Raises
     ------
     StoreError
-        The first value that differs is named.
+        The first run that differs is named.
     """
-    if not location.exists("zarr.json") or cohort.phenotypes.empty:
-        return
-    mine = set(cohort.runs["run_id"])
-    theirs: dict[tuple[str, str], bool] = {}
+    by_id = {str(run["run_id"]): _as_source(run) for run in runs.to_dict("records")}
     for group in group_names(read_root(location)):
-        runs = current_runs(location, group)
-        runs = runs[(runs["status"] == "done") & (runs["dataset"] == cohort.dataset)]
-        for dataset, subject, run_id in zip(
-            runs["dataset"], runs["subject"], runs["run_id"], strict=True
-        ):
-            theirs[dataset, subject] = theirs.get((dataset, subject), True) and run_id not in mine
-    foreign = {subject for (_, subject), is_foreign in theirs.items() if is_foreign}
-    table = cohort.phenotypes[cohort.phenotypes["subject"].isin(foreign)]
-    if table.empty:
-        return
-    known = read_annotation(location, "phenotypes")
-    for key, name, old, new in _conflicts(known, table):
-        raise StoreError(
-            expected("Phenotypes of subject", f"{key[1]} of {key[0]} in {location}",
-                     f"{name} = {old!r}, as the store has it, or a run of the store in this cohort",
-                     repr(new), "If this is another cohort, give it a name with --name.")
-        )  # fmt: skip
+        if group in groups or not is_held(location, group):
+            continue
+        planned = current_runs(location, group)
+        planned = planned[(planned["status"] == "planned") & planned["run_id"].isin(by_id)]
+        for old in planned.to_dict("records"):
+            run = by_id[old["run_id"]]
+            difference = _difference(old, run, lambda *_: False, is_written=False)
+            if difference is not None:
+                raise _differs(location, group, old["run_id"], *difference)
 
 
 class _ContentOf:
@@ -159,6 +145,8 @@ class _ContentOf:
         self._found: dict[str, str] = {}
 
     def __call__(self, old: Mapping[Any, Any], run: Mapping[Any, Any]) -> bool:
+        if run["problem"]:  # its files cannot be read, or not all of them are there
+            return False
         if not self._has_said:
             self._say("Files have another time of change than when they were tokenized; "
                       "their content is compared.")  # fmt: skip
@@ -171,18 +159,45 @@ class _ContentOf:
         return bool(self._found[run_id] == old["source_sha256"])
 
 
+def _check_redo(redo: Collection[str], runs: pd.DataFrame) -> None:
+    for run in runs[runs["run_id"].isin(set(redo)) & (runs["problem"] != "")].itertuples():
+        raise CatalogError(
+            expected("Option", f"--redo {run.run_id}", "a run that can be tokenized", run.problem,
+                     "Repair it first: its tokens are kept until then.")
+        )  # fmt: skip
+    unknown = set(redo) - {CHANGED} - set(runs["run_id"])
+    if unknown:
+        raise CatalogError(
+            expected("Option", "--redo", f"a run of this cohort, or {CHANGED}", min(unknown),
+                     "List the runs with `fmritok catalog`.")
+        )  # fmt: skip
+
+
+def _as_source(run: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a catalogued run with the columns that finished runs are bound to."""
+    known = not run["problem"]
+    return {
+        **run,
+        "source_frames": run["n_frames"] if known else None,
+        "source_tr": run["tr"] if known else None,
+    }
+
+
 def _difference(
-    old: Mapping[Any, Any], run: Mapping[Any, Any], same: _ContentOf, *, is_written: bool
+    old: Mapping[Any, Any],
+    run: Mapping[Any, Any],
+    same: Callable[[Mapping[Any, Any], Mapping[Any, Any]], bool],
+    *,
+    is_written: bool,
 ) -> tuple[str, Any, Any] | None:
     """Return name and both values of the first thing in which a run and its source differ."""
-    ours = {**run, "source_frames": run["n_frames"], "source_tr": run["tr"]}
     # Other groups may hold another representation of the run: grayordinates beside volumes.
     is_other_file = not is_written and old["source"] != run["source"]
     for name, meaning in _FIELDS.items():
         if is_other_file and name in ("source", "source_bytes"):
             continue
-        if _differ(old[name], ours[name]):
-            return meaning, old[name], ours[name]
+        if _differ(old[name], run[name]):
+            return meaning, old[name], run[name]
     if is_other_file or not _differ(old["source_time"], run["source_time"]) or same(old, run):
         return None
     return "content (sha256)", old["source_sha256"][:12], "another"
@@ -195,35 +210,11 @@ def _differ(old: Any, new: Any) -> bool:
 
 
 def _differs(
-    location: Location,
-    group: str,
-    run_id: str,
-    name: str,
-    old: Any,
-    new: Any,
-    *,
-    is_written: bool,
+    location: Location, group: str, run_id: str, name: str, old: Any, new: Any
 ) -> StoreError:
-    redo = f"tokenize it again with --redo {run_id}, or all such runs with --redo {CHANGED}"
-    if not is_written:
-        redo += f", and name the tokenizer of group {group} in the same call"
     return StoreError(
-        expected("Source of finished run", f"{run_id} in group {group} of {location}",
+        expected("Source of run", f"{run_id} in group {group} of {location}",
                  f"{name} = {old}, as when it was tokenized", new,
-                 "If this is another cohort, give it a name with --name; if the run changed, "
-                 f"{redo}.")
+                 f"{_NEXT_STEP}if the run changed, tokenize it again with --redo {run_id}, or all "
+                 f"such runs with --redo {CHANGED}.")
     )  # fmt: skip
-
-
-def _conflicts(
-    known: pd.DataFrame, table: pd.DataFrame
-) -> Iterator[tuple[tuple[str, str], str, Any, Any]]:
-    """Yield subject, column and both values where two tables say different things."""
-    keys = list(ANNOTATIONS["phenotypes"])
-    known = known[known["subject"].isin(table["subject"])]
-    rows = {tuple(row[key] for key in keys): row for row in known.to_dict("records")}
-    for row in table.to_dict("records"):
-        old = rows.get(tuple(row[key] for key in keys), {})
-        for name in (n for n in row if n not in keys):
-            if _differ(old.get(name), row[name]):
-                yield (row["dataset"], row["subject"]), str(name), old[name], row[name]

@@ -124,9 +124,9 @@ class Cohort:
     runs : pd.DataFrame
         One row per run: ``run_id, dataset, subject, session, task, site, family, tr, space,
         source`` (path below the root), ``path, right, warp, mask`` (text, empty if none),
-        ``source_bytes, source_time`` (of all files of the run: their bytes, and the last time of
-        change, ns since 1970), ``motion`` (mm), ``n_frames, problem`` (why it cannot be tokenized,
-        or empty).
+        ``source_bytes, source_time`` (text: bytes and times of change, ns since 1970, of the run's
+        file, right hemisphere, warp and mask, one after another), ``motion`` (mm),
+        ``n_frames, problem`` (why it cannot be tokenized, or empty).
     left_out : pd.DataFrame
         ``path, reason``: files that were passed over on purpose.
     phenotypes : pd.DataFrame
@@ -279,7 +279,7 @@ def build_cohort(
         for name in ("path", "right", "warp", "mask"):
             row[name] = str(row[name] or "")
         rows.append(row)
-    runs = pd.DataFrame(rows)[COLUMNS].astype({"source_bytes": "Int64", "source_time": "Int64"})
+    runs = pd.DataFrame(rows)[COLUMNS]
     left_out = pd.DataFrame([(str(p), why) for p, why in found.left_out],
                             columns=["path", "reason"], dtype=str)  # fmt: skip
     cohort = Cohort(
@@ -315,15 +315,15 @@ def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
     return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
 
 
-def _stamp(file: RunFile) -> tuple[int | None, int | None]:
-    """Return the bytes of all files of a run and their last time of change; None if one is gone."""
+def _stamp(file: RunFile) -> tuple[str, str]:
+    """Return the bytes and times of change of all files of a run; empty if one is gone."""
     try:
         stamps = [
             file_stamp(path) for path in (file.path, file.right, file.warp, file.mask) if path
         ]
     except OSError:
-        return None, None
-    return sum(size for size, _ in stamps), max(time for _, time in stamps)
+        return "", ""
+    return " ".join(str(size) for size, _ in stamps), " ".join(str(time) for _, time in stamps)
 
 
 def _header(file: RunFile, tr: float) -> tuple[int, float, str]:

@@ -104,6 +104,7 @@ def tidy(
     CatalogError
         If a column of numbers holds something else.
     """
+    table = table.rename(columns={"dataset": "dataset_in_table"})
     keys = ("subject", "session")
     names = [c for c in _FIRST if c in table]
     names += [str(c) for c in table if c not in _FIRST and c not in keys]
@@ -142,4 +143,6 @@ def _typed(values: pd.Series, name: str, about: Column, dataset: str) -> pd.Seri
     if wrong.any() or values.str.match(r"[+-]?0\d").any() or not present.any():
         return values
     whole = present.all() and not values.str.contains(r"[.eE]").any()
-    return numbers.astype(np.int64) if whole and numbers.abs().max() < 2**53 else numbers
+    if whole and numbers.abs().max() >= 2**53:
+        return values  # ids: as numbers they would lose digits
+    return numbers.astype(np.int64) if whole else numbers

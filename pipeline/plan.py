@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from fmritok.pipeline.binding import Binding, check_annotations, compare_sources
+from fmritok.pipeline.binding import Binding, check_others_at_work, compare_sources
 from fmritok.pipeline.catalog import Cohort
 from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.pipeline.ownership import check_annotations, without_kept
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.annotations import ANNOTATIONS, write_annotations
 from fmritok.pipeline.store.group import is_created
@@ -21,7 +22,7 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.root import ROOT_WAIT_S
+from fmritok.pipeline.store.root import ROOT_WAIT_S, create_root
 from fmritok.pipeline.store.runs_table import IDENTITY, SOURCE
 from fmritok.pipeline.store.schema import Codec, GroupSpec
 from fmritok.pipeline.task import GroupJob, RunPart, RunTask
@@ -139,7 +140,7 @@ def check_cohort(
     """
     names = [planned.spec.name for planned in groups]
     binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
-    check_annotations(location, cohort)
+    check_annotations(location, without_kept(cohort, binding.kept), binding.kept)
     return binding
 
 
@@ -147,9 +148,7 @@ def commit_plan(
     location: Location,
     groups: Sequence[PlannedGroup],
     cohort: Cohort,
-    *,
-    redo: Collection[str] = (),
-    say: Callable[[str], None] = lambda _: None,
+    binding: Binding | None = None,
 ) -> list[RunTask]:
     """Give the cohort's runs their frames in every group, and return what is left to do.
 
@@ -159,8 +158,8 @@ def commit_plan(
     Parameters
     ----------
     location, groups, cohort
-    redo, say
-        See :func:`check_cohort`.
+    binding : Binding, optional
+        What :func:`check_cohort` returned; by default it is asked here.
 
     Returns
     -------
@@ -171,33 +170,23 @@ def commit_plan(
     Raises
     ------
     StoreError
-        If a finished run, or a subject with phenotypes, is another cohort's.
+        If a finished run, or a subject with phenotypes, is another cohort's, or another process is
+        tokenizing other files under the same ids.
     """
     for planned in groups:
         if is_created(location, planned.spec.name):
             finalize(location, planned.spec.name)  # what is folded once is not read again below
-    binding = check_cohort(location, groups, cohort, redo=redo, say=say)
-    parts: dict[str, list[RunPart]] = {}
-    for planned in groups:
-        name = planned.spec.name
-        plan = allocate(
-            location,
-            planned.spec,
-            planned.runs_of(cohort),
-            redo=binding.redo[name],
-            times=binding.times,
-        )
-        for run in plan[plan["status"] != "done"].to_dict("records"):
-            run_id = str(run["run_id"])
-            if run["problem"]:
-                write_record(location, name, RunRecord(run_id, "failed", reason=run["problem"]))
-            else:
-                frames = int(run["start"]), int(run["n_frames"])
-                part = RunPart(name, int(run["row"]), *frames, _columns(run))
-                parts.setdefault(run_id, []).append(part)
+    bound = binding or check_cohort(location, groups, cohort)
+    create_root(location)
     with one_writer(location, wait_s=ROOT_WAIT_S):
-        tables = (cohort.phenotypes, cohort.columns, cohort.events)
-        write_annotations(location, dict(zip(ANNOTATIONS, tables, strict=True)))
+        check_others_at_work(location, [g.spec.name for g in groups], cohort.runs)
+        parts = _allocate(location, groups, cohort, bound)
+        ours = without_kept(cohort, bound.kept)
+        tables = (ours.phenotypes, ours.columns, ours.events)
+        # Events belong to the files that are tokenized now; those of other files go.
+        write_annotations(
+            location, dict(zip(ANNOTATIONS, tables, strict=True)), anew={"events": set(parts)}
+        )
     files = [f.name for f in fields(RunFiles)]
     tasks = [
         RunTask(
@@ -211,6 +200,31 @@ def commit_plan(
         if run["run_id"] in parts
     ]
     return sorted(tasks, key=lambda task: -task.n_frames)
+
+
+def _allocate(
+    location: Location, groups: Sequence[PlannedGroup], cohort: Cohort, bound: Binding
+) -> dict[str, list[RunPart]]:
+    """Return what is to be done of each run that is missing in some group."""
+    parts: dict[str, list[RunPart]] = {}
+    for planned in groups:
+        name = planned.spec.name
+        plan = allocate(
+            location,
+            planned.spec,
+            planned.runs_of(cohort),
+            redo=bound.redo[name],
+            times=bound.times,
+        )
+        for run in plan[plan["status"] != "done"].to_dict("records"):
+            run_id = str(run["run_id"])
+            if run["problem"]:
+                write_record(location, name, RunRecord(run_id, "failed", reason=run["problem"]))
+            else:
+                frames = int(run["start"]), int(run["n_frames"])
+                part = RunPart(name, int(run["row"]), *frames, _columns(run))
+                parts.setdefault(run_id, []).append(part)
+    return parts
 
 
 def _columns(run: Mapping[Any, Any]) -> dict[str, Any]:

@@ -112,7 +112,9 @@ def read_text_table(
             expected("Phenotype table", path, "each subject once",
                      f"{len(twice)} repeated, the first is {twice.iloc[0]}", "Remove the copies.")
         )  # fmt: skip
-    table = table.rename(columns={id_column: "subject"}).rename(columns=str.strip)
+    table = table.rename(
+        columns={"subject": "subject_in_table", "dataset": "dataset_in_table", id_column: "subject"}
+    ).rename(columns=str.strip)
     return table.apply(lambda values: values.str.strip()).replace(dict.fromkeys(missing, ""))
 
 

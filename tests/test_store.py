@@ -385,7 +385,9 @@ def test_a_store_of_the_first_format_is_refused_in_one_sentence(tmp_path):
         TokenStore(tmp_path / "old.zarr")
 
 
-@pytest.mark.parametrize("name", ["../up", "phenotypes", "a/b", "", ".hidden"])
+@pytest.mark.parametrize(
+    "name", ["../up", "phenotypes", "a/b", "", ".hidden", "x.partial", "zarr.json", "a" * 65]
+)
 def test_names_of_groups_that_lead_elsewhere_are_refused(name):
     with pytest.raises(StoreError, match="Name of a token group"):
         GroupSpec(name, 3, 4, "int8")

@@ -215,3 +215,27 @@ def test_any_merge_keeps_the_last_row_of_each_key_at_its_first_place(made):
     assert table["subject"].tolist() == order
     for name in columns:
         assert plain(table)[name] == [wanted[subject].get(name) for subject in order], name
+
+
+def test_a_column_of_another_kind_is_kept_apart_with_the_name_of_its_cohort(location):
+    columns = pd.DataFrame({"dataset": ["a"], "column": ["score"], "unit": [""]})
+    write_annotations(
+        location, {"phenotypes": cohort("a", 2, score=[1, 2]), "phenotype_columns": columns}
+    )
+    other = columns.assign(dataset="b")
+    later = {"phenotypes": cohort("b", 2, score=["high", "low"]), "phenotype_columns": other}
+    for _ in range(2):
+        write_annotations(location, later)
+        assert plain(phenotypes(location))["score"] == [1, 2, None, None]
+        assert plain(phenotypes(location))["score (b)"] == [None, None, "high", "low"]
+    about = read_annotation(location, "phenotype_columns")
+    assert about[["dataset", "column"]].to_numpy().tolist() == [["a", "score"], ["b", "score (b)"]]
+
+
+def test_a_missing_value_replaces_no_known_one(location):
+    write_annotations(location, {"phenotypes": cohort("a", 2, age=[30, 40], sex=["F", "M"])})
+    write_annotations(location, {"phenotypes": cohort("a", 2, age=[None, 41], iq=[100, None])})
+    table = plain(phenotypes(location))
+    assert table["age"] == [30, 41]
+    assert table["sex"] == ["F", "M"]
+    assert table["iq"] == [100, None]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fmritok.pipeline.task import Job, RunTask
 
 Function = Callable[..., Any]
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def _tokenizer_options(function: Function) -> Function:
@@ -213,7 +214,8 @@ def tokenize(
             for name in sorted(planned.spec.name for planned in groups):
                 held.enter_context(one_writer(location, name))
             groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
-            tasks = commit_plan(location, groups, cohort, redo=redo, say=say)
+            binding = check_cohort(location, groups, cohort, redo=redo, say=say)
+            tasks = commit_plan(location, groups, cohort, binding)
         job = Job(
             store=location.url,
             groups={planned.spec.name: planned.job for planned in groups},
@@ -233,7 +235,7 @@ def tokenize(
             raise
         with told_apart("plan", store):
             tables = {name: finalize(location, name) for name in job.groups}
-    report(tables, cohort.runs["run_id"].tolist(), location)
+    report(tables, cohort.runs["run_id"].tolist(), location, binding.kept)
 
 
 def _run(
@@ -270,13 +272,14 @@ def _run(
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM, which clusters send before they kill, like Ctrl-C."""
+    """Treat SIGTERM, which clusters send before they kill, and a lost terminal like Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

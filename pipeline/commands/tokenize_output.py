@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,9 +55,16 @@ def show_progress(finished: Iterable[Outcome], tasks: Sequence[RunTask], console
                 bar.console.print(f"[red]failed[/red] {task.run_id}: {reason}", soft_wrap=True)
 
 
-def report(tables: dict[str, Any], run_ids: Sequence[str], location: Location) -> None:
-    """Print what became of the cohort in each group; exit 1 if a run is not in the store."""
-    any_missing = False
+def report(
+    tables: dict[str, Any], run_ids: Sequence[str], location: Location, kept: Mapping[str, str]
+) -> None:
+    """Print what became of the cohort in each group; exit 1 if a run is not in the store.
+
+    Or if it is there as it was tokenized before, and its files now cannot be.
+    """
+    any_missing = bool(kept)
+    for run_id, problem in kept.items():
+        click.echo(f"{run_id} stays as it was tokenized; its files changed: {problem}")
     for name, table in tables.items():
         table = table.set_index("run_id", drop=False).reindex(run_ids)
         table = table.assign(run_id=run_ids, status=table["status"].fillna("lost"))

@@ -26,7 +26,7 @@ def allocate(
     runs: pd.DataFrame,
     *,
     redo: Collection[str] = (),
-    times: Mapping[str, int] | None = None,
+    times: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Give every catalogued run its row and its frames; runs that have them keep them.
 
@@ -42,7 +42,7 @@ def allocate(
         with a problem get a row but no frames.
     redo : collection of str
         Finished runs to tokenize again.
-    times : dict of str to int, optional
+    times : dict of str to str, optional
         New times of change of finished runs' sources whose content is the same.
 
     Returns

@@ -43,6 +43,11 @@ class Location:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
+        if not text.rpartition("://")[2].strip("/") and "://" in text or not text:
+            raise StoreError(
+                expected("Store path", repr(text), "a folder or an fsspec URL", "no name in it",
+                         "Give one with --store.")
+            )  # fmt: skip
         if text.startswith("file://"):
             text = text[len("file://") :]
         self.is_local = "://" not in text
@@ -255,7 +260,7 @@ class Location:
         """Delete what killed writes left right below ``key``."""
         if self.is_local:
             for name in self.list_dir(key):
-                if name.endswith(PARTIAL):
+                if name.endswith(PARTIAL) and self._file(posixpath.join(key, name)).is_file():
                     self.remove(posixpath.join(key, name))
 
     def used_bytes(self, key: str = "") -> int:

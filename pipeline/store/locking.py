@@ -7,8 +7,9 @@ ends. On an object store: a lease (:mod:`fmritok.pipeline.store.lease`).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fmritok.pipeline.errors import StoreError, expected
@@ -16,9 +17,10 @@ from fmritok.pipeline.store.lease import Lease
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.lock_file import HeldError, LockFile
 
-__all__ = ["check_held", "one_writer"]
+__all__ = ["check_held", "is_held", "one_writer"]
 
 _leases: dict[tuple[str, str], Lease] = {}
+_threads = threading.local()
 
 
 @contextmanager
@@ -29,7 +31,8 @@ def one_writer(location: Location, group: str = "", *, wait_s: float = 0) -> Ite
     ----------
     location : Location
     group : str
-        Token group; empty for the root: its tables and its list of groups.
+        Token group; empty for the root: its tables and its list of groups. A thread that holds the
+        root may ask for it again.
     wait_s : float
         How long to wait for another process, s.
 
@@ -38,6 +41,27 @@ def one_writer(location: Location, group: str = "", *, wait_s: float = 0) -> Ite
     StoreError
         If another process holds it; the error names that process. Or if nothing can be written.
     """
+    if not group and _root_of(location) in _held_roots():
+        yield  # this thread holds the root already
+        return
+    with _one_writer(location, group, wait_s), ExitStack() as noted:
+        if not group:
+            _held_roots().add(_root_of(location))
+            noted.callback(_held_roots().discard, _root_of(location))
+        yield
+
+
+def is_held(location: Location, group: str) -> bool:
+    """Tell whether a process holds a token group."""
+    try:
+        with _one_writer(location, group, 0):
+            return False
+    except StoreError:
+        return True
+
+
+@contextmanager
+def _one_writer(location: Location, group: str, wait_s: float) -> Iterator[None]:
     what = f"Token group {group} of" if group else "Tables of"
     if location.is_local:
         path = Path(os.path.realpath(location.url))
@@ -53,6 +77,18 @@ def one_writer(location: Location, group: str = "", *, wait_s: float = 0) -> Ite
     finally:
         del _leases[location.url, group]
         lease.release()
+
+
+def _root_of(location: Location) -> str:
+    return os.path.realpath(location.url) if location.is_local else location.url
+
+
+def _held_roots() -> set[str]:
+    """Return the stores whose root this thread holds."""
+    if not hasattr(_threads, "roots"):
+        _threads.roots = set()
+    roots: set[str] = _threads.roots
+    return roots
 
 
 def check_held(location: Location, group: str) -> None:

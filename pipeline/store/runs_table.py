@@ -25,10 +25,11 @@ __all__ = ["IDENTITY", "RUN_COLUMNS", "SOURCE", "RunsTable", "crc_column", "empt
 IDENTITY = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space",
 ]  # fmt: skip
-#: What a finished run is bound to, with its type: the file's path below the cohort's root, its
-#: bytes and time of change (ns since 1970), the catalogue's frames and repetition time.
+#: What a finished run is bound to, with its type: the path of its file below the cohort's root; the
+#: bytes and times of change (ns since 1970) of all of its files, one after another; the frames and
+#: repetition time of the catalogue.
 SOURCE = {
-    "source": "text", "source_bytes": "integer", "source_time": "integer",
+    "source": "text", "source_bytes": "text", "source_time": "text",
     "source_frames": "integer", "source_tr": "number",
 }  # fmt: skip
 RUN_COLUMNS = [

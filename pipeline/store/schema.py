@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.location import PARTIAL
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.seal import zarr_group
 from fmritok.pipeline.store.table import encode_arrays, in_memory
@@ -76,13 +77,16 @@ class GroupSpec:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or (
-            self.name in RESERVED_NAMES
+        if (
+            not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name)
+            or self.name in RESERVED_NAMES
+            or self.name.endswith((PARTIAL, ".json", ".lock"))
         ):
             raise StoreError(
                 expected("Name of a token group", repr(self.name),
-                         f"letters, digits, '.', '_' and '-', and none of {RESERVED_NAMES}",
-                         "another name", "Choose one with --group NAME.")
+                         "up to 64 letters, digits, '.', '_' and '-', no ending of a file, none of "
+                         f"{', '.join(RESERVED_NAMES)}", "another name",
+                         "Choose one with --group NAME.")
             )  # fmt: skip
         if self.shard_frames % self.chunk_frames:
             raise StoreError(
