@@ -106,3 +106,17 @@ def test_sex_by_letter_word_and_code():
     given = pd.Series(["F", "male", "1.0", "0", "", "other"])
     assert sex_labels(given, {"0": "F", "1": "M"}).tolist() == ["F", "M", "M", "F", "", ""]
     assert sex_labels(given).tolist() == ["F", "M", "", "", "", ""]
+
+
+def test_whole_numbers_that_a_float_cannot_hold_stay_text():
+    """They are ids: 9007199254740993 would become ...992."""
+    found = tidy("d", pd.DataFrame({"subject": ["1", "2"], "scan": ["9007199254740993", "7"]}), {})
+    assert found.table["scan"].tolist() == ["9007199254740993", "7"]
+
+
+def test_columns_named_like_the_keys_keep_their_values_under_another_name(tmp_path):
+    path = write(tmp_path, "participant_id,subject,dataset\ns1,x,siteX\n")
+    table = read_text_table(path, ["participant_id"])
+    found = tidy("d", table, {}).table
+    assert found[["dataset", "subject"]].to_numpy().tolist() == [["d", "s1"]]
+    assert found[["subject_in_table", "dataset_in_table"]].to_numpy().tolist() == [["x", "siteX"]]
