@@ -21,7 +21,7 @@ from fmritok.pipeline.store.lease import Lease
 from fmritok.pipeline.store.ledger import allocate
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.lock_file import HeldError, LockFile
-from fmritok.pipeline.store.locking import check_held, one_writer
+from fmritok.pipeline.store.locking import check_held, is_held, one_writer
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.verify import Damage, drop_runs, verify_store
@@ -47,6 +47,33 @@ def around(location):
 def hold(location, group="vae"):
     with one_writer(location, group):
         pass
+
+
+def test_who_asks_whether_a_group_is_held_does_not_take_it(location):
+    assert not is_held(location, "vae")
+    with one_writer(location, "vae"):
+        assert is_held(location, "vae")
+        assert not is_held(location, "network")
+    assert not is_held(location, "vae")
+    assert around(location) == []
+
+
+def test_a_thread_that_holds_the_root_may_ask_for_it_again(location):
+    with one_writer(location):
+        hold(location, "")
+        thread_errors = []
+
+        def other():
+            try:
+                hold(location, "")
+            except StoreError as error:
+                thread_errors.append(error)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert len(thread_errors) == 1
+    hold(location, "")
 
 
 def test_a_second_writer_is_told_who_the_first_one_is(location):

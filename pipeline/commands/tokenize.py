@@ -190,7 +190,7 @@ def tokenize(
     from fmritok.pipeline.scratch import check_scratch
     from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.locking import one_writer
+    from fmritok.pipeline.store.locking import MOMENT_S, one_writer
     from fmritok.pipeline.task import Job
 
     if scheduler and cluster:
@@ -212,7 +212,7 @@ def tokenize(
     with ExitStack() as held:
         with told_apart("plan", store):
             for name in sorted(planned.spec.name for planned in groups):
-                held.enter_context(one_writer(location, name))
+                held.enter_context(one_writer(location, name, wait_s=MOMENT_S))
             groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
             binding = check_cohort(location, groups, cohort, redo=redo, say=say)
             tasks = commit_plan(location, groups, cohort, binding)

@@ -84,6 +84,14 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="fmritok-lease", daemon=True)
         self._thread.start()
 
+    def holder(self) -> Holder | None:
+        """Return who holds the lease now; None if nobody does."""
+        for number in self._numbers():
+            held = self._read(number)
+            if held is not None and not _has_ended(held):
+                return Holder(**held["holder"])
+        return None
+
     def check(self) -> None:
         """Make sure that the lease is still this process's, and stays so for a while.
 
@@ -116,10 +124,9 @@ class Lease:
         """Take the next lease, or return who holds the present one."""
         self._renewed = time.monotonic()
         numbers = self._numbers()
-        for number in numbers:
-            held = self._read(number)
-            if held is not None and not _has_ended(held):
-                return Holder(**held["holder"])
+        present = self.holder()
+        if present is not None:
+            return present
         mine = max(numbers, default=0) + 1
         if not self._folder.create(self._key(mine), self._body()):
             held = self._read(mine)

@@ -17,8 +17,10 @@ from fmritok.pipeline.store.lease import Lease
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.lock_file import HeldError, LockFile
 
-__all__ = ["check_held", "is_held", "one_writer"]
+__all__ = ["MOMENT_S", "check_held", "is_held", "one_writer"]
 
+#: How long to wait for a process that only looks whether a group is held, s.
+MOMENT_S = 2.0
 _leases: dict[tuple[str, str], Lease] = {}
 _threads = threading.local()
 
@@ -52,7 +54,12 @@ def one_writer(location: Location, group: str = "", *, wait_s: float = 0) -> Ite
 
 
 def is_held(location: Location, group: str) -> bool:
-    """Tell whether a process holds a token group."""
+    """Tell whether a process holds a token group.
+
+    On a disk, the group is taken for a moment: whoever wants it then has to wait that long.
+    """
+    if not location.is_local:
+        return Lease(location, group, what="").holder() is not None
     try:
         with _one_writer(location, group, 0):
             return False

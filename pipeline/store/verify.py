@@ -19,7 +19,7 @@ from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.locking import one_writer
+from fmritok.pipeline.store.locking import MOMENT_S, one_writer
 from fmritok.pipeline.store.mending import mend_tables
 from fmritok.pipeline.store.records import (
     RunRecord,
@@ -154,7 +154,7 @@ def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
     damage = list(damage)
     with ExitStack() as held:
         for name in sorted({found.group for found in damage if found.group}):
-            held.enter_context(one_writer(location, name))
+            held.enter_context(one_writer(location, name, wait_s=MOMENT_S))
         dropped = 0
         states = {
             name: read_group(location, name) for name in {f.group for f in damage if f.run_id}
