@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.seal import canonical_json, sha256
+from fmritok.pipeline.store.seal import canonical_json, sha256, zarr_group
 
 __all__ = [
     "RunRecord", "list_records", "read_record", "read_records", "record_key", "remove_record",
@@ -91,9 +91,8 @@ def write_record(location: Location, group: str, record: RunRecord) -> None:
     """Write a record atomically."""
     body: dict[str, Any] = asdict(record)
     body["digest"] = sha256(canonical_json(body))
-    document = {"attributes": body, "zarr_format": 3, "node_type": "group"}
     location.remove_partial(f"{group}/records/{record.run_id}")
-    location.write(record_key(group, record.run_id), canonical_json(document))
+    location.write(record_key(group, record.run_id), zarr_group(body))
 
 
 def remove_record(location: Location, group: str, run_id: str) -> None:
@@ -119,7 +118,7 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
         body = dict(document["attributes"])
         digest = body.pop("digest")
         intact = (
-            canonical_json(document) == data
+            zarr_group(document["attributes"]) == data
             and sha256(canonical_json(body)) == digest
             and body["run_id"] == run_id
         )
