@@ -48,7 +48,7 @@ from tiny import fmritok
 Mode = Literal["error", "full", "unsure"]
 
 _NEED_ROOM = {"open", "write", "mkdir", "link", "put", "allocate"}
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 class ChildError(Exception):
