@@ -122,20 +122,25 @@ def test_a_training_that_is_stopped_in_its_last_validation_is_not_at_its_end(
     assert resumed.run().figures["loss"] == _figures(tmp_path / "whole")[-1]["loss"]
 
 
-def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_path):
+def _in_a_process(group, out, *options):
+    """Start ``fmritok train`` in a process of its own: what this one computed before is not there."""
+    command = [sys.executable, "-m", "fmritok.trainer.cli", "train", "--out", str(out),
+               "--store", group.location.url, "--recipe", "tiny", "--device", "cpu",
+               *options]  # fmt: skip
     steps = ["train.steps=160", "train.checkpoint_every=20", "train.validate_every=40"]
-    _trainer(group, tmp_path / "whole", *steps).run()
+    for assignment in [*SMALL, *steps]:
+        command += ["--set", assignment]
+    return subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    )
+
+
+def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_path):
+    assert _in_a_process(group, tmp_path / "whole", "--workers", "0").wait(timeout=120) == 0
     whole = _figures(tmp_path / "whole")
-    for workers, later_workers in ((0, 2), (2, 0)):
+    for workers, later_workers in (("0", "2"), ("2", "0")):
         out = tmp_path / f"killed-{workers}"
-        command = [sys.executable, "-m", "fmritok.trainer.cli", "train", "--out", str(out),
-                   "--store", group.location.url, "--recipe", "tiny", "--device", "cpu",
-                   "--workers", str(workers)]  # fmt: skip
-        for assignment in [*SMALL, *steps]:
-            command += ["--set", assignment]
-        process = subprocess.Popen(
-            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-        )
+        process = _in_a_process(group, out, "--workers", workers)
         metrics = out / "metrics.jsonl"
         until = time.monotonic() + 60
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < 33:
@@ -148,9 +153,8 @@ def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_pat
         assert psutil.wait_procs(helpers, timeout=20)[1] == [], "workers outlive the trainer"
         checkpoint = find_checkpoint(out)
         assert read_state(checkpoint)["step"] < len(metrics.read_bytes().splitlines())
-        config = build_config(override(read_state(checkpoint)["config"], []))
-        Trainer(config, group, out=out, device=torch.device("cpu"), workers=later_workers,
-                resume=checkpoint).run()  # fmt: skip
+        resumed = _in_a_process(group, out, "--workers", later_workers, "--resume", str(out))
+        assert resumed.wait(timeout=120) == 0
         assert _figures(out) == whole
 
 
