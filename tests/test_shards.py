@@ -359,3 +359,15 @@ def test_a_pickled_group_leaves_its_tables_behind_and_reads_them_when_asked(make
     again = pickle.loads(data)
     np.testing.assert_array_equal(again.read(0, 8), group.read(0, 8))
     assert again.runs.equals(group.runs)
+
+
+def test_verify_reads_an_index_that_this_process_has_cached_anew(make_store):
+    """Nothing tells that an object was replaced since its index was read."""
+    location, _ = make_store([20], url="memory://cached.zarr", n_tokens=2, dim=3)
+    group = TokenStore(location.url).group()
+    group.values("demo_100_run0")
+    key = group._arrays["tokens"].file_key(0)
+    data = bytearray(location.read(key))
+    data[-10] ^= 1
+    location.write(key, bytes(data))
+    assert [d.run_id for d in verify_store(location)] == ["demo_100_run0"]

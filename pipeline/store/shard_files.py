@@ -18,7 +18,16 @@ from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.codec import ABSENT, CRC_BYTES, ENTRY_BYTES, Bytes, crc
 from fmritok.pipeline.store.location import Location
 
-__all__ = ["NEXT_STEP", "ChunkFile", "for_each", "forget", "open_file", "open_shard", "use_threads"]
+__all__ = [
+    "NEXT_STEP",
+    "ChunkFile",
+    "for_each",
+    "forget",
+    "forget_all",
+    "open_file",
+    "open_shard",
+    "use_threads",
+]
 
 NEXT_STEP = "Run `fmritok verify`; with --drop, tokenizing again redoes what is damaged."
 _OPEN_FILES = 64
@@ -149,6 +158,11 @@ class _Process:
         with self._lock:
             self._shards.pop(path, None)
 
+    def clear(self) -> None:
+        """Close all shards that nobody is reading."""
+        with self._lock:
+            self._shards.clear()
+
     def pool(self, threads: int) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._pool[0] != threads:
@@ -175,6 +189,11 @@ def open_shard(location: Location, key: str, n_chunks: int) -> ChunkFile:
         If there is none.
     """
     return _process().open_shard(location, key, n_chunks)
+
+
+def forget_all() -> None:
+    """Empty the cache: whoever verifies a store has to read what is there now."""
+    _process().clear()
 
 
 def open_file(location: Location, key: str) -> ChunkFile:

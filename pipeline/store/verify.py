@@ -38,6 +38,7 @@ from fmritok.pipeline.store.seal import (
     read_sealed,
     sha256,
 )
+from fmritok.pipeline.store.shard_files import forget_all
 from fmritok.pipeline.store.switch import table_of
 from fmritok.pipeline.store.writer import stored_sha256
 
@@ -109,6 +110,7 @@ def verify_store(location: Location, progress: Progress | None = None) -> Iterat
             raise
         yield Damage("", "", "zarr.json", str(error))
         return
+    forget_all()
     yield from _verify_files(location, "")
     names = group_names(root)
     records = {name: list_records(location, name) for name in names}
