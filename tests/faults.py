@@ -5,9 +5,9 @@ stays in this process, no lock, no cache and no patched function.
 
 In a folder, an operation is whatever changes what another process finds there: opening a file for
 writing, writing, truncating, flushing to the disk, renaming, linking, removing, making and removing
-folders. Python's own audit hooks tell of most of them, whoever asks for them; writing and flushing
-have none, so that files below the folder are opened by a class that counts. In an object store
-(``memory://``), operations are puts and deletes of objects.
+folders. Python's own audit hooks report most of them. Writing and flushing have no hooks: files
+below the folder are opened by a class that counts. In an object store (``memory://``), operations
+are puts and deletes of objects.
 
 What ``kill -9`` leaves is what lies there at that moment. So one run, stopped at every operation
 for a copy to be made, gives what is left by a kill at each of them; a write is stopped when half of

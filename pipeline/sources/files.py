@@ -18,8 +18,7 @@ __all__ = [
     "split_zip",
 ]  # fmt: skip
 
-#: What damaged files raise, besides what carries an ``errno``; zipfile calls a compression method
-#: that it does not know not implemented.
+#: Exceptions that mean a damaged file; zipfile raises NotImplementedError for unknown compression.
 _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
 
 
