@@ -98,18 +98,22 @@ class Found:
     files : list of RunFile
     left_out : list of (Path, str)
         Files that were passed over, and why; equal reasons in equal words.
+    questioned : list of (Path, str)
+        Files that are used, and what in them is doubtful; equal reasons in equal words.
     events : list of (str, list of Event)
         Run ids and what happened during these runs.
     """
 
     files: list[RunFile] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    questioned: list[tuple[Path, str]] = field(default_factory=list)
     events: list[tuple[str, list[Event]]] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
         """Take over what was found in another part."""
         self.files += other.files
         self.left_out += other.left_out
+        self.questioned += other.questioned
         self.events += other.events
 
 
@@ -129,6 +133,8 @@ class Cohort:
         ``n_frames, problem`` (why it cannot be tokenized, or empty).
     left_out : pd.DataFrame
         ``path, reason``: files that were passed over on purpose.
+    questioned : pd.DataFrame
+        ``path, reason``: files that are used, and what in them is doubtful.
     phenotypes : pd.DataFrame
         ``dataset, subject, session`` and typed columns; the session is empty where a row holds for
         all of them.
@@ -141,6 +147,7 @@ class Cohort:
     dataset: str
     runs: pd.DataFrame
     left_out: pd.DataFrame
+    questioned: pd.DataFrame = field(default_factory=lambda: _reasons([]))
     phenotypes: pd.DataFrame = field(default_factory=lambda: Phenotypes().table)
     columns: pd.DataFrame = field(default_factory=lambda: Phenotypes().columns)
     events: pd.DataFrame = field(default_factory=lambda: events_table([]))
@@ -280,10 +287,14 @@ def build_cohort(
             row[name] = str(row[name] or "")
         rows.append(row)
     runs = pd.DataFrame(rows)[COLUMNS]
-    left_out = pd.DataFrame([(str(p), why) for p, why in found.left_out],
-                            columns=["path", "reason"], dtype=str)  # fmt: skip
     cohort = Cohort(
-        dataset, runs, left_out, phenotypes.table, phenotypes.columns, events_table(found.events)
+        dataset,
+        runs,
+        _reasons(found.left_out),
+        _reasons(found.questioned),
+        phenotypes.table,
+        phenotypes.columns,
+        events_table(found.events),
     )
     subjects = runs["subject"].unique()
     if len(phenotypes.table) and len(cohort.without_phenotypes) == len(subjects):
@@ -293,6 +304,11 @@ def build_cohort(
                      "Give the table of this cohort, or take it away.")
         )  # fmt: skip
     return cohort
+
+
+def _reasons(items: Iterable[tuple[Path, str]]) -> pd.DataFrame:
+    rows = [(str(path), why) for path, why in items]
+    return pd.DataFrame(rows, columns=["path", "reason"], dtype=str)
 
 
 def _nothing_found(dataset: str, root: Path, found: Found, looked_for: str) -> str:

@@ -12,7 +12,8 @@ from cohorts import SHAPE, write_header, write_phenotypes, write_run
 
 from fmritok.pipeline.catalog import Found, gather
 from fmritok.pipeline.commands.catalog import catalog
-from fmritok.pipeline.datasets import DATASETS, catalog_cohort, get_adapter
+from fmritok.pipeline.commands.tokenize import plan
+from fmritok.pipeline.datasets import DATASETS, catalog_cohort, get_adapter, hcp
 from fmritok.pipeline.errors import CatalogError
 
 
@@ -199,6 +200,25 @@ def test_the_command_prints_json(tree):
     assert printed["without_phenotypes"] == []
     assert printed["events"] == 0
     assert {run["motion"] for run in printed["runs"]} == {None}
+
+
+def test_doubtful_files_are_named_by_catalog_and_by_plan(tmp_path, monkeypatch):
+    for subject in ("100001", "100002"):
+        write_run(tmp_path, subject)
+    search = hcp.gather
+
+    def gather(do, places):
+        found = search(do, places)
+        found.questioned += [(file.path, "no such scanner") for file in found.files]
+        return found
+
+    monkeypatch.setattr(hcp, "gather", gather)
+    cohort = ("--dataset", "hcp", "--root", str(tmp_path))
+    assert "used, but check 2: no such scanner" in run_command(*cohort)
+    assert len(json.loads(run_command(*cohort, "--json"))["questioned"]) == 2
+    options = ("--store", str(tmp_path / "t.zarr"), "--tokenizer", "network")
+    planned = CliRunner().invoke(plan, [*cohort, *options])
+    assert "Used, but check 2: no such scanner" in planned.stderr
 
 
 def test_two_cohorts_of_one_layout_can_have_names_of_their_own(tmp_path):

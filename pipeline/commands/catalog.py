@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
+from fmritok.pipeline.commands.reasons import first_few, grouped
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
     from fmritok.pipeline.catalog import Cohort, Input
-
-_EXAMPLES = 3
 
 
 @click.command()
@@ -26,7 +24,7 @@ _EXAMPLES = 3
 def catalog(
     dataset: str, root: Path, name: str | None, tr: float | None, input: Input, as_json: bool
 ) -> None:
-    """List a cohort's runs, and what is left out with its reason; only headers are read."""
+    """List a cohort's runs, and what is doubtful or left out, with reasons; headers are read."""
     from rich.console import Console
 
     from fmritok.pipeline.datasets import catalog_cohort
@@ -42,6 +40,7 @@ def catalog(
                 .where(cohort.runs.notna(), None)
                 .to_dict("records"),
                 "left_out": cohort.left_out.to_dict("records"),
+                "questioned": cohort.questioned.to_dict("records"),
                 "phenotypes": cohort.columns.to_dict("records"),
                 "without_phenotypes": cohort.without_phenotypes,
                 "events": len(cohort.events),
@@ -58,6 +57,9 @@ def catalog(
         for run_id, path, problem in _texts(runs, "run_id", "path", "problem")
     ]
     _print_reasons(console, "[red]cannot be tokenized[/red]", problems)
+    _print_reasons(
+        console, "[yellow]used, but check[/yellow]", _texts(cohort.questioned, "path", "reason")
+    )
     _print_reasons(console, "left out", _texts(cohort.left_out, "path", "reason"))
 
 
@@ -91,24 +93,16 @@ def _print_subjects(console: Console, cohort: Cohort) -> None:
     if missing and len(cohort.phenotypes):
         console.print(
             f"{len(missing)} of {cohort.runs['subject'].nunique()} subjects with runs have no row "
-            f"in the phenotype tables: {_some(missing)}",
+            f"in the phenotype tables: {first_few(missing)}",
             soft_wrap=True,
         )
 
 
 def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, ...]]) -> None:
     """Print each reason once, with how many things it is true of and the first few of them."""
-    grouped: dict[str, list[str]] = defaultdict(list)
-    for name, reason in items:
-        grouped[reason].append(name)
-    for reason, names in sorted(grouped.items(), key=lambda item: -len(item[1])):
-        console.print(f"{title} {len(names)}: {reason}\n    {_some(names)}", soft_wrap=True)
+    for reason, names in grouped(items):
+        console.print(f"{title} {len(names)}: {reason}\n    {first_few(names)}", soft_wrap=True)
 
 
 def _texts(table: pd.DataFrame, *columns: str) -> list[tuple[str, ...]]:
     return list(zip(*(table[column].astype(str) for column in columns), strict=True))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
-    return ", ".join(names[:_EXAMPLES]) + more

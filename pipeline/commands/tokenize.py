@@ -20,6 +20,7 @@ from fmritok.pipeline.commands.tokenize_output import (
     print_estimates,
     report,
     say,
+    say_questioned,
     show_progress,
 )
 
@@ -95,6 +96,7 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
         input=options["input"],
         name=options["name"],
     )
+    say_questioned(cohort)
     return cohort, groups
 
 

@@ -8,20 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fmritok.pipeline.commands.reasons import first_few, grouped
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fmritok.pipeline.catalog import Cohort
     from fmritok.pipeline.dask_faults import Outcome
     from fmritok.pipeline.estimate import Estimate
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.task import RunTask
 
-__all__ = ["print_estimates", "report", "say", "show_progress"]
+__all__ = ["print_estimates", "report", "say", "say_questioned", "show_progress"]
 
 
 def say(text: str) -> None:
     """Print a remark, apart from the results."""
     click.echo(text, err=True)
+
+
+def say_questioned(cohort: Cohort) -> None:
+    """Name the files of a cohort that are used, and what in them is doubtful."""
+    table = cohort.questioned
+    for reason, names in grouped(zip(table["path"], table["reason"], strict=True)):
+        say(f"Used, but check {len(names)}: {reason} ({first_few(names)})")
 
 
 def show_progress(finished: Iterable[Outcome], tasks: Sequence[RunTask], console: Console) -> None:
