@@ -47,7 +47,7 @@ def connectivity(store: str, targets: Sequence[str], where: Sequence[str], seeds
         features.append(np.arctanh(np.corrcoef(means)[np.triu_indices(len(means), 1)]))
     for target in targets:
         if target != EVENT_TARGET:
-            labels = labels_of(target, runs, opened.phenotypes())
+            labels = labels_of(target, runs, opened.phenotypes)
             yield labels, probe(np.array(features), labels, runs, seeds=range(seeds))
 
 

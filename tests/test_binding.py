@@ -47,7 +47,7 @@ def tokenize(root, store, *options):
 def contents(store):
     group = TokenStore(store).group("network")
     tokens = {run_id: group.values(run_id) for run_id in group.runs["run_id"]}
-    return tokens, TokenStore(store).phenotypes()
+    return tokens, TokenStore(store).phenotypes
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_foreign_cohort_of_damaged_files_replaces_no_phenotypes_and_no_events(
     assert kept.exit_code == 1
     assert f"{RUNS[0]} stays as it was tokenized; its files changed" in kept.output
     assert contents(store)[1].equals(before)
-    assert TokenStore(store).events()["onset"].tolist() == [1.0]
+    assert TokenStore(store).events["onset"].tolist() == [1.0]
 
 
 def test_a_finished_run_whose_file_is_cut_off_now_is_named(tree):
@@ -268,11 +268,11 @@ def test_events_of_a_run_that_is_redone_are_those_of_its_new_files(tree):
     task_run(root, "100001", 1.0)
     task_run(root, "100002", 2.0)
     assert tokenize(root, store).exit_code == 0
-    assert TokenStore(store).events()["onset"].tolist() == [1.0, 2.0]
+    assert TokenStore(store).events["onset"].tolist() == [1.0, 2.0]
     path = task_run(root, "100001", 1.0, frames=6, seed=9)
     (path.parent / "EVs" / "cue.txt").unlink()
     assert tokenize(root, store, "--redo", "changed").exit_code == 0
-    assert TokenStore(store).events()["onset"].tolist() == [2.0]
+    assert TokenStore(store).events["onset"].tolist() == [2.0]
 
 
 def test_two_cohorts_that_are_tokenized_into_two_groups_at_once_are_told_apart(tree, tmp_path):

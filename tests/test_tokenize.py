@@ -95,7 +95,7 @@ def test_the_store_explains_itself(tree, tmp_path, weights):
     record = zarr.open_group(store, mode="r")["vae/records/hcp_100000_rfMRI_REST1_LR"].attrs
     assert record["normalizer"]["maximum"] > 900
     assert record["placement"].startswith("exact")
-    assert TokenStore(store).phenotypes()["Gender"].tolist() == ["M", "F", "M"]
+    assert TokenStore(store).phenotypes["Gender"].tolist() == ["M", "F", "M"]
     assert "100000" not in fmritok("inspect", "--store", store).output
     assert fmritok("verify", "--store", store).exit_code == 0
 

@@ -95,7 +95,7 @@ def probe_trainings(
         questions = [
             _event_question(opened, group, index, runs, layout.patch, events)
             if target == EVENT_TARGET
-            else Question(labels_of(target, runs, opened.phenotypes()), runs, None)
+            else Question(labels_of(target, runs, opened.phenotypes), runs, None)
             for target in targets
         ]
 
@@ -138,7 +138,7 @@ def _event_question(
     patch: int,
     options: EventOptions,
 ) -> Question:
-    events = store.events()
+    events = store.events
     if not events["run_id"].isin(index.run_id).any():
         raise ConfigError(
             expected("Events", f"in {store.location}", f"some during the runs of {group.name}",

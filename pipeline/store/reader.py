@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -22,7 +22,23 @@ from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.store.root import group_names, read_root
 from fmritok.pipeline.store.runs_table import RunsTable, crc_column
 
-__all__ = ["RunMoments", "TokenGroup", "TokenStore"]
+__all__ = ["RunMoments", "TokenGroup", "TokenStore", "open_store"]
+
+
+def open_store(url: str | PathLike[str]) -> TokenStore:
+    """Open a token store for reading.
+
+    Parameters
+    ----------
+    url : str or os.PathLike
+        A local path or an fsspec URL.
+
+    Raises
+    ------
+    StoreError
+        If there is no token store.
+    """
+    return TokenStore(url)
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,28 @@ class TokenGroup:
         self._check_shapes()
         self.all_runs, self._crcs = _current(state)
         self._static = state.static()
+
+    def __len__(self) -> int:
+        """Finished runs."""
+        return len(self.runs)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids of the finished runs, in the order of :attr:`runs`."""
+        return iter(self.runs["run_id"].tolist())
+
+    def __contains__(self, run_id: object) -> bool:
+        return bool((self.runs["run_id"] == run_id).any())
+
+    def __getitem__(self, run_id: str) -> npt.NDArray[np.float32]:
+        """Return a run's tokens as values (n_frames, n_tokens, dim); see :meth:`values`."""
+        return self.values(run_id)
+
+    def __repr__(self) -> str:
+        frames = int(self.runs["n_frames"].sum())
+        return (
+            f"TokenGroup({self.name!r}: {len(self)} runs, {frames:,} frames of {self.n_tokens} "
+            f"tokens of {self.dim} features, {self.precision})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Loader workers read frames, and get no tables: whoever asks for one there reads it anew.
@@ -208,6 +246,31 @@ class TokenStore:
         #: Names of the token groups that the store must have.
         self.groups = tuple(group_names(read_root(self.location)))
 
+    def __getitem__(self, name: str) -> TokenGroup:
+        """Open a token group by its name."""
+        return self.group(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.groups
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the token groups."""
+        return iter(self.groups)
+
+    def __repr__(self) -> str:
+        lines = [f"TokenStore({str(self.location)!r})"]
+        lines += [f"  {self.group(name)!r}" for name in self.groups]
+        people, columns = self.phenotypes, self.phenotype_columns
+        lines += [f"  phenotypes: {len(columns)} columns of {people['subject'].nunique()} subjects"]
+        lines += [f"  events: {len(self.events):,}"]
+        return "\n".join(lines)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The finished runs of all groups, one row for each run and group."""
+        tables = [self.group(name).runs.assign(group=name) for name in self.groups]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"group": []})
+
     def group(self, name: str | None = None) -> TokenGroup:
         """Open a token group; without a name, the only one.
 
@@ -226,19 +289,22 @@ class TokenStore:
             )  # fmt: skip
         return TokenGroup(self.location, name)
 
+    @cached_property
     def phenotypes(self) -> pd.DataFrame:
-        """Return the subjects' table: ``dataset, subject, session`` and typed columns.
+        """The subjects' table: ``dataset, subject, session`` and typed columns.
 
         ``session`` is empty where a value does not depend on it. May be empty.
         """
         return read_annotation(self.location, "phenotypes")
 
+    @cached_property
     def phenotype_columns(self) -> pd.DataFrame:
-        """Return what the columns are: ``dataset, column, dtype, unit, source, meaning``."""
+        """What the phenotype columns are: ``dataset, column, dtype, unit, source, meaning``."""
         return read_annotation(self.location, "phenotype_columns")
 
+    @cached_property
     def events(self) -> pd.DataFrame:
-        """Return what happened during runs: ``run_id, onset, duration, trial_type``, seconds."""
+        """What happened during runs: ``run_id, onset, duration, trial_type``, seconds."""
         return read_annotation(self.location, "events")
 
 

@@ -1,0 +1,1 @@
+"""Windows of a token store for training: which, in what order, and reading them."""

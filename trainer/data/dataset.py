@@ -1,0 +1,208 @@
+"""Windows of a token group as a map-style dataset, for any training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fmritok.pipeline.errors import expected
+from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.trainer.data.samples import Form, SampleReader
+from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.labels import Labels, labels_of, runs_where
+from fmritok.trainer.split import split_runs
+from fmritok.trainer.windows import Request, RunIndex, Windows, all_windows, random_windows
+
+__all__ = ["WindowDataset"]
+
+Side = Literal["train", "validation"]
+_OURS = ("tokens", "mean", "std", "scale", "times", "valid", "run")
+
+
+class WindowDataset(Dataset[dict[str, Tensor]]):
+    """Windows of a token group; ``len``, and ``[i]`` gives a dict of tensors.
+
+    A window has ``tokens`` (window, n_tokens, dim), ``times`` (window,) in seconds since its first
+    frame, ``valid`` (window,), False in padded frames, where tokens and times are 0, ``run``, its row in :attr:`runs`, and each
+    label by its name: int64 classes, see :attr:`classes`, or float32 numbers.
+
+    Parameters
+    ----------
+    group : TokenGroup
+    window : int
+        Frames. A run that is shorter gives one window, padded at the end.
+    labels : sequence of str
+        Columns of the phenotypes or of the runs (``task``, ``session``, ``site``, ``dataset``).
+        Runs without one of them are left out, see :attr:`left_out`.
+    split : {"train", "validation"}, optional
+        One side of the division by subject and family that ``fmritok train`` makes; default: all.
+    validation_fraction : float
+        Share of the subjects that are held out for validation.
+    split_seed : int
+        Seed of the division.
+    where : sequence of str
+        Conditions on runs, such as ``task=rest``; one column's values are alternatives.
+    stride : int, optional
+        Frames between the starts of windows; default: they do not overlap.
+    windows_per_run : int, optional
+        Draw so many random windows of every run, others in each epoch. Default: all whole windows
+        of each run, from its first frame on.
+    seed : int
+        Seed of random windows.
+    form : {"residual", "absolute", "stored"}
+        What ``tokens`` are. ``residual``: deviations from the run's mean in its standard
+        deviations, float32. ``absolute``: the values, float32. ``stored``: as they are stored, with
+        ``mean``, ``std`` and ``scale`` (n_tokens, dim) of the run beside them, a quarter to a half
+        of the bytes.
+
+    Attributes
+    ----------
+    runs : pd.DataFrame
+        The runs that windows are of.
+    classes : dict of str to list of str
+        The classes of each label that has some.
+    left_out : dict of str to list of str
+        Ids of runs without a label, by label.
+
+    Raises
+    ------
+    ConfigError
+        If a label does not exist or has one value only, a condition fits no run, or no run is left.
+    """
+
+    def __init__(
+        self,
+        group: TokenGroup,
+        *,
+        window: int,
+        labels: Sequence[str] = (),
+        split: Side | None = None,
+        validation_fraction: float = 0.2,
+        split_seed: int = 0,
+        where: Sequence[str] = (),
+        stride: int | None = None,
+        windows_per_run: int | None = None,
+        seed: int = 0,
+        form: Form = "residual",
+    ) -> None:
+        _check(window=window, stride=stride, windows_per_run=windows_per_run)
+        _check_choice("form", form, get_args(Form))
+        if split is not None:
+            _check_choice("split", split, get_args(Side))
+        if isinstance(labels, str):
+            labels = [labels]
+        self.group, self.window, self.stride = group, window, stride
+        self.windows_per_run, self.seed, self.form = windows_per_run, seed, form
+        runs = runs_where(group.runs, where).sort_values("run_id", ignore_index=True)
+        found = _labels(group, runs, labels)
+        kept = np.ones(len(runs), bool)
+        self.left_out: dict[str, list[str]] = {}
+        for name, label in found.items():
+            unknown = label.of_row < 0
+            self.left_out[name] = runs["run_id"][unknown].tolist()
+            kept &= ~unknown
+        if split is not None:
+            sides = split_runs(group.runs, fraction=validation_fraction, seed=split_seed)
+            kept &= runs["run_id"].isin(getattr(sides, split)).to_numpy()
+        if not kept.any():
+            raise ConfigError(
+                expected("Windows", f"of group {group.name}", "at least one run",
+                         f"none of {len(runs)}" + (f" in split {split}" if split else ""),
+                         "Change labels, where or split.")
+            )  # fmt: skip
+        self.runs: pd.DataFrame = runs[kept].reset_index(drop=True)
+        self.classes: dict[str, list[str]] = {}
+        self._targets: dict[str, npt.NDArray[Any]] = {}
+        for name, label in found.items():
+            self._targets[name] = self._target(name, label)[kept]
+        self.index = RunIndex.of(self.runs, self.runs["run_id"].tolist())
+        #: What reads the windows, also in the processes of a loader.
+        self.reader = SampleReader(
+            group, self.index, window=window, form=form, targets=self._targets
+        )
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the random windows of an epoch; without ``windows_per_run`` they never change."""
+        self.epoch = epoch
+        self._requests = self.requests(epoch)
+
+    def requests(self, epoch: int) -> list[Request]:
+        """Return what is to be read for each window of an epoch."""
+        windows = self.windows(epoch)
+        return next(iter(windows.batches(max(1, len(windows)))))
+
+    def windows(self, epoch: int) -> Windows:
+        """Return the windows of an epoch in their order."""
+        if self.windows_per_run is None:
+            return all_windows(self.index, window=self.window, stride=self.stride)
+        return random_windows(
+            self.index, window=self.window, windows_per_run=self.windows_per_run,
+            seed=self.seed, epoch=epoch,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Read several windows at once, as torch's loaders ask for them."""
+        for i in indices:
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"window {i} of {len(self)}")
+        batch = self.reader.__getitems__([self._requests[i] for i in indices])
+        return [{name: values[i] for name, values in batch.items()} for i in range(len(indices))]
+
+    def __repr__(self) -> str:
+        kind = "random windows" if self.windows_per_run else "windows"
+        labels = f", labels {', '.join(self._targets)}" if self._targets else ""
+        return (
+            f"WindowDataset({self.group.name}: {len(self)} {kind} of {self.window} frames of "
+            f"{len(self.runs)} runs{labels})"
+        )
+
+    def _target(self, name: str, label: Labels) -> npt.NDArray[Any]:
+        """Return a label of each run: classes by number, or numbers; what is missing is -1."""
+        of_row = np.maximum(label.of_row, 0)
+        if label.kind == "number":
+            return label.values[of_row].astype(np.float32)
+        names, codes = np.unique(label.values, return_inverse=True)
+        self.classes[name] = names.tolist()
+        return codes[of_row].astype(np.int64)
+
+
+def _labels(group: TokenGroup, runs: pd.DataFrame, names: Sequence[str]) -> dict[str, Labels]:
+    for name in names:
+        if name in _OURS:
+            raise ConfigError(
+                expected("Label", name, f"a name that is none of {', '.join(_OURS)}", name,
+                         "Take another column.")
+            )  # fmt: skip
+    if not names:
+        return {}
+    phenotypes = TokenStore(group.location.url).phenotypes
+    return {name: labels_of(name, runs, phenotypes) for name in names}
+
+
+def _check(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(
+                expected("Option", f"{name} of the windows", "1 or more", value, "Change it.")
+            )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            expected("Option", f"{name} of the windows", f"one of {', '.join(choices)}",
+                     repr(value), "Choose one of them.")
+        )  # fmt: skip
