@@ -58,7 +58,8 @@ format: setup
 
 typecheck: setup   # mypy does not see an editable install: .typing/ links the folders for it
 	mkdir -p .typing/fmritok
-	for p in pipeline tokenizers trainer; do ln -sfn ../../$$p .typing/fmritok/$$p; done
+	for p in pipeline tokenizers trainer fmritok/*.py; do \
+	  ln -sfn ../../$$p .typing/fmritok/$$(basename $$p); done
 	$(BIN)/python -m mypy
 
 bench: export PYTHONSAFEPATH :=   # benchmarks import one another

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import fmritok
 from fmritok.trainer.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def python(code: str, cwd: Path = ROOT) -> str:
-    """Run code in a new interpreter that has the repository root on its path, as users do."""
-    import os
-
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+def python(code: str, cwd: Path = ROOT, **more: str) -> str:
+    """Run code in a new interpreter that has the working folder on its path, as users do."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | more
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment,
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -32,6 +32,33 @@ def test_huggingface_tokenizers_is_not_shadowed_at_the_root():
     found = Path(python("import tokenizers; print(tokenizers.__file__)"))
     assert "site-packages" in found.parts
     assert python("import tokenizers; print(tokenizers.Encoding.__name__)") == "Encoding"
+
+
+@pytest.mark.parametrize("safe", ["", "1"])
+@pytest.mark.parametrize("at_root", [True, False])
+def test_all_parts_are_found_from_anywhere(tmp_path, at_root, safe):
+    """An editable install alone does not find the folder without an ``__init__.py``."""
+    code = """
+import fmritok, fmritok.pipeline.errors, fmritok.tokenizers.registry, fmritok.trainer.cli
+import tokenizers
+print(fmritok.tokenizers.registry.__file__, tokenizers.__file__, sep="\\n")
+"""
+    ours, theirs = python(code, ROOT if at_root else tmp_path, PYTHONSAFEPATH=safe).splitlines()
+    assert Path(ours) == ROOT / "tokenizers" / "registry.py"
+    assert "site-packages" in Path(theirs).parts
+
+
+def test_importing_the_package_is_cheap_and_its_names_are_there():
+    code = """
+import json, sys, fmritok
+light = [name for name in ("torch", "numpy", "pandas", "zarr") if name in sys.modules]
+print(json.dumps([light, [n for n in fmritok.__all__ if getattr(fmritok, n, None) is None]]))
+"""
+    assert json.loads(python(code)) == [[], []]
+    assert sorted(fmritok.__all__) == fmritok.__all__
+    assert set(fmritok.__all__) <= set(dir(fmritok))
+    with pytest.raises(AttributeError, match="no attribute 'tokenise'"):
+        _ = fmritok.tokenise
 
 
 def test_help_imports_nothing_heavy():

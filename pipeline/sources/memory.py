@@ -110,8 +110,8 @@ def _image_of(values: npt.NDArray[Any], affine: npt.ArrayLike | None, tr: float 
     missing = [name for name, given in (("affine", affine), ("tr", tr)) if given is None]
     if values.ndim != 4 or missing:
         raise RunError(
-            expected("Run", "as an array", "volumes (x, y, z, n_frames) with affine and tr, or time "
-                     "courses (n_frames, n_samples) with tr",
+            expected("Run", "as an array", "volumes (x, y, z, n_frames) with affine and tr, or "
+                     "time courses (n_frames, n_samples) with tr",
                      f"shape {values.shape}" + "".join(f", no {name}" for name in missing),
                      "Give the affine in mm and the repetition time in seconds.")
         )  # fmt: skip

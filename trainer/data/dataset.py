@@ -28,9 +28,13 @@ _OURS = ("tokens", "mean", "std", "scale", "times", "valid", "run")
 class WindowDataset(Dataset[dict[str, Tensor]]):
     """Windows of a token group; ``len``, and ``[i]`` gives a dict of tensors.
 
-    A window has ``tokens`` (window, n_tokens, dim), ``times`` (window,) in seconds since its first
-    frame, ``valid`` (window,), False in padded frames, where tokens and times are 0, ``run``, its row in :attr:`runs`, and each
-    label by its name: int64 classes, see :attr:`classes`, or float32 numbers.
+    A window has
+
+    - ``tokens`` (window, n_tokens, dim), in the chosen form;
+    - ``times`` (window,), float32, seconds since its first frame;
+    - ``valid`` (window,), False in padded frames, where tokens and times are 0;
+    - ``run``, its row in :attr:`runs`, int64;
+    - each label by its name: an int64 class, see :attr:`classes`, or a float32 number.
 
     Parameters
     ----------
