@@ -27,6 +27,7 @@ from fmritok.pipeline.store.runs_table import IDENTITY, SOURCE
 from fmritok.pipeline.store.schema import Codec, GroupSpec
 from fmritok.pipeline.task import GroupJob, RunPart, RunTask
 from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
+from fmritok.tokenizers.stored import kept_options
 
 __all__ = [
     "PlannedGroup", "check_cohort", "check_input", "commit_plan", "plan_group",
@@ -97,7 +98,11 @@ def plan_group(
         run_arrays=tokenizer.run_arrays,
         static={"coordinates": grid.coordinates, **grid.static},
         provenance=json.loads(json.dumps(tokenizer.provenance())),
-        notes=tokenizer.notes() | {"versions": {p: version(p) for p in packages}},
+        notes=tokenizer.notes()
+        | {
+            "options": kept_options(tokenizer, options),
+            "versions": {p: version(p) for p in packages},
+        },
     )
     return PlannedGroup(tokenizer, GroupJob(tokenizer.name, json.dumps(options), stored), spec)
 

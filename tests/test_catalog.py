@@ -131,7 +131,7 @@ def test_broken_phenotype_tables(tree):
 
 
 def test_every_adapter_can_be_had_and_refuses_an_empty_root(tmp_path):
-    for dataset in DATASETS:
+    for dataset in DATASETS.names():
         for kind in ("volume", "surface"):
             with pytest.raises(CatalogError):
                 get_adapter(dataset)(tmp_path, input=kind)

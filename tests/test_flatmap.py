@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from contracts import SeriesTokenizerContract
 
 from fmritok.pipeline.errors import RunError
 from fmritok.pipeline.sources.opening import RunFiles, open_run
+from fmritok.testing import SeriesTokenizerContract
 from fmritok.tokenizers.flatmap import FlatmapTokenizer
 from fmritok.tokenizers.spaces import SurfaceSpace, VolumeSpace
 

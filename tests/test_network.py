@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from contracts import SeriesTokenizerContract
 from test_flatmap import correlations, series_of, task_regressor
 
 from fmritok.pipeline.errors import AtlasError, FmritokError, RunError
 from fmritok.pipeline.sources.opening import RunFiles, open_run
+from fmritok.testing import SeriesTokenizerContract
 from fmritok.tokenizers.atlas import load_atlas
 from fmritok.tokenizers.network import NetworkTokenizer
 from fmritok.tokenizers.spaces import VolumeSpace

@@ -200,7 +200,7 @@ def test_flat_maps_and_parcels_are_decoded_to_files(store, tmp_path):
 
 def test_surface_data_come_back_as_they_went_in(data, tmp_path):
     """GIFTI -> tokens -> GIFTI: the z-scored vertices, blurred by no more than a pixel."""
-    from fmritok.pipeline.decoding import _save_surfaces
+    from fmritok.tokenizers.flat_pictures import save_surfaces
     from fmritok.tokenizers.flatmap import FlatmapTokenizer
     from fmritok.tokenizers.spaces import SurfaceSpace
     from fmritok.tokenizers.temporal import standardize
@@ -210,9 +210,8 @@ def test_surface_data_come_back_as_they_went_in(data, tmp_path):
     series = np.concatenate([np.asarray(nib.load(p).agg_data()) for p in (left, right)])
     places = tokenizer.places(SurfaceSpace.of_meshes("fsaverage5", (10242, 10242)))
     made = tokenizer.encode_series(series.copy(), 2.0, places, places.counts)
-    written = _save_surfaces(
-        tokenizer, np.concatenate(list(made.blocks)), 2.0, tmp_path / "back.func.gii"
-    )
+    vertices = tokenizer.vertices(np.concatenate(list(made.blocks)))
+    written = save_surfaces(vertices, 10242, 2.0, tmp_path / "back.func.gii")
     back = np.concatenate([np.asarray(nib.load(p).agg_data()) for p in written])
     standardize(series)
     kept = np.unique(tokenizer.flat.vertex[tokenizer.flat.weight > 0.3])

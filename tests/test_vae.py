@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contracts import VolumeTokenizerContract
 
 from fmritok.pipeline.errors import MachineError, WeightsError
 from fmritok.pipeline.volumes import RunVolumes
+from fmritok.testing import VolumeTokenizerContract
 from fmritok.tokenizers.intensity import VolumeStatistics, fit_intensity
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.vae import VaeTokenizer, latents_from_tokens, tokens_from_latents

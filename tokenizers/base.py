@@ -8,16 +8,19 @@ sparse matrix, block by block, and then works on the whole time courses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.tokenizers.grid import AFFINE, VOXEL_MM
 from fmritok.tokenizers.intensity import Intensity, VolumeStatistics
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
+from fmritok.tokenizers.stored import StoredTokens, rebuild
 
 __all__ = [
     "Frames", "Series", "SeriesTokenizer", "SeriesTokens", "TokenGrid", "Tokenizer", "Tokens",
@@ -57,7 +60,7 @@ class Tokenizer(ABC):
 
     Subclass :class:`VolumeTokenizer` or :class:`SeriesTokenizer`. A third party registers its class
     under the entry-point group ``fmritok.tokenizers``; its tests inherit the contract of its kind
-    from ``tests/contracts.py``.
+    from :mod:`fmritok.testing`.
     """
 
     #: Name in the registry and, by default, of the token group.
@@ -66,6 +69,10 @@ class Tokenizer(ABC):
     default_precision: ClassVar[str] = "int8"
     #: Frames of a chunk, the read unit of training.
     chunk_frames: ClassVar[int] = 16
+    #: Options that say how to compute, not what; another machine may want others.
+    machine_options: ClassVar[Collection[str]] = ()
+    #: Endings of the files that :meth:`save` writes.
+    file_types: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -100,9 +107,51 @@ class Tokenizer(ABC):
     def setup(self) -> None:
         """Load weights and templates; called once per process, before anything is encoded."""
 
+    @classmethod
+    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+        """Turn tokens back into a file for people, as far as that is possible.
+
+        Parameters
+        ----------
+        stored : StoredTokens
+        out : Path
+            Ends in one of :attr:`file_types`.
+        places : dict of str to str
+            Options that are different on this machine, such as where the weights lie.
+
+        Returns
+        -------
+        list of Path
+            The files written.
+        """
+        raise NotImplementedError
+
 
 class VolumeTokenizer(Tokenizer):
     """Encodes volumes on the canonical grid, each frame by itself."""
+
+    file_types: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
+
+    @classmethod
+    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+        """Write decoded volumes on the canonical grid, in the file's intensities."""
+        import nibabel as nib
+
+        frames = cls.decode_stored(stored, places)
+        image = nib.Nifti1Image(np.moveaxis(frames, 0, -1), AFFINE)
+        image.header.set_xyzt_units("mm", "sec")
+        image.header.set_zooms((VOXEL_MM, VOXEL_MM, VOXEL_MM, stored.tr))
+        image.set_sform(AFFINE, code="mni")
+        image.set_qform(AFFINE, code="mni")
+        nib.save(image, out)
+        return [out]
+
+    @classmethod
+    def decode_stored(cls, stored: StoredTokens, places: Mapping[str, str]) -> Frames:
+        """Return decoded volumes (n_frames, 96, 96, 96), float32."""
+        tokenizer = rebuild(stored, cls, places)
+        assert isinstance(tokenizer, VolumeTokenizer)
+        return tokenizer.decode(stored.tokens, tokenizer.restore(stored.scalars, stored.arrays))
 
     @property
     def needs_voxel_statistics(self) -> bool:

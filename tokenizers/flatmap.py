@@ -8,8 +8,9 @@ white and the pial surface first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +20,12 @@ import scipy.sparse
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.cortex import EMBEDDED_TEMPLATE, CortexTemplate, load_template
+from fmritok.tokenizers.flat_pictures import save_pictures, save_surfaces
 from fmritok.tokenizers.flatgrid import PATCH, FlatGrid, build_flat_grid
 from fmritok.tokenizers.sampling import trilinear
 from fmritok.tokenizers.spaces import LEFT, RIGHT, SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
+from fmritok.tokenizers.stored import StoredTokens, rebuild
 from fmritok.tokenizers.temporal import resample, resampled_frames, standardize
 
 __all__ = ["FlatmapTokenizer"]
@@ -47,6 +50,7 @@ class FlatmapTokenizer(SeriesTokenizer):
 
     name: ClassVar[str] = "flatmap"
     default_precision: ClassVar[str] = "float16"
+    file_types: ClassVar[tuple[str, ...]] = (".png", ".func.gii")
 
     def __init__(self, template: str = EMBEDDED_TEMPLATE, *, tr: float | None = None) -> None:
         self.reference = template
@@ -123,6 +127,24 @@ class FlatmapTokenizer(SeriesTokenizer):
     def setup(self) -> None:
         """Build the maps that all runs share."""
         _ = self.painting
+
+    @classmethod
+    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+        """Draw the flat map, for which the store is enough; or write each hemisphere's vertices."""
+        if out.suffix == ".png":
+            save_pictures(stored, out)
+            return [out]
+        tokenizer = rebuild(stored, cls, places)
+        assert isinstance(tokenizer, FlatmapTokenizer)
+        left = tokenizer.template.n_vertices[0]
+        return save_surfaces(tokenizer.vertices(stored.tokens), left, stored.tr, out)
+
+    def vertices(self, tokens: Tokens) -> Series:
+        """Return the mean of the pixels that each vertex is part of (n_vertices, n_frames)."""
+        matrix = self.painting.matrix
+        total = np.asarray(matrix.sum(axis=0)).ravel()
+        sums = matrix.T @ tokens.reshape(len(tokens), -1).T.astype(np.float64)
+        return (sums / np.maximum(total, 1e-9)[:, None]).astype(np.float32)
 
     def problem(self, space: SampleSpace) -> str:
         """Say why runs of a kind cannot be encoded: surfaces of another mesh."""

@@ -6,7 +6,9 @@ resampling to a common repetition time, and a z-score of each parcel over the ru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +20,7 @@ from fmritok.tokenizers.atlas import EMBEDDED_ATLAS, Atlas, load_atlas
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
+from fmritok.tokenizers.stored import StoredTokens
 from fmritok.tokenizers.temporal import bandpass, resample, resampled_frames, standardize
 
 __all__ = ["NetworkTokenizer"]
@@ -39,6 +42,7 @@ class NetworkTokenizer(SeriesTokenizer):
     name: ClassVar[str] = "network"
     default_precision: ClassVar[str] = "float16"
     chunk_frames: ClassVar[int] = 64
+    file_types: ClassVar[tuple[str, ...]] = (".tsv",)
 
     def __init__(
         self,
@@ -102,6 +106,17 @@ class NetworkTokenizer(SeriesTokenizer):
     def setup(self) -> None:
         """Load the atlas."""
         _ = self.grid
+
+    @classmethod
+    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+        """Write a table of parcels; only the store is needed."""
+        import pandas as pd
+
+        table = pd.DataFrame(stored.tokens[:, :, 0], columns=stored.provenance["layout"]["parcels"])
+        seconds = (stored.first + np.arange(len(table))) * stored.tr
+        table.insert(0, "seconds", seconds)
+        table.to_csv(out, sep="\t", index=False, float_format="%.6g")
+        return [out]
 
     def places(self, space: SampleSpace) -> SparseMap:
         """Return the map from samples to parcel means."""

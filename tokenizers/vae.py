@@ -75,6 +75,7 @@ class VaeTokenizer(VolumeTokenizer):
     """
 
     name: ClassVar[str] = "vae"
+    machine_options: ClassVar[tuple[str, ...]] = ("batch_size", "device", "compile")
 
     def __init__(
         self,

@@ -38,5 +38,7 @@ def decode(
         raise click.BadParameter(
             f"expected FIRST:END, got {frames!r}", param_hint="--frames"
         ) from error
-    for path in decode_to_file(store, group, run_id, span, out, weights=weights, template=template):
+    given = {"weights": weights, "template": template}
+    places = {name: place for name, place in given.items() if place}
+    for path in decode_to_file(store, group, run_id, span, out, places=places):
         click.echo(f"{path}")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 from fmritok.pipeline.catalog import Adapter, Cohort, Input
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.errors import CatalogError
+from fmritok.registry import Registry
 
 __all__ = ["DATASETS", "catalog_cohort", "get_adapter"]
 
-DATASETS = {
-    "adhd200": "fmritok.pipeline.datasets.adhd200:catalog_adhd200",
-    "bids": "fmritok.pipeline.datasets.bids:catalog_bids",
-    "demo": "fmritok.pipeline.datasets.hcp:catalog_demo",
-    "hcp": "fmritok.pipeline.datasets.hcp:catalog_hcp",
-    "ukb": "fmritok.pipeline.datasets.ukb:catalog_ukb",
-}
+#: Another distribution adds an adapter by an entry point of the group ``fmritok.datasets``.
+DATASETS = Registry(
+    "Dataset",
+    "--dataset",
+    "fmritok.datasets",
+    {
+        "adhd200": "fmritok.pipeline.datasets.adhd200:catalog_adhd200",
+        "bids": "fmritok.pipeline.datasets.bids:catalog_bids",
+        "demo": "fmritok.pipeline.datasets.hcp:catalog_demo",
+        "hcp": "fmritok.pipeline.datasets.hcp:catalog_hcp",
+        "ukb": "fmritok.pipeline.datasets.ukb:catalog_ukb",
+    },
+    CatalogError,
+)
 
 
 def get_adapter(dataset: str) -> Adapter:
@@ -27,13 +34,7 @@ def get_adapter(dataset: str) -> Adapter:
     CatalogError
         If there is none of that name.
     """
-    if dataset not in DATASETS:
-        raise CatalogError(
-            expected("Dataset", dataset, f"one of {', '.join(DATASETS)}", "an unknown name",
-                     "Check --dataset.")
-        )  # fmt: skip
-    module, _, function = DATASETS[dataset].partition(":")
-    adapter: Adapter = getattr(import_module(module), function)
+    adapter: Adapter = DATASETS.find(dataset)
     return adapter
 
 

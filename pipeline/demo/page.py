@@ -62,15 +62,16 @@ def draw_page(cohort: Path, store: str, rows: list[dict[str, Any]], out: Path) -
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from fmritok.pipeline.decoding import decode_volumes
+    from fmritok.pipeline.decoding import stored_tokens
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.pipeline.volumes import RunVolumes
+    from fmritok.tokenizers.vae import VaeTokenizer
 
     group = TokenStore(store).group("vae")
     run = group.runs.iloc[0]
     _, original = next(RunVolumes.read(cohort / run["source"]).blocks(1))
     tokens, tr = group.values(run["run_id"]), float(run["tr"])
-    decoded = decode_volumes(group, run, tokens[:1])
+    decoded = VaeTokenizer.decode_stored(stored_tokens(group, run["run_id"], slice(1)), {})
     moments = group.moments(int(run["row"]))
 
     figure = plt.figure(figsize=(11, 13), layout="constrained")

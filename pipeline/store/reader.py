@@ -136,6 +136,16 @@ class TokenGroup:
         """What the tokens were made with."""
         return dict(self.contract["provenance"])
 
+    @property
+    def static(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays that are the same for all runs, such as the tokens' coordinates."""
+        return dict(self._static)
+
+    @property
+    def run_arrays(self) -> list[str]:
+        """Names of the tokenizer's arrays with one row for each run."""
+        return [name for name in self._arrays if name not in ("tokens", "mean", "std", "scale")]
+
     def read(
         self, start: int, n_frames: int, out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:

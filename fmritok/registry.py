@@ -1,0 +1,76 @@
+"""Tables of what can be chosen by name: our own, and what other distributions add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from fmritok.pipeline.errors import FmritokError, expected
+
+__all__ = ["Registry"]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Things of one kind by name; another distribution adds its own by an entry point.
+
+    Attributes
+    ----------
+    kind : str
+        For messages, such as ``Tokenizer``.
+    option : str
+        Where users give the name, such as ``--tokenizer``.
+    entry_points : str
+        Group of entry points, such as ``fmritok.tokenizers``.
+    table : dict of str to str
+        Our own: name to ``module:attribute``, which is imported when it is used.
+    error : type
+        What is raised for an unknown name.
+    """
+
+    kind: str
+    option: str
+    entry_points: str
+    table: Mapping[str, str]
+    error: type[FmritokError] = FmritokError
+
+    def names(self) -> list[str]:
+        """Return all names, sorted; ours win over an entry point of the same name."""
+        return sorted({*self.table, *self.foreign()})
+
+    def foreign(self) -> dict[str, EntryPoint]:
+        """Return the entry points of other distributions by name."""
+        found = entry_points(group=self.entry_points)
+        return {point.name: point for point in found if point.name not in self.table}
+
+    def find(self, name: str) -> Any:
+        """Import and return what a name stands for.
+
+        Raises
+        ------
+        FmritokError
+            If there is none of that name, or another distribution's cannot be imported.
+        """
+        if name in self.table:
+            module, _, attribute = self.table[name].partition(":")
+            return getattr(import_module(module), attribute)
+        foreign = self.foreign()
+        if name not in foreign:
+            near = get_close_matches(name, self.names(), n=1)
+            raise self.error(
+                expected(self.kind, name, f"one of {', '.join(self.names())}", "an unknown name",
+                         f"Did you mean {near[0]}?" if near else f"Check {self.option}.")
+            )  # fmt: skip
+        point = foreign[name]
+        try:
+            return point.load()
+        except Exception as error:  # of another distribution: it may be anything
+            of = point.dist.name if point.dist else "another distribution"
+            raise self.error(
+                expected(self.kind, f"{name} of {of}", f"{point.value} to be imported",
+                         f"{type(error).__name__}: {error}", "Correct or remove that distribution.")
+            ) from error  # fmt: skip
