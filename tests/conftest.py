@@ -25,6 +25,8 @@ from fmritok.pipeline.store.runs_table import IDENTITY
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.writer import write_run
 
+pytest.register_assert_rewrite("fmritok.testing")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

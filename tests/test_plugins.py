@@ -1,0 +1,95 @@
+"""Tokenizers and adapters of other distributions: catalogued, tokenized, decoded like ours."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from foreign_plugins import BlockMeans
+from tiny import fmritok
+
+from fmritok import open_store
+from fmritok.pipeline.datasets import DATASETS
+from fmritok.pipeline.errors import CatalogError, FmritokError
+from fmritok.testing import VolumeTokenizerContract
+from fmritok.tokenizers.registry import TOKENIZERS, build_tokenizer
+
+ENTRY_POINTS = """
+[fmritok.tokenizers]
+block-means = foreign_plugins:BlockMeans
+broken = no_such_module:Tokenizer
+vae = foreign_plugins:BlockMeans
+
+[fmritok.datasets]
+flat = foreign_plugins:catalog_flat
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """Install another distribution, as far as its metadata go."""
+    folder = tmp_path / "site" / "foreign-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(folder.parent)
+
+
+class TestBlockMeans(VolumeTokenizerContract):
+    @pytest.fixture
+    def tokenizer(self):
+        return BlockMeans()
+
+
+def test_names_are_ours_and_theirs_and_ours_win(foreign):
+    assert TOKENIZERS.names() == ["block-means", "broken", "flatmap", "network", "vae"]
+    assert "flat" in DATASETS.names()
+    assert TOKENIZERS.find("vae") is not BlockMeans
+    assert isinstance(build_tokenizer("block-means", {"cells": 2}), BlockMeans)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(foreign):
+    with pytest.raises(FmritokError, match=r"one of block-means, .*Did you mean block-means\?"):
+        TOKENIZERS.find("block-mean")
+    with pytest.raises(CatalogError, match=r"got an unknown name. Did you mean hcp\?"):
+        DATASETS.find("hpc")
+    with pytest.raises(FmritokError, match="Check --tokenizer"):
+        TOKENIZERS.find("zzz")
+
+
+def test_another_distribution_that_is_broken_is_named(foreign):
+    with pytest.raises(FmritokError, match="broken of foreign: expected no_such_module:Tokenizer"):
+        TOKENIZERS.find("broken")
+
+
+def test_a_foreign_cohort_and_tokenizer_go_all_the_way(foreign, tmp_path, rng):
+    affine = np.diag([-2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (90, -126, -72)
+    values = rng.uniform(100, 900, (91, 109, 91, 4)).astype(np.float32)
+    root, store = tmp_path / "cohort", tmp_path / "tokens.zarr"
+    root.mkdir()
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((2, 2, 2, 2.0))
+    image.set_sform(affine, "mni")
+    nib.save(image, root / "01.nii.gz")
+    made = fmritok("tokenize", "--dataset", "flat", "--root", root, "--store", store,
+                   "--tokenizer", "block-means", "--set", "block-means.cells=6",
+                   "--executor", "serial")  # fmt: skip
+    assert made.exit_code == 0, made.output
+    group = open_store(store)["block-means"]
+    assert group["flat_01"].shape == (4, 216, 1)
+    picture = tmp_path / "back.nii.gz"
+    decoded = fmritok("decode", "--store", store, "--run", "flat_01", "--frames", "1:3",
+                      "--out", picture)  # fmt: skip
+    assert decoded.exit_code == 0, decoded.output
+    back = nib.load(picture)
+    assert back.shape == (96, 96, 96, 2)
+    mean = group["flat_01"][1].reshape(6, 6, 6)
+    np.testing.assert_array_equal(back.get_fdata()[::16, ::16, ::16, 0], mean)
+    wrong = fmritok("decode", "--store", store, "--run", "flat_01", "--out", tmp_path / "a.png")
+    assert "a file ending in .nii or .nii.gz, got .png" in wrong.output
+    other = fmritok("decode", "--store", store, "--run", "flat_01", "--out", picture,
+                    "--weights", "somewhere")  # fmt: skip
+    assert other.exit_code == 1
+    assert "--weights of tokenizer block-means: expected none of that name" in other.output
