@@ -29,9 +29,9 @@ def main(frames: int) -> None:
     """Print the peaks."""
     from click.testing import CliRunner
 
+    from fmritok.cli import main as fmritok
     from fmritok.pipeline.demo.cohort import write_demo_cohort
     from fmritok.pipeline.demo.config import DemoConfig
-    from fmritok.trainer.cli import main as fmritok
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "cohort"

@@ -67,7 +67,7 @@ ROW = "{:<5}{:<9}{:<10}{:<10}" + "{:>10}" * 11
 
 def fmritok(*arguments: object) -> None:
     """Run a command of fmritok's."""
-    command = [sys.executable, "-m", "fmritok.trainer.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "fmritok.cli", *map(str, arguments)]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

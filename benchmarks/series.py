@@ -22,6 +22,7 @@ import click
 import nibabel as nib
 import numpy as np
 
+from fmritok.cli import main as fmritok
 from fmritok.pipeline.atlases import build_semantoks_atlas
 from fmritok.pipeline.fetching import fetch_template
 from fmritok.pipeline.sources.opening import RunFiles, open_run
@@ -29,7 +30,6 @@ from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import read_record
 from fmritok.tokenizers.flatmap import FlatmapTokenizer
 from fmritok.tokenizers.network import NetworkTokenizer
-from fmritok.trainer.cli import main as fmritok
 
 DEFAULT_DATA = Path(os.environ.get("FMRITOK_TEST_DATA", "../shared/data"))
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from cohorts import write_phenotypes, write_run
 
+from fmritok.cli import main
 from fmritok.pipeline.catalog import RunFile, _stamp
 from fmritok.pipeline.datasets import catalog_cohort
 from fmritok.pipeline.plan import commit_plan, plan_group
@@ -19,7 +20,6 @@ from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.verify import verify_store
 from fmritok.tokenizers.registry import build_tokenizer
-from fmritok.trainer.cli import main
 
 RUNS = ["hcp_100001_rfMRI_REST1_LR", "hcp_100002_rfMRI_REST1_LR"]
 

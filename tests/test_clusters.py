@@ -17,6 +17,7 @@ import yaml
 from click.testing import CliRunner
 from cohorts import write_run
 
+from fmritok.cli import main
 from fmritok.pipeline import execute
 from fmritok.pipeline.clusters import KNOWN, read_recipe
 from fmritok.pipeline.dask_faults import LostRuns, Patience
@@ -26,7 +27,6 @@ from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.store.verify import verify_store
 from fmritok.pipeline.task import Job, RunTask
-from fmritok.trainer.cli import main
 
 RECIPES = Path(__file__).resolve().parent.parent / "docs" / "clusters"
 GROUPS = ("--tokenizer", "flatmap", "--tokenizer", "network", "--set", "network.band=null",
@@ -105,7 +105,7 @@ def test_a_killed_and_a_late_worker_leave_the_same_store(tree, tmp_path, schedul
     workers = [started(*worker), started(*worker)]
     store = tmp_path / "cluster.zarr"
     command = subprocess.Popen(
-        [sys.executable, "-m", "fmritok.trainer.cli", "tokenize", "--dataset", "hcp", "--root",
+        [sys.executable, "-m", "fmritok.cli", "tokenize", "--dataset", "hcp", "--root",
          str(tree), "--store", str(store), *GROUPS, "--scheduler", scheduler],
         env={**os.environ, "PYTHONSAFEPATH": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
+from fmritok.cli import main
 from fmritok.pipeline import fetching
 from fmritok.pipeline.errors import FmritokError
 from fmritok.tokenizers.atlas import load_atlas
 from fmritok.tokenizers.cortex import load_template
-from fmritok.trainer.cli import main
 
 
 def fmritok(*arguments):

@@ -27,7 +27,7 @@ class Killable:
 
     def __init__(self, tree: Path, store: Path, weights: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fmritok.trainer.cli", "tokenize", "--dataset", "hcp",
+            [sys.executable, "-m", "fmritok.cli", "tokenize", "--dataset", "hcp",
              "--root", tree, "--store", store, "--weights", weights, "--workers", "2"],
             env={**os.environ, "PYTHONSAFEPATH": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.cli import main
 
 FSL = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 OPTIONS = ("--tokenizer", "network", "--tokenizer", "flatmap", "--set", "network.band=null",

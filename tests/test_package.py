@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import fmritok
-from fmritok.trainer.cli import COMMANDS, main
+from fmritok.cli import COMMANDS, EXTRAS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +39,7 @@ def test_huggingface_tokenizers_is_not_shadowed_at_the_root():
 def test_all_parts_are_found_from_anywhere(tmp_path, at_root, safe):
     """An editable install alone does not find the folder without an ``__init__.py``."""
     code = """
-import fmritok, fmritok.pipeline.errors, fmritok.tokenizers.registry, fmritok.trainer.cli
+import fmritok, fmritok.pipeline.errors, fmritok.tokenizers.registry, fmritok.cli
 import tokenizers
 print(fmritok.tokenizers.registry.__file__, tokenizers.__file__, sep="\\n")
 """
@@ -65,7 +65,7 @@ def test_help_imports_nothing_heavy():
     code = """
 import json, sys
 from click.testing import CliRunner
-from fmritok.trainer.cli import main
+from fmritok.cli import main
 assert CliRunner().invoke(main, ["--help"]).exit_code == 0
 heavy = ["torch", "numpy", "pandas", "zarr", "dask", "diffusers", "nibabel", "matplotlib"]
 print(json.dumps([name for name in heavy if name in sys.modules]))
@@ -116,3 +116,59 @@ def test_weights_are_never_unpickled():
             text = path.read_text()
             for word in ("torch.load(", "import pickle", "allow_pickle=True"):
                 assert word not in text, f"{word} in {path}"
+
+
+#: Packages that come with an extra only; yaml comes with zarr, too.
+EXTRA = ["torch", "scipy", "nibabel", "nilearn", "sklearn", "diffusers", "dask", "distributed",
+         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub"]  # fmt: skip
+
+
+def without_extras(code: str) -> str:
+    """Run code in an interpreter that has no package of an extra."""
+    return python(
+        f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRA}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+{code}
+"""
+    )
+
+
+def test_the_base_install_reads_inspects_and_verifies_stores(make_store):
+    location, written = make_store([20, 12], n_tokens=3, dim=4)
+    found = without_extras(f"""
+import fmritok
+from click.testing import CliRunner
+from fmritok.cli import main
+store = fmritok.open_store({location.url!r})
+print(store["vae"]["demo_100_run0"].shape, len(store.runs), len(store.phenotypes))
+for command in ("inspect", "verify"):
+    result = CliRunner().invoke(main, [command, "--store", {location.url!r}])
+    print(result.exit_code, result.exception)
+""")
+    assert found.splitlines() == ["(20, 3, 4) 2 0", "0 None", "0 None"]
+
+
+@pytest.mark.parametrize("command", list(EXTRAS))
+def test_a_command_without_its_extra_says_which(command, tmp_path):
+    found = without_extras(f"""
+from click.testing import CliRunner
+from fmritok.cli import main
+more = {{
+    "fetch": ["weights"], "demo-data": ["x"],
+    "decode": ["--store", "x", "--run", "x", "--out", "x.nii"],
+    "train": ["--store", "x"], "probe": ["--store", "x", "--training", "x", "--target", "sex"],
+}}
+cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]
+arguments = more.get({command!r}, cohort[:4] if {command!r} == "catalog" else cohort)
+result = CliRunner().invoke(main, [{command!r}, *arguments])
+print(result.exit_code, result.output)
+""")
+    assert found.startswith("1 Error: "), found
+    assert f"pip install 'fmritok[{EXTRAS[command]}]'" in found

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 from cohorts import real_tree
 
+from fmritok.cli import main
 from fmritok.pipeline.fetching import fetch_atlas
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.verify import verify_store
-from fmritok.trainer.cli import main
 
 ALL = ("--tokenizer", "vae", "--tokenizer", "flatmap", "--tokenizer", "network")
 SHORT = ("--set", "network.band=null", "--set", "network.tr=null")

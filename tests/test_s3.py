@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner
 from cohorts import write_run
 
+from fmritok.cli import main
 from fmritok.pipeline import task
 from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.cli import main
 
 pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 from cohorts import SHAPE, write_run
 
+from fmritok.cli import main
 from fmritok.pipeline.sources import volume
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import read_record
 from fmritok.pipeline.store.verify import verify_store
-from fmritok.trainer.cli import main
 
 ALL = ("--tokenizer", "vae", "--tokenizer", "flatmap", "--tokenizer", "network")
 FRAMES, IMPULSE = 36, 22

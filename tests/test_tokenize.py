@@ -12,12 +12,12 @@ import zarr
 from click.testing import CliRunner
 from cohorts import SHAPE, real_tree, write_phenotypes, write_run
 
+from fmritok.cli import main
 from fmritok.pipeline.store import ledger
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.vae import VaeTokenizer
-from fmritok.trainer.cli import main
 
 SUFFIX = "rfMRI_REST1_LR"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fmritok.cli import main
 from fmritok.trainer.checkpoint import find_checkpoint, read_state
-from fmritok.trainer.cli import main
 from fmritok.trainer.metrics import read_metrics
 from fmritok.trainer.recipe import read_recipe
 
@@ -95,7 +95,7 @@ def test_what_is_no_store(tmp_path):
 def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
     """Clusters and Ctrl-C signal every process of the job, loader workers too."""
     out = tmp_path / "a"
-    command = [sys.executable, "-m", "fmritok.trainer.cli", "train", "--store", store, "--out",
+    command = [sys.executable, "-m", "fmritok.cli", "train", "--store", store, "--out",
                str(out), "--workers", "1", "--steps", "100000", "--device", "cpu"]  # fmt: skip
     for assignment in SMALL:
         command += ["--set", assignment]
@@ -129,7 +129,7 @@ def test_importing_the_command_imports_nothing_heavy():
 
 def test_the_trainer_needs_nothing_of_the_offline_half(store, tmp_path):
     code = (
-        "import sys; from fmritok.trainer.cli import main\n"
+        "import sys; from fmritok.cli import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"
         "names = ('nibabel', 'nilearn', 'diffusers', 'dask', 'distributed')\n"
         "print('imported', [m for m in names if m in sys.modules])"

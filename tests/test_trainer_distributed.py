@@ -58,7 +58,7 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
 def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "--module", "fmritok.trainer.cli", "train", "--store", store, "--out", str(out),
+               "--module", "fmritok.cli", "train", "--store", store, "--out", str(out),
                "--device", "cpu", "--workers", "0", "--steps", "100000"]  # fmt: skip
     for assignment in SMALL:
         command += ["--set", assignment]

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer import checkpoint, metrics
 from fmritok.trainer.board import Board
 from fmritok.trainer.checkpoint import find_checkpoint, list_checkpoints, load_weights
-from fmritok.trainer.cli import main
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
 from fmritok.trainer.faults import losing_others, within_memory, write_whole, writing
 from fmritok.trainer.learner import Learner
@@ -77,7 +77,7 @@ def test_a_small_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
 # The kernel itself limits the size of files (safetensors hides the errno).
 LIMITED = """
 import resource, sys
-from fmritok.trainer.cli import main
+from fmritok.cli import main
 from fmritok.trainer import checkpoint
 
 save, calls = checkpoint.save_checkpoint, []
@@ -308,7 +308,7 @@ def test_other_errors_are_not_taken_for_missing_memory_or_processes():
 # One process cannot write: the other one must not wait for it.
 OF_TWO = """
 import errno, os, sys
-from fmritok.trainer.cli import main
+from fmritok.cli import main
 import fmritok.trainer.loop as loop
 from fmritok.trainer import checkpoint
 from fmritok.trainer.metrics import MetricsLog

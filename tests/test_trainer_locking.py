@@ -14,9 +14,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from fmritok.cli import main
 from fmritok.pipeline.store import lock_file
 from fmritok.trainer.checkpoint import find_checkpoint
-from fmritok.trainer.cli import main
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.locking import FolderLock
 from fmritok.trainer.metrics import read_metrics
@@ -46,7 +46,7 @@ def running(store, tmp_path):
     """Start a training that does not end by itself, and wait for its first checkpoint."""
     out = tmp_path / "a"
     process = subprocess.Popen(
-        [sys.executable, "-m", "fmritok.trainer.cli",
+        [sys.executable, "-m", "fmritok.cli",
          *_options(store, "--out", out, "--steps", 1_000_000)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, numbe
 def test_torchrun_stops_all_processes_with_one_error(store, tmp_path):
     lock = FolderLock(tmp_path / "a")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "--module", "fmritok.trainer.cli",
+               "--module", "fmritok.cli",
                *_options(store, "--out", tmp_path / "a")]  # fmt: skip
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
                           capture_output=True, text=True)  # fmt: skip

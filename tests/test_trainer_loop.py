@@ -124,7 +124,7 @@ def test_a_training_that_is_stopped_in_its_last_validation_is_not_at_its_end(
 
 def _in_a_process(group, out, *options):
     """Start ``fmritok train`` in a process of its own: nothing was computed in it before."""
-    command = [sys.executable, "-m", "fmritok.trainer.cli", "train", "--out", str(out),
+    command = [sys.executable, "-m", "fmritok.cli", "train", "--out", str(out),
                "--store", group.location.url, "--recipe", "tiny", "--device", "cpu",
                *options]  # fmt: skip
     steps = ["train.steps=160", "train.checkpoint_every=20", "train.validate_every=40"]

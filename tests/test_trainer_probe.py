@@ -11,9 +11,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from fmritok.cli import main
 from fmritok.pipeline.store.annotations import write_annotations
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.cli import main
 from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 from fmritok.trainer.features import load_encoder, run_features, spread_windows
 from fmritok.trainer.labels import labels_of, runs_where

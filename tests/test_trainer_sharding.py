@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from ranks import RESUMED, SHARDED, SMALL, poison_as_rank, resume_as_rank, shard_as_rank, trainer
 from safetensors.torch import load_file
 
+from fmritok.cli import main
 from fmritok.trainer.checkpoint import find_checkpoint, list_checkpoints
-from fmritok.trainer.cli import main
 from fmritok.trainer.metrics import read_metrics
 
 #: Figures that measure the machine, or this process's windows alone.
@@ -108,7 +108,7 @@ def test_torchrun_divides_a_model_and_one_process_has_nothing_to_divide(store, t
     assert alone.exit_code == 2
     assert "--shard: expected several processes to divide the model among, got one" in alone.output
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "--module", "fmritok.trainer.cli", *options]  # fmt: skip
+               "--module", "fmritok.cli", *options]  # fmt: skip
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=90,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,12 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from fmritok.cli import main
 from fmritok.pipeline.store.annotations import read_annotation, write_annotations
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.seal import read_document
 from fmritok.pipeline.store.switch import replace_tables
-from fmritok.trainer.cli import main
 from fmritok.trainer.features import load_encoder, run_features, window_features
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.recipe import build_config, override

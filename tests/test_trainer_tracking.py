@@ -8,8 +8,8 @@ import types
 import pytest
 from click.testing import CliRunner
 
+from fmritok.cli import main
 from fmritok.trainer.board import Board
-from fmritok.trainer.cli import main
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.metrics import read_metrics
 

@@ -107,7 +107,7 @@ def test_a_killed_worker_is_one_error_that_says_how_to_go_on(store, number, said
 
 
 def test_a_command_whose_worker_is_killed_prints_one_error(store, tmp_path):
-    command = [sys.executable, "-m", "fmritok.trainer.cli", "train", "--store", store, "--out",
+    command = [sys.executable, "-m", "fmritok.cli", "train", "--store", store, "--out",
                str(tmp_path / "a"), "--workers", "1", "--steps", "1000000", "--device", "cpu",
                "--set", "model.width=16", "--set", "model.layers=1"]  # fmt: skip
     trainer = subprocess.Popen(

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from cohorts import write_phenotypes
 from nibabel import cifti2
 
-from fmritok.trainer.cli import main
+from fmritok.cli import main
 
 VERTICES = 6  # on each side
 PARCELS = 4

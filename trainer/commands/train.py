@@ -166,7 +166,7 @@ def _train(
     if shard and ranks.size == 1:
         raise ConfigError(
             expected("Option", "--shard", "several processes to divide the model among", "one",
-                     "Start with `torchrun --nproc-per-node=N -m fmritok.trainer.cli train ...`.")
+                     "Start with `torchrun --nproc-per-node=N -m fmritok.cli train ...`.")
         )  # fmt: skip
     if not ranks.is_first:
         logging.getLogger().setLevel(logging.ERROR)

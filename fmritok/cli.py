@@ -12,6 +12,18 @@ from fmritok.pipeline.errors import FmritokError
 
 __all__ = ["COMMANDS", "main"]
 
+#: Extra of the installation that each command needs; the others need none.
+EXTRAS = {
+    "catalog": "tokenize",
+    "plan": "tokenize",
+    "tokenize": "tokenize",
+    "decode": "tokenize",
+    "fetch": "tokenize",
+    "demo-data": "tokenize",
+    "train": "train",
+    "probe": "probe",
+}
+
 #: Command to module; the module's attribute is the command's name with underscores.
 COMMANDS = {
     "catalog": "fmritok.pipeline.commands.catalog",
@@ -34,16 +46,33 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[name]), name.replace("-", "_"))
+        try:
+            module = import_module(COMMANDS[name])
+        except ModuleNotFoundError as error:
+            raise _without_extra(name, error) from error
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            raise _without_extra(ctx.invoked_subcommand or "", error) from error
         except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
             raise click.ClickException(str(error)) from error
         except MemoryError as error:
             raise click.ClickException(f"Memory ran out ({error or 'no more is said'}).") from error
+
+
+def _without_extra(command: str, error: ModuleNotFoundError) -> Exception:
+    """Say which extra of the installation a command lacks; a module of ours is no such case."""
+    missing = error.name or ""
+    if missing.partition(".")[0] == "fmritok" or command not in EXTRAS:
+        return error
+    return click.ClickException(
+        f"`fmritok {command}` needs the package {missing}: "
+        f"install it with `pip install 'fmritok[{EXTRAS[command]}]'`."
+    )
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
