@@ -101,12 +101,8 @@ class TrainingFolder:
                              "Wait for it, stop it, or choose another folder with --out.")
                 ) from error  # fmt: skip
         self._lock, self._is_new = lock, is_new
-        # A kill between the two renames that replace a checkpoint left it under this name.
-        for hidden in self._checkpoints.glob(f".step-*{REPLACED}"):
-            place = self._checkpoints / hidden.name[1:].removesuffix(REPLACED)
-            if not place.exists():
-                with writing("Checkpoint", place, kind=CheckpointError):
-                    hidden.rename(place)
+        with writing("Checkpoint", self._checkpoints, kind=CheckpointError):
+            self._clean()
 
     def release(self) -> None:
         """Give the folder back; one that was made for nothing is removed."""
@@ -198,8 +194,7 @@ class TrainingFolder:
         then = f"Then go on with --resume {self.path}, or start again if it has no checkpoint."
         with writing("Checkpoint", target, then=then, kind=CheckpointError):
             folder.mkdir(exist_ok=True)  # not its parent: a folder that is gone stays gone
-            for leftover in folder.glob(".*"):  # of a process that was killed here
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._clean()
             write_checkpoint(target, tensors, state, texts)
             found = self.checkpoints()
             # Later ones are damaged: this training had to go back behind them.
@@ -207,6 +202,15 @@ class TrainingFolder:
             for old in [*found[: len(found) - len(later)][:-keep], *later]:
                 _remove(old)
         return target
+
+    def _clean(self) -> None:
+        """Remove what a process that was killed left between two names of a checkpoint."""
+        for hidden in self._checkpoints.glob(".step-*"):
+            place = self._checkpoints / hidden.name[1:].removesuffix(REPLACED)
+            if hidden.name.endswith(REPLACED) and not place.exists():
+                hidden.rename(place)
+            else:
+                shutil.rmtree(hidden, ignore_errors=True)
 
     def _last(self, checkpoints: list[Path]) -> Path:
         if checkpoints:
