@@ -12,9 +12,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
-from fmritok.trainer.checkpoint import list_checkpoints
 from fmritok.trainer.distributed import Ranks
 from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.folder import TrainingFolder
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.objectives.coding_rate import coding_rate
 from fmritok.trainer.recipe import build_config, override
@@ -106,7 +106,7 @@ def resume_as_rank(rank, store, folder):
         trainer(store, folder / f"{name}-two", options, **how).run()
         for begun in ("one", "two"):
             out = folder / f"{name}-{begun}-then-two"
-            early = list_checkpoints(folder / f"{name}-{begun}")[0]
+            early = TrainingFolder(folder / f"{name}-{begun}").checkpoints()[0]
             again = trainer(store, out, options, resume=early, **how)
             held = sum(p.to_local().numel() for p in again.model.parameters())
             assert held < 0.6 * sum(p.numel() for p in again.model.parameters())
