@@ -13,9 +13,10 @@ Everything else may change.
     loader = fmritok.window_loader(windows, batch_size=8, seed=0)
     for batch in loader:
         print(batch["tokens"].shape, batch["sex"])
-    tokens = fmritok.tokenize("sub-01_bold.nii.gz", tokenizer="network")
+    tokens = fmritok.tokenize("sub-01_bold.nii.gz", "network", options={"band": None})
     encoder = fmritok.load_encoder("trainings/first")
     out = encoder.embed("sub-01_bold.nii.gz")
+    print(out.cls.shape, out.tokens.shape, out.pooled.shape)
 """
 
 from __future__ import annotations

@@ -76,9 +76,10 @@ class Encoder:
         Checkpoint, step and checksum of the weights.
     """
 
-    def __init__(self, frozen: FrozenEncoder, group: SavedGroup, device: torch.device) -> None:
+    def __init__(self, frozen: FrozenEncoder, device: torch.device) -> None:
         self._model, self._device = frozen.encoder.to(device), device
-        self.group, self.window = group, frozen.window
+        self.group: SavedGroup = frozen.group
+        self.window = frozen.window
         self.width = frozen.config.model.width
         self.source = frozen.source
 
@@ -201,8 +202,7 @@ def load_encoder(training: str | PathLike[str], *, device: str | torch.device = 
         If there is no checkpoint, it is damaged, or it is of a release whose checkpoints need
         their store.
     """
-    frozen, group = load_frozen(Path(training))
-    return Encoder(frozen, group, torch.device(device))
+    return Encoder(load_frozen(Path(training)), torch.device(device))
 
 
 def _starts(n_frames: int, window: int) -> list[int]:

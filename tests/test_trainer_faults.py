@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer import checkpoint, metrics
 from fmritok.trainer.board import Board
-from fmritok.cli import main
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
 from fmritok.trainer.faults import losing_others, within_memory, write_whole, writing
 from fmritok.trainer.folder import TrainingFolder, find_checkpoint

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from fmritok.pipeline.store import lock_file
 from fmritok.cli import main
+from fmritok.pipeline.store import lock_file
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.metrics import read_metrics

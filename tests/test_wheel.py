@@ -150,10 +150,16 @@ def test_the_wheel_goes_from_data_to_a_probe(fresh, tmp_path):
     assert {name: groups[name]["runs"] for name in names} == dict.fromkeys(names, {"done": 4})
     assert "tokens.zarr is sound" in fmritok("verify", "--store", "tokens.zarr")
     trained = fmritok("train", "--store", "tokens.zarr", "--group", "vae", "--recipe", "tiny",
-                      "--out", "run", "--steps", "2", "--workers", "0",
+                      "--out", "trainings/first", "--steps", "2", "--workers", "0",
                       "--set", "model.width=16", "--set", "data.window=8")  # fmt: skip
-    assert "Checkpoint: run/checkpoints/step-00000002" in trained
-    assert (tmp_path / "run" / "loss.png").exists()
-    probed = fmritok("probe", "--store", "tokens.zarr", "--training", "run", "--target", "sex",
+    assert "Checkpoint: trainings/first/checkpoints/step-00000002" in trained
+    assert (tmp_path / "trainings/first/loss.png").exists()
+    probed = fmritok("probe", "--store", "tokens.zarr", "--training", "trainings/first", "--target", "sex",
                      "--folds", "2", "--seeds", "1", "--crops", "1")  # fmt: skip
     assert "balanced accuracy" in probed
+    bold = next((tmp_path / "cohort").rglob("rfMRI_REST1_LR*.nii.gz"))
+    shutil.copy(bold, tmp_path / "sub-01_bold.nii.gz")
+    example = "import fmritok, inspect; example = inspect.getdoc(fmritok).partition('::')[2]\n"
+    example += "import textwrap; exec(textwrap.dedent(example)); print(out, tokens, group)"
+    said = call(fresh / "bin" / "python", "-c", example, cwd=tmp_path)
+    assert "Embedding(1 windows of 8 x 27 tokens, 16 features)" in said

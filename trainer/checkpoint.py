@@ -3,6 +3,7 @@
 ================================  =================================================================
 ``model.safetensors``             the weights
 ``optimizer.safetensors``         AdamW's state, under parameter names
+``tokens.safetensors``            what the tokens are: contract, options, static arrays
 ``runs.json``                     the split: ids of the runs, each with what its tokens are
 ``metrics.jsonl``                 the rows of all steps so far
 ``state.json``                    position, configuration, what the tokens mean; the sha256 of every
@@ -38,14 +39,14 @@ from fmritok.trainer.recipe import build_config
 from fmritok.trainer.sharding import WholeTensors, share_like
 
 __all__ = [
-    "METRICS", "REPLACED", "RUNS", "Checkpoint", "is_checkpoint", "load_weights", "step_of",
-    "write_checkpoint",
+    "METRICS", "REPLACED", "RUNS", "TOKENS", "Checkpoint", "is_checkpoint", "load_weights",
+    "step_of", "write_checkpoint",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-RUNS, METRICS = "runs.json", "metrics.jsonl"
+RUNS, METRICS, TOKENS = "runs.json", "metrics.jsonl", "tokens.safetensors"
 #: Ending of a checkpoint's name while another one takes its place.
 REPLACED = ".replaced"
 _FORMAT, _FORMAT_1 = "fmritok checkpoint 2", "fmritok checkpoint 1"
@@ -201,6 +202,10 @@ class Checkpoint:
         """
         for name in self.state["files"] if self.is_sealed else (_MODEL, _OPTIMIZER):
             self._file(name)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a file of that name was saved with it."""
+        return name in self.state.get("files", {})
 
     def read_bytes(self, name: str) -> bytes:
         """Return a file's content, compared with its checksum."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from fmritok.pipeline.errors import expected
-from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.trainer.checkpoint import TOKENS, Checkpoint
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.folder import find_checkpoint
@@ -22,6 +22,7 @@ from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.objectives.distill import SelfDistillation
+from fmritok.trainer.saved_group import SavedGroup
 from fmritok.trainer.streaming import Batch, window_loader
 from fmritok.trainer.windows import RunIndex, Windows
 
@@ -48,10 +49,12 @@ class FrozenEncoder(NamedTuple):
     """frames that it was trained to see"""
     source: dict[str, Any]
     """what it is, for the record"""
+    group: SavedGroup
+    """what the tokens are that it was trained on"""
 
 
 def load_encoder(
-    training: Path, group: TokenGroup, *, untrained_seed: int | None = None
+    training: Path, group: TokenGroup | None = None, *, untrained_seed: int | None = None
 ) -> FrozenEncoder:
     """Load the encoder of a training, or one of the same shape with new weights.
 
@@ -59,8 +62,9 @@ def load_encoder(
     ----------
     training : Path
         Folder of a training, or one of its checkpoints.
-    group : TokenGroup
-        Of the same kind of tokens as it was trained on.
+    group : TokenGroup, optional
+        Tokens that are to be encoded; refused if they mean something else than those of the
+        training.
     untrained_seed : int, optional
         Draw weights with this seed instead of loading them.
 
@@ -70,9 +74,11 @@ def load_encoder(
         If there is no checkpoint, or it was trained on other tokens.
     """
     checkpoint = find_checkpoint(training)
-    _refuse_other_tokens(checkpoint.folder, checkpoint.state["group"]["contract"], group)
+    trained = _saved_group(checkpoint, group)
+    if group is not None:
+        trained.refuse_others(group.contract, checkpoint.folder)
     config = checkpoint.config
-    layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
+    layout = TokenLayout.of(trained, patch=config.model.patch, window=config.data.window)
     seed = config.train.seed if untrained_seed is None else untrained_seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -84,7 +90,7 @@ def load_encoder(
     else:
         source = {"untrained": f"as {checkpoint.folder}", "seed": seed}
     window = model.crop if isinstance(model, SelfDistillation) else config.data.window
-    return FrozenEncoder(model.features.eval(), config, window, source)
+    return FrozenEncoder(model.features.eval(), config, window, source, trained)
 
 
 def spread_windows(n_frames: int, *, window: int, crops: int) -> list[tuple[int, int]]:
@@ -191,15 +197,15 @@ def _features(
         yield batch, features
 
 
-def _refuse_other_tokens(checkpoint: Path, trained: dict[str, Any], group: TokenGroup) -> None:
-    """How tokens are stored may differ; what they mean may not."""
-    meaning = ("tokens_per_frame", "dim", "provenance")
-    one, other = ({name: c[name] for name in meaning} for c in (trained, group.contract))
-    difference = first_difference(one, other)
-    if difference is not None:
-        name, before, now = difference
+def _saved_group(checkpoint: Checkpoint, group: TokenGroup | None) -> SavedGroup:
+    """Return what the tokens of a training are; older checkpoints need the store for it."""
+    if checkpoint.has(TOKENS):
+        return SavedGroup.from_bytes(checkpoint.read_bytes(TOKENS), checkpoint.folder)
+    if group is None:
         raise CheckpointError(
-            expected("Tokens for the encoder", checkpoint,
-                     f"{name} = {before!r} (as it was trained)", repr(now),
-                     "Tokenize the cohort with the same options.")
+            expected("Checkpoint", checkpoint.folder, f"a file {TOKENS}, which says what its "
+                     "tokens are", "none: it is of an older release",
+                     "Give the token group that it was trained on.")
         )  # fmt: skip
+    said = checkpoint.state["group"]
+    return SavedGroup(said["name"], said["contract"], group.notes, group.static)

@@ -18,6 +18,7 @@ from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.mixing import MixedGroup
+from fmritok.trainer.saved_group import SavedGroup
 
 __all__ = ["PatchGrid", "TokenLayout", "default_patch"]
 
@@ -70,12 +71,14 @@ class TokenLayout:
         )
 
     @classmethod
-    def of(cls, group: TokenGroup | MixedGroup, *, patch: int | None, window: int) -> TokenLayout:
+    def of(
+        cls, group: TokenGroup | MixedGroup | SavedGroup, *, patch: int | None, window: int
+    ) -> TokenLayout:
         """Read a group's layout from its static arrays.
 
         Parameters
         ----------
-        group : TokenGroup or MixedGroup
+        group : TokenGroup, MixedGroup or SavedGroup
         patch : int, optional
             Frames of a patch; None for :func:`default_patch`.
         window : int
@@ -197,7 +200,7 @@ def _cell_centres(layout: TokenLayout) -> npt.NDArray[np.float32]:
     return np.stack([centres[layout.network == network].mean(0) for network in networks])
 
 
-def _array(group: TokenGroup | MixedGroup, name: str) -> npt.NDArray[Any] | None:
+def _array(group: TokenGroup | MixedGroup | SavedGroup, name: str) -> npt.NDArray[Any] | None:
     try:
         return group.array(name)
     except KeyError:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.checkpoint import METRICS, RUNS, Checkpoint
+from fmritok.trainer.checkpoint import METRICS, RUNS, TOKENS, Checkpoint
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay
 from fmritok.trainer.distributed import Ranks, total_over_ranks
@@ -39,6 +39,7 @@ from fmritok.trainer.resuming import (
     runs_json,
     training_state,
 )
+from fmritok.trainer.saved_group import SavedGroup
 from fmritok.trainer.sharding import WholeTensors, whole_tensors
 from fmritok.trainer.stopping import StopRequest
 from fmritok.trainer.streaming import Batch, Meter
@@ -135,7 +136,7 @@ class Trainer:
         else:
             checkpoint = ranks.of_first(lambda: self._to_resume(resume))
         self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
-        self._runs = runs_json(group, self.split)
+        self._runs, self._tokens = runs_json(group, self.split), SavedGroup.of(group).to_bytes()
         self.feed = Feed(
             config, group, self.split,
             ranks=ranks, workers=self.workers, pin_memory=device.type == "cuda",
@@ -325,7 +326,7 @@ class Trainer:
     def _write(self, tensors: WholeTensors) -> Path:
         assert self.metrics is not None
         state = training_state(self.position, self.config, self.group, self.split)
-        texts = {RUNS: self._runs, METRICS: self.metrics.rows()}
+        texts = {RUNS: self._runs, TOKENS: self._tokens, METRICS: self.metrics.rows()}
         keep = self.config.train.keep_checkpoints
         return self.folder.save(tensors, state, texts, keep=keep)
 
