@@ -154,8 +154,8 @@ def test_the_wheel_goes_from_data_to_a_probe(fresh, tmp_path):
                       "--set", "model.width=16", "--set", "data.window=8")  # fmt: skip
     assert "Checkpoint: trainings/first/checkpoints/step-00000002" in trained
     assert (tmp_path / "trainings/first/loss.png").exists()
-    probed = fmritok("probe", "--store", "tokens.zarr", "--training", "trainings/first", "--target", "sex",
-                     "--folds", "2", "--seeds", "1", "--crops", "1")  # fmt: skip
+    probed = fmritok("probe", "--store", "tokens.zarr", "--training", "trainings/first",
+                     "--target", "sex", "--folds", "2", "--seeds", "1", "--crops", "1")  # fmt: skip
     assert "balanced accuracy" in probed
     bold = next((tmp_path / "cohort").rglob("rfMRI_REST1_LR*.nii.gz"))
     shutil.copy(bold, tmp_path / "sub-01_bold.nii.gz")
