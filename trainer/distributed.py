@@ -108,7 +108,7 @@ class Ranks:
 
 
 class ShareOfBatches:
-    """This rank's share of every batch. All ranks get the same number of batches.
+    """One rank's share of every batch. All ranks get the same number of batches.
 
     Windows of one read (``data.windows_per_read``) go to one rank. A batch with fewer reads than
     ranks is divided by windows instead: reading twice costs less than a rank without work. A rank

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -154,7 +154,7 @@ class Windows:
     @classmethod
     def joined(cls, parts: Sequence[Windows]) -> Windows:
         """Put windows of one epoch, of as many windows per read, one behind the other."""
-        columns = {
+        columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
         }
         return replace(parts[0], **columns)
@@ -164,7 +164,8 @@ class Windows:
 
     def take(self, positions: npt.NDArray[np.int64]) -> Windows:
         """Return the windows at the given positions, in that order; reads stay whole."""
-        return replace(self, **{name: getattr(self, name)[positions] for name in _COLUMNS})
+        columns: dict[str, Any] = {name: getattr(self, name)[positions] for name in _COLUMNS}
+        return replace(self, **columns)
 
     def shuffled(self, seed: int, epoch: int) -> Windows:
         """Return the windows in the order, and with the draws, of an epoch of training."""
@@ -178,7 +179,9 @@ class Windows:
         for low in range(seen, len(self), batch_size):
             chosen = range(low, min(low + batch_size, len(self)))
             yield [
-                Request(self.epoch, i, *(int(c[i]) for c in columns), read=i // self.per_read)
+                Request(self.epoch, i, *(int(c[i]) for c in columns))._replace(
+                    read=i // self.per_read
+                )
                 for i in chosen
             ]
 

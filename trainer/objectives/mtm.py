@@ -140,8 +140,8 @@ class MaskedTokenModelling(nn.Module):
         std_BCE = grid.cells(batch.std[:, None])[:, 0]
         sums = [torch.zeros((), device=x_KW.device) for _ in range(3)]
         windows_R, cells_R = hidden_BUC.any(1).nonzero(as_tuple=True)
-        for b, c in zip(*(x.split(max(self.config.chunk // U, 1)) for x in (windows_R, cells_R)),
-                        strict=True):  # fmt: skip
+        n_chunks = -(-len(cells_R) * U // self.config.chunk)
+        for b, c in zip(windows_R.chunk(n_chunks), cells_R.chunk(n_chunks), strict=True):
             std_R1E = std_BCE[b, c][:, None]
             unit = moving = (std_R1E > 0).float()
             if self.encoder.config.input == "absolute" and grid.layout.has_mean:
