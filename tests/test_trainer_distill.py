@@ -188,6 +188,10 @@ def test_augmentations_have_the_asked_sizes():
     assert 1.18 < scale.max() <= 1.2
     noise = augment(torch.zeros(400, 40, 30, 1), DRAWS, OBJECTIVE, view=0)
     assert float(noise.std()) == pytest.approx(0.1, rel=0.01)
+    most = replace(quiet, drop_tokens=1.0, drop_time=1.0)
+    for n_tokens in (1, 2, 5):
+        out = augment(torch.ones(400, 4, n_tokens, 1), DRAWS, most, view=0)
+        assert out.flatten(1).any(1).all(), "something is left of every view"
 
 
 def test_slices_hide_whole_cells_or_a_stretch_of_time_half_of_the_time():
