@@ -281,3 +281,6 @@ def test_the_command_writes_scores_and_folds_with_their_checksums(store, tmp_pat
     done = CliRunner().invoke(main, [*command, "--target", "iq"])
     assert done.exit_code == 2
     assert "expected one of sex" in done.output
+    done = CliRunner().invoke(main, [*command, "--folds", "7"])
+    assert done.exit_code == 2
+    assert "got F: 6, M: 6. Probe more subjects, or choose --folds 6." in done.output

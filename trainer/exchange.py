@@ -8,30 +8,26 @@ change places with families of the same shape, and within a family its subjects,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["exchanges"]
 
-Units = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 
 
-class _Block(NamedTuple):
-    """Units that belong together: in smaller blocks, or as they are."""
+class _Level(NamedTuple):
+    """Blocks of units at one level, such as families; arrays of shape (n_units,)."""
 
-    shape: Any
-    """how many smaller blocks it has, and of what shape: blocks of one shape can be exchanged"""
-    blocks: Sequence[_Block]
-    units: Units
-    """all of them, those of equal shapes beside one another"""
+    block: Integers
+    """number of the block that each unit is in"""
+    shape: Integers
+    """equal for blocks that can be exchanged: as many smaller blocks, of the same shapes"""
 
 
-def exchanges(
-    groups: Sequence[npt.NDArray[np.str_]], *, count: int, seed: int
-) -> npt.NDArray[np.int64]:
+def exchanges(groups: Sequence[npt.NDArray[np.str_]], *, count: int, seed: int) -> Integers:
     """Return random permutations of units that keep nested groups together.
 
     Parameters
@@ -45,33 +41,40 @@ def exchanges(
     np.ndarray of shape (count, n_units), int64
         The unit whose label each unit gets.
     """
-    whole = _block(np.arange(len(groups[0])), groups)
+    levels = _levels(groups)
     generator = np.random.default_rng([seed, 1])
     found = np.zeros((count, len(groups[0])), np.int64)
+    # Blocks of a shape lie side by side in both orders, so places correspond to their like.
+    places = _order(levels, [level.block for level in levels])
     for permutation in found:
-        permutation[whole.units] = np.concatenate(_exchanged(whole, generator))
+        drawn = [generator.permutation(level.block.max() + 1)[level.block] for level in levels]
+        permutation[places] = _order(levels, drawn)
     return found
 
 
-def _block(units: Units, groups: Sequence[npt.NDArray[np.str_]]) -> _Block:
-    if not groups:
-        return _Block(len(units), (), units)
-    order = units[np.argsort(groups[0][units], kind="stable")]
-    changes = np.flatnonzero(groups[0][order][1:] != groups[0][order][:-1]) + 1
-    blocks = sorted(
-        (_block(part, groups[1:]) for part in np.split(order, changes)), key=lambda b: b.shape
-    )
-    shape = tuple(block.shape for block in blocks)
-    return _Block(shape, blocks, np.concatenate([block.units for block in blocks]))
+def _order(levels: Sequence[_Level], keys: Sequence[Integers]) -> Integers:
+    """Sort units by the shapes of their blocks, those of one shape by a key of the block."""
+    both = [
+        column for level, key in zip(levels, keys, strict=True) for column in (level.shape, key)
+    ]
+    return np.lexsort(both[::-1])
 
 
-def _exchanged(block: _Block, generator: np.random.Generator) -> list[Units]:
-    """Return the block's units in another order, each in a place like its own."""
-    if not block.blocks:
-        return [generator.permutation(block.units) if len(block.units) > 1 else block.units]
-    parts: list[Units] = []
-    for _, same in groupby(block.blocks, key=lambda b: b.shape):
-        alike = list(same)
-        for place in generator.permutation(len(alike)):
-            parts += _exchanged(alike[place], generator)
-    return parts
+def _levels(groups: Sequence[npt.NDArray[np.str_]]) -> list[_Level]:
+    """Return the blocks of every level, outermost first, and the units themselves as the last."""
+    blocks = [np.zeros(len(groups[0]), np.int64)]
+    for names in (*groups, np.arange(len(groups[0])).astype(str)):
+        name = np.unique(names, return_inverse=True)[1]
+        pairs = np.stack([blocks[-1], name])
+        blocks.append(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1))
+    shape = np.zeros(len(blocks[-1]), np.int64)
+    levels = [_Level(blocks[-1], shape)]
+    for block, smaller in zip(blocks[-2:0:-1], blocks[:1:-1], strict=True):
+        first = np.unique(smaller, return_index=True)[1]  # one unit for each smaller block
+        order = first[np.lexsort((shape[first], block[first]))]
+        edges = np.flatnonzero(np.diff(block[order])) + 1
+        shapes = [tuple(part.tolist()) for part in np.split(shape[order], edges)]
+        codes = {each: code for code, each in enumerate(sorted(set(shapes)))}
+        shape = np.array([codes[each] for each in shapes])[block]
+        levels.insert(0, _Level(block, shape))
+    return levels

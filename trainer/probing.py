@@ -16,6 +16,7 @@ from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.events import event_windows
 from fmritok.trainer.faults import within_memory
 from fmritok.trainer.features import Pool, load_encoder, run_features, window_features
+from fmritok.trainer.folds import fold_splits
 from fmritok.trainer.labels import EVENT_TARGET, Labels, event_labels, labels_of, runs_where
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.probe import Score, probe
@@ -88,6 +89,8 @@ def probe_trainings(
             else Question(labels_of(target, runs, opened.phenotypes()), runs, None)
             for target in targets
         ]
+        for question in questions:  # before the encoder has worked for nothing
+            fold_splits(question.labels, folds=folds, seed=seeds[0])
 
         name = f"{config.objective.name} {run_folder(checkpoint).name}"
         encoders: list[tuple[str, list[tuple[int | None, Sequence[int]]]]]
