@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError, expected
+from fmritok.pipeline.store.arrays import decode_arrays
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.root import create_root, group_names, list_group, read_root
-from fmritok.pipeline.store.schema import GROUP_TABLES, GroupSpec, blank_group
+from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name, crc_column
+from fmritok.pipeline.store.runs_check import check_tables
+from fmritok.pipeline.store.schema import GroupSpec, blank_group
 from fmritok.pipeline.store.seal import (
     Document,
     Growing,
@@ -27,7 +31,6 @@ from fmritok.pipeline.store.seal import (
     zarr_group,
 )
 from fmritok.pipeline.store.switch import replace_tables, table_of
-from fmritok.pipeline.store.table import decode_arrays
 
 __all__ = ["GroupState", "create_group", "is_created", "lengthen", "read_group"]
 
@@ -59,7 +62,13 @@ class GroupState:
         return {name: json.loads(self.files[f"{name}/zarr.json"]) for name in self.document.growing}
 
     def static(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that a reader needs once."""
+        """Return the arrays that a reader needs once.
+
+        Raises
+        ------
+        StoreError
+            If their files are sealed, and are not what fmritok writes.
+        """
         tables = tuple(f"{name}/" for name in ("records", *GROUP_TABLES))
         growing = {f"{name}/zarr.json" for name in self.document.growing}
         own = {
@@ -67,17 +76,42 @@ class GroupState:
             for key, data in self.files.items()
             if not key.startswith(tables) and key not in growing
         }
-        return decode_arrays({"zarr.json": zarr_group(), **own})[0]
+        try:
+            return decode_arrays({"zarr.json": zarr_group(), **own})[0]
+        except ValueError as error:
+            raise StoreError(
+                expected("Arrays", f"of token group {self.document.path} in {self.location}",
+                         "those that fmritok wrote", error, "Restore the store from a copy.")
+            ) from error  # fmt: skip
+
+    @cached_property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        location, document = self.location, self.document
+        found = {name: table_of(location, document, self.files, name) for name in GROUP_TABLES}
+        growing = self.arrays
+        try:
+            runs, chunks = (_there(name, table) for name, table in found.items())
+            check_tables(
+                runs, chunks,
+                per_run=[crc_column(name) for name in growing if name != "tokens"],
+                contract=self.contract, n_frames=growing["tokens"]["shape"][0],
+            )  # fmt: skip
+        except ValueError as error:
+            raise StoreError(
+                expected("Table", f"{location}/{document.key('runs')}", "runs as fmritok lists them",
+                         error, "Run `fmritok verify --drop`, which makes it again.")
+            ) from error  # fmt: skip
+        return {"runs": runs, "chunks": chunks}
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return a table in force."""
-        found = table_of(self.location, self.document, self.files, name)
-        if found is None:
-            raise StoreError(
-                expected("Table", f"{name} of token group {self.document.path} in {self.location}",
-                         "to be there", "nothing", "Restore the store from a copy.")
-            )  # fmt: skip
-        return found
+        """Return a table in force; it may be changed.
+
+        Raises
+        ------
+        StoreError
+            If it is not there, or says what cannot be.
+        """
+        return self._tables[name].copy()
 
 
 def read_group(location: Location, name: str) -> GroupState:
@@ -88,6 +122,7 @@ def read_group(location: Location, name: str) -> GroupState:
     StoreError
         If there is none of that name, or any of its metadata, tables and static arrays is damaged.
     """
+    check_group_name(name)
     if not exists_document(location, name):
         is_lost = name in group_names(read_root(location))
         raise StoreError(
@@ -165,6 +200,12 @@ def _create(location: Location, spec: GroupSpec, tables: Mapping[str, pd.DataFra
         {name: Growing(0, growing_digest(one)) for name, one in growing.items()},
     )
     replace_tables(location, blank, tables)
+
+
+def _there(name: str, table: pd.DataFrame | None) -> pd.DataFrame:
+    if table is None:
+        raise ValueError(f"no table {name}")
+    return table
 
 
 def _refuse_mix(location: Location, spec: GroupSpec, document: Document) -> None:

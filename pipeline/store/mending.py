@@ -6,7 +6,7 @@ from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import list_records, read_records
 from fmritok.pipeline.store.runs_table import RunsTable
-from fmritok.pipeline.store.schema import GROUP_TABLES
+from fmritok.pipeline.store.names import GROUP_TABLES
 from fmritok.pipeline.store.seal import array_document, read_document, zarr_group
 from fmritok.pipeline.store.switch import replace_tables
 

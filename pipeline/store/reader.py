@@ -17,10 +17,11 @@ from fmritok.pipeline.store.annotations import read_annotation
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.names import crc_column
 from fmritok.pipeline.store.precision import dequantize
 from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.store.root import group_names, read_root
-from fmritok.pipeline.store.runs_table import RunsTable, crc_column
+from fmritok.pipeline.store.runs_table import RunsTable
 
 __all__ = ["RunMoments", "TokenGroup", "TokenStore"]
 

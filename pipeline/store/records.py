@@ -7,13 +7,13 @@ keeps the reason. Each record carries a digest of itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.documents import check_record, parse_json
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.seal import canonical_json, sha256, zarr_group
 
@@ -114,7 +114,7 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
     except FileNotFoundError:
         return None
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         body = dict(document["attributes"])
         digest = body.pop("digest")
         intact = (
@@ -122,8 +122,10 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
             and sha256(canonical_json(body)) == digest
             and body["run_id"] == run_id
         )
+        if intact:
+            check_record(body)
         record = RunRecord(**body)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
         raise StoreError(

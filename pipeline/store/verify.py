@@ -29,7 +29,7 @@ from fmritok.pipeline.store.records import (
     remove_record,
 )
 from fmritok.pipeline.store.root import ROOT_WAIT_S, forget_group, group_names, read_root
-from fmritok.pipeline.store.schema import GROUP_TABLES
+from fmritok.pipeline.store.names import GROUP_TABLES
 from fmritok.pipeline.store.seal import (
     Document,
     array_document,
