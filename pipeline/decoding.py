@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fmritok.pipeline.errors import FmritokError, RunError, StoreError, WeightsError, expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
+from fmritok.pipeline.terminal import spreadsheet_cell
 from fmritok.tokenizers.base import VolumeTokenizer
 from fmritok.tokenizers.flatmap import FlatmapTokenizer
 from fmritok.tokenizers.grid import AFFINE
@@ -196,7 +197,7 @@ def _save_volumes(volumes: Floats, tr: float, path: Path) -> None:
 def _save_parcels(group: TokenGroup, tokens: Floats, tr: float, first: int, path: Path) -> None:
     import pandas as pd
 
-    names = group.provenance["layout"]["parcels"]
+    names = [spreadsheet_cell(str(name)) for name in group.provenance["layout"]["parcels"]]
     table = pd.DataFrame(tokens[:, :, 0], columns=names)
     table.insert(0, "seconds", (first + np.arange(len(tokens))) * tr)
     table.to_csv(path, sep="\t", index=False, float_format="%.6g")

@@ -30,7 +30,7 @@ class NotAFileError(OSError):
 
     def __init__(self, path: str | os.PathLike[str], mode: int) -> None:
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        super().__init__(f"{os.fspath(path)} is {kind}, not a file")
+        super().__init__(f"{kind}, not a file")
         self.filename, self.strerror = os.fspath(path), f"{kind}, not a file"
 
 
@@ -39,7 +39,7 @@ class TooLargeError(OSError):
 
     def __init__(self, path: str | os.PathLike[str], size: int, at_most: int) -> None:
         what = f"{size:,} bytes, where at most {at_most:,} can be meant"
-        super().__init__(f"{os.fspath(path)} has {what}")
+        super().__init__(what)
         self.filename, self.strerror = os.fspath(path), what
 
 
@@ -89,4 +89,3 @@ def memory_left() -> int:
 def _refuse_others(path: str | os.PathLike[str], mode: int) -> None:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise NotAFileError(path, mode)
-

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
+from fmritok.pipeline.terminal import labelled, new_console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +28,6 @@ def catalog(
     dataset: str, root: Path, name: str | None, tr: float | None, input: Input, as_json: bool
 ) -> None:
     """List a cohort's runs, and what is left out with its reason; only headers are read."""
-    from rich.console import Console
-
     from fmritok.pipeline.datasets import catalog_cohort
 
     cohort = catalog_cohort(dataset, root, tr=tr, input=input, name=name)
@@ -48,7 +47,7 @@ def catalog(
             }
         )
         return
-    console = Console()
+    console = new_console()
     _print_runs(console, cohort)
     _print_subjects(console, cohort)
     runs = cohort.runs[cohort.runs["problem"] != ""]
@@ -57,7 +56,7 @@ def catalog(
         (run_id, problem.replace(path, "the file").replace(run_id, "of the run"))
         for run_id, path, problem in _texts(runs, "run_id", "path", "problem")
     ]
-    _print_reasons(console, "[red]cannot be tokenized[/red]", problems)
+    _print_reasons(console, "cannot be tokenized", problems)
     _print_reasons(console, "left out", _texts(cohort.left_out, "path", "reason"))
 
 
@@ -102,7 +101,8 @@ def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, ...]
     for name, reason in items:
         grouped[reason].append(name)
     for reason, names in sorted(grouped.items(), key=lambda item: -len(item[1])):
-        console.print(f"{title} {len(names)}: {reason}\n    {_some(names)}", soft_wrap=True)
+        line = labelled(title, f"{len(names)}: {reason}\n    {_some(names)}")
+        console.print(line, soft_wrap=True)
 
 
 def _texts(table: pd.DataFrame, *columns: str) -> list[tuple[str, ...]]:

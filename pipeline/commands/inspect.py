@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fmritok.pipeline.commands.options import as_json, print_json, store_option
+from fmritok.pipeline.terminal import labelled, new_console
 
 
 @click.command()
@@ -51,10 +52,9 @@ def inspect(store: str, as_json: bool) -> None:
 
 
 def _print(store: str, groups: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = new_console()
     table = Table(title=store)
     for column in ("group", "frames", "tokens x features", "dtype", "GB", "runs", "made with"):
         table.add_column(column, justify="right" if column in ("frames", "GB") else "left")
@@ -79,4 +79,5 @@ def _print(store: str, groups: dict[str, Any], runs: list[dict[str, Any]]) -> No
     console.print(table)
     for run in runs:
         if run["status"] == "failed":
-            console.print(f"[red]failed[/red] {run['run_id']}: {run['reason']}", soft_wrap=True)
+            line = labelled("failed", f"{run['run_id']}: {run['reason']}")
+            console.print(line, soft_wrap=True)

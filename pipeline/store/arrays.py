@@ -1,8 +1,8 @@
 """Small zarr arrays from their files, decoded here because zarr trusts what metadata say.
 
-A store that somebody edited may claim petabytes, or hold a megabyte that unpacks to gigabytes. Here,
-each chunk must be there and unpack to the size that its array's metadata give it, and all arrays
-together must fit the memory.
+A store that somebody edited may claim petabytes, or hold a megabyte that unpacks to gigabytes.
+Here, each chunk must be there and unpack to the size that its array's metadata give it, and all
+arrays together must fit the memory.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def open_file(path: Path) -> BinaryIO:
     try:
         return open_regular(path)
     except NotAFileError as error:
-        raise _no_file(path, error.strerror) from error
+        raise _no_file(path, error) from error
 
 
 def read_file(path: Path, *, before: int = 0) -> bytes:
@@ -103,7 +103,7 @@ def within(root: Path, path: Path) -> Path:
     return path
 
 
-def _no_file(path: Path, got: str) -> StoreError:
+def _no_file(path: Path, got: object) -> StoreError:
     return StoreError(
         expected("Store file", path, "a file that fmritok wrote", got, "Restore it from a copy.")
     )

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError, expected
 from fmritok.pipeline.store.arrays import decode_arrays
 from fmritok.pipeline.store.difference import first_difference
+from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.root import create_root, group_names, list_group, read_root
 from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name, crc_column
-from fmritok.pipeline.store.runs_check import check_tables
+from fmritok.pipeline.store.root import create_root, group_names, list_group, read_root
+from fmritok.pipeline.store.runs_check import check_static, check_tables
 from fmritok.pipeline.store.schema import GroupSpec, blank_group
 from fmritok.pipeline.store.seal import (
     Document,
@@ -30,6 +32,7 @@ from fmritok.pipeline.store.seal import (
     sha256,
     zarr_group,
 )
+from fmritok.pipeline.store.shards import DirectArray
 from fmritok.pipeline.store.switch import replace_tables, table_of
 
 __all__ = ["GroupState", "create_group", "is_created", "lengthen", "read_group"]
@@ -61,6 +64,35 @@ class GroupState:
         """Metadata of ``tokens`` and of the arrays with one row per run."""
         return {name: json.loads(self.files[f"{name}/zarr.json"]) for name in self.document.growing}
 
+    def direct(self) -> dict[str, DirectArray]:
+        """Return ``tokens`` and the arrays with one row per run, compared with the contract.
+
+        Raises
+        ------
+        StoreError
+            If one is laid out in another way, or has other values than the contract says.
+        """
+        contract, name = self.contract, self.document.path
+        found = {
+            array: parse_direct(self.location, f"{name}/{array}", metadata)
+            for array, metadata in self.arrays.items()
+        }
+        n_tokens, dim, precision = (contract[k] for k in ("tokens_per_frame", "dim", "precision"))
+        rows = {"tokens": (contract["chunk_frames"], contract["shard_frames"])}
+        for array, one in found.items():
+            is_moment = array in ("mean", "std", "scale")
+            shape = (n_tokens, dim) if is_moment or array == "tokens" else one.shape[1:]
+            dtype = np.dtype(precision if array == "tokens" else np.float32)
+            wanted = (shape, dtype, *rows.get(array, (1, 1)))
+            got = (one.shape[1:], one.dtype, one.chunk_rows, one.file_rows)
+            if got != wanted:
+                raise StoreError(
+                    expected("Array", f"{array} of group {name} in {self.location}",
+                             "{}, {}, chunks of {} and files of {} rows".format(*wanted),
+                             "{}, {}, {} and {}".format(*got), "Restore the store from a copy.")
+                )  # fmt: skip
+        return found
+
     def static(self) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays that a reader needs once.
 
@@ -77,12 +109,14 @@ class GroupState:
             if not key.startswith(tables) and key not in growing
         }
         try:
-            return decode_arrays({"zarr.json": zarr_group(), **own})[0]
+            arrays = decode_arrays({"zarr.json": zarr_group(), **own})[0]
+            check_static(arrays, self.contract["tokens_per_frame"], self.contract["dim"])
         except ValueError as error:
             raise StoreError(
                 expected("Arrays", f"of token group {self.document.path} in {self.location}",
                          "those that fmritok wrote", error, "Restore the store from a copy.")
             ) from error  # fmt: skip
+        return arrays
 
     @cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -98,8 +132,8 @@ class GroupState:
             )  # fmt: skip
         except ValueError as error:
             raise StoreError(
-                expected("Table", f"{location}/{document.key('runs')}", "runs as fmritok lists them",
-                         error, "Run `fmritok verify --drop`, which makes it again.")
+                expected("Table", f"{location}/{document.key('runs')}", "runs that can be", error,
+                         "Run `fmritok verify --drop`, which makes it again.")
             ) from error  # fmt: skip
         return {"runs": runs, "chunks": chunks}
 

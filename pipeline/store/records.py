@@ -76,6 +76,23 @@ class RunRecord:
         values = {name: one["sha256"] for name, one in self.checksums.items()}
         return sha256(canonical_json(values))
 
+    def misfit(self, start: int, n_frames: int, chunk_frames: int, per_run: Iterable[str]) -> str:
+        """Say what of a finished run's record does not fit its place; empty if all does.
+
+        Parameters
+        ----------
+        start, n_frames : int
+            Frames that the run was given.
+        chunk_frames : int
+        per_run : iterable of str
+            Arrays with one row per run.
+        """
+        if (self.start, self.n_frames) != (start, n_frames):
+            return f"{self.n_frames} from {self.start} on"
+        wanted = {**dict.fromkeys(per_run, 1), "tokens": -(-n_frames // chunk_frames)}
+        found = {name: len(one["crc32c"]) // 8 for name, one in self.checksums.items()}
+        return "" if found == wanted else f"checksums of {found} chunks instead of {wanted}"
+
     def crcs(self, array: str) -> list[int]:
         """Return the crc32c of each chunk that the run wrote to an array, in order."""
         digits = self.checksums[array]["crc32c"]

@@ -1,4 +1,4 @@
-"""What the tables of a token group must say before anything is done with them."""
+"""What the tables and static arrays of a store must say before anything is done with them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.store.names import COLUMNS, is_run_id
 
-__all__ = ["check_columns", "check_tables"]
+__all__ = ["check_columns", "check_static", "check_tables"]
 
 _STATUS = ("done", "failed", "planned")
 _CRC_LIMIT = 2**32
@@ -35,9 +36,9 @@ def check_columns(table: pd.DataFrame, kinds: Mapping[str, str]) -> None:
             continue  # of any type
         dtype = table[name].dtype
         fits = {
-            "text": dtype == object,
+            "text": pd.api.types.is_object_dtype(dtype),
             "integer": pd.api.types.is_integer_dtype(dtype),
-            "number": pd.api.types.is_numeric_dtype(dtype) and dtype != bool,
+            "number": dtype.kind in "iuf",
         }
         if not fits[kind]:
             raise ValueError(f"column {name} of type {dtype} instead of {kind}")
@@ -86,6 +87,25 @@ def check_tables(
     if not runs["status"].isin(_STATUS).all():
         raise ValueError("runs of another status than done, failed or planned")
     _check_frames(runs, len(chunks), contract, n_frames)
+
+
+def check_static(arrays: Mapping[str, npt.NDArray[Any]], n_tokens: int, dim: int) -> None:
+    """Check the static arrays that readers know by name.
+
+    Raises
+    ------
+    ValueError
+    """
+    wanted = {
+        "coordinates": ((n_tokens, 3), "f"),
+        "network": ((n_tokens,), "iu"),
+        "pixel_mask": ((n_tokens, dim), "b"),
+        "cell": ((n_tokens, 2), "iu"),
+    }
+    for name, values in arrays.items():
+        shape, kinds = wanted.get(name, (values.shape, values.dtype.kind))
+        if values.shape != shape or values.dtype.kind not in kinds:
+            raise ValueError(f"{name} of shape {values.shape}, {values.dtype}")
 
 
 def _check_frames(

@@ -17,8 +17,8 @@ import pandas as pd
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.group import GroupState
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.records import RunRecord, read_records
 from fmritok.pipeline.store.names import COLUMNS, SOURCE, crc_column
+from fmritok.pipeline.store.records import RunRecord, read_records
 
 __all__ = ["RunsTable", "empty_tables"]
 
@@ -123,13 +123,12 @@ class RunsTable:
         columns["status"][row], columns["reason"][row] = record.status, record.reason
         if record.status != "done":
             return
-        found = (record.start, record.n_frames)
         planned = (columns["start"][row], columns["n_frames"][row])
-        if found != planned:
+        odd = record.misfit(*planned, self.chunk_frames, self.per_run)
+        if odd:
             raise StoreError(
                 expected("Completion record of run", f"{record.run_id} in group {where}",
-                         f"{planned[1]} frames from {planned[0]} on, as planned",
-                         f"{found[1]} from {found[0]} on",
+                         f"{planned[1]} frames from {planned[0]} on, as planned", odd,
                          "Run `fmritok verify --drop`, then the same `fmritok tokenize`.")
             )  # fmt: skip
         for name, value in record.columns.items():
