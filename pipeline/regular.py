@@ -9,14 +9,10 @@ import os
 import stat
 from typing import BinaryIO
 
-__all__ = ["NotAFileError", "TooLargeError", "memory_left", "open_regular", "read_regular"]
+__all__ = ["NotAFileError", "TooLargeError", "memory_left", "open_regular"]
 
-_FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a FIFO that takes the file's place after the look at it
-    | getattr(os, "O_BINARY", 0)
-)
+#: A FIFO that takes a file's place after the look at it is not waited for.
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -54,29 +50,13 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         If it is a folder, not there or not readable.
     """
     _refuse_others(path, os.stat(path).st_mode)  # opening a device may already do something
-    descriptor = os.open(path, _FLAGS)
+    file = open(path, "rb", opener=_open)
     try:
-        _refuse_others(path, os.fstat(descriptor).st_mode)
-        return os.fdopen(descriptor, "rb")  # a folder: IsADirectoryError
+        _refuse_others(path, os.fstat(file.fileno()).st_mode)
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
-
-
-def read_regular(path: str | os.PathLike[str], at_most: int) -> bytes:
-    """Return the bytes of a regular file.
-
-    Raises
-    ------
-    NotAFileError
-    TooLargeError
-        If it has more than ``at_most`` bytes; none of them are read then.
-    """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > at_most:
-            raise TooLargeError(path, size, at_most)
-        return file.read(size)
+    return file
 
 
 def memory_left() -> int:
@@ -84,6 +64,10 @@ def memory_left() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available) // 2
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | _NO_WAIT)
 
 
 def _refuse_others(path: str | os.PathLike[str], mode: int) -> None:

@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
-from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.pipeline.sources.files import (
+    HashedFile,
+    check_claim,
+    check_room,
+    damage_named,
+    open_binary,
+)
 from fmritok.tokenizers.spaces import SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 
@@ -77,7 +83,9 @@ class CiftiSource(_LoadedSource):
             self._header = _nifti2(start, path)
         with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
             file = HashedFile(raw, path)
-            extensions = file.read(int(self._header["vox_offset"]))[_NIFTI2_HEADER:]
+            offset = int(self._header["vox_offset"])
+            check_room(path, offset, "bytes of header")
+            extensions = file.read(offset)[_NIFTI2_HEADER:]
         try:
             matrix = nib.cifti2.parse_cifti2.Cifti2Parser()
             matrix.parse(string=_cifti_xml(extensions))
@@ -103,6 +111,8 @@ class CiftiSource(_LoadedSource):
         shape = (self.space.n_samples, self.n_frames)
         size = shape[0] * shape[1] * dtype.itemsize
         wanted = f"{size} bytes of {self.n_frames} frames"
+        check_claim(self.path, size)
+        check_room(self.path, 2 * size, "values")
         with damage_named(self.path, wanted), open_binary(self.path) as raw:
             file = HashedFile(raw, self.path)
             file.read(int(self._header["vox_offset"]))
@@ -156,9 +166,10 @@ def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
 
     with damage_named(path, "a GIFTI time series"), open_binary(path) as raw:
         file = HashedFile(raw, path)
-        parts = []
+        parts: list[bytes] = []
         while part := file.read(1 << 24):
             parts.append(part)
+            check_room(path, 3 * len(parts) * len(part), "values")
         file.finish()
     try:
         image: Any = nib.GiftiImage.from_stream(io.BytesIO(b"".join(parts)))
