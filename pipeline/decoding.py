@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,33 @@ def decode_to_file(
         If weights or template are not those that the group was made with.
     """
     opened = TokenStore(store).group(group)
+    with _understood(opened):
+        return _decode(opened, run_id, frames, out, weights, template)
+
+
+@contextmanager
+def _understood(group: TokenGroup) -> Iterator[None]:
+    """Say that a group is another one where what it tells of its tokenizer cannot be followed."""
+    try:
+        yield
+    except FmritokError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise StoreError(
+            expected(f"Token group {group.name} of", group.location,
+                     "what its tokenizer needs to decode", f"{type(error).__name__}: {error}",
+                     "Restore the store from a copy, or tokenize again.")
+        ) from error  # fmt: skip
+
+
+def _decode(
+    opened: TokenGroup,
+    run_id: str,
+    frames: slice,
+    out: Path,
+    weights: str | None,
+    template: str | None,
+) -> list[Path]:
     kind = str(opened.provenance["tokenizer"])
     suffix = "".join(out.suffixes[-2:]) if out.suffix in (".gz", ".gii") else out.suffix
     if suffix not in _SUFFIXES.get(kind, ()):

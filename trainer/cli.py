@@ -47,7 +47,9 @@ class _LazyGroup(click.Group):
         except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
             raise click.ClickException(plain(error)) from error
         except MemoryError as error:
-            raise click.ClickException(f"Memory ran out ({error or 'no more is said'}).") from error
+            raise click.ClickException(
+                f"Memory ran out ({plain(error) or 'no more is said'})."
+            ) from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
