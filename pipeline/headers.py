@@ -241,7 +241,7 @@ def _gifti_header(path: Path) -> tuple[int, float]:
     arrays, columns, step = 0, None, None
     try:
         with open_binary(path) as raw:
-            file = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
+            file: Any = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
             for text, is_new in _overlapping(file):
                 starts = [found.start() for found in re.finditer(rb"<DataArray\s", text)]
                 arrays += sum(start >= is_new for start in starts)

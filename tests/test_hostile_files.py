@@ -261,6 +261,29 @@ def test_gzip_data_that_go_on_for_gigabytes(tmp_path):
         assert run_header(gifti, gifti)[0] == 0
 
 
+def test_arrays_of_a_gifti_file_that_unpack_to_gigabytes(tmp_path):
+    import base64
+    import zlib
+
+    packing = zlib.compressobj(9)
+    bomb = b"".join(packing.compress(bytes(2**24)) for _ in range(64)) + packing.flush()
+    array = nib.gifti.GiftiDataArray(np.ones(8, np.float32), "NIFTI_INTENT_TIME_SERIES")
+    whole = nib.GiftiImage(darrays=[array, array]).to_xml()
+    path = tmp_path / "x.func.gii"
+    path.write_bytes(whole)
+    assert open_run(RunFiles(str(path), right=str(path))).n_frames == 2
+    begin, end = whole.index(b"<Data>") + 6, whole.index(b"</Data>")
+    for data, dims, words in [
+        (base64.b64encode(bomb), b'Dim0="8"', "more than 32 bytes, where it has 32"),
+        (whole[begin:end], b'Dim0="800000000000"', "fit the memory"),
+        (whole[begin:end], b'Dim0="9"', "32 bytes, where it has 36"),
+    ]:
+        changed = (whole[:begin] + data + whole[end:]).replace(b'Dim0="8"', dims, 1)
+        path.write_bytes(changed)
+        with bounded(), pytest.raises(RunError, match=words):
+            open_run(RunFiles(str(path), right=str(path)))
+
+
 def test_a_little_more_than_the_header_tells_of_is_read(tmp_path):
     values = np.random.default_rng(0).integers(1, 9, (4, 4, 4, 3)).astype(np.int16)
     path = tmp_path / "x.nii.gz"

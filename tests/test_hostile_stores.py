@@ -486,3 +486,38 @@ def test_a_group_name_is_checked_before_anything_is_made(tmp_path, name):
                     ["decode", "--run", "x", "--out", "x.png"]):  # fmt: skip
         result = fmritok(*command, "--store", tmp_path / "s.zarr", "--group", name)
         assert result.exit_code != 0
+
+
+@pytest.mark.parametrize("command", ["train", "probe", "decode"])
+def test_commands_refuse_edited_stores_with_one_sentence(sound, place, tmp_path, command):
+    arguments = {
+        "train": ["--recipe", "tiny", "--steps", "1", "--out", tmp_path / "out"],
+        "probe": ["--training", tmp_path, "--target", "age", "--group", "vae"],
+        "decode": ["--run", "demo_100_run0", "--out", tmp_path / "x.nii.gz"],
+    }[command]
+
+    def with_contract(name: str, value: Any) -> Files:
+        tree = json.loads(sound["vae/zarr.json"])
+        tree["attributes"]["contract"][name] = value
+        return sound | {"vae/zarr.json": resealed(tree)}
+
+    from fmritok.pipeline.store.table import encode_arrays
+
+    wrong = encode_arrays({"coordinates": np.zeros((3, 3), np.float32)})
+    del wrong["zarr.json"]
+    for files in (
+        with_contract("tokens_per_frame", 2**40),
+        with_contract("provenance", []),
+        with_contract("dim", 4),
+        with_table(sound, "vae", "runs", lambda t: t.assign(tr=[np.nan, 1.0])),
+        with_table(sound, "vae", "runs", lambda t: t.drop(columns="subject")),
+        with_files(sound, "vae", wrong),
+        sound | {"vae/zarr.json": b"{}"},
+        *([with_contract("provenance", {"tokenizer": "vae"})] if command == "decode" else ()),
+    ):
+        put(place, files)
+        result = fmritok(command, "--store", place, *arguments)
+        assert result.exit_code in (1, 2), result.output
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert "expected" in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = plain(error.message)
+            vars(error)["message"] = plain(error.message)
             raise
         except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
             raise click.ClickException(plain(error)) from error

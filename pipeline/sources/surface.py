@@ -21,6 +21,7 @@ from fmritok.pipeline.sources.files import (
     damage_named,
     open_binary,
 )
+from fmritok.pipeline.sources.gifti import parse_gifti
 from fmritok.tokenizers.spaces import SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 
@@ -162,8 +163,6 @@ class GiftiSource(_LoadedSource):
 
 def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
     """Return values (n_frames, n_vertices) and the digest of the stored bytes."""
-    import nibabel as nib
-
     with damage_named(path, "a GIFTI time series"), open_binary(path) as raw:
         file = HashedFile(raw, path)
         parts: list[bytes] = []
@@ -172,8 +171,10 @@ def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
             check_room(path, 3 * len(parts) * len(part), "values")
         file.finish()
     try:
-        image: Any = nib.GiftiImage.from_stream(io.BytesIO(b"".join(parts)))
+        image: Any = parse_gifti(b"".join(parts), path)
         arrays = [np.asarray(array.data, np.float32) for array in image.darrays]
+    except RunError:
+        raise
     except Exception as error:  # nibabel lets expat's, zlib's and its own errors through
         raise RunError(
             expected("Run file", path, "a whole GIFTI file", f"{type(error).__name__}: {error}",
