@@ -332,7 +332,7 @@ def test_a_run_id_does_not_lead_out_of_the_store(sound, place):
 
 @pytest.mark.parametrize("target", ["/dev/zero", "fifo", "socket", "large"])
 @pytest.mark.parametrize("key", ["vae/zarr.json", "vae/coordinates/c/0/0", "vae/tokens/c/0/0/0"])
-def test_only_regular_files_of_sensible_size_are_read(sound, place, key, target):
+def test_only_regular_files_of_sensible_size_are_read(sound, place, key, target, monkeypatch):
     location = put(place, sound)
     path = place / key
     path.unlink()
@@ -341,8 +341,9 @@ def test_only_regular_files_of_sensible_size_are_read(sound, place, key, target)
     elif target == "socket":
         import socket
 
-        os.chdir(path.parent)  # a socket's path is at most 108 bytes long
-        socket.socket(socket.AF_UNIX).bind(path.name)
+        with monkeypatch.context() as there:
+            there.chdir(path.parent)  # a socket's path is at most 108 bytes long
+            socket.socket(socket.AF_UNIX).bind(path.name)
     elif target == "large":
         with path.open("wb") as file:
             file.truncate(2**45)

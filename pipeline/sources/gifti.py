@@ -38,8 +38,9 @@ def parse_gifti(data: bytes, path: Path) -> Any:
     class Bounded(GiftiImageParser):
         def flush_chardata(self) -> None:
             if self.write_to == "Data" and self._char_blocks is not None:
-                array = self.da
-                size = math.prod(array.dims) * data_type_codes.dtype[array.datatype].itemsize
+                array: Any = self.da
+                dtype: Any = data_type_codes.dtype[array.datatype]
+                size = math.prod(array.dims) * dtype.itemsize
                 check_room(path, size, "arrays")
                 if gifti_encoding_codes.label[array.encoding] == "B64GZ":
                     _refuse_other_size("".join(self._char_blocks), size)
