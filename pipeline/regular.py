@@ -9,7 +9,10 @@ import os
 import stat
 from typing import BinaryIO
 
-__all__ = ["NotAFileError", "TooLargeError", "memory_left", "open_regular"]
+__all__ = [
+    "NotAFileError", "TooLargeError", "check_regular", "machine_memory", "memory_left",
+    "open_regular",
+]  # fmt: skip
 
 #: A FIFO that takes a file's place after the look at it is not waited for.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
@@ -59,11 +62,30 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return file
 
 
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what only looks like a file, for libraries that open files themselves.
+
+    Raises
+    ------
+    NotAFileError
+    OSError
+        If it is not there.
+    """
+    _refuse_others(path, os.stat(path).st_mode)
+
+
 def memory_left() -> int:
     """Return how many bytes of memory a process may take and leave as many to others."""
     import psutil
 
     return int(psutil.virtual_memory().available) // 2
+
+
+def machine_memory() -> int:
+    """Return how many bytes of memory the machine has."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def _open(path: str, flags: int) -> int:

@@ -323,3 +323,23 @@ def test_members_of_zip_files_are_hashed_as_stored(tmp_path, image):
     import hashlib
 
     assert file.sha256 == hashlib.sha256(image).hexdigest()
+
+
+def test_atlases_templates_and_weights_are_files(tmp_path):
+    from fmritok.pipeline.errors import AtlasError, FmritokError, WeightsError
+    from fmritok.tokenizers.atlas import _label_image, load_atlas
+    from fmritok.tokenizers.cortex import _gifti, load_template
+    from fmritok.tokenizers.weights import Weights
+
+    for name in ("atlas.tsv", "template.yaml", "config.json", "x.nii", "x.gii"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(AtlasError, match="not a file"):
+        load_atlas(str(tmp_path))
+    with pytest.raises(AtlasError, match="not a file"):
+        _label_image(tmp_path / "x.nii")
+    with pytest.raises(FmritokError, match="not a file"):
+        load_template(str(tmp_path))
+    with pytest.raises(FmritokError, match="not a file"):
+        _gifti(tmp_path / "x.gii")
+    with pytest.raises(WeightsError, match="not a file"):
+        _ = Weights("x", "", tmp_path).config

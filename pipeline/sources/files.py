@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fmritok.pipeline.errors import RunError, expected
-from fmritok.pipeline.regular import TooLargeError, memory_left, open_regular
+from fmritok.pipeline.regular import TooLargeError, machine_memory, open_regular
 
 __all__ = [
     "HashedFile", "ZipError", "check_claim", "check_room", "damage_named", "file_sha256",
@@ -120,22 +120,26 @@ def read_small(path: Path, at_most: int, archive: zipfile.ZipFile | None = None)
 
 
 def check_room(path: Path, n_bytes: int, what: str) -> None:
-    """Refuse what a header claims if it does not fit the memory, before any is taken.
+    """Refuse what a header claims if no memory of this machine could hold it.
+
+    What is short only now is the machine's fault, and not the run's.
 
     Raises
     ------
     RunError
     """
-    if n_bytes > _SMALL_REST and n_bytes > (left := memory_left()):
+    if n_bytes > _SMALL_REST and n_bytes > (memory := machine_memory()):
         raise RunError(
-            expected("File", path, f"{what} that fit the memory ({left / 1e9:.1f} GB)",
+            expected("File", path, f"{what} that fit the memory ({memory / 1e9:.1f} GB)",
                      f"{n_bytes / 1e9:,.1f} GB, as its header says",
                      "Copy the file again, or use a machine with more memory.")
         )  # fmt: skip
 
 
 def check_claim(path: Path, n_bytes: int) -> None:
-    """Refuse a file that cannot hold what its header claims, however well it is compressed.
+    """Refuse a file that cannot hold half of what its header claims, however it is compressed.
+
+    One that is cut off later is read as far as it goes: its error then names the frame.
 
     Raises
     ------
@@ -143,7 +147,7 @@ def check_claim(path: Path, n_bytes: int) -> None:
     """
     stored, _ = file_stamp(path)
     most = stored * (_MOST_DEFLATED if path.suffix == ".gz" else 1)
-    if n_bytes > most:
+    if n_bytes > 2 * most:
         raise RunError(
             expected("File", path, f"{n_bytes:,} bytes, as its header says",
                      f"{stored:,} bytes" + (" of gzip" if path.suffix == ".gz" else ""),
