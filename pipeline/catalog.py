@@ -21,6 +21,7 @@ from fmritok.pipeline.events import Event, events_table
 from fmritok.pipeline.headers import TR_RANGE_S, run_header
 from fmritok.pipeline.phenotypes import Phenotypes
 from fmritok.pipeline.sources.files import file_stamp
+from fmritok.pipeline.store.names import is_run_id
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -260,6 +261,10 @@ def build_cohort(
     phenotypes = phenotypes or Phenotypes()
     by_id: dict[str, list[RunFile]] = {}
     for file in found.files:
+        if not is_run_id(file.run_id):  # ids become names of files in the store
+            found.left_out.append((file.path, "its name makes no run id: use letters, digits, "
+                                   "_ and -, at most 200 in all"))  # fmt: skip
+            continue
         by_id.setdefault(file.run_id, []).append(file)
     if not by_id:
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy.typing as npt
 from fmritok.pipeline.errors import FmritokError, RunError, StoreError, WeightsError, expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
+from fmritok.pipeline.terminal import spreadsheet_cell
 from fmritok.tokenizers.base import VolumeTokenizer
 from fmritok.tokenizers.flatmap import FlatmapTokenizer
 from fmritok.tokenizers.grid import AFFINE
@@ -61,6 +64,33 @@ def decode_to_file(
         If weights or template are not those that the group was made with.
     """
     opened = TokenStore(store).group(group)
+    with _understood(opened):
+        return _decode(opened, run_id, frames, out, weights, template)
+
+
+@contextmanager
+def _understood(group: TokenGroup) -> Iterator[None]:
+    """Say that a group is another one where what it tells of its tokenizer cannot be followed."""
+    try:
+        yield
+    except FmritokError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise StoreError(
+            expected(f"Token group {group.name} of", group.location,
+                     "what its tokenizer needs to decode", f"{type(error).__name__}: {error}",
+                     "Restore the store from a copy, or tokenize again.")
+        ) from error  # fmt: skip
+
+
+def _decode(
+    opened: TokenGroup,
+    run_id: str,
+    frames: slice,
+    out: Path,
+    weights: str | None,
+    template: str | None,
+) -> list[Path]:
     kind = str(opened.provenance["tokenizer"])
     suffix = "".join(out.suffixes[-2:]) if out.suffix in (".gz", ".gii") else out.suffix
     if suffix not in _SUFFIXES.get(kind, ()):
@@ -196,7 +226,7 @@ def _save_volumes(volumes: Floats, tr: float, path: Path) -> None:
 def _save_parcels(group: TokenGroup, tokens: Floats, tr: float, first: int, path: Path) -> None:
     import pandas as pd
 
-    names = group.provenance["layout"]["parcels"]
+    names = [spreadsheet_cell(str(name)) for name in group.provenance["layout"]["parcels"]]
     table = pd.DataFrame(tokens[:, :, 0], columns=names)
     table.insert(0, "seconds", (first + np.arange(len(tokens))) * tr)
     table.to_csv(path, sep="\t", index=False, float_format="%.6g")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import re
-import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -24,8 +25,12 @@ __all__ = ["VolumeHeader", "header_problem", "read_header", "run_header"]
 
 #: Repetition times outside of this are a mistake of the header, s.
 TR_RANGE_S = (0.1, 20.0)
+#: More than any scanner makes: a damaged header, or one that was made up.
+_MOST_FRAMES, _MOST_VOXELS = 2**20, 2**28
+#: Bytes that the extensions of a CIFTI file may take.
+_MOST_EXTENSIONS = 2**26
 #: What damaged files and archives raise.
-_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
+_DAMAGE = (OSError, EOFError, zlib.error)
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
@@ -158,6 +163,10 @@ def header_problem(header: VolumeHeader, tr: float, *, native_ok: bool = False) 
     if len(header.shape) != 4:
         return expected("Image", "in the header", "four dimensions", f"shape {header.shape}",
                         "Give the 4D time series, not a single volume.")  # fmt: skip
+    voxels = math.prod(header.shape[:3])
+    if not 0 < voxels <= _MOST_VOXELS:
+        return expected("Image", "in the header", f"1 to {_MOST_VOXELS:,} voxels in a volume",
+                        f"{voxels:,}", "Copy the file again, or repair its header.")  # fmt: skip
     problem = _length_problem(header.n_frames) or _tr_problem(tr)
     if problem or native_ok:
         return problem
@@ -169,8 +178,11 @@ def header_problem(header: VolumeHeader, tr: float, *, native_ok: bool = False) 
 
 
 def _length_problem(n_frames: int) -> str:
-    if n_frames >= 2:
+    if 2 <= n_frames <= _MOST_FRAMES:
         return ""
+    if n_frames > _MOST_FRAMES:
+        return expected("Image", "in the header", f"at most {_MOST_FRAMES:,} frames",
+                        f"{n_frames:,}", "Copy the file again, or repair its header.")  # fmt: skip
     return expected("Image", "in the header", "at least two frames", n_frames,
                     "Give the whole time series.")  # fmt: skip
 
@@ -199,6 +211,8 @@ def _cifti_header(path: Path) -> tuple[int, float]:
         header = nib.Nifti2Header.from_fileobj(io.BytesIO(start[:540]))  # type: ignore[no-untyped-call]
         offset = int(header["vox_offset"])
         found = {key: match for key, match in _series_fields(start)}
+        if offset > _MOST_EXTENSIONS:
+            raise ValueError(f"a header of {offset:,} bytes")
         if len(found) < len(_SERIES_FIELDS) and offset > len(start):
             found = {key: match for key, match in _series_fields(_first_bytes(path, offset))}
         scale = 10.0 ** int(found["SeriesExponent"])
@@ -224,18 +238,44 @@ def _series_fields(xml: bytes) -> list[tuple[str, str]]:
 
 def _gifti_header(path: Path) -> tuple[int, float]:
     """Return frames and repetition time of a GIFTI time series; its arrays are counted."""
+    arrays, columns, step = 0, None, None
     try:
         with open_binary(path) as raw:
-            file = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
-            text = file.read()
-    except _DAMAGE as error:
+            file: Any = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
+            for text, is_new in _overlapping(file):
+                starts = [found.start() for found in re.finditer(rb"<DataArray\s", text)]
+                arrays += sum(start >= is_new for start in starts)
+                columns = columns or re.search(rb'Dim1\s*=\s*"(\d{1,18})"', text)
+                step = step or re.search(_TIME_STEP, text)
+        seconds = float(step[1]) / 1000 if step else float("nan")  # milliseconds, by AFNI
+    except (*_DAMAGE, ValueError) as error:
         raise RunError(
             expected("File", path, "a GIFTI file", f"{type(error).__name__}: {error}",
                      "Copy the file again from its source.")
         ) from error  # fmt: skip
-    arrays = text.count(b"<DataArray ") + text.count(b"<DataArray\n")
-    if arrays == 1:
-        columns = re.search(rb'Dim1\s*=\s*"(\d+)"', text)
-        arrays = int(columns[1]) if columns else 1
-    step = re.search(rb"TimeStep\]*>?\s*</Name>\s*<Value><!\[CDATA\[([\d.eE+-]+)", text)
-    return arrays, float(step[1]) / 1000 if step else float("nan")  # milliseconds, by AFNI
+    if arrays == 1 and columns:
+        arrays = int(columns[1])
+    return arrays, seconds
+
+
+_TIME_STEP = rb"TimeStep\]*>?\s*</Name>\s*<Value><!\[CDATA\[([\d.eE+-]+)"
+#: Bytes of text that are searched at once, and that parts have in common: more than any tag.
+_TEXT_PART, _TEXT_OVERLAP = 1 << 24, 1 << 12
+#: Bytes of a GIFTI file when it is unpacked.
+_MOST_TEXT = 2**33
+
+
+def _overlapping(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield parts of a text, each with the end of the one before, and where what is new begins.
+
+    A match that begins in the common bytes has been seen if it was whole there: only those that
+    begin at or after the place yielded are new.
+    """
+    before, done = b"", 0
+    while part := file.read(_TEXT_PART):
+        done += len(part)
+        if done > _MOST_TEXT:
+            raise ValueError(f"more than {_MOST_TEXT:,} bytes")
+        text = before + part
+        yield text, max(0, len(before) - 10)
+        before = text[-_TEXT_OVERLAP:]

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.errors import AtlasError, expected
+from fmritok.pipeline.regular import check_regular
 from fmritok.tokenizers.spaces import LEFT, RIGHT, VOXEL, SampleSpace, SurfaceSpace, VolumeSpace
 
 __all__ = ["EMBEDDED_ATLAS", "Atlas", "load_atlas"]
@@ -229,6 +230,7 @@ def load_atlas(reference: str = EMBEDDED_ATLAS) -> Atlas:
     path = Path(reference).expanduser()
     path = path / "atlas.tsv" if path.is_dir() else path
     try:
+        check_regular(path)
         table = pd.read_csv(path, sep="\t", dtype={"name": str, "network": str})
     except (OSError, ValueError) as error:
         raise AtlasError(
@@ -256,6 +258,7 @@ def _label_image(path: Path) -> tuple[Labels, npt.NDArray[np.float64]]:
     import nibabel as nib
 
     try:
+        check_regular(path)
         image: Any = nib.load(path)
         values = np.asarray(image.dataobj)
     except Exception as error:  # nibabel raises many kinds
@@ -300,6 +303,7 @@ def _dlabel_on(path: Path, space: SurfaceSpace) -> Labels:
     import nibabel as nib
 
     try:
+        check_regular(path)
         image: Any = nib.load(path)
         labels = np.asarray(image.dataobj)[0].astype(np.int32)
         theirs = SurfaceSpace.of_cifti(image.header.get_axis(1))

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import click
 
 from fmritok.pipeline.errors import FmritokError
+from fmritok.pipeline.terminal import plain
 
 __all__ = ["COMMANDS", "main"]
 
@@ -40,10 +41,15 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            vars(error)["message"] = plain(error.message)
+            raise
         except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(plain(error)) from error
         except MemoryError as error:
-            raise click.ClickException(f"Memory ran out ({error or 'no more is said'}).") from error
+            raise click.ClickException(
+                f"Memory ran out ({plain(error) or 'no more is said'})."
+            ) from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

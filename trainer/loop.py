@@ -16,6 +16,7 @@ from rich.console import Console
 
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.pipeline.terminal import new_console
 from fmritok.trainer.checkpoint import (
     list_checkpoints,
     load_optimizer,
@@ -101,7 +102,7 @@ class Trainer:
         self.config, self.group, self.out = config, group, out
         self.device, self.workers = device, workers
         self.ranks = ranks or Ranks()
-        self.console = console or Console(stderr=True, quiet=not self.ranks.is_first)
+        self.console = console or new_console(stderr=True, quiet=not self.ranks.is_first)
         self.metrics: MetricsLog | None = None
         self._lock: FolderLock | None = None
         self._validation_loader: Iterable[Batch] = ()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fmritok.pipeline.commands.options import group_option, store_option
+from fmritok.pipeline.terminal import echo
 
 
 @click.command()
@@ -39,4 +40,4 @@ def decode(
             f"expected FIRST:END, got {frames!r}", param_hint="--frames"
         ) from error
     for path in decode_to_file(store, group, run_id, span, out, weights=weights, template=template):
-        click.echo(f"{path}")
+        echo(f"{path}")

@@ -21,6 +21,7 @@ import os
 import re
 import zipfile
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -36,11 +37,14 @@ from fmritok.pipeline.catalog import (
 )
 from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
 from fmritok.pipeline.errors import expected
+from fmritok.pipeline.sources.files import open_zip, read_small
 
 __all__ = ["catalog_ukb"]
 
 _BULK = re.compile(r"^(?P<eid>\d{7})_(?P<field>\d+)_(?P<instance>\d+)_(?P<array>\d+)(\.zip)?$")
 _WARP = "reg/example_func2standard_warp"
+#: Bytes of a file that holds one number.
+_NUMBER_BYTES = 4096
 #: Folders above a download, as /Bulk/Brain MRI/Resting functional brain MRI/10/.
 _DEPTH = 6
 _MOTION = "mc/prefiltered_func_data_mcf_rel_mean.rms"
@@ -90,7 +94,8 @@ class _Bulk:
     @cached_property
     def archive(self) -> zipfile.ZipFile:
         """The zip, opened once: an index of hundreds of files takes milliseconds."""
-        return zipfile.ZipFile(self.path)
+        stack = self.__dict__["stack"] = ExitStack()
+        return stack.enter_context(open_zip(self.path))
 
     @cached_property
     def names(self) -> set[str]:
@@ -106,16 +111,15 @@ class _Bulk:
                 return self.path / member
         return None
 
-    def read_text(self, member: Path) -> str:
-        if self.is_zip:
-            return self.archive.read(member.relative_to(self.path).as_posix()).decode()
-        return member.read_text()
+    def read_number(self, member: Path) -> float:
+        return float(read_small(member, _NUMBER_BYTES, self.archive if self.is_zip else None))
 
     def close(self) -> None:
         """Close the zip and forget its index: together they are larger than the catalogue."""
         self.__dict__.pop("names", None)
-        if archive := self.__dict__.pop("archive", None):
-            archive.close()
+        self.__dict__.pop("archive", None)
+        if stack := self.__dict__.pop("stack", None):
+            stack.close()
 
     def run(self, task: str, path: Path, space: str = "MNI152NLin6Asym") -> RunFile:
         extra = "" if self.array == "0" else f"_{self.array}"
@@ -180,7 +184,7 @@ def _search(copies: list[_Bulk], *, input: Input) -> Found:
                 _surfaces(bulk, found)
             else:
                 _volumes(bulk, _VOLUMES[bulk.field], found)
-        except (zipfile.BadZipFile, OSError):
+        except OSError:
             found.left_out.append((bulk.path, "cannot be read: download it again"))
         finally:
             bulk.close()
@@ -225,7 +229,9 @@ def _volumes(bulk: _Bulk, series: _Series, found: Found) -> None:
     motion = bulk.find(f"{series.folder}/{_MOTION}")
     if motion is not None:
         try:
-            run = replace(run, motion=float(bulk.read_text(motion)))
+            run = replace(run, motion=bulk.read_number(motion))
+        except OSError as error:
+            found.left_out.append((motion, f"cannot be read: {error.strerror}"))
         except ValueError:
             found.left_out.append((motion, "not the mean motion: no number"))
     found.files.append(run)

@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
-from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.pipeline.sources.files import (
+    HashedFile,
+    check_claim,
+    check_room,
+    damage_named,
+    open_binary,
+)
+from fmritok.pipeline.sources.gifti import parse_gifti
 from fmritok.tokenizers.spaces import SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 
@@ -77,7 +84,9 @@ class CiftiSource(_LoadedSource):
             self._header = _nifti2(start, path)
         with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
             file = HashedFile(raw, path)
-            extensions = file.read(int(self._header["vox_offset"]))[_NIFTI2_HEADER:]
+            offset = int(self._header["vox_offset"])
+            check_room(path, offset, "bytes of header")
+            extensions = file.read(offset)[_NIFTI2_HEADER:]
         try:
             matrix = nib.cifti2.parse_cifti2.Cifti2Parser()
             matrix.parse(string=_cifti_xml(extensions))
@@ -103,6 +112,8 @@ class CiftiSource(_LoadedSource):
         shape = (self.space.n_samples, self.n_frames)
         size = shape[0] * shape[1] * dtype.itemsize
         wanted = f"{size} bytes of {self.n_frames} frames"
+        check_claim(self.path, size)
+        check_room(self.path, 2 * size, "values")
         with damage_named(self.path, wanted), open_binary(self.path) as raw:
             file = HashedFile(raw, self.path)
             file.read(int(self._header["vox_offset"]))
@@ -152,17 +163,18 @@ class GiftiSource(_LoadedSource):
 
 def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
     """Return values (n_frames, n_vertices) and the digest of the stored bytes."""
-    import nibabel as nib
-
     with damage_named(path, "a GIFTI time series"), open_binary(path) as raw:
         file = HashedFile(raw, path)
-        parts = []
+        parts: list[bytes] = []
         while part := file.read(1 << 24):
             parts.append(part)
+            check_room(path, 3 * len(parts) * len(part), "values")
         file.finish()
     try:
-        image: Any = nib.GiftiImage.from_stream(io.BytesIO(b"".join(parts)))
+        image: Any = parse_gifti(b"".join(parts), path)
         arrays = [np.asarray(array.data, np.float32) for array in image.darrays]
+    except RunError:
+        raise
     except Exception as error:  # nibabel lets expat's, zlib's and its own errors through
         raise RunError(
             expected("Run file", path, "a whole GIFTI file", f"{type(error).__name__}: {error}",

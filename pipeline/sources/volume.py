@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.headers import read_header
-from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.pipeline.sources.files import (
+    HashedFile,
+    check_claim,
+    check_room,
+    damage_named,
+    open_binary,
+)
+from fmritok.pipeline.sources.image import load_image
 from fmritok.tokenizers.spaces import VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 
@@ -33,13 +41,17 @@ class VolumeSource:
     Raises
     ------
     RunError
-        If the header is unreadable, or the mask lies on another grid.
+        If the header is unreadable or claims more than the file holds, or than memory, or the mask
+        lies on another grid.
     """
 
     def __init__(self, path: Path, mask: Path | None = None) -> None:
         self.path = path
         self.header = read_header(path)
         shape = self.header.shape[:3]
+        frame = math.prod(shape) * self.header.dtype.itemsize
+        check_claim(path, self.header.offset + self.header.n_frames * frame)
+        check_room(path, 4 * FRAMES_A_BLOCK * frame, f"{FRAMES_A_BLOCK} frames")
         self.space = VolumeSpace((shape[0], shape[1], shape[2]), self.header.affine)
         self.n_frames = self.header.n_frames
         self.to_space: SparseMap | None = None
@@ -95,11 +107,8 @@ class VolumeSource:
 
 
 def _outside(mask: Path, space: VolumeSpace) -> npt.NDArray[np.bool_]:
-    import nibabel as nib
-
-    with damage_named(mask, "a readable mask"):
-        image: Any = nib.load(mask)
-        values = np.asarray(image.dataobj)
+    image = load_image(mask, "a readable mask")
+    values = np.asarray(image.dataobj)
     if values.shape[:3] != space.shape or not np.allclose(image.affine, space.affine, atol=1e-3):
         raise RunError(
             expected("Brain mask", mask, f"the grid of the run, {space.description}",

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.placement import Placement, not_in_mni
-from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.pipeline.sources.image import load_image
 from fmritok.pipeline.sources.volume import VolumeSource
 from fmritok.tokenizers.grid import AFFINE, SHAPE
 from fmritok.tokenizers.sampling import trilinear_at
@@ -119,21 +119,8 @@ def _fsl_mm(ijk: Doubles, affine: Doubles, shape: tuple[int, ...]) -> Doubles:
 
 
 def _load_field(path: Path) -> tuple[Doubles, Doubles]:
-    import nibabel as nib
-
-    with damage_named(path, "a whole warp field"), open_binary(path) as raw:
-        file = HashedFile(raw, path)
-        data = b"".join(iter(lambda: file.read(1 << 24), b""))
-        file.finish()
-        kind = nib.Nifti2Image if data[:2] == b"\x1c\x02" else nib.Nifti1Image
-    try:
-        image: Any = kind.from_bytes(data)
-        field, affine = np.asarray(image.dataobj, np.float64), np.asarray(image.affine, np.float64)
-    except Exception as error:  # nibabel raises many kinds
-        raise RunError(
-            expected("Warp field", path, "a NIfTI file", f"{type(error).__name__}: {error}",
-                     "Copy the file again.")
-        ) from error  # fmt: skip
+    image = load_image(path, "a whole warp field")
+    field, affine = np.asarray(image.dataobj, np.float64), np.asarray(image.affine, np.float64)
     intent = int(image.header["intent_code"])
     if field.ndim != 4 or field.shape[3] != 3 or intent in _COEFFICIENTS:
         raise RunError(

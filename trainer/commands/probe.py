@@ -92,16 +92,15 @@ def probe(
     probe.json, probe.csv, probe_folds.csv and the folds with their checksums to the output folder.
     """
     import json
-    import logging
 
     import torch
-    from rich.console import Console
 
+    from fmritok.pipeline.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.probing import EventOptions, probe_trainings
     from fmritok.trainer.scores import scores_table, write_scores
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -117,8 +116,8 @@ def probe(
     if as_json:
         click.echo(json.dumps(summary, indent=1))
     else:
-        console = Console()
+        console = new_console()
         if not console.is_terminal:  # a file: nothing to wrap at
-            console = Console(width=160)
+            console = new_console(width=160)
         console.print(scores_table(summary))
-        click.echo(f"Scores and folds: {out}")
+        echo(f"Scores and folds: {out}")

@@ -128,10 +128,10 @@ def _train(
     # the loader and from other jobs: measured five times slower on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-    from rich.console import Console
 
     from fmritok.pipeline.errors import expected
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+    from fmritok.pipeline.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.checkpoint import (
         find_checkpoint,
         read_state,
@@ -145,7 +145,7 @@ def _train(
     from fmritok.trainer.recipe import build_config, override, read_recipe
     from fmritok.trainer.tracking import import_wandb
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     logger = logging.getLogger(__name__)
 
     cuda = torch.cuda.is_available()
@@ -221,14 +221,12 @@ def _train(
     if not ranks.is_first:
         return
 
-    console = Console()
+    console = new_console()
     side = "held-out subjects" if summary.validated else "TRAINING windows (no validation)"
     console.print(f"Step {summary.step}, on {side}:", soft_wrap=True, highlight=False)
     console.print(figures_table(summary.figures, summary.shown))
     rate = summary.rate
-    click.echo(
-        f"{rate.tokens_per_s:,.0f} tokens/s, {rate.stall_share:.1%} of the time waiting for data"
-    )
-    click.echo(f"Checkpoint: {summary.checkpoint}")
+    echo(f"{rate.tokens_per_s:,.0f} tokens/s, {rate.stall_share:.1%} of the time waiting for data")
+    echo(f"Checkpoint: {summary.checkpoint}")
     if summary.picture is not None:
-        click.echo(f"Loss curve: {summary.picture}")
+        echo(f"Loss curve: {summary.picture}")
