@@ -7,11 +7,13 @@ are read, data are not.
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,9 @@ import pandas as pd
 from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import Event, events_table
 from fmritok.pipeline.headers import TR_RANGE_S, run_header
-from fmritok.pipeline.phenotypes import Phenotypes
+from fmritok.pipeline.phenotypes import Phenotypes, showable
+from fmritok.pipeline.remarks import Reason, Remark
+from fmritok.pipeline.small_files import not_fetched
 from fmritok.pipeline.sources.files import file_stamp
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
@@ -36,6 +40,10 @@ COLUMNS = [
 ]  # fmt: skip
 #: Folders and headers read at once: on network file systems, nearly all of it is waiting.
 _THREADS = 16
+#: What a file can cause by what is in it. Faults of the program (TypeError, KeyError) are not here.
+_FAULTS_OF_FILES = (OSError, ValueError, EOFError, RecursionError, NotImplementedError,
+                    zlib.error, zipfile.BadZipFile)  # fmt: skip
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]+")
 #: What tools write when they lose the repetition time, s.
 _LOST_TR = 1.0
 
@@ -102,12 +110,15 @@ class Found:
         Files that are used, and what in them is doubtful; equal reasons in equal words.
     events : list of (str, list of Event)
         Run ids and what happened during these runs.
+    subject_tables : list of Path
+        Phenotype tables of single subjects.
     """
 
     files: list[RunFile] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     questioned: list[tuple[Path, str]] = field(default_factory=list)
     events: list[tuple[str, list[Event]]] = field(default_factory=list)
+    subject_tables: list[Path] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
         """Take over what was found in another part."""
@@ -115,6 +126,7 @@ class Found:
         self.left_out += other.left_out
         self.questioned += other.questioned
         self.events += other.events
+        self.subject_tables += other.subject_tables
 
 
 @dataclass(frozen=True)
@@ -209,19 +221,35 @@ def checked_root(root: Path) -> Path:
     return root
 
 
-def gather(search: Callable[[Place], Found], places: Iterable[Place]) -> Found:
+def gather(
+    search: Callable[[Place], Found],
+    places: Iterable[Place],
+    *,
+    where: Callable[[Place], Path] | None = None,
+) -> Found:
     """Search the parts of a cohort, several at a time, and put what they hold together.
 
-    A part with a file that cannot be read is left out, and does not keep the others from it.
+    If a part cannot be searched because of a file in it, it is left out, and the others are
+    searched.
+
+    Parameters
+    ----------
+    search : callable
+    places : iterable
+    where : callable, optional
+        Returns the path of a part, for errors that name no file.
     """
 
     def safe(place: Place) -> Found:
         try:
             return search(place)
-        except OSError as error:
-            if not isinstance(error.filename, str):
+        except _FAULTS_OF_FILES as error:
+            if isinstance(error, OSError) and isinstance(error.filename, str):
+                return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
+            if where is None:
                 raise
-            return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
+            reason = f"cannot be searched: {type(error).__name__}: {error}"
+            return Found(left_out=[(where(place), reason)])
 
     found = Found()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -267,6 +295,7 @@ def build_cohort(
     with ThreadPoolExecutor(_THREADS) as pool:
         headers = list(pool.map(lambda file: _read(file, tr), first))
         stamps = list(pool.map(_stamp, first))
+    questioned = [*found.questioned, *phenotypes.questioned]
     rows = []
     for file, stamp, (n_frames, seconds, problem) in zip(first, stamps, headers, strict=True):
         twins = by_id[file.run_id]
@@ -274,14 +303,18 @@ def build_cohort(
             problem = expected("Run id", file.run_id, "one file",
                                " and ".join(str(t.path.relative_to(root)) for t in twins),
                                "Move all but one away.")  # fmt: skip
+        if file.mask and stamp.no_mask:
+            questioned.append((file.mask, Remark.NO_MASK.with_reason(stamp.no_mask)))
+            file = replace(file, mask=None)
+        problem = _name_problem(file, root) or problem or stamp.problem
         row = asdict(file) | {
             "dataset": dataset,
             "tr": seconds,
             "source": file.path.relative_to(root).as_posix(),
             "n_frames": n_frames,
             "problem": problem,
-            "source_bytes": stamp[0],
-            "source_time": stamp[1],
+            "source_bytes": stamp.sizes,
+            "source_time": stamp.times,
         }
         for name in ("path", "right", "warp", "mask"):
             row[name] = str(row[name] or "")
@@ -291,7 +324,7 @@ def build_cohort(
         dataset,
         runs,
         _reasons(found.left_out),
-        _reasons(found.questioned),
+        _reasons(dict.fromkeys(questioned)),
         phenotypes.table,
         phenotypes.columns,
         events_table(found.events),
@@ -328,18 +361,57 @@ def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
     lost = not TR_RANGE_S[0] <= seconds <= TR_RANGE_S[1] or seconds == _LOST_TR
     if np.isnan(known) and lost and not np.isnan(file.usual_tr):
         n_frames, seconds, problem = _header(file, file.usual_tr)
+    if problem:
+        paths = (path for path in (file.path, file.right) if path)
+        problem = next(filter(None, map(_not_fetched, paths)), problem)
     return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
 
 
-def _stamp(file: RunFile) -> tuple[str, str]:
-    """Return the bytes and times of change of all files of a run; empty if one is gone."""
-    try:
-        stamps = [
-            file_stamp(path) for path in (file.path, file.right, file.warp, file.mask) if path
-        ]
-    except OSError:
-        return "", ""
-    return " ".join(str(size) for size, _ in stamps), " ".join(str(time) for _, time in stamps)
+class _Stamp(NamedTuple):
+    """Sizes and times of change of a run's files; empty if one of them is gone."""
+
+    sizes: str = ""
+    times: str = ""
+    problem: str = ""
+    no_mask: str = ""
+
+
+def _stamp(file: RunFile) -> _Stamp:
+    """Look at all files of a run: it can do without its mask, not without the others."""
+    stamps, no_mask = [], ""
+    for path in (file.path, file.right, file.warp, file.mask):
+        try:
+            stamps += [file_stamp(path)] if path else []
+        except OSError as error:
+            if path is None or path == file.mask:
+                no_mask = (path and not_fetched(path)) or Reason.MISSING
+                continue
+            lost = expected("Run file", path, "a file that can be read", error.strerror,
+                            "Copy it again from its source.")  # fmt: skip
+            return _Stamp(problem=_not_fetched(path) or lost)
+    sizes, times = zip(*stamps, strict=True)
+    return _Stamp(" ".join(map(str, sizes)), " ".join(map(str, times)), no_mask=no_mask)
+
+
+def _not_fetched(path: Path) -> str:
+    """Return the problem of a run's file whose content is somewhere else; empty if it is here."""
+    reason = not_fetched(path)
+    return reason and expected("Run file", path, "the file itself", reason.partition(":")[0],
+                               f"Fetch it with{reason.partition('with')[2]}.") or ""  # fmt: skip
+
+
+def _name_problem(file: RunFile, root: Path) -> str:
+    """Say what in the names of a run cannot be stored."""
+    if not _RUN_ID.fullmatch(file.run_id):
+        return expected("Run id", ascii(file.run_id), "letters, digits, _ and -", "another one",
+                        "Rename the folder or file that it is made of.")  # fmt: skip
+    names = (file.subject, file.session, file.task, file.site, file.family,
+             str(file.path.relative_to(root)))  # fmt: skip
+    hidden = next((name for name in names if not showable(name)), None)
+    if hidden is None:
+        return ""
+    return expected("Name", ascii(hidden), "characters that can be shown", "control characters",
+                    "Rename the folder or file, or correct the table.")  # fmt: skip
 
 
 def _header(file: RunFile, tr: float) -> tuple[int, float, str]:

@@ -8,7 +8,6 @@ import pytest
 
 from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.phenotypes import Column, sex_labels, tidy
-from fmritok.pipeline.text_table import read_text_table
 
 
 def write(tmp_path, content: str | bytes):
