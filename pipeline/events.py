@@ -81,17 +81,10 @@ def read_bids_events(path: Path, doubts: list[str] | None = None) -> list[Event]
         If it cannot be read, has no column of onsets, or no onset in it is a number.
     """
     table = TextTable(path, BIDS)
-    columns = [find_column(table.header, [n]) for n in ("onset", "duration", "trial_type")]
-    if columns[0] is None:
+    if find_column(table.header, ["onset"]) is None:
         raise UnreadableError(Reason.NO_COLUMN)
-    places = [table.header.index(name) if name else None for name in columns]
-    rows = [
-        ["" if place is None or row[place] in BIDS.missing else row[place] for place in places]
-        for row in table
-    ]
-    (onsets, no_onset), (durations, no_duration) = (
-        numbers_of([row[place] for row in rows]) for place in (0, 1)
-    )
+    texts = _columns(table, ("onset", "duration", "trial_type"))
+    (onsets, no_onset), (durations, no_duration) = (numbers_of(column) for column in texts[:2])
     if no_onset.any() and np.isnan(onsets).all():
         raise UnreadableError(Reason.NO_ONSETS)
     remarks = list(table.remarks)
@@ -99,8 +92,17 @@ def read_bids_events(path: Path, doubts: list[str] | None = None) -> list[Event]
     remarks += [Remark.BAD_DURATIONS] * bool((no_duration & ~np.isnan(onsets)).any())
     if doubts is not None:
         doubts += map(str, remarks)
-    return [
-        Event(onset, duration, row[2])
-        for onset, duration, row in zip(onsets.tolist(), durations.tolist(), rows, strict=True)
-        if not math.isnan(onset)
-    ]
+    rows = zip(onsets.tolist(), durations.tolist(), texts[2], strict=True)
+    return [Event(*row) for row in rows if not math.isnan(row[0])]
+
+
+def _columns(table: TextTable, names: Iterable[str]) -> list[list[str]]:
+    """Return the fields of columns; empty where they are missing, or the table has no such."""
+    found = [find_column(table.header, [name]) for name in names]
+    there = [name for name in found if name]
+    rows = list(table.rows([table.header.index(name) for name in there]))
+    fields = {
+        name: ["" if row[i] in BIDS.missing else row[i] for row in rows]
+        for i, name in enumerate(there)
+    }
+    return [fields.get(name or "", [""] * len(rows)) for name in found]

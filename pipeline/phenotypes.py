@@ -162,7 +162,9 @@ def _typed(values: pd.Series, name: str, about: Column, said: dict[str, list[str
         words = odd & ~values.str.lower().isin(PLACEHOLDERS)
         n_numbers = int((present & ~odd).sum())
         if codes or not n_numbers or words.sum() > _MOST_ODD * present.sum():
-            if n_numbers > words.sum() > 0:
+            if values[words].str.fullmatch("[+-]?[0-9]{1,3},[0-9]{3}").any():
+                said.setdefault(Remark.EITHER_COMMAS, []).append(name)
+            elif n_numbers > words.sum() > 0:
                 examples = f"{name} ({first_examples(values[words])})"
                 said.setdefault(Remark.MIXED, []).append(examples)
             return values

@@ -53,6 +53,7 @@ class Remark(StrEnum):
     SAME_SUBJECT = "rows of one subject are joined; values that differ are missing"
     COLUMN_NAME = "column names with characters that cannot be shown: these are replaced"
     COMMAS = "numbers with commas are read as decimal or thousands commas"
+    EITHER_COMMAS = "commas in numbers may be decimal or thousands commas: kept as text"
     NOT_NUMBERS = "values that are no numbers are missing"
     MIXED = "numbers and text in one column: kept as text"
     AGE_UNKNOWN = "ages that are not one number of years are missing"

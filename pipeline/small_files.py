@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import codecs
 import errno
+import io
 import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fmritok.pipeline.remarks import Reason
 
@@ -92,19 +93,19 @@ def text_lines(path: Path, *, limit: int | None = TABLE_BYTES) -> Iterator[str]:
         As :func:`read_text`.
     """
     with _opened(path, limit) as file:
-        start = file.read(3)
+        start = file.peek(3)[:3]
         if start.startswith(_UTF16):
-            rest = file.read(TABLE_BYTES)
+            yield from _split(decode_text(file.read(TABLE_BYTES)))
             if file.read(1):
                 raise UnreadableError(Reason.TOO_LARGE)
-            yield from _split(decode_text(start + rest))
             return
-        before = b"" if start == codecs.BOM_UTF8 else start
+        if start == codecs.BOM_UTF8:
+            file.read(3)
         old_mac = None
-        while line := before + file.readline(_LONGEST_LINE):
+        while line := file.readline(_LONGEST_LINE):
             if len(line) >= _LONGEST_LINE:
                 raise UnreadableError(Reason.TOO_LARGE)
-            line, before = line.rstrip(b"\r\n"), b""
+            line = line.rstrip(b"\r\n")
             if old_mac is None:
                 old_mac = b"\r" in line
             for part in line.split(b"\r") if old_mac else (line,):
@@ -120,7 +121,8 @@ def decode_text(data: bytes) -> str:
         If it is no text.
     """
     try:
-        text = data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
+        is_utf16 = data.startswith(_UTF16)
+        text = data.decode("utf-16") if is_utf16 else data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
         try:
             text = data.decode("cp1252")
@@ -147,7 +149,7 @@ def not_fetched(path: Path) -> Reason | None:
 
 
 @contextmanager
-def _opened(path: Path, limit: int | None) -> Iterator[IO[bytes]]:
+def _opened(path: Path, limit: int | None) -> Iterator[io.BufferedReader]:
     """Open a regular file; its errors, also while it is read, become reasons."""
     try:
         # a pipe that nobody writes to would wait

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -76,20 +75,18 @@ def read_subject_table(
                      ", ".join(map(repr, table.header[:5])) + ", ...", "Check the file.")
         )  # fmt: skip
     at_id = table.header.index(id_column)
-    kept = [i for i, name in enumerate(table.header) if columns is None or name in columns]
-    if columns is not None:
-        kept = sorted({at_id, *kept})
+    kept = [i for i, name in enumerate(table.header)
+            if i != at_id and (columns is None or name in columns)]  # fmt: skip
     rows, without_id = [], 0
     try:
-        for fields in table:
-            subject = re.sub(r"\.0$", "", fields[at_id])
+        for row in table.rows([at_id, *kept]):
+            subject = row[0].removesuffix(".0")
             if prefix and subject.lower().startswith(prefix):
                 subject = subject[len(prefix) :]
             if subject in ("", "n/a"):
                 without_id += subjects is None
             elif subjects is None or subject in subjects:
-                fields[at_id] = subject
-                rows.append([fields[i] for i in kept])
+                rows.append([subject, *row[1:]])
     except MisalignedError as error:
         raise CatalogError(
             expected("Phenotype table", path, "a table with a header, as text", error,
@@ -99,13 +96,12 @@ def read_subject_table(
     if without_id:
         said.append(f"{Remark.NO_ID} ({without_id})")
     names = [table.header[i] for i in kept]
-    frame = pd.DataFrame(rows, columns=range(len(names)), dtype=object)
-    blank = dict.fromkeys(dialect.missing.union(missing), "")
-    others = [i for i, place in enumerate(kept) if place != at_id]
-    frame[others] = frame[others].replace(blank)
+    frame = pd.DataFrame([row[1:] for row in rows], columns=range(len(names)), dtype=object)
+    frame = frame.replace(dict.fromkeys(dialect.missing.union(missing), ""))
     frame = _without_empty_nameless(_same_columns_joined(frame, names, said))
     session = find_column(frame.columns, sessions)
-    frame = frame.rename(columns={**_OWN_NAMES, id_column: "subject"})
+    frame = frame.rename(columns=_OWN_NAMES)
+    frame.insert(0, "subject", [row[0] for row in rows])
     if session is not None:
         frame = frame.rename(columns={session: "session"})
         frame["session"] = frame["session"].str.replace("^[sS]es-", "", regex=True)

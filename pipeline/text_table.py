@@ -99,8 +99,13 @@ class TextTable:
             self.header.pop()
         self.header = [name or f"Unnamed: {i}" for i, name in enumerate(self.header)]
 
-    def __iter__(self) -> Iterator[list[str]]:
-        """Yield the fields of each row, as many as the header has, without spaces around them.
+    def rows(self, columns: Sequence[int] | None = None) -> Iterator[list[str]]:
+        """Yield the fields of each row, without spaces around them; empty rows are passed over.
+
+        Parameters
+        ----------
+        columns : sequence of int, optional
+            Places of the columns that are wanted; default: all of the header's.
 
         Raises
         ------
@@ -109,25 +114,27 @@ class TextTable:
         UnreadableError
             If the file cannot be read on.
         """
-        width, fitting, longest = len(self.header), 0, 0
-        too_long = 0
-        for row in self._quoted_rows() if self._quoted else self._plain_rows():
-            fields = [field.strip() for field in row]
-            if not any(fields):
-                continue
-            if fields[0].startswith("#"):
+        width, fitting, too_long, longest = len(self.header), 0, 0, 0
+        columns = range(width) if columns is None else columns
+        for fields in self._quoted_rows() if self._quoted else self._plain_rows():
+            if fields and fields[0].startswith("#"):
                 self._note(Remark.COMMENTS)
                 continue
-            if any(fields[width:]):
-                too_long += 1
-                longest = max(longest, len(fields))
-                self._note(Remark.LONG_ROWS)
-                continue
-            if len(fields) < width:
-                self._note(Remark.SHORT_ROWS)
-                fields += [""] * (width - len(fields))
-            fitting += 1
-            yield fields[:width]
+            if len(fields) != width:
+                if not any(map(str.strip, fields)):
+                    continue
+                if any(map(str.strip, fields[width:])):
+                    too_long += 1
+                    longest = max(longest, len(fields))
+                    self._note(Remark.LONG_ROWS)
+                    continue
+                if len(fields) < width:
+                    self._note(Remark.SHORT_ROWS)
+                    fields += [""] * (width - len(fields))
+            row = [fields[place].strip() for place in columns]
+            if any(row) or any(map(str.strip, fields)):
+                fitting += 1
+                yield row
         if too_long > fitting:
             raise MisalignedError(f"{width} columns in the header and {longest} below it")
 

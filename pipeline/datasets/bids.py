@@ -225,7 +225,7 @@ def _motion(files: list[BidsFile], found: Found) -> float:
         if _DISPLACEMENT not in table.header:
             raise UnreadableError(Reason.NO_COLUMN)
         place = table.header.index(_DISPLACEMENT)
-        texts = [row[place] for row in table]
+        texts = [row[0] for row in table.rows([place])]
     except UnreadableError as error:
         found.questioned.append((path, Remark.NO_MOTION.with_reason(error)))
         return math.nan
