@@ -139,9 +139,9 @@ def tidy(
         shown = name
         if not showable(name):
             shown = _UNSHOWABLE.sub("_", name)
-            said.setdefault(Remark.COLUMN_NAME, []).append(shown)
             while shown in out or shown in names:
                 shown += "_"
+            said.setdefault(Remark.COLUMN_NAME, []).append(shown)
         out[shown] = values
         dtype = str(values.dtype) if values.dtype.kind in "if" else "str"
         rows.append((dataset, shown, dtype, about.unit, about.source or known, about.meaning))

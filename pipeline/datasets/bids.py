@@ -175,7 +175,8 @@ def _search_run(
         runs = [_pair(best, _run(best[0], folders, files, dataset, found))]
     else:
         runs = [_run(file, folders, files, dataset, found) for file in best]
-    found.files += runs
+    # files of one run that cannot be told apart: run-1 and run-01
+    found.files += [replace(run, run_id=runs[0].run_id) for run in runs]
     _add_events(best[0], runs[0].run_id, folders, found)
 
 
