@@ -7,13 +7,11 @@ are read, data are not.
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,10 +19,9 @@ import pandas as pd
 from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import Event, events_table
 from fmritok.pipeline.headers import TR_RANGE_S, run_header
-from fmritok.pipeline.phenotypes import Phenotypes, showable
-from fmritok.pipeline.remarks import Reason, Remark
-from fmritok.pipeline.small_files import not_fetched
-from fmritok.pipeline.sources.files import file_stamp
+from fmritok.pipeline.phenotypes import Phenotypes
+from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.run_checks import FAULTS_OF_FILES, fetch_problem, name_problem, stamp_of
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -40,10 +37,6 @@ COLUMNS = [
 ]  # fmt: skip
 #: Folders and headers read at once: on network file systems, nearly all of it is waiting.
 _THREADS = 16
-#: What a file can cause by what is in it. Faults of the program (TypeError, KeyError) are not here.
-_FAULTS_OF_FILES = (OSError, ValueError, EOFError, RecursionError, NotImplementedError,
-                    zlib.error, zipfile.BadZipFile)  # fmt: skip
-_RUN_ID = re.compile(r"[A-Za-z0-9_-]+")
 #: What tools write when they lose the repetition time, s.
 _LOST_TR = 1.0
 
@@ -243,7 +236,7 @@ def gather(
     def safe(place: Place) -> Found:
         try:
             return search(place)
-        except _FAULTS_OF_FILES as error:
+        except FAULTS_OF_FILES as error:
             if isinstance(error, OSError) and isinstance(error.filename, str):
                 return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
             if where is None:
@@ -294,7 +287,7 @@ def build_cohort(
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
         headers = list(pool.map(lambda file: _read(file, tr), first))
-        stamps = list(pool.map(_stamp, first))
+        stamps = list(pool.map(stamp_of, first))
     questioned = [*found.questioned, *phenotypes.questioned]
     rows = []
     for file, stamp, (n_frames, seconds, problem) in zip(first, stamps, headers, strict=True):
@@ -306,7 +299,7 @@ def build_cohort(
         if file.mask and stamp.no_mask:
             questioned.append((file.mask, Remark.NO_MASK.with_reason(stamp.no_mask)))
             file = replace(file, mask=None)
-        problem = _name_problem(file, root) or problem or stamp.problem
+        problem = name_problem(file, root) or problem or stamp.problem
         row = asdict(file) | {
             "dataset": dataset,
             "tr": seconds,
@@ -363,55 +356,8 @@ def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
         n_frames, seconds, problem = _header(file, file.usual_tr)
     if problem:
         paths = (path for path in (file.path, file.right) if path)
-        problem = next(filter(None, map(_not_fetched, paths)), problem)
+        problem = next(filter(None, map(fetch_problem, paths)), problem)
     return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
-
-
-class _Stamp(NamedTuple):
-    """Sizes and times of change of a run's files; empty if one of them is gone."""
-
-    sizes: str = ""
-    times: str = ""
-    problem: str = ""
-    no_mask: str = ""
-
-
-def _stamp(file: RunFile) -> _Stamp:
-    """Look at all files of a run: it can do without its mask, not without the others."""
-    stamps, no_mask = [], ""
-    for path in (file.path, file.right, file.warp, file.mask):
-        try:
-            stamps += [file_stamp(path)] if path else []
-        except OSError as error:
-            if path is None or path == file.mask:
-                no_mask = (path and not_fetched(path)) or Reason.MISSING
-                continue
-            lost = expected("Run file", path, "a file that can be read", error.strerror,
-                            "Copy it again from its source.")  # fmt: skip
-            return _Stamp(problem=_not_fetched(path) or lost)
-    sizes, times = zip(*stamps, strict=True)
-    return _Stamp(" ".join(map(str, sizes)), " ".join(map(str, times)), no_mask=no_mask)
-
-
-def _not_fetched(path: Path) -> str:
-    """Return the problem of a run's file whose content is somewhere else; empty if it is here."""
-    reason = not_fetched(path)
-    return reason and expected("Run file", path, "the file itself", reason.partition(":")[0],
-                               f"Fetch it with{reason.partition('with')[2]}.") or ""  # fmt: skip
-
-
-def _name_problem(file: RunFile, root: Path) -> str:
-    """Say what in the names of a run cannot be stored."""
-    if not _RUN_ID.fullmatch(file.run_id):
-        return expected("Run id", ascii(file.run_id), "letters, digits, _ and -", "another one",
-                        "Rename the folder or file that it is made of.")  # fmt: skip
-    names = (file.subject, file.session, file.task, file.site, file.family,
-             str(file.path.relative_to(root)))  # fmt: skip
-    hidden = next((name for name in names if not showable(name)), None)
-    if hidden is None:
-        return ""
-    return expected("Name", ascii(hidden), "characters that can be shown", "control characters",
-                    "Rename the folder or file, or correct the table.")  # fmt: skip
 
 
 def _header(file: RunFile, tr: float) -> tuple[int, float, str]:

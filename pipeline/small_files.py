@@ -20,8 +20,8 @@ from typing import Any
 from fmritok.pipeline.remarks import Reason
 
 __all__ = [
-    "JSON_BYTES", "TABLE_BYTES", "UnreadableError", "decode_text", "not_fetched", "read_json",
-    "read_text", "text_lines",
+    "JSON_BYTES", "POINTER_BYTES", "TABLE_BYTES", "UnreadableError", "decode_text", "not_fetched",
+    "read_json", "read_text", "text_lines",
 ]  # fmt: skip
 
 #: Largest tables and text files, but for those that are streamed.
@@ -29,8 +29,8 @@ TABLE_BYTES = 64 << 20
 #: Largest JSON files.
 JSON_BYTES = 16 << 20
 _LONGEST_LINE = TABLE_BYTES
-#: Pointers are one short line, or three.
-_POINTER_BYTES = 1024
+#: Pointers of git-annex and Git LFS are one short line, or three.
+POINTER_BYTES = 1024
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -138,8 +138,8 @@ def not_fetched(path: Path) -> Reason | None:
     try:
         if path.is_symlink() and not path.exists():
             return Reason.LINK
-        if path.stat().st_size <= _POINTER_BYTES:
-            with _opened(path, _POINTER_BYTES):
+        if path.stat().st_size <= POINTER_BYTES:
+            with _opened(path, POINTER_BYTES):
                 pass
     except UnreadableError as error:
         return Reason.POINTER if str(error) == Reason.POINTER else None
@@ -160,7 +160,7 @@ def _opened(path: Path, limit: int | None) -> Iterator[io.BufferedReader]:
                 raise UnreadableError(Reason.IRREGULAR)
             if limit is not None and status.st_size > limit:
                 raise UnreadableError(Reason.TOO_LARGE)
-            if status.st_size <= _POINTER_BYTES and _is_pointer(file.peek(_POINTER_BYTES)):
+            if status.st_size <= POINTER_BYTES and _is_pointer(file.peek(POINTER_BYTES)):
                 raise UnreadableError(Reason.POINTER)
             yield file
     except OSError as error:

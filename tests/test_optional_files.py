@@ -111,14 +111,15 @@ def test_a_sidecar_that_cannot_be_read_leaves_the_headers_time_or_the_given_one(
     assert get_adapter("bids")(bids, tr=3.0).runs["tr"].tolist() == [3.0, 3.0]
 
 
-def test_a_mask_whose_content_is_not_there_is_not_used(bids):
+@pytest.mark.parametrize("fault", [dangling, pointer])
+def test_a_mask_whose_content_is_not_there_is_not_used(bids, fault):
     mask = bids / f"{FUNC}_space-MNI152NLin6Asym_desc-brain_mask.nii.gz"
-    spoil(mask, dangling)
+    spoil(mask, fault)
     cohort = get_adapter("bids")(bids)
     assert cohort.runs["mask"].astype(bool).tolist() == [False, True]
     assert (cohort.runs["problem"] == "").all()
     assert (cohort.runs["source_bytes"] != "").all()
-    words = Remark.NO_MASK.with_reason(Reason.LINK)
+    words = Remark.NO_MASK.with_reason(FAULTS[fault])
     assert questioned(cohort, bids) == [(mask.relative_to(bids).as_posix(), words)]
 
 
@@ -237,9 +238,10 @@ def test_of_ukb_downloads(ukb, fault):
     assert dict(questioned(cohort, ukb)) == named
 
 
+@pytest.mark.parametrize("fault", [dangling, pointer])
 @pytest.mark.parametrize("name", ["filtered_func_data_clean", "reg/example_func2standard_warp"])
-def test_images_and_warps_of_ukb_are_needed(ukb, name):
-    spoil(ukb / UKB / f"{name}.nii.gz", dangling)
+def test_images_and_warps_of_ukb_are_needed(ukb, name, fault):
+    spoil(ukb / UKB / f"{name}.nii.gz", fault)
     problems = get_adapter("ukb")(ukb).runs["problem"].tolist()
     assert "Fetch it with `datalad get`" in problems[0]
     assert name in problems[0]
