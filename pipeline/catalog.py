@@ -21,7 +21,14 @@ from fmritok.pipeline.events import Event, events_table
 from fmritok.pipeline.headers import TR_RANGE_S, run_header
 from fmritok.pipeline.phenotypes import Phenotypes
 from fmritok.pipeline.remarks import Remark
-from fmritok.pipeline.run_checks import FAULTS_OF_FILES, fetch_problem, name_problem, stamp_of
+from fmritok.pipeline.run_checks import (
+    FAULTS_OF_FILES,
+    fetch_problem,
+    name_problem,
+    nearly_equal,
+    stamp_of,
+)
+from fmritok.pipeline.text_numbers import first_examples
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -313,6 +320,10 @@ def build_cohort(
             row[name] = str(row[name] or "")
         rows.append(row)
     runs = pd.DataFrame(rows)[COLUMNS]
+    without = set(runs["subject"]) - set(phenotypes.table["subject"])
+    near = nearly_equal(sorted(without), set(phenotypes.table["subject"]) - set(runs["subject"]))
+    if near:
+        questioned.append((root, f"{Remark.NEARLY_IDS}: {first_examples(pd.Series(near))}"))
     cohort = Cohort(
         dataset,
         runs,

@@ -51,6 +51,7 @@ class Remark(StrEnum):
     SAME_COLUMN = "columns of one name are joined; values that differ are missing"
     NO_ID = "rows without an id are not used"
     SAME_SUBJECT = "rows of one subject are joined; values that differ are missing"
+    NEARLY_IDS = "ids of runs and of tables that differ in case, signs or zeros only: not joined"
     COLUMN_NAME = "column names with characters that cannot be shown: these are replaced"
     COMMAS = "numbers with commas are read as decimal or thousands commas"
     EITHER_COMMAS = "commas in numbers may be decimal or thousands commas: kept as text"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,10 @@ from fmritok.pipeline.sources.files import file_stamp
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog import RunFile
 
-__all__ = ["FAULTS_OF_FILES", "Stamp", "fetch_problem", "name_problem", "stamp_of"]
+__all__ = [
+    "FAULTS_OF_FILES", "Stamp", "fetch_problem", "loose_label", "name_problem", "nearly_equal",
+    "stamp_of",
+]  # fmt: skip
 
 #: What a file can cause by what is in it. Faults of the program (TypeError, KeyError) are not here.
 FAULTS_OF_FILES = (OSError, ValueError, EOFError, RecursionError, NotImplementedError,
@@ -68,6 +72,19 @@ def fetch_problem(path: Path) -> str:
         return ""
     what, _, how = reason.partition(": fetch it ")
     return expected("Run file", path, "the file itself", what, f"Fetch it {how}.")
+
+
+def loose_label(label: str) -> str:
+    """Return a label or an id without case, signs and leading zeros of numbers."""
+    text = re.sub(r"[^a-z0-9]", "", label.lower())
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", text)
+
+
+def nearly_equal(ids: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return pairs of ids that are equal but for case, signs and zeros, in words."""
+    known = {loose_label(other): other for other in others}
+    pairs = ((one, known.get(loose_label(one))) for one in ids)
+    return [f"{one} and {other}" for one, other in pairs if other is not None]
 
 
 def name_problem(file: RunFile, root: Path) -> str:

@@ -166,6 +166,7 @@ class TextTable:
         right number of fields by themselves, they are rows.
         """
         lines = self._lines
+        lines.keeps = True
         reader = csv.reader(
             (line + "\n" for line in lines),
             delimiter=self._separator, strict=True, skipinitialspace=True,
@@ -196,11 +197,12 @@ class TextTable:
 
 
 class _Lines:
-    """Lines, of which those since the last look are kept."""
+    """Lines with their number; those since the last look are kept on request."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._all = lines
         self.number = 0
+        self.keeps = False
         self.taken: list[str] = []
 
     def __iter__(self) -> _Lines:
@@ -209,5 +211,6 @@ class _Lines:
     def __next__(self) -> str:
         line = next(self._all)
         self.number += 1
-        self.taken.append(line)
+        if self.keeps:
+            self.taken.append(line)
         return line

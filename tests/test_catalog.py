@@ -15,6 +15,7 @@ from fmritok.pipeline.commands.catalog import catalog
 from fmritok.pipeline.commands.tokenize import plan
 from fmritok.pipeline.datasets import DATASETS, catalog_cohort, get_adapter, hcp
 from fmritok.pipeline.errors import CatalogError
+from fmritok.pipeline.remarks import Remark
 
 
 @pytest.fixture
@@ -152,6 +153,15 @@ def test_phenotypes_of_another_cohort_are_refused(tree):
         table.write_text(table.read_text().replace("\n010307", "\n10307").replace("100408", "7"))
     with pytest.raises(CatalogError, match="ids such as 010307, got 10307: not one subject"):
         get_adapter("hcp")(tree)
+
+
+def test_subjects_whose_ids_nearly_match_are_named(tree):
+    for table in tree.glob("*.csv"):
+        table.write_text(table.read_text().replace("\n010307", "\n10307"))
+    cohort = get_adapter("hcp")(tree)
+    assert cohort.without_phenotypes == ["010307"]
+    words = f"{Remark.NEARLY_IDS}: '010307 and 10307'"
+    assert cohort.questioned.values.tolist() == [[str(tree), words]]
 
 
 def test_a_folder_that_cannot_be_read_is_left_out():

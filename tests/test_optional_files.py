@@ -142,6 +142,14 @@ def test_subjects_that_are_links_to_nowhere_are_named(bids):
     assert left_out(cohort, bids) == {"derivatives/fmriprep/sub-03": Reason.LINK}
 
 
+def test_derivatives_that_are_a_link_to_nowhere_are_named(tmp_path):
+    write_header(tmp_path / "sub-01" / "func" / "sub-01_task-rest_bold.nii.gz")
+    (tmp_path / "derivatives").mkdir()
+    dangling(tmp_path / "derivatives" / "fmriprep")
+    with pytest.raises(CatalogError, match="left out: a link to content that is not there"):
+        get_adapter("bids")(tmp_path)
+
+
 @pytest.fixture
 def hcp(tmp_path):
     for subject in ("100001", "100002"):

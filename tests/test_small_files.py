@@ -113,6 +113,12 @@ def test_encodings_of_fields_and_lines(tmp_path, encoding):
     assert lines(path) == ["a\tb", "Universit\xe9\t\u00a0"]
 
 
+def test_signs_of_windows_and_bytes_without_a_meaning(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"\x80 10\n\x81\xe9\n")
+    assert lines(path) == ["\u20ac 10", "\x81\xe9"]
+
+
 def test_line_ends_of_all_systems_and_no_others(tmp_path):
     path = tmp_path / "a.tsv"
     for content in (b"a\nb\n\nc", b"a\r\nb\r\n\r\nc\r\n", b"a\rb\r\rc"):

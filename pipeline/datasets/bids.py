@@ -77,7 +77,9 @@ def catalog_bids(root: Path, *, tr: float | None = None, input: Input = "volume"
     root = checked_root(root)
     tree = _derivatives(root)
     raw = _raw(root, tree)
-    found = search_tree(tree, raw, dataset="bids", input=input)
+    links = sorted(p for p in root.glob("derivatives/*") if p.is_symlink())
+    found = Found(left_out=[(p, Reason.LINK) for p in links if not_fetched(p)])
+    found.add(search_tree(tree, raw, dataset="bids", input=input))
     places = [raw, tree] if raw else [tree]
     phenotypes = read_participants("bids", places, found.subject_tables)
     if "site" in phenotypes.table:

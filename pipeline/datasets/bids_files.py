@@ -12,6 +12,7 @@ from typing import Any
 
 from fmritok.pipeline.headers import TR_RANGE_S
 from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.run_checks import loose_label
 from fmritok.pipeline.small_files import UnreadableError, read_json
 
 __all__ = ["BidsFile", "BidsFolders", "parse_name", "safe_id", "surface_rank", "volume_rank"]
@@ -72,7 +73,7 @@ class BidsFile:
 
     def nearly_applies_to(self, other: BidsFile) -> bool:
         """Tell whether it does but for case, zeros and signs, or entities the other lacks."""
-        loose, others = ({k: _loose(v) for k, v in f.entities.items()} for f in (self, other))
+        loose, others = ({k: loose_label(v) for k, v in f.entities.items()} for f in (self, other))
         return all(others.get(key, value) == value for key, value in loose.items())
 
 
@@ -263,12 +264,6 @@ def _list(folder: Path) -> tuple[str, ...]:
         return tuple(sorted(n for n in os.listdir(folder) if not n.startswith(".")))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-
-
-def _loose(label: str) -> str:
-    """Return a label without case, signs and leading zeros."""
-    text = re.sub(r"[^a-z0-9]", "", label.lower())
-    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", text)
 
 
 def safe_id(text: str) -> str:
