@@ -232,6 +232,15 @@ def test_values_that_cannot_be_told_are_missing_and_named(tmp_path, text, words)
     assert cohort.questioned["reason"].tolist() == [words]
 
 
+def test_a_table_without_ids_beside_a_good_one_is_left_out(tmp_path):
+    athena(tmp_path / "NYU")
+    (tmp_path / "NYU_phenotypic.csv").write_text("ScanDir ID,DX\n10001,1\n")
+    (tmp_path / "phenotypic_key.csv").write_text("column,meaning\nDX,diagnosis\n")
+    cohort = catalog(tmp_path)
+    assert cohort.phenotypes["dx"].tolist() == ["ADHD-Combined"]
+    assert "no column of ids" in left_out(cohort, tmp_path)["phenotypic_key.csv"]
+
+
 def test_an_empty_root_names_the_releases(tmp_path):
     with pytest.raises(CatalogError, match="snwmrda"):
         catalog(tmp_path)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.pipeline.ages import ages_in_years
+from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, as_code, sex_labels, tidy
 from fmritok.pipeline.remarks import Remark
 from fmritok.pipeline.small_files import UnreadableError
@@ -88,17 +89,18 @@ def read_adhd200_phenotypes(
     Phenotypes
         With ``sex, age, site, dx, adhd`` and the tables' other columns in small letters.
     list of (Path, str)
-        Tables that contradict an earlier one, and in what.
+        Tables that contradict an earlier one, and in what, or that are none.
 
     Raises
     ------
     CatalogError
-        If a table has no ids, or rows that do not fit its header.
+        If there are tables, and none has ids and rows that fit its header.
     """
     joined: pd.DataFrame | None = None
-    contradictions: list[tuple[Path, str]] = []
+    left_out: list[tuple[Path, str]] = []
     questioned: list[tuple[Path, str]] = []
     source: dict[str, str] = {}
+    refused: list[CatalogError] = []
     for path in sorted(
         tables, key=lambda p: (p.name.lower().startswith(("adhd200", "allsubs")), p)
     ):
@@ -106,6 +108,11 @@ def read_adhd200_phenotypes(
             table, said = _harmonised(path)
         except UnreadableError as error:
             questioned.append((path, Remark.NO_PHENOTYPES.with_reason(error)))
+            continue
+        except CatalogError as error:
+            refused.append(error)
+            left_out.append((path, "not a phenotype table: no column of ids, or rows that "
+                                   "do not fit the header"))  # fmt: skip
             continue
         questioned += [(path, words) for words in said]
         for column in table:
@@ -119,14 +126,16 @@ def read_adhd200_phenotypes(
                 here, there = table.loc[both, column], joined.loc[both, column]
                 other = both[(here != there) & (here != "") & (there != "")]
                 if len(other):
-                    contradictions.append(
+                    left_out.append(
                         (path, f"another {column} than an earlier table for {len(other)} subjects, "
                          f"such as {other[0]}: the earlier one is taken")
                     )  # fmt: skip
         empty = joined.where(joined != "")
         joined = empty.combine_first(table.where(table != "")).fillna("")
+    if joined is None and refused:
+        raise refused[0]
     if joined is None or joined.empty:
-        return Phenotypes(questioned=questioned), contradictions
+        return Phenotypes(questioned=questioned), left_out
     first = [c for c in _COLUMNS if c in joined]
     joined = joined[first + [c for c in joined if c not in first]].reset_index()
     described = dict(_COLUMNS)
@@ -134,7 +143,7 @@ def read_adhd200_phenotypes(
         if re.match(r"qc_(s\d_)?(rest|anat)", column):
             described[column] = Column(f"quality of the scan, {column[3:]}", _QUALITY)
     found = tidy("adhd200", joined, described, source=source, path=root)
-    return replace(found, questioned=[*questioned, *found.questioned]), contradictions
+    return replace(found, questioned=[*questioned, *found.questioned]), left_out
 
 
 def _harmonised(path: Path) -> tuple[pd.DataFrame, list[str]]:
