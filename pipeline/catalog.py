@@ -20,8 +20,16 @@ from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import Event, events_table
 from fmritok.pipeline.headers import TR_RANGE_S, run_header
 from fmritok.pipeline.phenotypes import Phenotypes
-from fmritok.pipeline.sources.files import file_stamp
+from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.run_checks import (
+    FAULTS_OF_FILES,
+    fetch_problem,
+    name_problem,
+    nearly_equal,
+    stamp_of,
+)
 from fmritok.pipeline.store.names import is_run_id
+from fmritok.pipeline.text_numbers import first_examples
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -103,12 +111,15 @@ class Found:
         Files that are used, and what in them is doubtful; equal reasons in equal words.
     events : list of (str, list of Event)
         Run ids and what happened during these runs.
+    subject_tables : list of Path
+        Phenotype tables of single subjects.
     """
 
     files: list[RunFile] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     questioned: list[tuple[Path, str]] = field(default_factory=list)
     events: list[tuple[str, list[Event]]] = field(default_factory=list)
+    subject_tables: list[Path] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
         """Take over what was found in another part."""
@@ -116,6 +127,7 @@ class Found:
         self.left_out += other.left_out
         self.questioned += other.questioned
         self.events += other.events
+        self.subject_tables += other.subject_tables
 
 
 @dataclass(frozen=True)
@@ -210,19 +222,35 @@ def checked_root(root: Path) -> Path:
     return root
 
 
-def gather(search: Callable[[Place], Found], places: Iterable[Place]) -> Found:
+def gather(
+    search: Callable[[Place], Found],
+    places: Iterable[Place],
+    *,
+    where: Callable[[Place], Path] | None = None,
+) -> Found:
     """Search the parts of a cohort, several at a time, and put what they hold together.
 
-    A part with a file that cannot be read is left out, and does not keep the others from it.
+    If a part cannot be searched because of a file in it, it is left out, and the others are
+    searched.
+
+    Parameters
+    ----------
+    search : callable
+    places : iterable
+    where : callable, optional
+        Returns the path of a part, for errors that name no file.
     """
 
     def safe(place: Place) -> Found:
         try:
             return search(place)
-        except OSError as error:
-            if not isinstance(error.filename, str):
+        except FAULTS_OF_FILES as error:
+            if isinstance(error, OSError) and isinstance(error.filename, str):
+                return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
+            if where is None:
                 raise
-            return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
+            reason = f"cannot be searched: {type(error).__name__}: {error}"
+            return Found(left_out=[(where(place), reason)])
 
     found = Found()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -271,7 +299,8 @@ def build_cohort(
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
         headers = list(pool.map(lambda file: _read(file, tr), first))
-        stamps = list(pool.map(_stamp, first))
+        stamps = list(pool.map(stamp_of, first))
+    questioned = [*found.questioned, *phenotypes.questioned]
     rows = []
     for file, stamp, (n_frames, seconds, problem) in zip(first, stamps, headers, strict=True):
         twins = by_id[file.run_id]
@@ -279,24 +308,32 @@ def build_cohort(
             problem = expected("Run id", file.run_id, "one file",
                                " and ".join(str(t.path.relative_to(root)) for t in twins),
                                "Move all but one away.")  # fmt: skip
+        if file.mask and stamp.no_mask:
+            questioned.append((file.mask, Remark.NO_MASK.with_reason(stamp.no_mask)))
+            file = replace(file, mask=None)
+        problem = name_problem(file, root) or problem or stamp.problem
         row = asdict(file) | {
             "dataset": dataset,
             "tr": seconds,
             "source": file.path.relative_to(root).as_posix(),
             "n_frames": n_frames,
             "problem": problem,
-            "source_bytes": stamp[0],
-            "source_time": stamp[1],
+            "source_bytes": stamp.sizes,
+            "source_time": stamp.times,
         }
         for name in ("path", "right", "warp", "mask"):
             row[name] = str(row[name] or "")
         rows.append(row)
     runs = pd.DataFrame(rows)[COLUMNS]
+    without = set(runs["subject"]) - set(phenotypes.table["subject"])
+    near = nearly_equal(sorted(without), set(phenotypes.table["subject"]) - set(runs["subject"]))
+    if near:
+        questioned.append((root, f"{Remark.NEARLY_IDS}: {first_examples(pd.Series(near))}"))
     cohort = Cohort(
         dataset,
         runs,
         _reasons(found.left_out),
-        _reasons(found.questioned),
+        _reasons(dict.fromkeys(questioned)),
         phenotypes.table,
         phenotypes.columns,
         events_table(found.events),
@@ -333,18 +370,10 @@ def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
     lost = not TR_RANGE_S[0] <= seconds <= TR_RANGE_S[1] or seconds == _LOST_TR
     if np.isnan(known) and lost and not np.isnan(file.usual_tr):
         n_frames, seconds, problem = _header(file, file.usual_tr)
+    if problem:
+        paths = (path for path in (file.path, file.right) if path)
+        problem = next(filter(None, map(fetch_problem, paths)), problem)
     return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
-
-
-def _stamp(file: RunFile) -> tuple[str, str]:
-    """Return the bytes and times of change of all files of a run; empty if one is gone."""
-    try:
-        stamps = [
-            file_stamp(path) for path in (file.path, file.right, file.warp, file.mask) if path
-        ]
-    except OSError:
-        return "", ""
-    return " ".join(str(size) for size, _ in stamps), " ".join(str(time) for _, time in stamps)
 
 
 def _header(file: RunFile, tr: float) -> tuple[int, float, str]:

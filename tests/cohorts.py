@@ -128,6 +128,14 @@ def left_out(cohort, root: Path) -> dict[str, str]:
     }
 
 
+def questioned(cohort, root: Path) -> list[tuple[str, str]]:
+    """Return the files that are used though doubtful, by their paths below the root, and why."""
+    return [
+        (Path(row.path).relative_to(root).as_posix(), row.reason)
+        for row in cohort.questioned.itertuples()
+    ]
+
+
 def real_derivatives(root: Path, data: Path) -> Path:
     """Build fMRIPrep's tree of the real run of 100 frames, with its mask and events."""
     func = root / "sub-sf02" / "func"

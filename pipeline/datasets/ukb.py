@@ -37,7 +37,10 @@ from fmritok.pipeline.catalog import (
 )
 from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
 from fmritok.pipeline.errors import expected
+from fmritok.pipeline.remarks import Reason, Remark
+from fmritok.pipeline.small_files import UnreadableError, decode_text, read_text
 from fmritok.pipeline.sources.files import open_zip, read_small
+from fmritok.pipeline.text_numbers import one_number
 
 __all__ = ["catalog_ukb"]
 
@@ -107,12 +110,14 @@ class _Bulk:
         """Look a file or folder up, below the folders that a download may have around it."""
         for top in ("fMRI", "", f"{self.path.stem}/fMRI", self.path.stem):
             member = PurePosixPath(top, name)
-            if str(member) in self.names if self.is_zip else (self.path / member).exists():
+            if str(member) in self.names if self.is_zip else os.path.lexists(self.path / member):
                 return self.path / member
         return None
 
-    def read_number(self, member: Path) -> float:
-        return float(read_small(member, _NUMBER_BYTES, self.archive if self.is_zip else None))
+    def read_text(self, member: Path) -> str:
+        if self.is_zip:
+            return decode_text(read_small(member, _NUMBER_BYTES, self.archive))
+        return read_text(member, limit=_NUMBER_BYTES)
 
     def close(self) -> None:
         """Close the zip and forget its index: together they are larger than the catalogue."""
@@ -144,11 +149,13 @@ def catalog_ukb(root: Path, *, tr: float | None = None, input: Input = "volume")
     root = checked_root(root)
     fields = set(_VOLUMES) if input == "volume" else {"32136"}
     downloads: dict[tuple[str, ...], list[_Bulk]] = {}
-    for bulk in _downloads(root):
+    found = Found()
+    for bulk in _downloads(root, found):
         if bulk.field in fields:
             key = (bulk.eid, bulk.field, bulk.instance, bulk.array)
             downloads.setdefault(key, []).append(bulk)
-    found = gather(partial(_search, input=input), downloads.values())
+    search = partial(_search, input=input)
+    found.add(gather(search, downloads.values(), where=lambda copies: copies[0].path))
     visits = {(file.subject, file.session) for file in found.files}
     phenotypes, left_out = read_ukb_phenotypes(root, visits)
     found.left_out += left_out
@@ -159,16 +166,22 @@ def catalog_ukb(root: Path, *, tr: float | None = None, input: Input = "volume")
     return build_cohort("ukb", root, found, phenotypes, tr=tr, looked_for=_LOOKED_FOR[input])
 
 
-def _downloads(folder: Path, depth: int = 0) -> Iterator[_Bulk]:
-    """Walk a tree; downloads themselves are not walked into."""
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
+def _downloads(folder: Path, found: Found, depth: int = 0) -> Iterator[_Bulk]:
+    """Walk a tree; downloads themselves are not walked into, and closed folders are listed."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        found.left_out.append((folder, f"cannot be read: {error.strerror}"))
+        return
     for entry in listed:
         match = _BULK.match(entry.name)
         if match and entry.name.endswith(".zip") != entry.is_dir():
             yield _Bulk(Path(entry.path), *match.group("eid", "field", "instance", "array"))
+        elif match and not entry.is_dir() and entry.is_symlink():
+            found.left_out.append((Path(entry.path), Reason.LINK))
         elif not match and depth < _DEPTH and entry.is_dir() and not entry.name.startswith("."):
-            yield from _downloads(Path(entry.path), depth + 1)
+            yield from _downloads(Path(entry.path), found, depth + 1)
 
 
 def _search(copies: list[_Bulk], *, input: Input) -> Found:
@@ -229,11 +242,13 @@ def _volumes(bulk: _Bulk, series: _Series, found: Found) -> None:
     motion = bulk.find(f"{series.folder}/{_MOTION}")
     if motion is not None:
         try:
-            run = replace(run, motion=bulk.read_number(motion))
+            run = replace(run, motion=one_number(bulk.read_text(motion)))
+        except UnreadableError as error:
+            found.questioned.append((motion, Remark.NO_MOTION.with_reason(error)))
         except OSError as error:
-            found.left_out.append((motion, f"cannot be read: {error.strerror}"))
+            found.questioned.append((motion, Remark.NO_MOTION.with_reason(error.strerror)))
         except ValueError:
-            found.left_out.append((motion, "not the mean motion: no number"))
+            found.questioned.append((motion, Remark.NO_MOTION.with_reason(Reason.NO_NUMBER)))
     found.files.append(run)
 
 
