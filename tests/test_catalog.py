@@ -198,15 +198,15 @@ def test_faults_of_the_program_are_not_hidden():
 
 
 @pytest.mark.parametrize("subject", ["100\x1b[31m", "100 001", "100[", "100\n", "caf\udce9"])
-def test_subjects_whose_names_cannot_be_stored_are_problems_of_their_runs(tmp_path, subject):
+def test_subjects_whose_names_cannot_be_stored_are_left_out_with_the_reason(tmp_path, subject):
     for name in (subject, "100002"):
         place = tmp_path / name / "MNINonLinear" / "Results" / "rfMRI_REST1_LR"
         write_header(place / "rfMRI_REST1_LR.nii.gz")
-    problems = get_adapter("hcp")(tmp_path).runs.set_index("subject")["problem"]
-    assert problems["100002"] == ""
-    assert problems[subject].startswith("Run id")
-    assert "Rename the folder" in problems[subject]
-    assert problems[subject].isprintable()
+    cohort = get_adapter("hcp")(tmp_path)
+    assert cohort.runs["problem"].tolist() == [""]
+    assert cohort.runs["subject"].tolist() == ["100002"]
+    (reason,) = cohort.left_out["reason"]
+    assert reason.startswith("its name makes no run id: use letters, digits")
 
 
 def test_other_names_with_control_characters_are_problems_of_their_runs(tmp_path):

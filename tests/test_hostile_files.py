@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from cohorts import FSL, NATIVE, SHAPE, write_header, write_run
 from tiny import fmritok
@@ -62,12 +63,15 @@ def download(root: Path, eid: int, members: dict[str, bytes], **options: object)
 
 
 def reasons(root: Path, dataset: str = "ukb") -> tuple[dict[str, str], dict[str, str]]:
-    """Return each subject's problem, and what was left out."""
+    """Return each subject's problem, and what was left out or is doubtful."""
     with bounded():
         cohort = get_adapter(dataset)(root)
     problems = dict(zip(cohort.runs["subject"], cohort.runs["problem"], strict=True))
-    left_out = zip(cohort.left_out["path"], cohort.left_out["reason"], strict=True)
-    return problems, {Path(path).name: reason for path, reason in left_out}
+    others = pd.concat([cohort.left_out, cohort.questioned])
+    return problems, {
+        Path(path).name: reason
+        for path, reason in zip(others["path"], others["reason"], strict=True)
+    }
 
 
 # --- zip files ---------------------------------------------------------------------------------
