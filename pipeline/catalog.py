@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.errors import CatalogError, RunError, expected
 from fmritok.pipeline.events import Event, events_table
-from fmritok.pipeline.headers import TR_RANGE_S, run_header
+from fmritok.pipeline.headers import looked_at, run_header
 from fmritok.pipeline.phenotypes import Phenotypes
 from fmritok.pipeline.sources.files import file_stamp
+from fmritok.pipeline.timing import Sidecar, lone_times, repetition_time
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -36,8 +36,6 @@ COLUMNS = [
 ]  # fmt: skip
 #: Folders and headers read at once: on network file systems, nearly all of it is waiting.
 _THREADS = 16
-#: What tools write when they lose the repetition time, s.
-_LOST_TR = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,11 @@ class RunFile:
         that were a folder.
     space : str
         Template space of the samples, once `warp` is applied.
-    tr : float
-        Repetition time where the cohort knows it better than the header, s; else NaN.
-    usual_tr : float
+    sidecar : Sidecar
+        What sidecars say of the times of frames.
+    usual_tr : tuple of float
+        Repetition times that such scans of the cohort have, s; empty if not known.
+    documented_tr : float
         Repetition time to use where the header has none that can be, s; NaN if not known.
     right : Path, optional
         The right hemisphere of a pair of GIFTI files.
@@ -80,8 +80,9 @@ class RunFile:
     site: str = ""
     family: str = ""
     space: str = "MNI152NLin6Asym"
-    tr: float = _NAN
-    usual_tr: float = _NAN
+    sidecar: Sidecar = field(default_factory=Sidecar)
+    usual_tr: tuple[float, ...] = ()
+    documented_tr: float = _NAN
     right: Path | None = None
     warp: Path | None = None
     mask: Path | None = None
@@ -265,36 +266,44 @@ def build_cohort(
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        headers = list(pool.map(lambda file: _read(file, tr), first))
-        stamps = list(pool.map(_stamp, first))
-    rows = []
-    for file, stamp, (n_frames, seconds, problem) in zip(first, stamps, headers, strict=True):
-        twins = by_id[file.run_id]
+        looks = list(pool.map(lambda file: _look(file, tr), first))
+    rows, events, questioned = [], dict(found.events), list(found.questioned)
+    for file, look in zip(first, looks, strict=True):
+        twins, problem = by_id[file.run_id], look.problem
         if len(twins) > 1:
             problem = expected("Run id", file.run_id, "one file",
                                " and ".join(str(t.path.relative_to(root)) for t in twins),
                                "Move all but one away.")  # fmt: skip
+        if not problem:
+            questioned += look.questions
+            if file.run_id in events:
+                questioned += file.sidecar.of_events
+                events[file.run_id] = _shifted(events[file.run_id], file.sidecar.start)
+                if _are_beyond(events[file.run_id], look):
+                    questioned.append((file.path, "events begin after the end of the run"))
         row = asdict(file) | {
             "dataset": dataset,
-            "tr": seconds,
+            "tr": look.tr,
             "source": file.path.relative_to(root).as_posix(),
-            "n_frames": n_frames,
+            "n_frames": look.n_frames,
             "problem": problem,
-            "source_bytes": stamp[0],
-            "source_time": stamp[1],
+            "source_bytes": look.sizes,
+            "source_time": look.times,
         }
         for name in ("path", "right", "warp", "mask"):
             row[name] = str(row[name] or "")
         rows.append(row)
     runs = pd.DataFrame(rows)[COLUMNS]
+    if not any(file.usual_tr for file in first) and tr is None:
+        questioned += lone_times(runs)
     cohort = Cohort(
         dataset,
         runs,
         _reasons(found.left_out),
-        _reasons(found.questioned),
+        _reasons(questioned),
         phenotypes.table,
         phenotypes.columns,
-        events_table(found.events),
+        events_table(events.items()),
     )
     subjects = runs["subject"].unique()
     if len(phenotypes.table) and len(cohort.without_phenotypes) == len(subjects):
@@ -319,28 +328,46 @@ def _nothing_found(dataset: str, root: Path, found: Found, looked_for: str) -> s
                     "Check --dataset, --input and --root.")  # fmt: skip
 
 
-def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
-    """Return frames, repetition time and problem of one run."""
-    if file.problem:
-        return 0, file.tr if tr is None else tr, file.problem
-    known = file.tr if tr is None else tr
-    n_frames, seconds, problem = _header(file, known)
-    lost = not TR_RANGE_S[0] <= seconds <= TR_RANGE_S[1] or seconds == _LOST_TR
-    if np.isnan(known) and lost and not np.isnan(file.usual_tr):
-        n_frames, seconds, problem = _header(file, file.usual_tr)
-    return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
+@dataclass
+class _Look:
+    """What looking at the files of one run has brought."""
+
+    n_frames: int = 0
+    tr: float = _NAN
+    problem: str = ""
+    questions: list[tuple[Path, str]] = field(default_factory=list)
+    sizes: str = ""
+    times: str = ""
 
 
-def _stamp(file: RunFile) -> tuple[str, str]:
-    """Return the bytes and times of change of all files of a run; empty if one is gone."""
+def _look(file: RunFile, tr: float | None) -> _Look:
+    """Look at all files of one run."""
+    look = _Look(tr=file.sidecar.tr if tr is None else tr, problem=file.problem)
+    if not file.problem:
+        header = run_header(file.path, file.right, native_ok=file.warp is not None)
+        seconds = repetition_time(
+            header.tr, file.path, n_frames=header.n_frames, given=tr, sidecar=file.sidecar,
+            usual=file.usual_tr, instead=file.documented_tr,
+        )  # fmt: skip
+        look.n_frames, look.tr = header.n_frames, seconds.tr
+        look.problem = header.problem or seconds.problem
+        look.questions = [(file.path, text) for text in header.questions] + [*seconds.questions]
     try:
-        stamps = [
-            file_stamp(path) for path in (file.path, file.right, file.warp, file.mask) if path
-        ]
-    except OSError:
-        return "", ""
-    return " ".join(str(size) for size, _ in stamps), " ".join(str(time) for _, time in stamps)
+        stamps = []
+        for path in (file.path, file.right, file.warp, file.mask):
+            if path:
+                with looked_at(path, "a file that can be read"):
+                    stamps.append(file_stamp(path))
+        look.sizes = " ".join(str(size) for size, _ in stamps)
+        look.times = " ".join(str(time) for _, time in stamps)
+    except RunError as error:
+        look.problem = look.problem or str(error)
+    return look
 
 
-def _header(file: RunFile, tr: float) -> tuple[int, float, str]:
-    return run_header(file.path, file.right, tr=tr, native_ok=file.warp is not None)
+def _shifted(events: list[Event], seconds: float) -> list[Event]:
+    return [e._replace(onset=e.onset - seconds) for e in events] if seconds else events
+
+
+def _are_beyond(events: list[Event], look: _Look) -> bool:
+    return any(event.onset >= look.n_frames * look.tr for event in events)

@@ -142,6 +142,7 @@ def _add_tree(tree: Path, root: Path, input: Input, found: Found) -> None:
         found.files.append(replace(file, subject=subject, session=session, run_id=run_id,
                                    site=_site(file.path, root)))  # fmt: skip
     found.left_out += part.left_out
+    found.questioned += part.questioned
 
 
 def _number(run_id: str) -> str:
@@ -162,8 +163,9 @@ def _site(path: Path, root: Path) -> str:
 def _completed(file: RunFile, row: Mapping[Hashable, object]) -> RunFile:
     """Fill in what the phenotype table knows, and what the site's scans usually have."""
     site = file.site or str(row.get("site", ""))
-    usual = _SITE_TR.get(site.split("_")[0], float("nan"))
+    seconds = _SITE_TR.get(site.split("_")[0], float("nan"))
+    usual = () if seconds != seconds else (seconds,)
     motion = file.motion
     if file.path.name.startswith(file.subject):  # the table with nilearn's sample is of these files
         motion = float(str(row.get("mean_fd", motion)))
-    return replace(file, site=site, usual_tr=usual, motion=motion)
+    return replace(file, site=site, usual_tr=usual, documented_tr=seconds, motion=motion)

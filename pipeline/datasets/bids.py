@@ -36,6 +36,7 @@ from fmritok.pipeline.datasets.bids_files import (
 from fmritok.pipeline.datasets.bids_participants import read_participants
 from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import read_bids_events
+from fmritok.pipeline.timing import Sidecar, read_sidecar
 
 __all__ = ["catalog_bids", "search_tree"]
 
@@ -160,9 +161,9 @@ def _search_run(
 def _run(
     file: BidsFile, folders: BidsFolders, files: list[BidsFile], dataset: str, found: Found
 ) -> RunFile:
-    problem, seconds = "", math.nan
+    problem, sidecar = "", Sidecar()
     try:
-        seconds = folders.repetition_time(file)
+        sidecar = read_sidecar(folders.sidecar_fields(file))
     except ValueError as error:
         problem = expected("Sidecar of", file.path, "JSON", error, "Repair it, or give --tr.")
     mask = file.named("mask", ".nii.gz", desc="brain")
@@ -174,7 +175,7 @@ def _run(
         task=file.entities.get("task", ""),
         path=file.path,
         space="fsaverage5" if space == "fsaverage" else space,
-        tr=seconds,
+        sidecar=sidecar,
         mask=mask if any(other.path == mask for other in files) else None,
         motion=_motion(file, files, found),
         problem=problem,

@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 __all__ = ["BidsFile", "BidsFolders", "parse_name", "surface_rank", "volume_rank"]
 
 #: Entities that tell representations of one run apart, not runs.
 _REPRESENTATION = ("space", "cohort", "res", "den", "desc", "hemi")
+#: Fields by which a sidecar tells the times of frames.
+_TIMES = {"RepetitionTime", "VolumeTiming"}
 _MNI = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 
 
@@ -137,22 +140,28 @@ class BidsFolders:
                 fitting.sort(key=lambda other: -len(other.entities))
                 yield from (other.path for other in fitting)
 
-    def repetition_time(self, file: BidsFile) -> float:
-        """Return what the sidecars say, s; NaN if nothing.
+    def sidecar_fields(self, file: BidsFile) -> dict[str, tuple[Any, Path]]:
+        """Return the fields of all sidecars that apply to a file, and the sidecar each is from.
+
+        Sidecars of the raw data are read only if those of the derivatives tell no times.
 
         Raises
         ------
         ValueError
             If a sidecar is no JSON; the message names it.
         """
+        fields: dict[str, tuple[Any, Path]] = {}
         for path in self.inherited(file, file.suffix, ".json"):
+            if not path.is_relative_to(self.tree) and fields.keys() & _TIMES:
+                break
             try:
-                value = json.loads(path.read_text(encoding="utf-8-sig")).get("RepetitionTime")
-                if value is not None:
-                    return float(value)
+                content = dict(json.loads(path.read_text(encoding="utf-8-sig")))
             except (ValueError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} is no JSON sidecar") from error
-        return float("nan")
+            for name, value in content.items():
+                if value is not None:
+                    fields.setdefault(name, (value, path))
+        return fields
 
 
 def _list(folder: Path) -> tuple[str, ...]:
