@@ -171,21 +171,25 @@ def parse_volume_header(start: FileStart, path: Path) -> VolumeHeader:
     ------
     RunError
     """
-    header = raw_header(start.content, path)
+    with np.errstate(all="ignore"):  # NaN that signal; what they are in is checked
+        return _parsed(raw_header(start.content, path), start.size, path)
+
+
+def _parsed(header: Any, size: int | None, path: Path) -> VolumeHeader:
     if int(header["intent_code"]) in _CIFTI_INTENTS:
         raise _refusal(path, "volumes", "a CIFTI file",
                        "Name it .dtseries.nii, and use --input surface.")  # fmt: skip
     shape = _shape(header, path)
     dtype = value_type(header, path)
-    offset = _offset(header, start.size, path)
+    offset = _offset(header, size, path)
     questions = []
     if int(header["bitpix"]) not in (0, 8 * dtype.itemsize):
         questions.append("the header's bitpix does not fit its datatype: the datatype is used")
     transform = chosen_transform(header, shape[:3], path)
     slope, intercept = scaling(header, path)
     tr, more = _repetition_time(header)
-    if start.size is not None:
-        _check_size(start.size, offset, shape, dtype, path)
+    if size is not None:
+        _check_size(size, offset, shape, dtype, path)
     return VolumeHeader(
         shape=shape,
         affine=transform.affine,
@@ -236,7 +240,7 @@ def value_type(header: Any, path: Path) -> np.dtype[Any]:
     """
     try:
         dtype = np.dtype(header.get_data_dtype())
-    except nib.spatialimages.HeaderDataError:
+    except (KeyError, nib.spatialimages.HeaderDataError):
         raise _refusal(path, "a datatype that NIfTI knows", int(header["datatype"]),
                        _COPY) from None  # fmt: skip
     if dtype.kind == "c":

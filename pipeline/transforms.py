@@ -95,7 +95,7 @@ def chosen_transform(header: Any, shape: Sequence[int], path: Path) -> Transform
     name = known[0]
     affine = _matrix(header, name)
     if isinstance(affine, str):
-        raise _refusal(path, f"a {name} that can be read", affine, _REPAIR)
+        raise _refusal(path, "a transform that can be read", f"{affine} in its {name}", _REPAIR)
     questions += _contradictions(header, known, affine, shape, path)
     if name == "sform":
         sizes, pixdim = _sizes(affine), header["pixdim"][1:4].astype(np.float64)
@@ -119,11 +119,11 @@ def _matrix(header: Any, name: str) -> Affine | str:
     """Return a transform as the header has it, or why it is none."""
     qfac = float(header["pixdim"][0])
     if name == "qform" and qfac not in (-1, 1):
-        return f"{qfac:g} as pixdim[0], which tells left from right"
+        return f"{qfac:g} as pixdim[0] (1 or -1, which way it turns)"
     try:
         affine = np.asarray(getattr(header, f"get_{name}")(), np.float64)
-    except (HeaderDataError, ValueError, ArithmeticError) as error:
-        return str(error)
+    except (HeaderDataError, ValueError, ArithmeticError):
+        return "a quaternion that is none"
     if not np.isfinite(affine).all():
         return "NaN or infinite numbers"
     sizes = _sizes(affine)

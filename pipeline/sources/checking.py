@@ -73,6 +73,7 @@ class _Checks:
             at = int(np.argmax(low == high))
             self._constant = self._done + at, float(low[at])
         self._low, self._high = min(self._low, low.min()), max(self._high, high.max())
+        self._refuse_unless(self._largest <= _FLOAT32[1])
         self._count_limits(block, low, high)
         self._compare(block)
         self._done += len(block)
@@ -109,7 +110,7 @@ class _Checks:
                 f"Frame {frame} of", "intensities that differ between places",
                 f"{value:g} in all of them", "Repair the run, or leave it out.",
             )  # fmt: skip
-        self._refuse_beyond_float32()
+        self._refuse_unless(self._largest >= _FLOAT32[0])
         if self._at_limit > _CLIPPED * self._values:
             limits = np.iinfo(self._source.dtype)
             raise self._refusal(
@@ -172,13 +173,17 @@ class _Checks:
         if isinstance(self._source.space, SurfaceSpace) or not self._varies.any():
             self._varies |= (block != self._first).any(axis=0)
 
-    def _refuse_beyond_float32(self) -> None:
-        slope, intercept = abs(self._source.slope), abs(self._source.intercept)
-        largest = max(abs(float(self._low)), abs(float(self._high))) * slope + intercept
-        if not _FLOAT32[0] <= largest <= _FLOAT32[1]:
+    @property
+    def _largest(self) -> float:
+        """The largest magnitude until now, as the file means it."""
+        largest = max(abs(float(self._low)), abs(float(self._high)))
+        return largest * abs(self._source.slope) + abs(self._source.intercept)
+
+    def _refuse_unless(self, fits: bool) -> None:
+        if not fits:
             raise self._refusal(
                 "Run", f"intensities of {_FLOAT32[0]:.0e} to {_FLOAT32[1]:.0e} (float32)",
-                f"{largest:.3g}", "Scale the run, or correct its slope (scl_slope).",
+                f"{self._largest:.3g}", "Scale the run, or correct its slope (scl_slope).",
             )  # fmt: skip
 
     def _refuse_still_hemispheres(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class VolumeSource:
         done = 0
         with (
             damage_named(self.path, f"{header.n_frames} whole frames", lambda: done),
+            _tail_named(self.path),
             open_binary(self.path) as raw,
         ):
             file = HashedFile(raw, self.path)
@@ -108,26 +109,31 @@ class VolumeSource:
         return -self.header.intercept / self.header.slope
 
     def _finish(self, file: HashedFile, frame_bytes: int) -> None:
-        """Read to the end of the file, where nothing should follow the frames."""
+        """Read to the end of the file, where no frame should follow."""
         more = 0
-        try:
-            while part := file.read(frame_bytes):
-                more += len(part)
-            file.finish()
-        except (OSError, EOFError, zlib.error) as error:
-            if "Not a gzip" not in str(error):
-                raise
-            raise RunError(
-                expected("Run file", self.path, "nothing after its gzip data",
-                         f"other bytes after {self.n_frames} whole frames",
-                         "Unpack it with `gzip -dc` and compress the result again.")
-            ) from error  # fmt: skip
+        while part := file.read(frame_bytes):
+            more += len(part)
+        file.finish()
         if more >= frame_bytes:
             raise RunError(
                 expected("Run file", self.path, f"{self.n_frames} frames, as its header says",
                          f"{more // frame_bytes} or more after these",
                          "Copy it again from its source, or correct its header.")
             )  # fmt: skip
+
+
+@contextmanager
+def _tail_named(path: Path) -> Iterator[None]:
+    """Name what follows whole gzip data, which is read ahead, for what it is."""
+    try:
+        yield
+    except OSError as error:
+        if "Not a gzip" not in str(error):
+            raise
+        raise RunError(
+            expected("Run file", path, "nothing after its gzip data", "other bytes",
+                     "Unpack it with `gzip -dc`, and compress the result again.")
+        ) from error  # fmt: skip
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:
