@@ -18,6 +18,10 @@ __all__ = ["SurfaceHeader", "raw_cifti_header", "read_cifti_header", "read_gifti
 #: Bytes in which the time axis of a CIFTI file usually lies.
 _CIFTI_START = 1 << 16
 _SERIES_FIELDS = ("SeriesExponent", "SeriesStep", "SeriesUnit", "NumberOfSeriesPoints")
+#: AFNI's time step of a GIFTI file, ms; with CDATA around the texts or without.
+_TIME_STEP = re.compile(
+    rb"TimeStep\s*(?:\]\]>)?\s*</Name>\s*<Value>\s*(?:<!\[CDATA\[)?\s*([\d.eE+-]+)"
+)
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,8 @@ def read_gifti_header(path: Path) -> SurfaceHeader:
     if arrays == 1:
         columns = re.search(rb'Dim1\s*=\s*"(\d+)"', text)
         arrays = int(columns[1]) if columns else 1
-    step = re.search(rb"TimeStep\]*>?\s*</Name>\s*<Value><!\[CDATA\[([\d.eE+-]+)", text)
-    return SurfaceHeader(arrays, round(float(step[1]) / 1000, 9) if step else math.nan)  # ms
+    step = _TIME_STEP.search(text)
+    return SurfaceHeader(arrays, round(float(step[1]) / 1000, 9) if step else math.nan)
 
 
 def _no_cifti(path: Path, got: str) -> RunError:
