@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -34,6 +34,9 @@ COLUMNS = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
     "source_bytes", "source_time", "path", "right", "warp", "mask", "motion", "n_frames", "problem",
 ]  # fmt: skip
+#: Columns that are a run's as its adapter found it.
+_COPIED = ("run_id", "subject", "session", "task", "site", "family", "space", "motion", "path",
+           "right", "warp", "mask")  # fmt: skip
 #: Folders and headers read at once: on network file systems, nearly all of it is waiting.
 _THREADS = 16
 
@@ -281,7 +284,7 @@ def build_cohort(
                 events[file.run_id] = _shifted(events[file.run_id], file.sidecar.start)
                 if _are_beyond(events[file.run_id], look):
                     questioned.append((file.path, "events begin after the end of the run"))
-        row = asdict(file) | {
+        row: dict[str, object] = {name: getattr(file, name) for name in _COPIED} | {
             "dataset": dataset,
             "tr": look.tr,
             "source": file.path.relative_to(root).as_posix(),

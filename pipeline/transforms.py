@@ -7,6 +7,7 @@ readers do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -97,15 +98,22 @@ def chosen_transform(header: Any, shape: Sequence[int], path: Path) -> Transform
     if isinstance(affine, str):
         raise _refusal(path, "a transform that can be read", f"{affine} in its {name}", _REPAIR)
     questions += _contradictions(header, known, affine, shape, path)
+    sizes = _sizes(affine)
     if name == "sform":
-        sizes, pixdim = _sizes(affine), header["pixdim"][1:4].astype(np.float64)
-        if not np.allclose(pixdim, sizes, rtol=_PIXDIM_TOLERANCE):
+        pixdim = header["pixdim"][1:4].tolist()
+        if not all(abs(a - b) <= _PIXDIM_TOLERANCE * b for a, b in zip(pixdim, sizes, strict=True)):
             questions.append("pixdim has other voxel sizes than the sform: the sform is used")
     if codes[name] == _TALAIRACH:
         questions.append(f"the {name}_code says Talairach space: it is taken for MNI space")
-    affine, more = _in_mm(affine, int(header["xyzt_units"]))
-    _check_sizes(affine, shape, path)
-    return Transform(affine, f"{name} ({_SPACES[codes[name]]})", (*questions, *more))
+    unit = int(header["xyzt_units"]) & 7
+    factor = _MM.get(unit, 1.0)
+    if unit not in _MM:
+        questions.append("the header's unit of space is not defined by NIfTI: taken for mm")
+    elif factor != 1:
+        affine = np.diag([factor, factor, factor, 1.0]) @ affine
+        questions.append(f"the header counts in {_UNIT_NAMES[unit]}: converted to mm")
+    _check_sizes([factor * size for size in sizes], shape, path)
+    return Transform(affine, f"{name} ({_SPACES[codes[name]]})", tuple(questions))
 
 
 def _tidy(header: Any) -> None:
@@ -124,10 +132,10 @@ def _matrix(header: Any, name: str) -> Affine | str:
         affine = np.asarray(getattr(header, f"get_{name}")(), np.float64)
     except (HeaderDataError, ValueError, ArithmeticError):
         return "a quaternion that is none"
-    if not np.isfinite(affine).all():
+    if not all(map(math.isfinite, affine.ravel().tolist())):
         return "NaN or infinite numbers"
-    sizes = _sizes(affine)
-    if (sizes == 0).any() or abs(np.linalg.det(affine[:3, :3] / sizes)) < _LEAST_VOLUME:
+    volume = math.prod(_sizes(affine))
+    if volume == 0 or abs(_determinant(affine)) < _LEAST_VOLUME * volume:
         return "axes that fall together"
     return affine
 
@@ -143,8 +151,8 @@ def _contradictions(
         return ["the qform cannot be read: the sform is used"]
     corners = list(product(*((0, n - 1) for n in shape)))
     gap = np.linalg.norm(apply_affine(affine, corners) - apply_affine(other, corners), axis=1).max()
-    voxels = gap / _sizes(affine).min()
-    is_mirrored = np.linalg.det(affine[:3, :3]) * np.linalg.det(other[:3, :3]) < 0
+    voxels = gap / min(_sizes(affine))
+    is_mirrored = _determinant(affine) * _determinant(other) < 0
     is_same_space = header["sform_code"] == header["qform_code"]
     if is_mirrored or (is_same_space and voxels > _REFUSED_VOXELS):
         got = "one that mirrors the other" if is_mirrored else f"two that lie {gap:.1f} mm apart"
@@ -154,35 +162,28 @@ def _contradictions(
     return []
 
 
-def _in_mm(affine: Affine, units: int) -> tuple[Affine, list[str]]:
-    code = units & 7
-    if code in _UNIT_NAMES:
-        affine = np.diag([*[_MM[code]] * 3, 1.0]) @ affine
-        return affine, [f"the header counts in {_UNIT_NAMES[code]}: converted to mm"]
-    if code not in _MM:
-        return affine, ["the header's unit of space is not defined by NIfTI: taken for mm"]
-    return affine, []
-
-
-def _check_sizes(affine: Affine, shape: Sequence[int], path: Path) -> None:
-    sizes = _sizes(affine)
-    if (sizes < _VOXEL_MM[0]).any() or (sizes > _VOXEL_MM[1]).any():
+def _check_sizes(sizes: Sequence[float], shape: Sequence[int], path: Path) -> None:
+    """Refuse voxels and fields of view, mm, that no image of a head has."""
+    step = "Correct the header's transform, or its unit (xyzt_units)."
+    if min(sizes) < _VOXEL_MM[0] or max(sizes) > _VOXEL_MM[1]:
+        got = " x ".join(f"{size:.3g}" for size in sizes)
         raise _refusal(
-            path, f"voxels of {_VOXEL_MM[0]:g} to {_VOXEL_MM[1]:g} mm",
-            " x ".join(f"{size:.3g}" for size in sizes) + " mm",
-            "Correct the header's transform, or its unit (xyzt_units).",
-        )  # fmt: skip
-    extent = sizes * np.array(shape)
-    if (extent > _FIELD_OF_VIEW_MM).any():
-        raise _refusal(
-            path, f"a field of view below {_FIELD_OF_VIEW_MM:g} mm",
-            " x ".join(f"{side:.0f}" for side in extent) + " mm",
-            "Correct the header's transform, or its unit (xyzt_units).",
-        )  # fmt: skip
+            path, f"voxels of {_VOXEL_MM[0]:g} to {_VOXEL_MM[1]:g} mm", f"{got} mm", step
+        )
+    extent = [size * n for size, n in zip(sizes, shape, strict=True)]
+    if max(extent) > _FIELD_OF_VIEW_MM:
+        got = " x ".join(f"{side:.0f}" for side in extent)
+        raise _refusal(path, f"a field of view below {_FIELD_OF_VIEW_MM:g} mm", f"{got} mm", step)
 
 
-def _sizes(affine: Affine) -> npt.NDArray[np.float64]:
-    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
+def _sizes(affine: Affine) -> list[float]:
+    """Return the voxel sizes; plain numbers, as arrays of three are slow."""
+    return [math.hypot(*column) for column in affine[:3, :3].T.tolist()]
+
+
+def _determinant(affine: Affine) -> float:
+    (a, b, c), (d, e, f), (g, h, i) = affine[:3, :3].tolist()
+    return float(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
 
 
 def _refusal(path: Path, wanted: str, got: str, next_step: str) -> RunError:

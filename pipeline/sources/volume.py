@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from fmritok.tokenizers.sparse import SparseMap
 __all__ = ["FRAMES_A_BLOCK", "VolumeSource"]
 
 FRAMES_A_BLOCK = 16
+_BYTES_AT_ONCE = 1 << 20
+_GZIP_WINDOW = 31  # zlib's, with the header of gzip
 
 
 class VolumeSource:
@@ -124,16 +127,35 @@ class VolumeSource:
 
 @contextmanager
 def _tail_named(path: Path) -> Iterator[None]:
-    """Name what follows whole gzip data, which is read ahead, for what it is."""
+    """Tell gzip data that something else follows from gzip data that are damaged."""
     try:
         yield
-    except OSError as error:
-        if "Not a gzip" not in str(error):
+    except (OSError, EOFError) as error:
+        if path.suffix != ".gz" or not _has_tail(path):
             raise
         raise RunError(
             expected("Run file", path, "nothing after its gzip data", "other bytes",
                      "Unpack it with `gzip -dc`, and compress the result again.")
         ) from error  # fmt: skip
+
+
+def _has_tail(path: Path) -> bool:
+    """Tell whether whole gzip data are followed by something else; reads the file again."""
+    with open_binary(path) as raw:
+        member = zlib.decompressobj(_GZIP_WINDOW)
+        while data := raw.read(_BYTES_AT_ONCE):
+            while data:
+                try:
+                    member.decompress(data, _BYTES_AT_ONCE)
+                except zlib.error:
+                    return False
+                data = member.unconsumed_tail
+                if member.eof:
+                    data = member.unused_data + raw.read(1)
+                    if data and not data.startswith(b"\x1f"):
+                        return True
+                    member = zlib.decompressobj(_GZIP_WINDOW)
+    return False
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:
