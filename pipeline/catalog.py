@@ -303,7 +303,7 @@ def build_cohort(
         dataset,
         runs,
         _reasons(found.left_out),
-        _reasons(questioned),
+        _reasons(dict.fromkeys(questioned)),  # runs share sidecars
         phenotypes.table,
         phenotypes.columns,
         events_table(events.items()),

@@ -51,13 +51,13 @@ def read_cifti_header(path: Path) -> SurfaceHeader:
     """
     start = file_start(path, _CIFTI_START)
     header = raw_cifti_header(start.content[:HEADER_BYTES], path)
-    value_type(header, path)
-    offset = float(header["vox_offset"])
-    if offset > (start.size or math.inf):
-        raise _no_cifti(path, f"a vox_offset of {offset:g}")
-    fields = _series_fields(start.content[: int(offset)])
+    offset = int(header["vox_offset"])
+    n_bytes = math.prod(header["dim"][5:7].tolist()) * value_type(header, path).itemsize
+    if start.size is not None and start.size < offset + n_bytes:
+        raise _no_cifti(path, f"{start.size} of {offset + n_bytes} bytes")
+    fields = _series_fields(start.content[:offset])
     if set(_SERIES_FIELDS) - set(fields) and offset > len(start.content):
-        fields = _series_fields(file_start(path, int(offset)).content)
+        fields = _series_fields(file_start(path, offset).content)
     missing = [name for name in _SERIES_FIELDS if name not in fields]
     if missing:
         raise _no_cifti(path, f"no {missing[0]} in its XML")

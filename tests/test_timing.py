@@ -257,6 +257,14 @@ def test_a_run_of_a_bids_cohort_that_differs_from_the_others(tmp_path):
     assert len(get_adapter("bids")(tmp_path, tr=2.0).questioned) == 0
 
 
+def test_a_sidecar_of_many_runs_is_named_once(tmp_path):
+    for sub in ("01", "02"):
+        write_image(bids_path(tmp_path, sub))
+    (tmp_path / "task-rest_bold.json").write_text('{"RepetitionTime": 2000}')
+    questioned = get_adapter("bids")(tmp_path).questioned
+    assert questioned["path"].tolist() == [str(tmp_path / "task-rest_bold.json")]
+
+
 def grayordinates(path, *, unit="SECOND", step=2.0, start=0.0, exponent=0):
     vertices = [
         cifti2.BrainModelAxis.from_surface(np.arange(5), 32492, f"CIFTI_STRUCTURE_CORTEX_{side}")
