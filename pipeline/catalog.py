@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.errors import CatalogError, RunError, expected
 from fmritok.pipeline.events import Event, events_table
-from fmritok.pipeline.headers import TR_RANGE_S, run_header
+from fmritok.pipeline.headers import looked_at, run_header
 from fmritok.pipeline.phenotypes import Phenotypes
 from fmritok.pipeline.remarks import Remark
 from fmritok.pipeline.run_checks import (
     FAULTS_OF_FILES,
+    Stamp,
     fetch_problem,
     name_problem,
     nearly_equal,
@@ -30,6 +30,7 @@ from fmritok.pipeline.run_checks import (
 )
 from fmritok.pipeline.store.names import is_run_id
 from fmritok.pipeline.text_numbers import first_examples
+from fmritok.pipeline.timing import Sidecar, lone_times, repetition_time
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -43,10 +44,11 @@ COLUMNS = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
     "source_bytes", "source_time", "path", "right", "warp", "mask", "motion", "n_frames", "problem",
 ]  # fmt: skip
+#: Columns that are a run's as its adapter found it.
+_COPIED = ("run_id", "subject", "session", "task", "site", "family", "space", "motion", "path",
+           "right", "warp", "mask")  # fmt: skip
 #: Folders and headers read at once: on network file systems, nearly all of it is waiting.
 _THREADS = 16
-#: What tools write when they lose the repetition time, s.
-_LOST_TR = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,11 @@ class RunFile:
         that were a folder.
     space : str
         Template space of the samples, once `warp` is applied.
-    tr : float
-        Repetition time where the cohort knows it better than the header, s; else NaN.
-    usual_tr : float
+    sidecar : Sidecar
+        What sidecars say of the times of frames.
+    usual_tr : tuple of float
+        Repetition times that such scans of the cohort have, s; empty if not known.
+    documented_tr : float
         Repetition time to use where the header has none that can be, s; NaN if not known.
     right : Path, optional
         The right hemisphere of a pair of GIFTI files.
@@ -89,8 +93,9 @@ class RunFile:
     site: str = ""
     family: str = ""
     space: str = "MNI152NLin6Asym"
-    tr: float = _NAN
-    usual_tr: float = _NAN
+    sidecar: Sidecar = field(default_factory=Sidecar)
+    usual_tr: tuple[float, ...] = ()
+    documented_tr: float = _NAN
     right: Path | None = None
     warp: Path | None = None
     mask: Path | None = None
@@ -298,28 +303,34 @@ def build_cohort(
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        headers = list(pool.map(lambda file: _read(file, tr), first))
-        stamps = list(pool.map(stamp_of, first))
+        looks = list(pool.map(lambda file: _look(file, tr), first))
+    rows, events = [], dict(found.events)
     questioned = [*found.questioned, *phenotypes.questioned]
-    rows = []
-    for file, stamp, (n_frames, seconds, problem) in zip(first, stamps, headers, strict=True):
-        twins = by_id[file.run_id]
+    for file, look in zip(first, looks, strict=True):
+        twins, problem = by_id[file.run_id], look.problem
         if len(twins) > 1:
             problem = expected("Run id", file.run_id, "one file",
                                " and ".join(str(t.path.relative_to(root)) for t in twins),
                                "Move all but one away.")  # fmt: skip
-        if file.mask and stamp.no_mask:
-            questioned.append((file.mask, Remark.NO_MASK.with_reason(stamp.no_mask)))
+        problem = name_problem(file, root) or problem
+        if file.mask and look.stamp.no_mask:
+            questioned.append((file.mask, Remark.NO_MASK.with_reason(look.stamp.no_mask)))
             file = replace(file, mask=None)
-        problem = name_problem(file, root) or problem or stamp.problem
-        row = asdict(file) | {
+        if not problem:
+            questioned += look.questions
+            if file.run_id in events:
+                questioned += file.sidecar.of_events
+                events[file.run_id] = _shifted(events[file.run_id], file.sidecar.start)
+                if _are_beyond(events[file.run_id], look):
+                    questioned.append((file.path, "events begin after the end of the run"))
+        row: dict[str, object] = {name: getattr(file, name) for name in _COPIED} | {
             "dataset": dataset,
-            "tr": seconds,
+            "tr": look.tr,
             "source": file.path.relative_to(root).as_posix(),
-            "n_frames": n_frames,
+            "n_frames": look.n_frames,
             "problem": problem,
-            "source_bytes": stamp.sizes,
-            "source_time": stamp.times,
+            "source_bytes": look.stamp.sizes,
+            "source_time": look.stamp.times,
         }
         for name in ("path", "right", "warp", "mask"):
             row[name] = str(row[name] or "")
@@ -329,14 +340,16 @@ def build_cohort(
     near = nearly_equal(sorted(without), set(phenotypes.table["subject"]) - set(runs["subject"]))
     if near:
         questioned.append((root, f"{Remark.NEARLY_IDS}: {first_examples(pd.Series(near))}"))
+    if not any(file.usual_tr for file in first) and tr is None:
+        questioned += lone_times(runs)
     cohort = Cohort(
         dataset,
         runs,
         _reasons(found.left_out),
-        _reasons(dict.fromkeys(questioned)),
+        _reasons(dict.fromkeys(questioned)),  # runs share sidecars
         phenotypes.table,
         phenotypes.columns,
-        events_table(found.events),
+        events_table(events.items()),
     )
     subjects = runs["subject"].unique()
     if len(phenotypes.table) and len(cohort.without_phenotypes) == len(subjects):
@@ -361,20 +374,44 @@ def _nothing_found(dataset: str, root: Path, found: Found, looked_for: str) -> s
                     "Check --dataset, --input and --root.")  # fmt: skip
 
 
-def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
-    """Return frames, repetition time and problem of one run."""
-    if file.problem:
-        return 0, file.tr if tr is None else tr, file.problem
-    known = file.tr if tr is None else tr
-    n_frames, seconds, problem = _header(file, known)
-    lost = not TR_RANGE_S[0] <= seconds <= TR_RANGE_S[1] or seconds == _LOST_TR
-    if np.isnan(known) and lost and not np.isnan(file.usual_tr):
-        n_frames, seconds, problem = _header(file, file.usual_tr)
-    if problem:
-        paths = (path for path in (file.path, file.right) if path)
-        problem = next(filter(None, map(fetch_problem, paths)), problem)
-    return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
+@dataclass
+class _Look:
+    """What looking at the files of one run has brought."""
+
+    n_frames: int = 0
+    tr: float = _NAN
+    problem: str = ""
+    questions: list[tuple[Path, str]] = field(default_factory=list)
+    stamp: Stamp = field(default_factory=Stamp)
 
 
-def _header(file: RunFile, tr: float) -> tuple[int, float, str]:
-    return run_header(file.path, file.right, tr=tr, native_ok=file.warp is not None)
+def _look(file: RunFile, tr: float | None) -> _Look:
+    """Look at all files of one run."""
+    look = _Look(tr=file.sidecar.tr if tr is None else tr, problem=file.problem)
+    if not file.problem:
+        header = run_header(file.path, file.right, native_ok=file.warp is not None)
+        seconds = repetition_time(
+            header.tr, file.path, n_frames=header.n_frames, given=tr, sidecar=file.sidecar,
+            usual=file.usual_tr, instead=file.documented_tr,
+        )  # fmt: skip
+        look.n_frames, look.tr = header.n_frames, seconds.tr
+        look.problem = header.problem or seconds.problem
+        look.questions = [(file.path, text) for text in header.questions] + [*seconds.questions]
+        if look.problem:
+            paths = (path for path in (file.path, file.right) if path)
+            look.problem = next(filter(None, map(fetch_problem, paths)), look.problem)
+    try:
+        with looked_at(file.path, "files that can be read"):
+            look.stamp = stamp_of(file)
+        look.problem = look.problem or look.stamp.problem
+    except RunError as error:
+        look.problem = look.problem or str(error)
+    return look
+
+
+def _shifted(events: list[Event], seconds: float) -> list[Event]:
+    return [e._replace(onset=e.onset - seconds) for e in events] if seconds else events
+
+
+def _are_beyond(events: list[Event], look: _Look) -> bool:
+    return any(event.onset >= look.n_frames * look.tr for event in events)

@@ -40,7 +40,6 @@ class Remark(StrEnum):
     NO_MASK = "mask not used"
     NO_PHENOTYPES = "no phenotypes are taken from it"
     NO_DESCRIPTION = "phenotype columns are not described"
-    TR_FIELD = "RepetitionTime is no number of seconds from 0.1 to 20: it is not used"
     NEARLY_EVENTS = "events of a name that is nearly a run's, whose own are missing: not used"
     LONG_ROWS = "rows with more fields than the header are not used"
     SHORT_ROWS = "rows with fewer fields than the header: the last fields are missing"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fmritok.pipeline.errors import expected
+from fmritok.pipeline.faults import told_apart
 from fmritok.pipeline.phenotypes import showable
 from fmritok.pipeline.remarks import Reason
 from fmritok.pipeline.small_files import POINTER_BYTES, not_fetched
@@ -42,19 +43,26 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(file: RunFile) -> Stamp:
-    """Look at all files of a run: it can do without its mask, not without the others."""
+    """Look at all files of a run: it can do without its mask, not without the others.
+
+    Raises
+    ------
+    MachineError
+        If it is no fault of the files, such as too many open files.
+    """
     stamps, no_mask = [], ""
     for path in (file.path, file.right, file.warp, file.mask):
         if path is None:
             continue
         try:
-            stamp = file_stamp(path)
+            with told_apart("source", path):
+                stamp = file_stamp(path)
             if stamp[0] > POINTER_BYTES or not_fetched(path) is None:
                 stamps.append(stamp)
                 continue
             why: object = "the line of text that stands for it"
         except FAULTS_OF_FILES as error:
-            why = getattr(error, "strerror", None) or error
+            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         if path != file.mask:
             lost = expected("Run file", path, "a file that can be read", why,
                             "Copy it again from its source.")  # fmt: skip

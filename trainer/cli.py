@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -56,6 +57,8 @@ class _LazyGroup(click.Group):
 @click.version_option(version("fmritok"), prog_name="fmritok")
 def main() -> None:
     """Encode fMRI cohorts once into a token store; train long-sequence models on it many times."""
+    # it prints what it repairs in headers; what matters of that, fmritok says with the file's name
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

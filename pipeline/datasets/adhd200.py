@@ -167,8 +167,9 @@ def _site(path: Path, root: Path) -> str:
 def _completed(file: RunFile, row: Mapping[Hashable, object]) -> RunFile:
     """Fill in what the phenotype table knows, and what the site's scans usually have."""
     site = file.site or str(row.get("site", ""))
-    usual = _SITE_TR.get(site.split("_")[0], float("nan"))
+    seconds = _SITE_TR.get(site.split("_")[0], float("nan"))
+    usual = () if seconds != seconds else (seconds,)
     motion = file.motion
     if file.path.name.startswith(file.subject):  # the table with nilearn's sample is of these files
         motion = float(str(row.get("mean_fd", motion)))
-    return replace(file, site=site, usual_tr=usual, motion=motion)
+    return replace(file, site=site, usual_tr=usual, documented_tr=seconds, motion=motion)

@@ -42,6 +42,7 @@ from fmritok.pipeline.remarks import Reason, Remark
 from fmritok.pipeline.small_files import UnreadableError, not_fetched
 from fmritok.pipeline.text_numbers import numbers_of
 from fmritok.pipeline.text_table import BIDS, TextTable
+from fmritok.pipeline.timing import read_sidecar
 
 __all__ = ["catalog_bids", "search_tree"]
 
@@ -185,6 +186,7 @@ def _search_run(
 def _run(
     file: BidsFile, folders: BidsFolders, files: list[BidsFile], dataset: str, found: Found
 ) -> RunFile:
+    sidecar = read_sidecar(folders.sidecar(file, found.questioned))
     space = file.entities["space"]
     return RunFile(
         run_id=safe_id(f"{dataset}_{file.run}"),
@@ -193,7 +195,7 @@ def _run(
         task=file.entities.get("task", ""),
         path=file.path,
         space="fsaverage5" if space == "fsaverage" else space,
-        tr=folders.repetition_time(file, found.questioned),
+        sidecar=sidecar,
         mask=_mask(file, files),
         motion=_motion(files, found),
     )

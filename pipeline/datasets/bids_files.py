@@ -10,7 +10,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from fmritok.pipeline.headers import TR_RANGE_S
 from fmritok.pipeline.remarks import Remark
 from fmritok.pipeline.run_checks import loose_label
 from fmritok.pipeline.small_files import UnreadableError, read_json
@@ -186,8 +185,10 @@ class BidsFolders:
 
     def sidecar(
         self, file: BidsFile, questioned: list[tuple[Path, str]] | None = None
-    ) -> dict[str, Any]:
-        """Return the fields of all sidecars that apply; of one field, the most specific one's.
+    ) -> dict[str, tuple[Any, Path]]:
+        """Return the fields of all sidecars that apply, each with the sidecar that it is from.
+
+        Of one field, the most specific sidecar's value counts.
 
         Sidecars of the raw data are read only if those of the derivatives tell no times.
 
@@ -197,34 +198,18 @@ class BidsFolders:
         questioned : list of (Path, str), optional
             Gets the sidecars that cannot be read, and why.
         """
-        merged: dict[str, Any] = {}
+        merged: dict[str, tuple[Any, Path]] = {}
         for top in self._tops():
             for other in self._inherited(top, file, file.suffix, ".json"):
                 fields, reason = self._fields(other.path)
-                merged = {**fields, **merged}
+                for name, value in fields.items():
+                    if value is not None:
+                        merged.setdefault(name, (value, other.path))
                 if reason and questioned is not None:
                     questioned.append((other.path, Remark.NO_SIDECAR.with_reason(reason)))
             if any(field in merged for field in _TIMES):
                 break
         return merged
-
-    def repetition_time(
-        self, file: BidsFile, questioned: list[tuple[Path, str]] | None = None
-    ) -> float:
-        """Return what the sidecars say, s; NaN if nothing that can be."""
-        value = self.sidecar(file, questioned).get("RepetitionTime")
-        try:
-            seconds = float("nan") if value is None or isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            seconds = float("nan")
-        low, high = TR_RANGE_S
-        if value is not None and not low <= seconds <= high:
-            if questioned is not None:
-                sidecars = self.inherited(file, file.suffix, ".json")
-                said = (o.path for o in sidecars if "RepetitionTime" in self._fields(o.path)[0])
-                questioned.append((next(said), f"{Remark.TR_FIELD}: {str(value)[:40]}"))
-            return float("nan")
-        return seconds
 
     def _tops(self) -> tuple[Path, ...]:
         return (self.tree, self.raw) if self.raw else (self.tree,)

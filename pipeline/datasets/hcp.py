@@ -55,6 +55,10 @@ _GRAYORDINATES = [f"_Atlas{r}{c}.dtseries.nii" for c, r in product(_CLEANED, ("_
 _RUN = re.compile(
     r"^[rt]fMRI_(?P<task>[A-Z]+)(?P<number>\d*[a-z]?)(_(?P<scanner>7T))?(_(?P<direction>[A-Z]{2}))?$"
 )
+#: Repetition times by scanner and direction, s. AP and PA on 3T are the lifespan studies, some of
+#: which have the young adults' time.
+_SECONDS = {"7T": (1.0,), "3T": (0.72,)}
+_LIFESPAN = (0.8, 0.72)
 _MERGED = ("tfMRI_7T_RETCCW_AP_RETCW_PA_RETEXP_AP_RETCON_PA_RETBAR1_AP_RETBAR2_PA",)
 _MOTION = "Movement_RelativeRMS_mean.txt"
 _NOT_EVENTS = ("Sync",)  # when the scanner began: the onsets count from there already
@@ -177,20 +181,29 @@ def _search(
         events = _events(folder / "EVs", found)
         if events:
             found.events.append((run_id, events))
+    session = match["scanner"] or "3T"
     for path in best:
         found.files.append(
             RunFile(
                 run_id=run_id,
                 subject=subject,
                 path=path,
-                session=match["scanner"] or "3T",
+                session=session,
                 task="rest" if match["task"] == "REST" else match["task"].lower(),
                 family=families.get(subject, ""),
                 space="MNI152NLin6Asym" if input == "volume" else "fsLR",
+                usual_tr=_usual(dataset, session, match["direction"]),
                 motion=_motion(folder / _MOTION, found) if _MOTION in names else float("nan"),
             )
         )
     return found
+
+
+def _usual(dataset: str, session: str, direction: str | None) -> tuple[float, ...]:
+    """Return the repetition times of a scan, s; simulated cohorts have any."""
+    if dataset == "demo":
+        return ()
+    return _LIFESPAN if session == "3T" and direction in ("AP", "PA") else _SECONDS[session]
 
 
 def _choose(folder: Path, names: set[str], input: Input, found: Found) -> list[Path]:

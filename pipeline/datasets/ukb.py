@@ -50,6 +50,8 @@ _WARP = "reg/example_func2standard_warp"
 _NUMBER_BYTES = 4096
 #: Folders above a download, as /Bulk/Brain MRI/Resting functional brain MRI/10/.
 _DEPTH = 6
+#: Repetition time of all functional scans, s.
+_SECONDS = (0.735,)
 _MOTION = "mc/prefiltered_func_data_mcf_rel_mean.rms"
 _LOOKED_FOR = {
     "volume": "<eid>_20227_2_0 or <eid>_20249_2_0, folders or .zip",
@@ -135,6 +137,7 @@ class _Bulk:
             session=self.instance,
             task=task,
             space=space,
+            usual_tr=_SECONDS,
         )
 
 
