@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
@@ -129,4 +130,16 @@ def poison_as_rank(rank, store, folder):
         trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
     except TrainingError as error:
         (Path(folder) / f"{rank}.txt").write_text(str(error))
+    ranks.leave()
+
+
+def resume_in_two(rank, store, folder, options):
+    """Go on with a training, each process in a folder of its own name."""
+    ranks, folder = _join(rank, folder), Path(folder)
+    again = Trainer(
+        build_config(override({}, options)), TokenStore(store).group(),
+        out=folder / f"rank{rank}", device=torch.device("cpu"), resume=folder / "a", ranks=ranks,
+    )  # fmt: skip
+    begun = again.position.step
+    (folder / f"{rank}.json").write_text(json.dumps([begun, str(again.run().checkpoint)]))
     ranks.leave()

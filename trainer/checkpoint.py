@@ -130,6 +130,8 @@ class Checkpoint:
             If it is missing, damaged, or of a format that this release does not know.
         """
         file = folder / _STATE
+        if not file.is_file():  # a pipe would be waited for
+            raise _damaged(file, "the state of a checkpoint", "nothing")
         try:
             data = file.read_bytes()
             state = json.loads(data)

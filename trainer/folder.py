@@ -122,7 +122,7 @@ class TrainingFolder:
         TrainingError
             If the disk does not take it; the file is as it was.
         """
-        with writing("File", file, then="Then start again."):
+        with writing("File", file, then="Then start again, or go on with --resume."):
             write_whole(file, text)
 
     def checkpoints(self) -> list[Path]:
