@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from fmritok.pipeline.store.seal import canonical_json
 from fmritok.trainer import checkpoint as module
-from fmritok.trainer.checkpoint import Checkpoint, load_weights
+from fmritok.trainer.checkpoint import Checkpoint
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.folder import TrainingFolder, find_checkpoint, init_weights
 from fmritok.trainer.sharding import whole_tensors
+from fmritok.trainer.tensor_files import load_weights
 
 TEXTS = {"runs.json": b"{}", "metrics.jsonl": b""}
 

@@ -34,13 +34,12 @@ from fmritok.trainer.checkpoint import (
     REPLACED,
     Checkpoint,
     is_checkpoint,
-    load_weights,
-    step_of,
     write_checkpoint,
 )
 from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
 from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.sharding import WholeTensors
+from fmritok.trainer.tensor_files import load_weights, step_of
 
 __all__ = ["TrainingFolder", "find_checkpoint", "init_weights", "refuse_used", "training_of"]
 
@@ -129,6 +128,10 @@ class TrainingFolder:
         """Return the folders of the checkpoints, oldest first, damaged ones too."""
         found = [p for p in self._checkpoints.glob("step-*") if step_of(p) is not None]
         return sorted(found, key=lambda path: step_of(path) or 0)
+
+    def has(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether a checkpoint is one of this training's."""
+        return os.path.realpath(checkpoint.training) == os.path.realpath(self.path)
 
     def latest(self) -> Checkpoint:
         """Return the latest checkpoint.

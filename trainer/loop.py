@@ -34,9 +34,8 @@ from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.resuming import (
     choose_split,
     earlier_rows,
-    open_checkpoint,
-    refuse_mismatch,
     runs_json,
+    to_resume,
     training_state,
 )
 from fmritok.trainer.sharding import WholeTensors, whole_tensors
@@ -133,7 +132,7 @@ class Trainer:
         if resume is None:
             ranks.first_only(lambda: refuse_used(self.folder))
         else:
-            checkpoint = ranks.of_first(lambda: self._to_resume(resume))
+            checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, config, group))
         self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
         self._runs = runs_json(group, self.split)
         self.feed = Feed(
@@ -162,17 +161,10 @@ class Trainer:
         if checkpoint is not None:
             checkpoint.load_optimizer(self.model, self.learner.optimizer)
             self.position = Position(**checkpoint.state["position"])
-            if os.path.realpath(checkpoint.training) == os.path.realpath(self.folder.path):
+            if self.folder.has(checkpoint):
                 self._saved = checkpoint.folder
         self.metrics = ranks.first_only(lambda: self._metrics(checkpoint, wandb))
         self.learner.prepare()
-
-    def _to_resume(self, resume: Path | Checkpoint) -> Checkpoint:
-        """Find the checkpoint to go on from, in the first process."""
-        if isinstance(resume, Path):
-            resume = open_checkpoint(resume, self.folder)
-        refuse_mismatch(resume, self.config, self.group)
-        return resume
 
     @property
     def is_finished(self) -> bool:

@@ -27,7 +27,7 @@ from fmritok.trainer.split import Split, check_no_leakage, split_runs, with_subj
 
 __all__ = [
     "FREE", "choose_split", "earlier_rows", "hold_and_open", "open_checkpoint", "refuse_mismatch",
-    "runs_json", "training_state",
+    "runs_json", "to_resume", "training_state",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def open_checkpoint(resume: Path, out: TrainingFolder) -> Checkpoint:
         found.check()
     else:
         found = TrainingFolder(resume).last_whole()
-    in_place = os.path.realpath(found.training) == os.path.realpath(out.path)
+    in_place = out.has(found)
     for other in reversed(out.checkpoints()):
         if in_place and os.path.samefile(other, found.folder):
             break
@@ -117,6 +117,21 @@ def hold_and_open(resume: Path, out: TrainingFolder) -> Checkpoint:
     except BaseException:
         out.release()
         raise
+
+
+def to_resume(
+    resume: Path | Checkpoint, out: TrainingFolder, config: Config, group: TokenGroup | MixedGroup
+) -> Checkpoint:
+    """Return the checkpoint to go on from, compared with what it is gone on with.
+
+    Raises
+    ------
+    CheckpointError
+        See :func:`open_checkpoint` and :func:`refuse_mismatch`.
+    """
+    checkpoint = open_checkpoint(resume, out) if isinstance(resume, Path) else resume
+    refuse_mismatch(checkpoint, config, group)
+    return checkpoint
 
 
 def refuse_mismatch(checkpoint: Checkpoint, config: Config, group: TokenGroup | MixedGroup) -> None:
