@@ -17,7 +17,7 @@ from ranks import resume_in_two
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.seal import canonical_json, sha256
 from fmritok.trainer.cli import main
-from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.metrics import read_metrics
@@ -33,6 +33,12 @@ SMALL = [
 LENGTHS = [20, 9, 16, 12, 10]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """The picture takes more time than these trainings."""
+    monkeypatch.setattr("fmritok.trainer.loop.draw_losses", lambda *_: None)
 
 
 @pytest.fixture
@@ -243,6 +249,34 @@ def test_a_finished_training_says_so_and_is_whole_wherever_it_is(group, tmp_path
     assert _weights(elsewhere) == _weights(out)
     assert (elsewhere / "metrics.jsonl").read_bytes() == before[1]
     assert f"Checkpoint: {elsewhere}" in "".join(done.output.split("\n"))
+
+
+def test_a_finished_training_without_validation_shows_its_last_figures(group, tmp_path):
+    done = _trainer(group, tmp_path, "data.validation_fraction=0").run()
+    again = _trainer(group, tmp_path, "data.validation_fraction=0", resume=tmp_path).run()
+    assert again.rate is None
+    assert not again.validated
+    assert again.figures["residual_loss"] == done.figures["residual_loss"]
+
+
+def test_half_a_row_is_cut_and_not_glued_to_the_next(group, tmp_path):
+    _trainer(group, tmp_path / "whole").run()
+    wanted = read_metrics(tmp_path / "whole")
+    _stopped(group, tmp_path / "a")
+    file = tmp_path / "a" / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    assert len(read_metrics(tmp_path / "a")) == 5
+    _trainer(group, tmp_path / "a", resume=tmp_path / "a").run()
+    rows = read_metrics(tmp_path / "a")
+    assert [row["loss"] for row in rows] == [row["loss"] for row in wanted]
+
+
+def test_rows_that_somebody_else_changes_meanwhile_stop_the_training(group, tmp_path):
+    trainer = _trainer(group, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(TrainingError, match="expected the rows that this training wrote"):
+        trainer.run()
 
 
 def test_a_copy_of_a_checkpoint_needs_a_folder_to_go_on_in(group, tmp_path):

@@ -41,7 +41,14 @@ from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.sharding import WholeTensors
 from fmritok.trainer.tensor_files import load_weights, step_of
 
-__all__ = ["TrainingFolder", "find_checkpoint", "init_weights", "refuse_used", "training_of"]
+__all__ = [
+    "TrainingFolder",
+    "find_checkpoint",
+    "find_weights",
+    "init_weights",
+    "refuse_used",
+    "training_of",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -270,18 +277,31 @@ def refuse_used(folder: TrainingFolder) -> None:
         )  # fmt: skip
 
 
-def init_weights(path: Path, model: nn.Module) -> None:
-    """Load weights from a safetensors file, a checkpoint, or the latest checkpoint of a training.
+def find_weights(path: Path) -> Path | Checkpoint:
+    """Return a file of weights alone, a checkpoint, or the latest checkpoint of a training.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    if path.is_file() and not is_checkpoint(path.parent):
+        return path
+    return find_checkpoint(path.parent if path.is_file() else path)
+
+
+def init_weights(source: Path | Checkpoint, model: nn.Module) -> None:
+    """Load weights from what :func:`find_weights` found.
 
     Raises
     ------
     CheckpointError
         If they are damaged or do not fit the model.
     """
-    if path.is_file() and not is_checkpoint(path.parent):
-        load_weights(path, model)
+    if isinstance(source, Checkpoint):
+        source.load_weights(model)
     else:
-        find_checkpoint(path.parent if path.is_file() else path).load_weights(model)
+        load_weights(source, model)
 
 
 def _remove(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,19 @@ from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.checkpoint import METRICS, RUNS, Checkpoint
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay
-from fmritok.trainer.distributed import Ranks, total_over_ranks
+from fmritok.trainer.distributed import Ranks
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.faults import losing_others, within_memory
 from fmritok.trainer.feed import Feed
-from fmritok.trainer.folder import TrainingFolder, init_weights, refuse_used
+from fmritok.trainer.folder import TrainingFolder, find_weights, init_weights, refuse_used
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.learner import Learner, Step
-from fmritok.trainer.metrics import MetricsLog, draw_losses, optionally
+from fmritok.trainer.metrics import MetricsLog, begin_record, draw_losses, last_figures, optionally
 from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.progress import Position, Summary
-from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.resuming import (
     choose_split,
-    earlier_rows,
     runs_json,
     to_resume,
     training_state,
@@ -41,7 +39,6 @@ from fmritok.trainer.resuming import (
 from fmritok.trainer.sharding import WholeTensors, whole_tensors
 from fmritok.trainer.stopping import StopRequest
 from fmritok.trainer.streaming import Batch, Meter
-from fmritok.trainer.tracking import WandbRun
 
 __all__ = ["Trainer"]
 
@@ -134,12 +131,12 @@ class Trainer:
         else:
             checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, config, group))
         self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
-        self._runs = runs_json(group, self.split)
         self.feed = Feed(
             config, group, self.split,
             ranks=ranks, workers=self.workers, pin_memory=device.type == "cuda",
         )  # fmt: skip
         self.index, self.validation_index = self.feed.index, self.feed.validation_index
+        self._runs = runs_json(group, self.split)
 
         if device.type == "cuda" and config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -149,7 +146,7 @@ class Trainer:
             torch.manual_seed(config.train.seed)
             self.model = build_objective(config, layout)
         if init_from is not None:
-            init_weights(init_from, self.model)
+            init_weights(ranks.of_first(lambda: find_weights(init_from)), self.model)
         if checkpoint is not None:
             checkpoint.load_weights(self.model)
         epochs = config.train.epochs
@@ -163,7 +160,9 @@ class Trainer:
             self.position = Position(**checkpoint.state["position"])
             if self.folder.has(checkpoint):
                 self._saved = checkpoint.folder
-        self.metrics = ranks.first_only(lambda: self._metrics(checkpoint, wandb))
+        self.metrics = ranks.first_only(
+            lambda: begin_record(self.folder, config, self.split, checkpoint, wandb)
+        )
         self.learner.prepare()
 
     @property
@@ -191,8 +190,10 @@ class Trainer:
                 with closing(meter), StopRequest() as stop, display:
                     self._train(meter, stop, display)
                 rate = meter.overall
-            elif self._saved is None:  # its end is copied into another folder
-                self._save()
+            else:
+                self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
+                if self._saved is None:  # its end is copied into another folder
+                    self._save()
             assert self._saved is not None
             picture: Path | None = self.folder.picture
             if self.ranks.is_first and not optionally(picture, self._draw):
@@ -232,7 +233,7 @@ class Trainer:
             display.step(row["step"], row["loss"], meter.overall)
             self._validate_if_due(stop, display)
             step = self.position.step
-            signal = self._agreed(stop)
+            signal = stop.agreed(self.ranks)
             due = step % self.config.train.checkpoint_every == 0
             if signal or due or step == self.n_steps:
                 self._save()
@@ -289,22 +290,6 @@ class Trainer:
         step = self.position.step
         due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
         return due and self.position.validated != step and len(self.validation_index) > 0
-
-    def _agreed(self, stop: StopRequest) -> str | None:
-        """Return the signal to stop at, the same on every rank."""
-        if self.ranks.size == 1:
-            return stop.signal
-        asked = total_over_ranks(torch.tensor(float(stop.signal is not None)))
-        return (stop.signal or "a signal to another process") if asked else None
-
-    def _metrics(self, checkpoint: Checkpoint | None, project: str | None) -> MetricsLog:
-        """Write what is known before the first step to the folder of the training."""
-        folder = self.folder
-        folder.write(folder.config, to_yaml(self.config))
-        folder.write(folder.split, self.split.to_json())
-        wandb = None if project is None else WandbRun(folder, project, asdict(self.config))
-        rows = b"" if checkpoint is None else earlier_rows(checkpoint)
-        return MetricsLog(folder, rows=rows, step=self.position.step, wandb=wandb)
 
     def _draw(self) -> None:
         draw_losses(self.folder, self.model.figures)

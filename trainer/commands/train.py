@@ -231,7 +231,8 @@ def _train(
     console = Console()
     side = "held-out subjects" if summary.validated else "TRAINING windows (no validation)"
     console.print(f"Step {summary.step}, on {side}:", soft_wrap=True, highlight=False)
-    console.print(figures_table(summary.figures, summary.shown))
+    if summary.figures:
+        console.print(figures_table(summary.figures, summary.shown))
     if summary.rate is None:
         click.echo("The training was finished before: nothing was left to do.")
     else:
