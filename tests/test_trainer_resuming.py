@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """The picture takes more time than these trainings."""
+    """Leave the picture out, which takes more time than these trainings."""
     monkeypatch.setattr("fmritok.trainer.loop.draw_losses", lambda *_: None)
 
 

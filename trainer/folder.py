@@ -206,12 +206,27 @@ class TrainingFolder:
             folder.mkdir(exist_ok=True)  # not its parent: a folder that is gone stays gone
             self._clean()
             write_checkpoint(target, tensors, state, texts)
-            found = self.checkpoints()
-            # Later ones are damaged: this training had to go back behind them.
-            later = [path for path in found if (step_of(path) or 0) > step]
-            for old in [*found[: len(found) - len(later)][:-keep], *later]:
-                _remove(old)
+            self._drop(step, keep)
         return target
+
+    def drop(self, step: int, *, keep: int) -> None:
+        """Drop all but the last ``keep`` checkpoints up to a step, and those after it.
+
+        Later ones are damaged: the training had to go back behind them.
+
+        Raises
+        ------
+        CheckpointError
+            If the disk refuses.
+        """
+        with writing("Checkpoints", self._checkpoints, kind=CheckpointError):
+            self._drop(step, keep)
+
+    def _drop(self, step: int, keep: int) -> None:
+        found = self.checkpoints()
+        past = [path for path in found if (step_of(path) or 0) <= step]
+        for old in [*past[:-keep], *found[len(past) :]]:
+            _remove(old)
 
     def _clean(self) -> None:
         """Remove what a process that was killed left between two names of a checkpoint."""

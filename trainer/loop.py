@@ -194,6 +194,8 @@ class Trainer:
                 self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
                 if self._saved is None:  # its end is copied into another folder
                     self._save()
+                step, keep = self.position.step, self.config.train.keep_checkpoints
+                self.ranks.first_only(lambda: self.folder.drop(step, keep=keep))
             assert self._saved is not None
             picture: Path | None = self.folder.picture
             if self.ranks.is_first and not optionally(picture, self._draw):
