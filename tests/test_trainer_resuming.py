@@ -274,7 +274,7 @@ def test_half_a_row_is_cut_and_not_glued_to_the_next(group, tmp_path):
 
 def test_rows_that_somebody_else_changes_meanwhile_stop_the_training(group, tmp_path):
     trainer = _trainer(group, tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "metrics.jsonl").write_text(9999 * "{}\n")
     with pytest.raises(TrainingError, match="expected the rows that this training wrote"):
         trainer.run()
 
@@ -290,6 +290,13 @@ def test_a_copy_of_a_checkpoint_needs_a_folder_to_go_on_in(group, tmp_path):
     assert done.exit_code == 0, done.output
     assert len(read_metrics(tmp_path / "b")) == 8
     assert not list((tmp_path / "copies").glob("*.yaml"))
+
+
+def test_weights_alone_are_no_training(group, tmp_path):
+    checkpoint = _stopped(group, tmp_path)
+    done = _command(group, "--resume", checkpoint.folder / "model.safetensors")
+    assert done.exit_code == 1
+    assert "start a new training with --init-from FILE" in " ".join(done.output.split())
 
 
 def test_a_wrong_path_makes_no_folder(group, tmp_path):
