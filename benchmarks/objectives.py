@@ -150,11 +150,11 @@ def train(
     group = TokenStore(store).group(group_name)
     options = [*OPTIONS[data, group_name], f"objective.name={objective}", *more]
     if data == "real":
-        # The split is drawn by the seed: the first one that trains on the long part alone.
+        # The first split that trains on the long part alone.
         options += ["data.validation_fraction=0.6"]
         seeds = (s for s in range(99) if len(found := split_runs(group.runs, fraction=0.6, seed=s)
                  .train) == 1 and EARLY in found[0])  # fmt: skip
-        options += [f"train.seed={next(seeds)}"]
+        options += [f"data.split_seed={next(seeds)}"]
     config = build_config(override(read_recipe("tiny"), options))
     steps = config.train.steps
     rhythm = replace(config.train, validate_every=steps, checkpoint_every=steps)

@@ -53,7 +53,8 @@ def main(
     rows = []
     for seed in range(seeds):
         for size in sizes:
-            options = [*overrides, f"data.subjects={size}", f"train.seed={seed}"]
+            options = [*overrides, f"data.subjects={size}", f"data.split_seed={seed}",
+                       f"train.seed={seed}"]  # fmt: skip
             folder = out / f"subjects-{size:05d}-seed-{seed}"
             row = train(store, group, recipe, options, folder, device, figure)
             rows.append({"subjects": size, "seed": seed, **row})
@@ -111,7 +112,7 @@ def train(
     from rich.console import Console
 
     from fmritok.pipeline.store.reader import TokenStore
-    from fmritok.trainer.checkpoint import list_checkpoints
+    from fmritok.trainer.folder import TrainingFolder
     from fmritok.trainer.loop import Trainer
     from fmritok.trainer.metrics import read_metrics
     from fmritok.trainer.recipe import build_config, override, read_recipe
@@ -122,7 +123,7 @@ def train(
         TokenStore(store).group(group),
         out=folder,
         device=torch.device(device),
-        resume=next(iter(list_checkpoints(folder)[-1:]), None),
+        resume=folder if TrainingFolder(folder).checkpoints() else None,
         console=Console(quiet=True),
     )
     trainer.run()

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-cases",
         action="store_true",
-        help="test_crashes, test_damage: every case instead of a sample; hours on two cores",
+        help="tests of crashes and damage: every case instead of a sample; hours on two cores",
     )
     parser.addoption(
         "--cases", type=int, metavar="N", help="as above: samples of N cases of every kind"
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Give tests of every case the time that they take."""
     if config.getoption("--all-cases") or config.getoption("--cases"):
         for item in items:
-            if item.path.name in ("test_crashes.py", "test_damage.py"):
+            if item.path.name.endswith(("_crashes.py", "_damage.py")):
                 item.add_marker(pytest.mark.timeout(0))
 
 

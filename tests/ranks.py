@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
-from fmritok.trainer.checkpoint import list_checkpoints
 from fmritok.trainer.distributed import Ranks
 from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.folder import TrainingFolder
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.objectives.coding_rate import coding_rate
 from fmritok.trainer.recipe import build_config, override
@@ -115,7 +116,7 @@ def resume_as_rank(rank, store, folder):
         trainer(store, folder / f"{name}-two", options, **how).run()
         for begun in ("one", "two"):
             out = folder / f"{name}-{begun}-then-two"
-            early = list_checkpoints(folder / f"{name}-{begun}")[0]
+            early = TrainingFolder(folder / f"{name}-{begun}").checkpoints()[0]
             again = trainer(store, out, options, resume=early, **how)
             held = sum(p.to_local().numel() for p in again.model.parameters())
             assert held < 0.6 * sum(p.numel() for p in again.model.parameters())
@@ -138,4 +139,16 @@ def poison_as_rank(rank, store, folder):
         trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
     except TrainingError as error:
         (Path(folder) / f"{rank}.txt").write_text(str(error))
+    ranks.leave()
+
+
+def resume_in_two(rank, store, folder, options):
+    """Go on with a training, each process in a folder of its own name."""
+    ranks, folder = _join(rank, folder), Path(folder)
+    again = Trainer(
+        build_config(override({}, options)), TokenStore(store).group(),
+        out=folder / f"rank{rank}", device=torch.device("cpu"), resume=folder / "a", ranks=ranks,
+    )  # fmt: skip
+    begun = again.position.step
+    (folder / f"{rank}.json").write_text(json.dumps([begun, str(again.run().checkpoint)]))
     ranks.leave()

@@ -18,19 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import (
-    ChildError,
-    Folder,
-    Mode,
-    Objects,
-    Outcome,
-    Place,
-    invoke,
-    killed_everywhere,
-    with_fault,
-    zarr_in_this_thread,
-)
+from children import ChildError
+from faults import Outcome, invoke, killed_everywhere, with_fault
+from interception import Mode
 from pictures import Picture, differences, look, mixtures, study
+from places import Folder, Objects, Place
+from this_thread import zarr_in_this_thread
 from tiny import fmritok, tokenize_options, write_atlas, write_cohort, write_series
 
 SEED = 20261120

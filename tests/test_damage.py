@@ -23,8 +23,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import zarr
-from faults import ChildError, Folder, in_child, invoke, zarr_in_this_thread
+from children import ChildError, in_child
+from damages import Damage, cut, delete, edit, flip, numbers, remove, swap
+from faults import invoke
 from pictures import TABLES
+from places import Folder
+from this_thread import zarr_in_this_thread
 from tiny import fmritok, tokenize_options, write_atlas, write_cohort
 
 from fmritok.pipeline.store.location import Location
@@ -42,25 +46,6 @@ _TIMES = ("tokens_per_s", "stall_share", "seconds", "memory_bytes")
 _SMALL = ["data.window=16", "data.batch_size=2", "data.validation_fraction=0.25",
           "data.windows_per_run=2", "model.width=16", "model.layers=1", "model.mlp_width=16",
           "model.patch=4"]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Damage:
-    """One thing that is done to a store.
-
-    Attributes
-    ----------
-    what : str
-        For whoever reads the report.
-    keys : tuple of str
-        Files or folders concerned.
-    do : callable
-        Does it, given the store's folder; False if there was nothing to do.
-    """
-
-    what: str
-    keys: tuple[str, ...]
-    do: Callable[[Path], bool]
 
 
 @dataclass
@@ -214,45 +199,6 @@ def _without_sizes(told: dict[str, Any]) -> dict[str, Any]:
 # What is done to files
 
 
-def _delete(key: str) -> Damage:
-    def do(store: Path) -> bool:
-        (store / key).unlink()
-        return True
-
-    return Damage(f"delete {key}", (key,), do)
-
-
-def _cut(key: str, share: float) -> Damage:
-    def do(store: Path) -> bool:
-        data = (store / key).read_bytes()
-        (store / key).write_bytes(data[: int(len(data) * share)])
-        return True
-
-    return Damage(f"cut to {share:.0%} {key}", (key,), do)
-
-
-def _flip(key: str, share: float) -> Damage:
-    def do(store: Path) -> bool:
-        data = bytearray((store / key).read_bytes())
-        if not data:
-            return False
-        data[int(share * (len(data) - 1))] ^= 1 << (len(data) % 8)
-        (store / key).write_bytes(data)
-        return True
-
-    return Damage(f"flip a bit at {share:.0%} of {key}", (key,), do)
-
-
-def _swap(key: str, other: str) -> Damage:
-    def do(store: Path) -> bool:
-        one, two = (store / key).read_bytes(), (store / other).read_bytes()
-        (store / key).write_bytes(two)
-        (store / other).write_bytes(one)
-        return one != two
-
-    return Damage(f"swap {key} with {other}", (key, other), do)
-
-
 def _siblings(key: str, keys: list[str]) -> list[str]:
     """Return files of the same kind: another chunk, run, column or group."""
     folder, _, name = key.rpartition("/")
@@ -276,27 +222,6 @@ def _siblings(key: str, keys: list[str]) -> list[str]:
     return sorted(set(found))
 
 
-def _numbers(text: str) -> list[tuple[int, int]]:
-    """Return where numbers stand in a JSON text, outside of its strings."""
-    masked = re.sub(r'"(\\.|[^"\\])*"', lambda m: '"' * len(m[0]), text)
-    return [m.span() for m in re.finditer(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", masked)]
-
-
-def _edit(key: str, text: str, span: tuple[int, int]) -> Damage:
-    number = text[slice(*span)]
-    other = str(int(number) + 1) if re.fullmatch(r"-?\d+", number) else f"{float(number) * 2 + 1}"
-    edited = text[: span[0]] + other + text[span[1] :]
-    json.loads(edited)
-
-    def do(store: Path) -> bool:
-        (store / key).write_text(edited)
-        return True
-
-    line = text[: span[0]].count("\n")
-    where = text.splitlines()[line].strip()[:60]
-    return Damage(f"{number} becomes {other} in line {line + 1} ({where}) of {key}", (key,), do)
-
-
 def _edit_value(array: str, index: tuple[int, ...], key: str) -> Damage:
     def do(store: Path) -> bool:
         opened = zarr.open_group(store, mode="r+")[array]
@@ -314,40 +239,32 @@ def _edit_value(array: str, index: tuple[int, ...], key: str) -> Damage:
     return Damage(f"a value of {array} at {index}", (key,), do)
 
 
-def _remove(folder: str) -> Damage:
-    def do(store: Path) -> bool:
-        shutil.rmtree(store / folder)
-        return True
-
-    return Damage(f"delete the folder {folder}", (folder,), do)
-
-
 def damages(yard: Yard, kind: str) -> list[Damage]:
     """Return all damages of a kind."""
     keys, found = yard.keys, []
     if kind == "deleted":
-        found = [_delete(key) for key in keys]
+        found = [delete(key) for key in keys]
     elif kind == "cut":
-        found = [_cut(key, share) for key in keys for share in (0.5, 0.0)]
+        found = [cut(key, share) for key in keys for share in (0.5, 0.0)]
     elif kind == "flipped":
-        found = [_flip(key, share) for key in keys for share in (0.0, 0.4, 0.8, 1.0)]
+        found = [flip(key, share) for key in keys for share in (0.0, 0.4, 0.8, 1.0)]
     elif kind == "swapped":
         pairs = {tuple(sorted((key, other))) for key in keys for other in _siblings(key, keys)}
         content = {key: (yard.store / key).read_bytes() for key in keys}
-        found = [_swap(a, b) for a, b in sorted(pairs) if content[a] != content[b]]
+        found = [swap(a, b) for a, b in sorted(pairs) if content[a] != content[b]]
     elif kind == "number":
         for key in keys:
             if key.endswith("zarr.json"):
                 text = (yard.store / key).read_text()
-                spans = _numbers(text)
+                spans = numbers(text)
                 chance = random.Random(f"{SEED} {key}")
                 chosen = sorted(chance.sample(spans, min(FIELDS, len(spans))))
-                found += [_edit(key, text, span) for span in chosen]
+                found += [edit(key, text, span) for span in chosen]
     elif kind == "value":
         found = list(_values(yard))
     elif kind == "folder":
         folders = {str(parent) for key in keys for parent in Path(key).parents} - {"."}
-        found = [_remove(folder) for folder in sorted(folders)]
+        found = [remove(folder) for folder in sorted(folders)]
     return found
 
 

@@ -11,18 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import (
-    ChildError,
-    Folder,
-    Objects,
-    Place,
-    _Failing,
-    _Watch,
-    in_child,
-    killed_everywhere,
-    with_fault,
-    zarr_in_this_thread,
-)
+from children import ChildError, in_child
+from faults import Failing, killed_everywhere, with_fault
+from interception import Watch
+from places import Folder, Objects, Place
+from this_thread import zarr_in_this_thread
 from tiny import tokenize_options, write_atlas, write_cohort
 
 from fmritok.pipeline.store.location import Location
@@ -33,7 +26,7 @@ def watched(folder: Path, act: Callable[[], Any], number: int | None = None, mod
     place = Folder(folder)
 
     def run() -> tuple[list[str], str]:
-        watch = _Watch({number} if number is not None else set(), _Failing(mode))
+        watch = Watch({number} if number is not None else set(), Failing(mode))
         place.watch(watch)
         error = ""
         try:
@@ -128,7 +121,7 @@ def test_objects_that_are_put_and_deleted_are_seen():
     location = Location(place.url)
 
     def run(number: int | None, mode: Any) -> tuple[list[str], Any, Any]:
-        watch = _Watch({number} if number is not None else set(), _Failing(mode))
+        watch = Watch({number} if number is not None else set(), Failing(mode))
         place.watch(watch)
         error = None
         try:
@@ -184,7 +177,7 @@ def _die_at(number: int, place: Place, arguments: list[str]) -> None:
     def die(*_: object) -> None:
         os._exit(1)
 
-    place.watch(_Watch({number}, die))
+    place.watch(Watch({number}, die))
     invoke(arguments)
 
 

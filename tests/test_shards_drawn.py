@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import zarr
-from faults import zarr_in_this_thread
+from this_thread import zarr_in_this_thread
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from fmritok.pipeline.errors import StoreError

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fmritok.trainer.checkpoint import find_checkpoint, read_state
 from fmritok.trainer.cli import main
+from fmritok.trainer.folder import find_checkpoint
 from fmritok.trainer.metrics import read_metrics
 from fmritok.trainer.recipe import read_recipe
 
@@ -51,7 +51,7 @@ def test_resume_takes_the_configuration_of_the_checkpoint(store, tmp_path):
     out = tmp_path / "a"
     options = ("--store", store, "--workers", 0, "--device", "cpu")
     assert _train(*options, "--out", out, "--steps", 5, "--seed", 3).exit_code == 0
-    assert read_state(find_checkpoint(out))["config"]["train"]["seed"] == 3
+    assert find_checkpoint(out).state["config"]["train"]["seed"] == 3
     done = _train(*options, "--resume", out, small=False)
     assert done.exit_code == 0, done.output
     assert len(read_metrics(out)) == 6
@@ -110,7 +110,7 @@ def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
         time.sleep(0.02)
     os.killpg(process.pid, number)
     _, text = process.communicate(timeout=30)
-    step = read_state(find_checkpoint(out))["step"]
+    step = find_checkpoint(out).step
     assert process.returncode == 1
     assert f"got {signal.Signals(number).name} after step {step}" in text
     assert f"go on with --resume {out}" in text

@@ -15,8 +15,8 @@ import torch.multiprocessing as mp
 from ranks import RUNS, SMALL, rate_as_rank, train, train_as_rank
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.checkpoint import find_checkpoint, read_state
 from fmritok.trainer.distributed import Ranks, ShareOfBatches, is_placeholder, split_batch
+from fmritok.trainer.folder import find_checkpoint
 from fmritok.trainer.metrics import read_metrics
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
 from fmritok.trainer.streaming import WindowDataset, collate
@@ -46,7 +46,7 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
         assert kinds.count("validation") == 3
         for a, b in zip(rows, others, strict=True):
             assert a == pytest.approx(b, rel=2e-4, abs=2e-6), name
-        states = [read_state(find_checkpoint(out)) for out in (one, two)]
+        states = [find_checkpoint(out).state for out in (one, two)]
         assert states[0]["position"]["seen"] == states[1]["position"]["seen"]
         assert summary.validated
     # In parts or not: the same, for losses that are sums.
@@ -74,7 +74,7 @@ def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
     os.kill(process.pid, signal.SIGTERM)  # torchrun passes it on
     _, text = process.communicate(timeout=60)
     assert process.returncode != 0
-    step = read_state(find_checkpoint(out))["step"]
+    step = find_checkpoint(out).step
     assert f"after step {step}" in text
     assert [r["step"] for r in read_metrics(out) if r["kind"] == "train"] == [*range(1, step + 1)]
 

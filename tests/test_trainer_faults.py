@@ -18,10 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer import checkpoint, metrics
 from fmritok.trainer.board import Board
-from fmritok.trainer.checkpoint import find_checkpoint, list_checkpoints, load_weights
 from fmritok.trainer.cli import main
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
 from fmritok.trainer.faults import losing_others, within_memory, write_whole, writing
+from fmritok.trainer.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.learner import Learner
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.metrics import MetricsLog, read_metrics
@@ -78,21 +78,21 @@ def test_a_small_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
 LIMITED = """
 import resource, sys
 from fmritok.trainer.cli import main
-from fmritok.trainer import checkpoint
+from fmritok.trainer.folder import TrainingFolder
 
-save, calls = checkpoint.save_checkpoint, []
+save, calls = TrainingFolder.save, []
 
-def save_and_limit(run, *args, **kwargs):
-    calls.append(run)
+def save_and_limit(self, *args, **kwargs):
+    calls.append(self)
     if len(calls) == 2 and sys.argv[1] == "checkpoint":
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
-    save(run, *args, **kwargs)
+    saved = save(self, *args, **kwargs)
     if len(calls) == 2 and sys.argv[1] == "metrics":
-        limit = (run / "metrics.jsonl").stat().st_size + 50
+        limit = self.metrics.stat().st_size + 50
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return saved
 
-import fmritok.trainer.loop as loop
-loop.save_checkpoint = save_and_limit
+TrainingFolder.save = save_and_limit
 main(sys.argv[2:])
 """
 
@@ -118,21 +118,21 @@ def test_a_disk_that_fills_stops_with_one_error_and_the_training_can_go_on(group
     kept = sorted(p.name for p in (out / "checkpoints").iterdir())
     assert kept == [f"step-{n:08d}" for n in range(4, step + 1, 4)]
     assert read_metrics(out)  # whole rows
-    again = _trainer(group, out, resume=find_checkpoint(out)).run()
+    again = _trainer(group, out, resume=out).run()
     assert again.figures == whole.figures
     assert [row["loss"] for row in read_metrics(out)] == [
         row["loss"] for row in read_metrics(tmp_path / "whole")
     ]
 
 
-@pytest.mark.parametrize("broken", ["save_file", "_sync", "_put_in_place"])
+@pytest.mark.parametrize("broken", ["save_file", "sync", "_put_in_place"])
 def test_no_half_written_checkpoint_is_left(group, tmp_path, monkeypatch, broken):
     trainer = _trainer(group, tmp_path)
     real, calls = getattr(checkpoint, broken), []
 
     def fail_later(*args, **kwargs):
         calls.append(args)
-        if len(list_checkpoints(tmp_path)) == 1 and len(calls) % 2 == 0:
+        if len(TrainingFolder(tmp_path).checkpoints()) == 1 and len(calls) % 2 == 0:
             _full()
         return real(*args, **kwargs)
 
@@ -142,7 +142,7 @@ def test_no_half_written_checkpoint_is_left(group, tmp_path, monkeypatch, broken
     monkeypatch.undo()
     names = [p.name for p in (tmp_path / "checkpoints").iterdir()]
     assert names == ["step-00000004"]
-    load_weights(find_checkpoint(tmp_path), trainer.model)
+    find_checkpoint(tmp_path).load_weights(trainer.model)
 
 
 def test_a_checkpoint_that_is_saved_again_is_not_lost_to_a_disk(tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_full_disk_at_the_start_names_the_file(group, tmp_path, monkeypatch, n
         if path.name == name:
             _full()
 
-    monkeypatch.setattr("fmritok.trainer.loop.write_whole", fail)
+    monkeypatch.setattr("fmritok.trainer.folder.write_whole", fail)
     code, text = _command(group, "--out", tmp_path / "a")
     assert code == 1
     assert f"File {tmp_path / 'a' / name}: expected a disk that takes what is written" in text
@@ -174,14 +174,14 @@ def test_a_full_disk_at_the_start_names_the_file(group, tmp_path, monkeypatch, n
 def test_a_full_disk_does_not_take_the_rows_of_a_resumed_training(group, tmp_path, monkeypatch):
     _trainer(group, tmp_path).run()
     rows = read_metrics(tmp_path)
-    monkeypatch.setattr(MetricsLog, "_append", _full)
-    with pytest.raises(TrainingError, match=r"Metrics .*metrics\.jsonl: .*No space"):
-        _trainer(group, tmp_path, resume=find_checkpoint(tmp_path)).metrics.write("train", {})
+    monkeypatch.setattr("os.fsync", _full)
+    with pytest.raises(TrainingError, match=r"File .*config\.yaml: .*No space"):
+        _trainer(group, tmp_path, resume=tmp_path)
     assert read_metrics(tmp_path) == rows
 
 
 def test_a_row_that_does_not_fit_leaves_whole_rows(tmp_path):
-    log = MetricsLog(tmp_path)
+    log = MetricsLog(TrainingFolder(tmp_path))
     log.write("train", {"step": 1}, draw=False)
 
     class Full:
@@ -225,7 +225,7 @@ def test_training_goes_on_without_tensorboard(group, tmp_path, monkeypatch, capl
 
 
 def test_tensorboard_that_fails_later_is_said_once(tmp_path, monkeypatch, caplog):
-    log = MetricsLog(tmp_path)
+    log = MetricsLog(TrainingFolder(tmp_path))
     log.write("train", {"step": 1, "loss": 1.0})
     monkeypatch.setattr("fmritok.trainer.board.RecordWriter.write", _full)
     for step in (2, 3):
@@ -258,7 +258,7 @@ def test_wandb_that_fails_later_is_said_once(tmp_path, caplog):
             Broken.calls += 1
             raise ConnectionError("W&B is down")
 
-    log = MetricsLog(tmp_path, wandb=Broken())
+    log = MetricsLog(TrainingFolder(tmp_path), wandb=Broken())
     for step in (1, 2):
         log.write("train", {"step": step, "loss": 1.0})
     log.close()

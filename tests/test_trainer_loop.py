@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
-from fmritok.trainer.checkpoint import find_checkpoint, list_checkpoints, read_state
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
+from fmritok.trainer.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.learner import Learner
 from fmritok.trainer.loop import Trainer
 from fmritok.trainer.metrics import read_metrics
@@ -67,7 +67,10 @@ def test_two_trainings_of_one_seed_are_equal_and_of_two_seeds_are_not(group, tmp
     assert summary.figures["loss"] == rows[-1]["loss"]
     assert summary.picture.read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "a" / "tensorboard").iterdir())
-    assert [p.name for p in list_checkpoints(tmp_path / "a")] == ["step-00000028", "step-00000030"]
+    assert [p.name for p in TrainingFolder(tmp_path / "a").checkpoints()] == [
+        "step-00000028",
+        "step-00000030",
+    ]
 
 
 def test_a_stopped_training_goes_on_exactly(group, tmp_path, monkeypatch):
@@ -88,14 +91,14 @@ def test_a_stopped_training_goes_on_exactly(group, tmp_path, monkeypatch):
         with pytest.raises(StoppedError, match=f"got SIGTERM after step {stop}.*--resume {out}"):
             trainer.run()
         resume = find_checkpoint(out)
-        assert read_state(resume)["step"] == stop
+        assert resume.step == stop
     stop = None
     summary = _trainer(group, out, resume=resume).run()
     assert _figures(out) == _figures(tmp_path / "whole")
-    weights = [(find_checkpoint(p) / "model.safetensors").read_bytes()
+    weights = [(find_checkpoint(p).folder / "model.safetensors").read_bytes()
                for p in (out, tmp_path / "whole")]  # fmt: skip
     assert weights[0] == weights[1]
-    again = _trainer(group, out, resume=find_checkpoint(out)).run()
+    again = _trainer(group, out, resume=out).run()
     assert again.figures == summary.figures
     assert _figures(out) == _figures(tmp_path / "whole")
 
@@ -118,7 +121,7 @@ def test_a_training_that_is_stopped_in_its_last_validation_is_not_at_its_end(
     with pytest.raises(StoppedError, match="got SIGTERM after step 30"):
         trainer.run()
     stop_now = False
-    resumed = _trainer(group, out, "train.validate_every=30", resume=find_checkpoint(out))
+    resumed = _trainer(group, out, "train.validate_every=30", resume=out)
     assert resumed.run().figures["loss"] == _figures(tmp_path / "whole")[-1]["loss"]
 
 
@@ -152,7 +155,7 @@ def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_pat
         process.wait()
         assert psutil.wait_procs(helpers, timeout=20)[1] == [], "workers outlive the trainer"
         checkpoint = find_checkpoint(out)
-        assert read_state(checkpoint)["step"] < len(metrics.read_bytes().splitlines())
+        assert checkpoint.step < len(metrics.read_bytes().splitlines())
         resumed = _in_a_process(group, out, "--workers", later_workers, "--resume", str(out))
         assert resumed.wait(timeout=120) == 0
         assert _figures(out) == whole
@@ -160,7 +163,7 @@ def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_pat
 
 def test_a_branch_keeps_the_rows_it_comes_from(group, tmp_path):
     _trainer(group, tmp_path / "a").run()
-    early = list_checkpoints(tmp_path / "a")[0]
+    early = TrainingFolder(tmp_path / "a").checkpoints()[0]
     with pytest.raises(CheckpointError, match=r"expected the latest of .* branch off .* --out"):
         _trainer(group, tmp_path / "a", resume=early)
     _trainer(group, tmp_path / "b", resume=early).run()
@@ -180,7 +183,7 @@ def test_resuming_with_something_else_is_refused_by_name(group, tmp_path, make_s
 
 def test_a_grown_store_does_not_change_a_resumed_training(group, tmp_path):
     _trainer(group, tmp_path / "whole").run()
-    checkpoint = list_checkpoints(tmp_path / "whole")[0]
+    checkpoint = TrainingFolder(tmp_path / "whole").checkpoints()[0]
     split = json.loads((tmp_path / "whole" / "split.json").read_text())
     more = group.runs.iloc[[0]].assign(run_id="demo_999_run9", subject="999", family="F999")
     group.runs = pd.concat([group.runs.iloc[::-1], more], ignore_index=True)
@@ -192,7 +195,7 @@ def test_a_grown_store_does_not_change_a_resumed_training(group, tmp_path):
 def test_init_from_takes_weights_only(group, tmp_path):
     _trainer(group, tmp_path / "a").run()
     trainer = _trainer(group, tmp_path / "b", "optim.lr=0.1", init_from=tmp_path / "a")
-    old = _trainer(group, tmp_path / "c", init_from=find_checkpoint(tmp_path / "a")).model
+    old = _trainer(group, tmp_path / "c", init_from=tmp_path / "a").model
     assert trainer.position.step == 0
     for a, b in zip(trainer.model.parameters(), old.parameters(), strict=True):
         assert torch.equal(a, b)

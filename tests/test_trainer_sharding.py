@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from ranks import RESUMED, SHARDED, SMALL, poison_as_rank, resume_as_rank, shard_as_rank, trainer
 from safetensors.torch import load_file
 
-from fmritok.trainer.checkpoint import find_checkpoint, list_checkpoints
 from fmritok.trainer.cli import main
+from fmritok.trainer.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.metrics import read_metrics
 
 #: Figures that measure the machine, or this process's windows alone.
@@ -59,7 +59,9 @@ def test_divided_models_train_as_whole_ones_do(store, tmp_path):
         for file in FILES:
             shapes = [
                 {key: (value.shape, value.dtype) for key, value in load_file(path).items()}
-                for path in (find_checkpoint(out) / f"{file}.safetensors" for out in (one, two))
+                for path in (
+                    find_checkpoint(out).folder / f"{file}.safetensors" for out in (one, two)
+                )
             ]
             assert shapes[0] == shapes[1]
     norms = [row["grad_norm"] for row in _figures(tmp_path / "mtm-two") if "grad_norm" in row]
@@ -75,7 +77,7 @@ def test_checkpoints_do_not_depend_on_the_number_of_processes(store, tmp_path):
         for begun in ("one", "two"):
             saved, out = tmp_path / f"{name}-{begun}", tmp_path / f"{name}-{begun}-then-two"
             for file in FILES:  # divided, put together again: not a bit has changed
-                before = load_file(list_checkpoints(saved)[0] / f"{file}.safetensors")
+                before = load_file(TrainingFolder(saved).checkpoints()[0] / f"{file}.safetensors")
                 after = load_file(out / f"{file}-0.safetensors")
                 assert before.keys() == after.keys()
                 assert all(torch.equal(before[key], after[key]) for key in before)
@@ -84,9 +86,9 @@ def test_checkpoints_do_not_depend_on_the_number_of_processes(store, tmp_path):
         two, again = tmp_path / f"{name}-two", tmp_path / f"{name}-two-then-two"
         assert _figures(again) == _figures(two)
         for file in FILES:
-            a, b = (find_checkpoint(out) / f"{file}.safetensors" for out in (two, again))
+            a, b = (find_checkpoint(out).folder / f"{file}.safetensors" for out in (two, again))
             assert a.read_bytes() == b.read_bytes()
-        early = list_checkpoints(two)[0]
+        early = TrainingFolder(two).checkpoints()[0]
         trainer(store, tmp_path / f"{name}-two-then-one", options, resume=early).run()
         _assert_same_curve(tmp_path / f"{name}-two-then-one", tmp_path / f"{name}-one")
 

@@ -50,8 +50,10 @@ class DataConfig:
         Windows of a step, over all processes and all parts (``train.accumulate``) of it.
     validation_fraction : float
         Share of the subjects held out, families kept together.
+    split_seed : int
+        Draws who is held out, and the order of ``subjects``; ``train.seed`` does not change them.
     subjects : int or None
-        Train on so many of the others, in an order drawn by ``train.seed``; None for all.
+        Train on so many of the others; None for all.
     max_validation_windows : int
         At most this many windows are validated on, spread evenly over the held-out runs.
     """
@@ -62,6 +64,7 @@ class DataConfig:
     read_frames: int | None = None
     batch_size: int = 6
     validation_fraction: float = 0.2
+    split_seed: int = 0
     subjects: int | None = None
     max_validation_windows: int = 64
 
@@ -69,6 +72,7 @@ class DataConfig:
         counts = ("window", "windows_per_run", "windows_per_read", "batch_size")
         for name in (*counts, "max_validation_windows"):
             _require(getattr(self, name) >= 1, f"data.{name}", "1 or more", getattr(self, name))
+        _require(self.split_seed >= 0, "data.split_seed", "0 or more", self.split_seed)
         fits = self.subjects is None or self.subjects >= 1
         _require(fits, "data.subjects", "1 or more, or null", self.subjects)
         fits = self.windows_per_run % self.windows_per_read == 0

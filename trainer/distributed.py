@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -105,6 +105,17 @@ class Ranks:
         if failed is not None:
             raise failed
         return result
+
+    def of_first(self, do: Callable[[], Result]) -> Result:
+        """Let the first process do something, and return its result in all; it must be picklable.
+
+        Raises
+        ------
+        OtherProcessError
+            As in :meth:`first_only`.
+        """
+        result = self.agreed(self.first_only(do))
+        return cast("Result", result)
 
 
 class ShareOfBatches:

@@ -15,14 +15,13 @@ import torch
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.checkpoint import find_checkpoint, load_weights, read_state, weights_sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.folder import find_checkpoint
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.objectives.distill import SelfDistillation
-from fmritok.trainer.recipe import build_config
 from fmritok.trainer.streaming import Batch, window_loader
 from fmritok.trainer.windows import RunIndex, Windows
 
@@ -71,20 +70,19 @@ def load_encoder(
         If there is no checkpoint, or it was trained on other tokens.
     """
     checkpoint = find_checkpoint(training)
-    state = read_state(checkpoint)
-    _refuse_other_tokens(checkpoint, state["group"]["contract"], group)
-    config = build_config(state["config"])
+    _refuse_other_tokens(checkpoint.folder, checkpoint.state["group"]["contract"], group)
+    config = checkpoint.config
     layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
     seed = config.train.seed if untrained_seed is None else untrained_seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_objective(config, layout)
-    source: dict[str, Any] = {"checkpoint": str(checkpoint), "step": state["step"]}
+    source: dict[str, Any] = {"checkpoint": str(checkpoint.folder), "step": checkpoint.step}
     if untrained_seed is None:
-        load_weights(checkpoint, model)
-        source["sha256"] = weights_sha256(checkpoint)
+        checkpoint.load_weights(model)
+        source["sha256"] = checkpoint.sha256()
     else:
-        source = {"untrained": f"as {checkpoint}", "seed": seed}
+        source = {"untrained": f"as {checkpoint.folder}", "seed": seed}
     window = model.crop if isinstance(model, SelfDistillation) else config.data.window
     return FrozenEncoder(model.features.eval(), config, window, source)
 

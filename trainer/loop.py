@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,29 @@ from rich.console import Console
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.pipeline.terminal import new_console
-from fmritok.trainer.checkpoint import (
-    list_checkpoints,
-    load_optimizer,
-    load_weights,
-    run_folder,
-    save_checkpoint,
-)
+from fmritok.trainer.checkpoint import METRICS, RUNS, Checkpoint
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay
-from fmritok.trainer.distributed import Ranks, total_over_ranks
+from fmritok.trainer.distributed import Ranks
 from fmritok.trainer.errors import StoppedError, TrainingError
-from fmritok.trainer.faults import losing_others, within_memory, write_whole, writing
+from fmritok.trainer.faults import losing_others, within_memory
 from fmritok.trainer.feed import Feed
+from fmritok.trainer.folder import TrainingFolder, find_weights, init_weights, refuse_used
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.learner import Learner, Step
-from fmritok.trainer.locking import FolderLock
-from fmritok.trainer.metrics import MetricsLog, draw_losses, optionally
+from fmritok.trainer.metrics import MetricsLog, begin_record, draw_losses, last_figures, optionally
 from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.progress import Position, Summary
-from fmritok.trainer.recipe import to_yaml
-from fmritok.trainer.resuming import check_state, choose_split, refuse_used, training_state
+from fmritok.trainer.resuming import (
+    choose_split,
+    runs_json,
+    to_resume,
+    training_state,
+)
 from fmritok.trainer.sharding import WholeTensors, whole_tensors
 from fmritok.trainer.stopping import StopRequest
 from fmritok.trainer.streaming import Batch, Meter
-from fmritok.trainer.tracking import WandbRun
 
 __all__ = ["Trainer"]
 
@@ -59,13 +56,14 @@ class Trainer:
     ----------
     config : Config
     group : TokenGroup or MixedGroup
-    out : Path
-        Folder of the training.
+    out : Path or TrainingFolder
+        Folder of the training; several processes take the first one's.
     device : torch.device
     workers : int
         Loader processes; the result does not depend on it.
-    resume : Path, optional
-        Checkpoint to go on from, exactly.
+    resume : Path or Checkpoint, optional
+        What to go on from, exactly: a checkpoint, or a training's folder (then its latest
+        checkpoint that is not damaged).
     init_from : Path, optional
         Weights to start from.
     ranks : Ranks, optional
@@ -79,7 +77,7 @@ class Trainer:
     Raises
     ------
     CheckpointError
-        If the checkpoint belongs to another configuration, other tokens or another split.
+        If the checkpoint is damaged, or belongs to another configuration or other tokens.
     TrainingError
         If another training holds the folder, or it cannot be written.
     """
@@ -89,22 +87,23 @@ class Trainer:
         config: Config,
         group: TokenGroup | MixedGroup,
         *,
-        out: Path,
+        out: Path | TrainingFolder,
         device: torch.device,
         workers: int = 0,
-        resume: Path | None = None,
+        resume: Path | Checkpoint | None = None,
         init_from: Path | None = None,
         ranks: Ranks | None = None,
         shard: bool = False,
         wandb: str | None = None,
         console: Console | None = None,
     ) -> None:
-        self.config, self.group, self.out = config, group, out
+        self.config, self.group = config, group
         self.device, self.workers = device, workers
         self.ranks = ranks or Ranks()
+        self.folder = out if isinstance(out, TrainingFolder) else TrainingFolder(out)
         self.console = console or new_console(stderr=True, quiet=not self.ranks.is_first)
         self.metrics: MetricsLog | None = None
-        self._lock: FolderLock | None = None
+        self._saved: Path | None = None
         self._validation_loader: Iterable[Batch] = ()
         self._last_measures: dict[str, float] = {}
         try:
@@ -115,22 +114,30 @@ class Trainer:
             raise
 
     def _prepare(
-        self, resume: Path | None, init_from: Path | None, shard: bool, wandb: str | None
+        self,
+        resume: Path | Checkpoint | None,
+        init_from: Path | None,
+        shard: bool,
+        wandb: str | None,
     ) -> None:
         """Take the folder, and make all that the first step needs."""
         config, group, device, ranks = self.config, self.group, self.device, self.ranks
-        self._lock = ranks.first_only(lambda: FolderLock(self.out))
-        state = None
+        path = ranks.agreed(self.folder.path)
+        if path != self.folder.path:
+            self.folder = TrainingFolder(path)
+        ranks.first_only(self.folder.hold)
+        checkpoint = None
         if resume is None:
-            ranks.first_only(lambda: refuse_used(self.out))
+            ranks.first_only(lambda: refuse_used(self.folder))
         else:
-            state = check_state(resume, self.out, config, group)
-        self.split = choose_split(config, group, resume, state)
+            checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, config, group))
+        self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
         self.feed = Feed(
             config, group, self.split,
             ranks=ranks, workers=self.workers, pin_memory=device.type == "cuda",
         )  # fmt: skip
         self.index, self.validation_index = self.feed.index, self.feed.validation_index
+        self._runs = runs_json(group, self.split)
 
         if device.type == "cuda" and config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -139,23 +146,33 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             self.model = build_objective(config, layout)
-        weights = resume or init_from
-        if weights is not None:
-            load_weights(weights, self.model)
+        if init_from is not None:
+            init_weights(ranks.of_first(lambda: find_weights(init_from)), self.model)
+        if checkpoint is not None:
+            checkpoint.load_weights(self.model)
         epochs = config.train.epochs
         self.n_steps = config.train.steps or self.feed.steps_per_epoch * (epochs or 0)
         self.learner = Learner(
             self.model, config, n_steps=self.n_steps, device=device, ranks=ranks, shard=shard
         )
         self.position = Position()
-        if resume is not None and state is not None:
-            load_optimizer(resume, self.model, self.learner.optimizer)
-            self.position = Position(**state["position"])
-        self.metrics = ranks.first_only(lambda: self._metrics(resume, state, wandb))
+        if checkpoint is not None:
+            checkpoint.load_optimizer(self.model, self.learner.optimizer)
+            self.position = Position(**checkpoint.state["position"])
+            if self.folder.has(checkpoint):
+                self._saved = checkpoint.folder
+        self.metrics = ranks.first_only(
+            lambda: begin_record(self.folder, config, self.split, checkpoint, wandb)
+        )
         self.learner.prepare()
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done, and the last validation."""
+        return self.position.step >= self.n_steps and not self._is_validation_due
+
     def run(self) -> Summary:
-        """Train to the end.
+        """Train to the end; of a training that is at its end, return what came of it.
 
         Raises
         ------
@@ -167,11 +184,21 @@ class Trainer:
         """
         display = TrainingDisplay(self.console, n_steps=self.n_steps, step=self.position.step)
         with closing(self), self._faults():
-            meter = Meter(self.feed.training(self.position))
-            self._validation_loader = self.feed.validation()
-            with closing(meter), StopRequest() as stop, display:
-                self._train(meter, stop, display)
-            picture: Path | None = self.out / "loss.png"
+            rate = None
+            if not self.is_finished:
+                meter = Meter(self.feed.training(self.position))
+                self._validation_loader = self.feed.validation()
+                with closing(meter), StopRequest() as stop, display:
+                    self._train(meter, stop, display)
+                rate = meter.overall
+            else:
+                self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
+                if self._saved is None:  # its end is copied into another folder
+                    self._save()
+                step, keep = self.position.step, self.config.train.keep_checkpoints
+                self.ranks.first_only(lambda: self.folder.drop(step, keep=keep))
+            assert self._saved is not None
+            picture: Path | None = self.folder.picture
             if self.ranks.is_first and not optionally(picture, self._draw):
                 picture = None
             return Summary(
@@ -179,8 +206,8 @@ class Trainer:
                 figures=self.position.validation or self._last_measures,
                 shown=self.model.figures,
                 validated=self.position.validation is not None,
-                rate=meter.overall,
-                checkpoint=list_checkpoints(self.out)[-1],
+                rate=rate,
+                checkpoint=self._saved,
                 picture=picture,
             )
 
@@ -189,13 +216,15 @@ class Trainer:
         self._validation_loader = ()
         if self.metrics is not None:
             self.metrics.close()
-        if self._lock is not None:
-            self._lock.release()
+        self.folder.release()
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
         """Turn faults of the machine into one error each."""
-        with losing_others(self.out, self.ranks.size), within_memory(self.device, _MORE_MEMORY):
+        with (
+            losing_others(self.folder.path, self.ranks.size),
+            within_memory(self.device, _MORE_MEMORY),
+        ):
             yield
 
     def _train(self, meter: Meter, stop: StopRequest, display: TrainingDisplay) -> None:
@@ -207,7 +236,7 @@ class Trainer:
             display.step(row["step"], row["loss"], meter.overall)
             self._validate_if_due(stop, display)
             step = self.position.step
-            signal = self._agreed(stop)
+            signal = stop.agreed(self.ranks)
             due = step % self.config.train.checkpoint_every == 0
             if signal or due or step == self.n_steps:
                 self._save()
@@ -265,45 +294,20 @@ class Trainer:
         due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
         return due and self.position.validated != step and len(self.validation_index) > 0
 
-    def _agreed(self, stop: StopRequest) -> str | None:
-        """Return the signal to stop at, the same on every rank."""
-        if self.ranks.size == 1:
-            return stop.signal
-        asked = total_over_ranks(torch.tensor(float(stop.signal is not None)))
-        return (stop.signal or "a signal to another process") if asked else None
-
-    def _metrics(
-        self, resume: Path | None, state: dict[str, Any] | None, project: str | None
-    ) -> MetricsLog:
-        """Write what is known before the first step to the folder of the training."""
-        files = {"config.yaml": to_yaml(self.config), "split.json": self.split.to_json()}
-        for name, text in files.items():
-            with writing("File", self.out / name, then="Then start again."):
-                write_whole(self.out / name, text)
-        wandb = None if project is None else WandbRun(self.out, project, asdict(self.config))
-        if resume is None or state is None:
-            return MetricsLog(self.out, wandb=wandb)
-        return MetricsLog(
-            self.out,
-            resume=run_folder(resume),
-            size=state["metrics_bytes"],
-            step=self.position.step,
-            wandb=wandb,
-        )
-
     def _draw(self) -> None:
-        draw_losses(self.out, self.model.figures)
+        draw_losses(self.folder, self.model.figures)
 
     def _save(self) -> None:
         """Write a checkpoint; all processes take part, the first one writes."""
         tensors = whole_tensors(self.model, self.learner.optimizer, keep=self.ranks.is_first)
-        self.ranks.first_only(lambda: self._write(tensors))
+        self._saved = self.ranks.of_first(lambda: self._write(tensors))
 
-    def _write(self, tensors: WholeTensors) -> None:
+    def _write(self, tensors: WholeTensors) -> Path:
+        assert self.metrics is not None
         state = training_state(self.position, self.config, self.group, self.split)
-        if self.metrics is not None:
-            state["metrics_bytes"] = self.metrics.sync()
-        save_checkpoint(self.out, tensors, state, keep=self.config.train.keep_checkpoints)
+        texts = {RUNS: self._runs, METRICS: self.metrics.rows()}
+        keep = self.config.train.keep_checkpoints
+        return self.folder.save(tensors, state, texts, keep=keep)
 
     def _memory(self) -> int:
         """Return the peak of the GPU's memory, or this process's resident memory."""
@@ -312,10 +316,10 @@ class Trainer:
         return int(psutil.Process().memory_info().rss)
 
     def _stopped(self, signal: str) -> StoppedError:
-        step, checkpoint = self.position.step, list_checkpoints(self.out)[-1]
+        step, out = self.position.step, self.folder.path
         return StoppedError(
-            expected("Training", self.out, f"{self.n_steps} steps", f"{signal} after step {step}",
-                     f"Saved in {checkpoint}: go on with --resume {self.out}")
+            expected("Training", out, f"{self.n_steps} steps", f"{signal} after step {step}",
+                     f"Saved in {self._saved}: go on with --resume {out}")
         )  # fmt: skip
 
     def _not_finite(self, batch: Batch, step: Step) -> TrainingError:

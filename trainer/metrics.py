@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fmritok.pipeline.errors import expected
 from fmritok.trainer.board import Board
+from fmritok.trainer.checkpoint import METRICS, Checkpoint
+from fmritok.trainer.config import Config
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.faults import reason, writing
+from fmritok.trainer.faults import reason, write_whole, writing
+from fmritok.trainer.folder import TrainingFolder
 from fmritok.trainer.objectives import Figure
+from fmritok.trainer.recipe import to_yaml
+from fmritok.trainer.resuming import earlier_rows
+from fmritok.trainer.split import Split
 from fmritok.trainer.tracking import WandbRun
 
-__all__ = ["MetricsLog", "draw_losses", "optionally", "read_metrics"]
+__all__ = [
+    "MetricsLog",
+    "begin_record",
+    "draw_losses",
+    "last_figures",
+    "optionally",
+    "read_metrics",
+]
 
-_NAME = "metrics.jsonl"
 _logger = logging.getLogger(__name__)
 
 
@@ -44,14 +59,12 @@ class MetricsLog:
 
     Parameters
     ----------
-    folder : Path
-        The run's folder.
-    resume : Path, optional
-        Folder of the run that is resumed: the same one, or the one that is branched from.
-    size : int
-        Bytes of that run's file that a resumed training keeps; later rows are dropped.
+    folder : TrainingFolder
+    rows : bytes
+        Lines to begin with: of a resumed training, those up to its checkpoint. Whatever else was
+        in the file is dropped.
     step : int
-        Last step that is kept.
+        Last step of these.
     wandb : WandbRun, optional
         Gets what TensorBoard gets.
 
@@ -63,33 +76,23 @@ class MetricsLog:
 
     def __init__(
         self,
-        folder: Path,
+        folder: TrainingFolder,
         *,
-        resume: Path | None = None,
-        size: int = 0,
+        rows: bytes = b"",
         step: int = 0,
         wandb: WandbRun | None = None,
     ) -> None:
-        self._path, self._size, self._wandb = folder / _NAME, 0, wandb
+        self._path, self._wandb = folder.metrics, wandb
+        self._size, self._digest = len(rows), hashlib.sha256(rows)
         self._board: Board | None = None
-        source = None if resume is None else resume / _NAME
         with self._writing():
-            if source is not None and source.exists() and self._path.exists():
-                in_place = source.samefile(self._path)
-            else:
-                in_place = False
-            # In place, nothing is written again: on a full disk, the rows would be lost.
-            self._file = self._path.open("r+b" if in_place else "wb", buffering=0)
-            if in_place:
-                self._size = min(size, self._file.seek(0, os.SEEK_END))
-                self._file.truncate(self._size)
-                self._file.seek(self._size)
-            elif source is not None and source.exists():
-                self._append(source.read_bytes()[:size])
-        optionally("TensorBoard", lambda: self._open_board(folder / "tensorboard", step + 1))
+            write_whole(self._path, rows)
+            self._file = self._path.open("r+b", buffering=0)
+            self._file.seek(self._size)
+        optionally("TensorBoard", lambda: self._open_board(folder.tensorboard, step + 1))
 
-    def sync(self) -> int:
-        """Make sure that all rows are on the disk, under their name; return their bytes.
+    def rows(self) -> bytes:
+        """Make sure that all rows are on the disk, under their name, and return them.
 
         Raises
         ------
@@ -98,13 +101,13 @@ class MetricsLog:
         """
         with self._writing():
             os.fsync(self._file.fileno())
-            there = os.stat(self._path)
-        if not os.path.samestat(there, os.fstat(self._file.fileno())):
+            rows = self._path.read_bytes()
+        if hashlib.sha256(rows).digest() != self._digest.digest():
             raise TrainingError(
-                expected("Metrics", self._path, "the file that this training writes", "another one",
-                         "Start again with another --out.")
+                expected("Metrics", self._path, "the rows that this training wrote", "others",
+                         "Go on with --resume, which writes them again, or choose another --out.")
             )  # fmt: skip
-        return self._size
+        return rows
 
     def write(self, kind: str, row: dict[str, Any], *, draw: bool = True) -> None:
         """Append a row with its ``step``; it survives a killed process.
@@ -147,10 +150,42 @@ class MetricsLog:
                 self._file.truncate(self._size)
             raise
         self._size += len(data)
+        self._digest.update(data)
 
     def _writing(self) -> Any:
         then = "Then go on with --resume, or start again if there is no checkpoint."
         return writing("Metrics", self._path, then=then)
+
+
+def begin_record(
+    folder: TrainingFolder,
+    config: Config,
+    split: Split,
+    checkpoint: Checkpoint | None,
+    project: str | None,
+) -> MetricsLog:
+    """Write what is known before the first step to the folder of a training.
+
+    Parameters
+    ----------
+    folder : TrainingFolder
+    config : Config
+    split : Split
+    checkpoint : Checkpoint, optional
+        What is gone on from, with its rows.
+    project : str, optional
+        Of W&B.
+
+    Raises
+    ------
+    TrainingError
+        If the disk does not take it, or W&B refuses.
+    """
+    folder.write(folder.config, to_yaml(config))
+    folder.write(folder.split, split.to_json())
+    wandb = None if project is None else WandbRun(folder, project, asdict(config))
+    rows, step = (b"", 0) if checkpoint is None else (earlier_rows(checkpoint), checkpoint.step)
+    return MetricsLog(folder, rows=rows, step=step, wandb=wandb)
 
 
 def _draw(board: Board, kind: str, row: dict[str, Any]) -> None:
@@ -160,27 +195,44 @@ def _draw(board: Board, kind: str, row: dict[str, Any]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's ``metrics.jsonl``."""
-    return [json.loads(line) for line in (folder / _NAME).read_text().splitlines()]
+    """Return the rows of a training's ``metrics.jsonl``; half a row at its end is left out.
+
+    Raises
+    ------
+    TrainingError
+        If another row cannot be read.
+    """
+    whole, _, _ = (folder / METRICS).read_bytes().rpartition(b"\n")
+    rows = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise TrainingError(
+                expected("Metrics", folder / METRICS, f"a row of JSON in line {number}",
+                         "something else", "Go on with --resume, which writes the rows again.")
+            ) from error  # fmt: skip
+    return rows
 
 
-def draw_losses(folder: Path, shown: Sequence[Figure]) -> Path:
+def last_figures(folder: Path) -> dict[str, float]:
+    """Return the figures of the last row of a training; none if it has lost its rows."""
+    row = (read_metrics(folder) or [{}])[-1]
+    return {name: value for name, value in row.items() if isinstance(value, float)}
+
+
+def draw_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
     """Draw figures of training and validation, and those of a trivial model.
 
     Parameters
     ----------
-    folder : Path
+    folder : TrainingFolder
     shown : sequence of Figure
         One panel for each measure, with all that it is compared with.
-
-    Returns
-    -------
-    Path
-        ``loss.png`` in the run's folder.
     """
     from matplotlib.figure import Figure as Picture
 
-    rows = read_metrics(folder)
+    rows = read_metrics(folder.path)
     train = [row for row in rows if row["kind"] == "train"]
     validation = [row for row in rows if row["kind"] == "validation"]
     panels: dict[str, list[Figure]] = {}
@@ -201,5 +253,6 @@ def draw_losses(folder: Path, shown: Sequence[Figure]) -> Path:
             axes.plot(steps, trivial, f"k{dashes}", lw=1, label=one.trivial_label)
         axes.set(title=figures[0].label, xlabel="step")
         axes.legend(frameon=False)
-    picture.savefig(folder / "loss.png", dpi=120)
-    return folder / "loss.png"
+    image = io.BytesIO()
+    picture.savefig(image, format="png", dpi=120)
+    write_whole(folder.picture, image.getvalue())

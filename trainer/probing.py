@@ -11,16 +11,15 @@ import torch
 
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
-from fmritok.trainer.checkpoint import find_checkpoint, read_state, run_folder
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.events import event_windows
 from fmritok.trainer.faults import within_memory
 from fmritok.trainer.features import Pool, load_encoder, run_features, window_features
+from fmritok.trainer.folder import find_checkpoint
 from fmritok.trainer.folds import fold_splits
 from fmritok.trainer.labels import EVENT_TARGET, Labels, event_labels, labels_of, runs_where
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.probe import Score, probe
-from fmritok.trainer.recipe import build_config
 from fmritok.trainer.scores import Row
 from fmritok.trainer.windows import RunIndex, Windows
 
@@ -77,11 +76,10 @@ def probe_trainings(
     opened, rows = TokenStore(store), []
     for training in trainings:
         checkpoint = find_checkpoint(training)
-        state = read_state(checkpoint)
-        group = opened.group(group_name or state["group"]["name"])
+        group = opened.group(group_name or checkpoint.state["group"]["name"])
         runs = runs_where(group.runs, where).sort_values("run_id", ignore_index=True)
         index = RunIndex.of(runs, runs["run_id"].tolist())
-        config = build_config(state["config"])
+        config = checkpoint.config
         layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
         questions = [
             _event_question(opened, group, index, runs, layout.patch, events)
@@ -92,7 +90,7 @@ def probe_trainings(
         for question in questions:  # before the encoder has worked for nothing
             fold_splits(question.labels, folds=folds, seed=seeds[0])
 
-        name = f"{config.objective.name} {run_folder(checkpoint).name}"
+        name = f"{config.objective.name} {checkpoint.training.name}"
         encoders: list[tuple[str, list[tuple[int | None, Sequence[int]]]]]
         encoders = [(name, [(None, seeds)])]
         if untrained:
@@ -101,7 +99,7 @@ def probe_trainings(
             sources = []
             scores: list[list[Score]] = [[] for _ in questions]
             for seed, of_folds in draws:
-                frozen = load_encoder(checkpoint, group, untrained_seed=seed)
+                frozen = load_encoder(checkpoint.folder, group, untrained_seed=seed)
                 sources.append(frozen.source)
                 whole = None
                 for kept, (labels, of_row, windows) in zip(scores, questions, strict=True):

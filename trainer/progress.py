@@ -47,8 +47,9 @@ class Summary:
         Which of them to show, and beside what.
     validated : bool
         Whether the figures are of held-out subjects.
-    rate : Rate
-        Of this process, start-up and validation not counted.
+    rate : Rate or None
+        Of this process, start-up and validation not counted; None if the training was at its end
+        before.
     checkpoint : Path
     picture : Path or None
         Of the losses; None if it could not be drawn.
@@ -58,6 +59,6 @@ class Summary:
     figures: dict[str, float]
     shown: tuple[Figure, ...]
     validated: bool
-    rate: Rate
+    rate: Rate | None
     checkpoint: Path
     picture: Path | None

@@ -51,11 +51,12 @@ class Split:
         """
         try:
             tree: dict[str, Any] = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
+            split = cls(*(tuple(map(str, tree[side]["runs"])) for side in ("train", "validation")))
+            tree["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 expected("Split", file, "a readable split.json", error, "Restore it from a copy.")
             ) from error
-        split = cls(tuple(tree["train"]["runs"]), tuple(tree["validation"]["runs"]))
         if split.sha256 != tree["sha256"]:
             raise CheckpointError(
                 expected("Split", file, f"sha256 {tree['sha256']}", split.sha256,
@@ -169,7 +170,7 @@ def check_no_leakage(runs: pd.DataFrame, split: Split) -> None:
         if both:
             raise LeakageError(
                 expected("Split by", kind, "each on one side", f"{', '.join(both[:3])} on both",
-                         "Delete split.json and split again.")
+                         "Draw the split anew, in a new training.")
             )  # fmt: skip
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from fmritok.pipeline.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
-from fmritok.trainer.faults import write_whole, writing
+from fmritok.trainer.folder import TrainingFolder
 
 __all__ = ["WandbRun", "import_wandb"]
-
-#: Keeps the id of the W&B run, so that a resumed training goes on in it.
-_ID = "wandb-id"
 
 
 class WandbRun:
@@ -23,8 +20,9 @@ class WandbRun:
 
     Parameters
     ----------
-    folder : Path
-        Of the training; what W&B keeps on disk goes to its ``wandb/``.
+    folder : TrainingFolder
+        Keeps the id of the W&B run, so that a resumed training goes on in it. What W&B keeps on
+        disk goes to its ``wandb/``.
     project : str
     config : mapping
         The resolved configuration.
@@ -34,22 +32,27 @@ class WandbRun:
     ConfigError
         If wandb is not installed.
     TrainingError
-        If W&B refuses at the start, for instance because nobody is logged in.
+        If the id that the folder keeps is none, or W&B refuses at the start, for instance because
+        nobody is logged in.
     """
 
-    def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: TrainingFolder, project: str, config: Mapping[str, Any]) -> None:
         wandb = import_wandb()
-        file = folder / _ID
-        if not file.exists():
-            with writing("Id of the W&B run", file):
-                write_whole(file, secrets.token_hex(4))
+        if not folder.wandb_id.exists():
+            folder.write(folder.wandb_id, secrets.token_hex(4))
+        kept = folder.wandb_id.read_bytes().decode(errors="replace").strip()
+        if not re.fullmatch(r"[\w-]{1,128}", kept, re.ASCII):
+            raise TrainingError(
+                expected("Id of the W&B run", folder.wandb_id, "letters and digits", repr(kept),
+                         "Restore the file, or delete it: then a new run of W&B is started.")
+            )  # fmt: skip
         try:
             self._run = wandb.init(
                 project=project,
-                id=file.read_text(),
+                id=kept,
                 resume="allow",
-                name=folder.name,
-                dir=str(folder),
+                name=folder.path.name,
+                dir=str(folder.path),
                 config=dict(config),
                 settings=wandb.Settings(console="off"),
             )

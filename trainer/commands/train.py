@@ -39,7 +39,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--steps", type=click.IntRange(1), help="Short for --set train.steps=N.")
 @click.option("--seed", type=click.IntRange(0), help="Short for --set train.seed=N.")
-@click.option("--resume", type=_PATH, help="Go on with this training, exactly where it was.")
+@click.option("--resume", type=_PATH, help="Go on with this training, exactly.")
 @click.option("--init-from", type=_PATH, help="Start a new training from these weights.")
 @click.option(
     "--workers",
@@ -84,6 +84,11 @@ def train(
     belongs to one training at a time. If the disk refuses checkpoints or metrics.jsonl, training
     stops, and the last checkpoint stays usable; without TensorBoard, W&B or the picture it goes
     on, and says so.
+
+    --resume takes a training's folder, or one of its checkpoints. How often it logs, validates and
+    saves may be changed (train.log_every, validate_every, checkpoint_every, keep_checkpoints), and
+    so may --out, --workers and the number of processes; nothing else may, and the store must hold
+    the tokens that were trained on. A training that is finished says so.
     """
     from fmritok.trainer.errors import ConfigError, OtherProcessError
 
@@ -122,7 +127,9 @@ def _train(
 ) -> None:
     import logging
     import os
+    from dataclasses import asdict
     from datetime import datetime
+    from functools import partial
 
     # Read once, when torch is loaded. Threads that spin while they wait take the cores away from
     # the loader and from other jobs: measured five times slower on two busy cores.
@@ -132,17 +139,14 @@ def _train(
     from fmritok.pipeline.errors import expected
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore
     from fmritok.pipeline.terminal import echo, log_to_terminal, new_console
-    from fmritok.trainer.checkpoint import (
-        find_checkpoint,
-        read_state,
-        run_folder,
-    )
     from fmritok.trainer.display import figures_table
     from fmritok.trainer.distributed import Ranks
     from fmritok.trainer.errors import ConfigError
+    from fmritok.trainer.folder import TrainingFolder, training_of
     from fmritok.trainer.loop import Trainer
     from fmritok.trainer.mixing import MixedGroup
     from fmritok.trainer.recipe import build_config, override, read_recipe
+    from fmritok.trainer.resuming import hold_and_open
     from fmritok.trainer.tracking import import_wandb
 
     log_to_terminal()
@@ -170,42 +174,43 @@ def _train(
         )  # fmt: skip
     if not ranks.is_first:
         logging.getLogger().setLevel(logging.ERROR)
-    state = None
-    if resume is not None:
-        resume = find_checkpoint(resume)
-        state = read_state(resume)
-        group_name = group_name or state["group"]["name"]
-        out = out or run_folder(resume)
-        tree = read_recipe(recipe) if recipe else state["config"]
-        logger.info("Resuming %s", resume)
-    else:
-        if recipe is None:
-            recipe = "tablet" if device.type == "cuda" else "tiny"
-            logger.info(
-                "Recipe %s, because training runs on %s; choose another with --recipe",
-                recipe, "a GPU" if device.type == "cuda" else f"the {device.type} (a small model)",
-            )  # fmt: skip
-        tree = read_recipe(recipe)
-        now = ranks.agreed(f"{datetime.now():%Y%m%d-%H%M%S}")
-        out = out or Path("runs") / f"{Path(recipe).stem}-{now}"
-    config = build_config(override(tree, overrides))
-
-    groups = [TokenStore(store).group(group_name) for store in stores]
-    group: TokenGroup | MixedGroup = groups[0]
-    if len(groups) > 1 or weights:
-        group = MixedGroup(groups, weights or None)
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        shared = all(each.location.is_shared for each in groups)
-        workers = min(4, (cores or 1) - 1) if shared else 0
+    folder: TrainingFolder | None = None
     try:
+        checkpoint = None
+        if resume is not None:
+            folder = TrainingFolder(out) if out is not None else training_of(resume)
+            checkpoint = ranks.of_first(partial(hold_and_open, resume, folder))
+            group_name = group_name or checkpoint.state["group"]["name"]
+            tree = read_recipe(recipe) if recipe else asdict(checkpoint.config)
+            logger.info("Resuming %s", checkpoint.folder)
+        else:
+            if recipe is None:
+                recipe, why = ("tablet", "a GPU") if device.type == "cuda" else (
+                    "tiny", f"the {device.type} (a small model)"
+                )  # fmt: skip
+                logger.info("Recipe %s, because training runs on %s; choose another with --recipe",
+                            recipe, why)  # fmt: skip
+            tree = read_recipe(recipe)
+            name = f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+            folder = TrainingFolder(ranks.agreed(out or Path("runs") / name))
+        config = build_config(override(tree, overrides))
+
+        groups = [TokenStore(store).group(group_name) for store in stores]
+        group: TokenGroup | MixedGroup = groups[0]
+        if len(groups) > 1 or weights:
+            group = MixedGroup(groups, weights or None)
+        if workers is None:
+            has_affinity = hasattr(os, "sched_getaffinity")
+            cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+            shared = all(each.location.is_shared for each in groups)
+            workers = min(4, (cores or 1) - 1) if shared else 0
         trainer = Trainer(
             config,
             group,
-            out=out,
+            out=folder,
             device=device,
             workers=workers,
-            resume=resume,
+            resume=checkpoint,
             init_from=init_from,
             ranks=ranks,
             shard=shard,
@@ -213,10 +218,12 @@ def _train(
         )
         logger.info(
             "Training on %d runs, validating on %d: %s; %s, %d loader workers",
-            len(trainer.index), len(trainer.validation_index), out, device, workers,
+            len(trainer.index), len(trainer.validation_index), folder.path, device, workers,
         )  # fmt: skip
         summary = trainer.run()
     finally:
+        if folder is not None:
+            folder.release()
         ranks.leave()
     if not ranks.is_first:
         return
@@ -224,9 +231,13 @@ def _train(
     console = new_console()
     side = "held-out subjects" if summary.validated else "TRAINING windows (no validation)"
     console.print(f"Step {summary.step}, on {side}:", soft_wrap=True, highlight=False)
-    console.print(figures_table(summary.figures, summary.shown))
-    rate = summary.rate
-    echo(f"{rate.tokens_per_s:,.0f} tokens/s, {rate.stall_share:.1%} of the time waiting for data")
+    if summary.figures:
+        console.print(figures_table(summary.figures, summary.shown))
+    if summary.rate is None:
+        echo("The training was finished before: nothing was left to do.")
+    else:
+        speed, stall = summary.rate.tokens_per_s, summary.rate.stall_share
+        echo(f"{speed:,.0f} tokens/s, {stall:.1%} of the time waiting for data")
     echo(f"Checkpoint: {summary.checkpoint}")
     if summary.picture is not None:
         echo(f"Loss curve: {summary.picture}")

@@ -15,10 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from fmritok.pipeline.store import lock_file
-from fmritok.trainer.checkpoint import find_checkpoint
 from fmritok.trainer.cli import main
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.locking import FolderLock
+from fmritok.trainer.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.metrics import read_metrics
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16",
@@ -39,6 +38,12 @@ def _options(store, *options):
 def _train(store, *options):
     result = CliRunner().invoke(main, _options(store, *options))
     return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+
+def _hold(folder):
+    held = TrainingFolder(folder)
+    held.hold()
+    return held
 
 
 @pytest.fixture
@@ -88,16 +93,16 @@ def test_a_killed_training_leaves_its_folder_free(running, store):
     find_checkpoint(out)
     with pytest.raises(psutil.NoSuchProcess):
         psutil.Process(process.pid)
-    FolderLock(out).release()
+    _hold(out).release()
     assert not (out / ".lock").exists()
 
 
 def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
-    lock = FolderLock(tmp_path / "a" / "b")
+    lock = _hold(tmp_path / "a" / "b")
     lock.release()
     lock.release()
     assert not (tmp_path / "a" / "b").exists()
-    FolderLock(tmp_path).release()
+    _hold(tmp_path).release()
     assert tmp_path.exists()
 
 
@@ -121,11 +126,11 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, numbe
 
     monkeypatch.setattr(lock_file.FileLock, "acquire", refuse)
     with pytest.raises(TrainingError, match=r"Make it writable\. Or choose another one with --out"):
-        FolderLock(tmp_path)
+        _hold(tmp_path)
 
 
 def test_torchrun_stops_all_processes_with_one_error(store, tmp_path):
-    lock = FolderLock(tmp_path / "a")
+    lock = _hold(tmp_path / "a")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--module", "fmritok.trainer.cli",
                *_options(store, "--out", tmp_path / "a")]  # fmt: skip
