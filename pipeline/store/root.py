@@ -143,6 +143,6 @@ def _check_format(location: Location) -> None:
             else "Install the fmritok release that wrote it."
         )
         raise StoreError(
-            expected("Token store", location, f"format version {FORMAT_VERSION}", version,
-                     next_step)
+            expected("Token store", location, f"format version {FORMAT_VERSION} in its zarr.json",
+                     version, next_step)
         )  # fmt: skip
