@@ -5,9 +5,9 @@ A FIFO or a device in the place of a file would be waited for, or read, for ever
 
 from __future__ import annotations
 
+import io
 import os
 import stat
-from typing import BinaryIO
 
 __all__ = [
     "NotAFileError", "TooLargeError", "check_regular", "machine_memory", "memory_left",
@@ -42,7 +42,7 @@ class TooLargeError(OSError):
         self.filename, self.strerror = os.fspath(path), what
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading; never wait.
 
     Raises

@@ -7,16 +7,15 @@ something else. One exception tells why a file cannot be used; nothing hangs.
 from __future__ import annotations
 
 import codecs
-import errno
 import io
 import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fmritok.pipeline.regular import NotAFileError, open_regular
 from fmritok.pipeline.remarks import Reason
 
 __all__ = [
@@ -152,15 +151,11 @@ def not_fetched(path: Path) -> Reason | None:
 def _opened(path: Path, limit: int | None) -> Iterator[io.BufferedReader]:
     """Open a regular file; its errors, also while it is read, become reasons."""
     try:
-        # a pipe that nobody writes to would wait
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableError(Reason.IRREGULAR)
-            if limit is not None and status.st_size > limit:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
                 raise UnreadableError(Reason.TOO_LARGE)
-            if status.st_size <= POINTER_BYTES and _is_pointer(file.peek(POINTER_BYTES)):
+            if size <= POINTER_BYTES and _is_pointer(file.peek(POINTER_BYTES)):
                 raise UnreadableError(Reason.POINTER)
             yield file
     except OSError as error:
@@ -181,7 +176,7 @@ def _reason(path: Path, error: OSError) -> str:
         return Reason.LINK if os.path.islink(path) else Reason.MISSING
     if isinstance(error, PermissionError):
         return Reason.DENIED
-    if isinstance(error, IsADirectoryError) or error.errno == errno.ENXIO:
+    if isinstance(error, IsADirectoryError | NotAFileError):
         return Reason.IRREGULAR
     return f"{Reason.ERROR}: {error.strerror}"
 
