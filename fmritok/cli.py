@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from importlib.metadata import version
 import click
 
 from fmritok.pipeline.errors import FmritokError
+from fmritok.pipeline.terminal import plain
 
 __all__ = ["COMMANDS", "main"]
 
@@ -58,10 +60,15 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
             raise _without_extra(ctx.invoked_subcommand or "", error) from error
+        except click.ClickException as error:
+            vars(error)["message"] = plain(error.message)
+            raise
         except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(plain(error)) from error
         except MemoryError as error:
-            raise click.ClickException(f"Memory ran out ({error or 'no more is said'}).") from error
+            raise click.ClickException(
+                f"Memory ran out ({plain(error) or 'no more is said'})."
+            ) from error
 
 
 def _without_extra(command: str, error: ModuleNotFoundError) -> Exception:
@@ -79,6 +86,8 @@ def _without_extra(command: str, error: ModuleNotFoundError) -> Exception:
 @click.version_option(version("fmritok"), prog_name="fmritok")
 def main() -> None:
     """Encode fMRI cohorts once into a token store; train long-sequence models on it many times."""
+    # it prints what it repairs in headers; what matters of that, fmritok says with the file's name
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

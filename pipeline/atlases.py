@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.pipeline.errors import AtlasError, expected
+from fmritok.pipeline.small_files import UnreadableError, text_lines
 
 __all__ = ["SEMANTOKS", "build_semantoks_atlas"]
 
@@ -49,13 +50,18 @@ def build_semantoks_atlas(
     Raises
     ------
     AtlasError
-        If the networks do not have the published numbers of parcels.
+        If the names cannot be read, or the networks do not have the published numbers of parcels.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [line.strip() for line in labels.read_text().splitlines() if line.strip()]
-    known = pd.DataFrame(
-        {"name": lines[::2], "label": [int(line.split()[0]) for line in lines[1::2]]}
-    )
+    try:
+        lines = [line.strip() for line in text_lines(labels) if line.strip()]
+        numbers = [int(line.split()[0]) for line in lines[1::2]]
+        known = pd.DataFrame({"name": lines[::2], "label": numbers})
+    except (UnreadableError, ValueError) as error:
+        raise AtlasError(
+            expected("Atlas", labels, "lines with a name and lines with a label, in turn", error,
+                     "Download the file again.")
+        ) from error  # fmt: skip
     known["network"] = [
         name.split("_")[2] if name.startswith("7Networks_") else "Subcortex"
         for name in known["name"]

@@ -9,18 +9,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.errors import CatalogError, RunError, expected
 from fmritok.pipeline.events import Event, events_table
-from fmritok.pipeline.headers import TR_RANGE_S, run_header
+from fmritok.pipeline.headers import looked_at, run_header
 from fmritok.pipeline.phenotypes import Phenotypes
-from fmritok.pipeline.sources.files import file_stamp
+from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.run_checks import (
+    FAULTS_OF_FILES,
+    Stamp,
+    fetch_problem,
+    name_problem,
+    nearly_equal,
+    stamp_of,
+)
+from fmritok.pipeline.store.names import is_run_id
+from fmritok.pipeline.text_numbers import first_examples
+from fmritok.pipeline.timing import Sidecar, lone_times, repetition_time
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -34,10 +44,11 @@ COLUMNS = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
     "source_bytes", "source_time", "path", "right", "warp", "mask", "motion", "n_frames", "problem",
 ]  # fmt: skip
+#: Columns that are a run's as its adapter found it.
+_COPIED = ("run_id", "subject", "session", "task", "site", "family", "space", "motion", "path",
+           "right", "warp", "mask")  # fmt: skip
 #: Folders and headers read at once: on network file systems, nearly all of it is waiting.
 _THREADS = 16
-#: What tools write when they lose the repetition time, s.
-_LOST_TR = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,9 +67,11 @@ class RunFile:
         that were a folder.
     space : str
         Template space of the samples, once `warp` is applied.
-    tr : float
-        Repetition time where the cohort knows it better than the header, s; else NaN.
-    usual_tr : float
+    sidecar : Sidecar
+        What sidecars say of the times of frames.
+    usual_tr : tuple of float
+        Repetition times that such scans of the cohort have, s; empty if not known.
+    documented_tr : float
         Repetition time to use where the header has none that can be, s; NaN if not known.
     right : Path, optional
         The right hemisphere of a pair of GIFTI files.
@@ -80,8 +93,9 @@ class RunFile:
     site: str = ""
     family: str = ""
     space: str = "MNI152NLin6Asym"
-    tr: float = _NAN
-    usual_tr: float = _NAN
+    sidecar: Sidecar = field(default_factory=Sidecar)
+    usual_tr: tuple[float, ...] = ()
+    documented_tr: float = _NAN
     right: Path | None = None
     warp: Path | None = None
     mask: Path | None = None
@@ -102,12 +116,15 @@ class Found:
         Files that are used, and what in them is doubtful; equal reasons in equal words.
     events : list of (str, list of Event)
         Run ids and what happened during these runs.
+    subject_tables : list of Path
+        Phenotype tables of single subjects.
     """
 
     files: list[RunFile] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     questioned: list[tuple[Path, str]] = field(default_factory=list)
     events: list[tuple[str, list[Event]]] = field(default_factory=list)
+    subject_tables: list[Path] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
         """Take over what was found in another part."""
@@ -115,6 +132,7 @@ class Found:
         self.left_out += other.left_out
         self.questioned += other.questioned
         self.events += other.events
+        self.subject_tables += other.subject_tables
 
 
 @dataclass(frozen=True)
@@ -209,19 +227,35 @@ def checked_root(root: Path) -> Path:
     return root
 
 
-def gather(search: Callable[[Place], Found], places: Iterable[Place]) -> Found:
+def gather(
+    search: Callable[[Place], Found],
+    places: Iterable[Place],
+    *,
+    where: Callable[[Place], Path] | None = None,
+) -> Found:
     """Search the parts of a cohort, several at a time, and put what they hold together.
 
-    A part with a file that cannot be read is left out, and does not keep the others from it.
+    If a part cannot be searched because of a file in it, it is left out, and the others are
+    searched.
+
+    Parameters
+    ----------
+    search : callable
+    places : iterable
+    where : callable, optional
+        Returns the path of a part, for errors that name no file.
     """
 
     def safe(place: Place) -> Found:
         try:
             return search(place)
-        except OSError as error:
-            if not isinstance(error.filename, str):
+        except FAULTS_OF_FILES as error:
+            if isinstance(error, OSError) and isinstance(error.filename, str):
+                return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
+            if where is None:
                 raise
-            return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
+            reason = f"cannot be searched: {type(error).__name__}: {error}"
+            return Found(left_out=[(where(place), reason)])
 
     found = Found()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -260,41 +294,62 @@ def build_cohort(
     phenotypes = phenotypes or Phenotypes()
     by_id: dict[str, list[RunFile]] = {}
     for file in found.files:
+        if not is_run_id(file.run_id):  # ids become names of files in the store
+            found.left_out.append((file.path, "its name makes no run id: use letters, digits, "
+                                   "_ and -, at most 200 in all"))  # fmt: skip
+            continue
         by_id.setdefault(file.run_id, []).append(file)
     if not by_id:
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        headers = list(pool.map(lambda file: _read(file, tr), first))
-        stamps = list(pool.map(_stamp, first))
-    rows = []
-    for file, stamp, (n_frames, seconds, problem) in zip(first, stamps, headers, strict=True):
-        twins = by_id[file.run_id]
+        looks = list(pool.map(lambda file: _look(file, tr), first))
+    rows, events = [], dict(found.events)
+    questioned = [*found.questioned, *phenotypes.questioned]
+    for file, look in zip(first, looks, strict=True):
+        twins, problem = by_id[file.run_id], look.problem
         if len(twins) > 1:
             problem = expected("Run id", file.run_id, "one file",
                                " and ".join(str(t.path.relative_to(root)) for t in twins),
                                "Move all but one away.")  # fmt: skip
-        row = asdict(file) | {
+        problem = name_problem(file, root) or problem
+        if file.mask and look.stamp.no_mask:
+            questioned.append((file.mask, Remark.NO_MASK.with_reason(look.stamp.no_mask)))
+            file = replace(file, mask=None)
+        if not problem:
+            questioned += look.questions
+            if file.run_id in events:
+                questioned += file.sidecar.of_events
+                events[file.run_id] = _shifted(events[file.run_id], file.sidecar.start)
+                if _are_beyond(events[file.run_id], look):
+                    questioned.append((file.path, "events begin after the end of the run"))
+        row: dict[str, object] = {name: getattr(file, name) for name in _COPIED} | {
             "dataset": dataset,
-            "tr": seconds,
+            "tr": look.tr,
             "source": file.path.relative_to(root).as_posix(),
-            "n_frames": n_frames,
+            "n_frames": look.n_frames,
             "problem": problem,
-            "source_bytes": stamp[0],
-            "source_time": stamp[1],
+            "source_bytes": look.stamp.sizes,
+            "source_time": look.stamp.times,
         }
         for name in ("path", "right", "warp", "mask"):
             row[name] = str(row[name] or "")
         rows.append(row)
     runs = pd.DataFrame(rows)[COLUMNS]
+    without = set(runs["subject"]) - set(phenotypes.table["subject"])
+    near = nearly_equal(sorted(without), set(phenotypes.table["subject"]) - set(runs["subject"]))
+    if near:
+        questioned.append((root, f"{Remark.NEARLY_IDS}: {first_examples(pd.Series(near))}"))
+    if not any(file.usual_tr for file in first) and tr is None:
+        questioned += lone_times(runs)
     cohort = Cohort(
         dataset,
         runs,
         _reasons(found.left_out),
-        _reasons(found.questioned),
+        _reasons(dict.fromkeys(questioned)),  # runs share sidecars
         phenotypes.table,
         phenotypes.columns,
-        events_table(found.events),
+        events_table(events.items()),
     )
     subjects = runs["subject"].unique()
     if len(phenotypes.table) and len(cohort.without_phenotypes) == len(subjects):
@@ -319,28 +374,44 @@ def _nothing_found(dataset: str, root: Path, found: Found, looked_for: str) -> s
                     "Check --dataset, --input and --root.")  # fmt: skip
 
 
-def _read(file: RunFile, tr: float | None) -> tuple[int, float, str]:
-    """Return frames, repetition time and problem of one run."""
-    if file.problem:
-        return 0, file.tr if tr is None else tr, file.problem
-    known = file.tr if tr is None else tr
-    n_frames, seconds, problem = _header(file, known)
-    lost = not TR_RANGE_S[0] <= seconds <= TR_RANGE_S[1] or seconds == _LOST_TR
-    if np.isnan(known) and lost and not np.isnan(file.usual_tr):
-        n_frames, seconds, problem = _header(file, file.usual_tr)
-    return n_frames, seconds, problem.replace("in the header", f"in {file.path}")
+@dataclass
+class _Look:
+    """What looking at the files of one run has brought."""
+
+    n_frames: int = 0
+    tr: float = _NAN
+    problem: str = ""
+    questions: list[tuple[Path, str]] = field(default_factory=list)
+    stamp: Stamp = field(default_factory=Stamp)
 
 
-def _stamp(file: RunFile) -> tuple[str, str]:
-    """Return the bytes and times of change of all files of a run; empty if one is gone."""
+def _look(file: RunFile, tr: float | None) -> _Look:
+    """Look at all files of one run."""
+    look = _Look(tr=file.sidecar.tr if tr is None else tr, problem=file.problem)
+    if not file.problem:
+        header = run_header(file.path, file.right, native_ok=file.warp is not None)
+        seconds = repetition_time(
+            header.tr, file.path, n_frames=header.n_frames, given=tr, sidecar=file.sidecar,
+            usual=file.usual_tr, instead=file.documented_tr,
+        )  # fmt: skip
+        look.n_frames, look.tr = header.n_frames, seconds.tr
+        look.problem = header.problem or seconds.problem
+        look.questions = [(file.path, text) for text in header.questions] + [*seconds.questions]
+        if look.problem:
+            paths = (path for path in (file.path, file.right) if path)
+            look.problem = next(filter(None, map(fetch_problem, paths)), look.problem)
     try:
-        stamps = [
-            file_stamp(path) for path in (file.path, file.right, file.warp, file.mask) if path
-        ]
-    except OSError:
-        return "", ""
-    return " ".join(str(size) for size, _ in stamps), " ".join(str(time) for _, time in stamps)
+        with looked_at(file.path, "files that can be read"):
+            look.stamp = stamp_of(file)
+        look.problem = look.problem or look.stamp.problem
+    except RunError as error:
+        look.problem = look.problem or str(error)
+    return look
 
 
-def _header(file: RunFile, tr: float) -> tuple[int, float, str]:
-    return run_header(file.path, file.right, tr=tr, native_ok=file.warp is not None)
+def _shifted(events: list[Event], seconds: float) -> list[Event]:
+    return [e._replace(onset=e.onset - seconds) for e in events] if seconds else events
+
+
+def _are_beyond(events: list[Event], look: _Look) -> bool:
+    return any(event.onset >= look.n_frames * look.tr for event in events)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.errors import FmritokError, StoreError, expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
 from fmritok.tokenizers.base import Tokenizer
@@ -50,6 +51,28 @@ def decode_to_file(
         If weights or template are not those that the group was made with.
     """
     opened = TokenStore(store).group(group)
+    with _understood(opened):
+        return _decode(opened, run_id, frames, out, places or {})
+
+
+@contextmanager
+def _understood(group: TokenGroup) -> Iterator[None]:
+    """Say that a group is another one where what it tells of its tokenizer cannot be followed."""
+    try:
+        yield
+    except FmritokError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise StoreError(
+            expected(f"Token group {group.name} of", group.location,
+                     "what its tokenizer needs to decode", f"{type(error).__name__}: {error}",
+                     "Restore the store from a copy, or tokenize again.")
+        ) from error  # fmt: skip
+
+
+def _decode(
+    opened: TokenGroup, run_id: str, frames: slice, out: Path, places: Mapping[str, str]
+) -> list[Path]:
     kind: type[Tokenizer] = TOKENIZERS.find(str(opened.provenance["tokenizer"]))
     if not any(out.name.endswith(ending) for ending in kind.file_types):
         raise StoreError(
@@ -59,7 +82,7 @@ def decode_to_file(
         )  # fmt: skip
     stored = stored_tokens(opened, run_id, frames)
     out.parent.mkdir(parents=True, exist_ok=True)
-    return kind.save(stored, out, places or {})
+    return kind.save(stored, out, places)
 
 
 def stored_tokens(group: TokenGroup, run_id: str, frames: slice = slice(None)) -> StoredTokens:

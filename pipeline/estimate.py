@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fmritok.pipeline.catalog import Cohort
+from fmritok.pipeline.errors import RunError
 from fmritok.pipeline.plan import PlannedGroup
 from fmritok.pipeline.store.group import is_created
 from fmritok.pipeline.store.ledger import finished_runs
@@ -118,8 +119,12 @@ def with_measured_notes(
         except Exception:  # a bad run has its own report later
             continue
         with volumes:
+            try:
+                intensity = tokenizer.fit(volumes.statistics)
+            except RunError:
+                continue
             _, frames = next(volumes.blocks(1))
-            found = tokenizer.measure_error(frames, tokenizer.fit(volumes.statistics))
+            found = tokenizer.measure_error(frames, intensity)
         note = {"bf16_against_fp32": found | {"run_id": run["run_id"], "frame": 0}}
         return replace(planned, spec=replace(spec, notes={**spec.notes, **note}))
     return planned

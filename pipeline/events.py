@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from fmritok.pipeline.remarks import Reason, Remark
+from fmritok.pipeline.small_files import UnreadableError, text_lines
+from fmritok.pipeline.text_numbers import numbers_of, one_number
+from fmritok.pipeline.text_table import BIDS, TextTable, find_column
 
 __all__ = ["Event", "events_table", "read_bids_events", "read_fsl_events"]
 
@@ -48,37 +52,57 @@ def read_fsl_events(path: Path) -> list[Event]:
 
     Raises
     ------
-    ValueError
-        If a line is something else. An empty file is a condition that did not occur.
+    UnreadableError
+        If it cannot be read, or a line is something else. An empty file is a condition that did
+        not occur.
     """
-    lines = [line.split() for line in path.read_text().splitlines()]
-    if any(len(line) not in (0, 3) for line in lines):
-        raise ValueError("not three columns")
-    return [Event(float(line[0]), float(line[1]), path.stem) for line in lines if line]
+    lines = [line.split() for line in text_lines(path)]
+    try:
+        if any(len(line) not in (0, 3) for line in lines):
+            raise ValueError("not three columns")
+        rows = [[one_number(field) for field in line] for line in lines if line]
+    except ValueError as error:
+        raise UnreadableError(Reason.NOT_FSL) from error
+    return [Event(onset, duration, path.stem) for onset, duration, _ in rows]
 
 
-def read_bids_events(path: Path) -> list[Event]:
+def read_bids_events(path: Path, doubts: list[str] | None = None) -> list[Event]:
     """Read a BIDS ``_events.tsv``; rows without an onset are no events of the run.
+
+    Parameters
+    ----------
+    path : Path
+    doubts : list of str, optional
+        Gets what is doubtful in the file.
 
     Raises
     ------
-    ValueError
-        If it has no column of onsets, or one with something else than numbers.
+    UnreadableError
+        If it cannot be read, has no column of onsets, or no onset in it is a number.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    if rows and "onset" not in rows[0]:
-        raise ValueError("no column 'onset'")
-    events = []
-    for row in rows:
-        onset = _number(row["onset"])
-        if not math.isnan(onset):
-            kind = (row.get("trial_type") or "").strip()
-            duration = _number(row.get("duration"))
-            events.append(Event(onset, duration, "" if kind == "n/a" else kind))
-    return events
+    table = TextTable(path, BIDS)
+    if find_column(table.header, ["onset"]) is None:
+        raise UnreadableError(Reason.NO_COLUMN)
+    texts = _columns(table, ("onset", "duration", "trial_type"))
+    (onsets, no_onset), (durations, no_duration) = (numbers_of(column) for column in texts[:2])
+    if no_onset.any() and np.isnan(onsets).all():
+        raise UnreadableError(Reason.NO_ONSETS)
+    remarks = list(table.remarks)
+    remarks += [Remark.BAD_ONSETS] * bool(no_onset.any())
+    remarks += [Remark.BAD_DURATIONS] * bool((no_duration & ~np.isnan(onsets)).any())
+    if doubts is not None:
+        doubts += map(str, remarks)
+    rows = zip(onsets.tolist(), durations.tolist(), texts[2], strict=True)
+    return [Event(*row) for row in rows if not math.isnan(row[0])]
 
 
-def _number(text: str | None) -> float:
-    text = (text or "").strip()
-    return math.nan if text in ("", "n/a", "N/A", "NaN", "nan") else float(text)
+def _columns(table: TextTable, names: Iterable[str]) -> list[list[str]]:
+    """Return the fields of columns; empty where they are missing, or the table has no such."""
+    found = [find_column(table.header, [name]) for name in names]
+    there = [name for name in found if name]
+    rows = list(table.rows([table.header.index(name) for name in there]))
+    fields = {
+        name: ["" if row[i] in BIDS.missing else row[i] for row in rows]
+        for i, name in enumerate(there)
+    }
+    return [fields.get(name or "", [""] * len(rows)) for name in found]

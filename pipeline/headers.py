@@ -2,63 +2,72 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import re
-import zipfile
-import zlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
-import numpy as np
-import numpy.typing as npt
-
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.pipeline.errors import MachineError, RunError, expected
 from fmritok.pipeline.faults import told_apart
+from fmritok.pipeline.nifti import HEADER_BYTES, VolumeHeader, file_start, parse_volume_header
 from fmritok.pipeline.placement import not_in_mni
-from fmritok.pipeline.sources.files import open_binary, read_fully
+from fmritok.pipeline.surface_headers import SurfaceHeader, read_cifti_header, read_gifti_header
 
-__all__ = ["VolumeHeader", "header_problem", "read_header", "run_header"]
+__all__ = ["RunHeader", "header_problem", "looked_at", "read_header", "run_header"]
 
-#: Repetition times outside of this are a mistake of the header, s.
-TR_RANGE_S = (0.1, 20.0)
-#: What damaged files and archives raise.
-_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
-_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+#: More than any scanner makes: a damaged header, or one that was made up.
+_MOST_FRAMES, _MOST_VOXELS = 2**20, 2**28
 
 
 @dataclass(frozen=True)
-class VolumeHeader:
-    """What the header of a NIfTI file says.
+class RunHeader:
+    """What the catalogue needs of the header of a run.
 
     Attributes
     ----------
-    shape : tuple of int
-    affine : np.ndarray of shape (4, 4)
-        Voxel indices to mm.
+    n_frames : int
+        0 if the header cannot be read.
     tr : float
-        Repetition time, s; NaN if the header has none.
-    dtype : np.dtype
-    offset : int
-        Bytes before the first voxel.
-    slope, intercept : float
-        ``value = slope * stored + intercept``.
+        Repetition time, s; NaN if the header has none. Not checked.
+    problem : str
+        Why the run cannot be tokenized; empty if it can.
+    questions : tuple of str
+        What is doubtful in the header.
     """
 
-    shape: tuple[int, ...]
-    affine: npt.NDArray[np.float64]
+    n_frames: int
     tr: float
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float
-    intercept: float
+    problem: str = ""
+    questions: tuple[str, ...] = ()
 
-    @property
-    def n_frames(self) -> int:
-        """Frames of a 4D file."""
-        return self.shape[3] if len(self.shape) == 4 else 1
+
+@contextmanager
+def looked_at(path: Path, wanted: str) -> Iterator[None]:
+    """Turn whatever comes up while a file of a run is looked at into one error about that file.
+
+    Parameters
+    ----------
+    path : Path
+    wanted : str
+        What the file should be.
+
+    Raises
+    ------
+    RunError
+    MachineError
+        If it is no fault of the file, such as too many open files.
+    """
+    try:
+        with told_apart("source", path):
+            yield
+    except (MachineError, RunError):
+        raise
+    except Exception as error:  # whatever a damaged file makes a library raise
+        got = f"{type(error).__name__}: {error}".rstrip(": .")
+        raise RunError(
+            expected("File", path, wanted, got, "Copy the file again from its source.")
+        ) from error
 
 
 def read_header(path: Path) -> VolumeHeader:
@@ -67,38 +76,13 @@ def read_header(path: Path) -> VolumeHeader:
     Raises
     ------
     RunError
-        If there is no readable NIfTI header.
+        If there is no readable NIfTI header, or what it says cannot be.
     """
-    try:
-        start = _first_bytes(path, 540)
-        size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
-        kind = nib.Nifti2Header if 540 in size else nib.Nifti1Header
-        header = kind.from_fileobj(io.BytesIO(start))  # type: ignore[no-untyped-call]
-    except (*_DAMAGE, nib.spatialimages.HeaderDataError,
-            nib.wrapstruct.WrapStructError) as error:  # fmt: skip
-        raise RunError(
-            expected("File", path, "a readable NIfTI header", f"{type(error).__name__}: {error}",
-                     "Copy the file again from its source.")
-        ) from error  # fmt: skip
-    slope, intercept = header.get_slope_inter()
-    shape = tuple(int(n) for n in header.get_data_shape())
-    zooms = header.get_zooms()
-    unit = _SECONDS.get(header.get_xyzt_units()[1], 1.0)
-    tr = round(float(zooms[3]) * unit, 6) if len(zooms) > 3 and zooms[3] > 0 else float("nan")
-    return VolumeHeader(
-        shape=shape,
-        affine=np.asarray(header.get_best_affine(), np.float64),
-        tr=tr,
-        dtype=header.get_data_dtype(),
-        offset=int(header["vox_offset"]) or 352,
-        slope=1.0 if slope is None else float(slope),
-        intercept=0.0 if intercept is None else float(intercept),
-    )
+    with looked_at(path, "a readable NIfTI header"):
+        return parse_volume_header(file_start(path, HEADER_BYTES), path)
 
 
-def run_header(
-    path: Path, right: Path | None = None, *, tr: float = float("nan"), native_ok: bool = False
-) -> tuple[int, float, str]:
+def run_header(path: Path, right: Path | None = None, *, native_ok: bool = False) -> RunHeader:
     """Read what the catalogue needs of one run; data are not read, except of GIFTI files.
 
     Parameters
@@ -107,135 +91,68 @@ def run_header(
         NIfTI volumes, a CIFTI ``dtseries.nii`` or the left ``func.gii``; may lie in a zip file.
     right : Path, optional
         The right ``func.gii``.
-    tr : float
-        Repetition time where it is known better than from the header, s.
     native_ok : bool
         Whether volumes may lie in native space, because they come with a warp.
-
-    Returns
-    -------
-    n_frames : int
-    tr : float
-        Seconds; NaN if nobody knows it.
-    problem : str
-        Why the run cannot be tokenized; empty if it can.
 
     Raises
     ------
     MachineError
         If the file cannot be read through no fault of its own, such as too many open files.
     """
+    header: SurfaceHeader | VolumeHeader
+    problem = ""
     try:
-        with told_apart("source", path):
-            if path.name.endswith(".dtseries.nii"):
-                n_frames, found = _cifti_header(path)
-            elif path.name.endswith((".gii", ".gii.gz")):
-                n_frames, found = _gifti_header(path)
-            else:
-                header = read_header(path)
-                tr = header.tr if np.isnan(tr) else tr
-                return header.n_frames, tr, header_problem(header, tr, native_ok=native_ok)
+        if path.name.endswith(".dtseries.nii"):
+            with looked_at(path, "a CIFTI-2 dense time series (dtseries.nii)"):
+                header = read_cifti_header(path)
+        elif path.name.endswith((".gii", ".gii.gz")):
+            with looked_at(path, "a GIFTI file"):
+                header = read_gifti_header(path)
+            if right is None:
+                problem = expected("GIFTI run", path, "a left and a right hemisphere",
+                                   "one of them", "Add the other one.")  # fmt: skip
+        else:
+            header = read_header(path)
+            problem = header_problem(header, path, native_ok=native_ok)
     except RunError as error:
-        return 0, tr, str(error)
-    if right is None and not path.name.endswith(".dtseries.nii"):
-        return n_frames, tr, expected("GIFTI run", path, "a left and a right hemisphere",
-                                      "one of them", "Add the other one.")  # fmt: skip
-    tr = found if np.isnan(tr) else tr
-    return n_frames, tr, _length_problem(n_frames) or _tr_problem(tr)
+        return RunHeader(0, float("nan"), str(error))
+    problem = problem or _length_problem(header.n_frames, path)
+    return RunHeader(header.n_frames, header.tr, problem, header.questions)
 
 
-def header_problem(header: VolumeHeader, tr: float, *, native_ok: bool = False) -> str:
+def header_problem(header: VolumeHeader, path: Path, *, native_ok: bool = False) -> str:
     """Say why a header cannot belong to a run that can be tokenized; empty if it can.
 
     Parameters
     ----------
     header : VolumeHeader
-    tr : float
-        Repetition time to be used, s: the header's, or what the cohort knows better.
+    path : Path
+        Of its file.
     native_ok : bool
         Whether the run may lie in native space, because it comes with a warp.
     """
     if len(header.shape) != 4:
-        return expected("Image", "in the header", "four dimensions", f"shape {header.shape}",
+        return expected("Image", path, "four dimensions", f"shape {header.shape}",
                         "Give the 4D time series, not a single volume.")  # fmt: skip
-    problem = _length_problem(header.n_frames) or _tr_problem(tr)
+    voxels = math.prod(header.shape[:3])
+    if not 0 < voxels <= _MOST_VOXELS:
+        return expected("Image", path, f"1 to {_MOST_VOXELS:,} voxels in a volume",
+                        f"{voxels:,}", "Copy the file again, or repair its header.")  # fmt: skip
+    problem = _length_problem(header.n_frames, path)
     if problem or native_ok:
         return problem
     elsewhere = not_in_mni(header.shape, header.affine)
     if elsewhere:
-        return expected("Image", "in the header", "a volume in MNI space", elsewhere,
+        return expected("Image", path, "a volume in MNI space", elsewhere,
                         "Warp the run to MNI 2 mm first.")  # fmt: skip
     return ""
 
 
-def _length_problem(n_frames: int) -> str:
-    if n_frames >= 2:
+def _length_problem(n_frames: int, path: Path) -> str:
+    if 2 <= n_frames <= _MOST_FRAMES:
         return ""
-    return expected("Image", "in the header", "at least two frames", n_frames,
+    if n_frames > _MOST_FRAMES:
+        return expected("Image", path, f"at most {_MOST_FRAMES:,} frames", f"{n_frames:,}",
+                        "Copy the file again, or repair its header.")  # fmt: skip
+    return expected("Image", path, "at least two frames", n_frames,
                     "Give the whole time series.")  # fmt: skip
-
-
-def _tr_problem(tr: float) -> str:
-    if TR_RANGE_S[0] <= tr <= TR_RANGE_S[1]:
-        return ""
-    got = "none" if np.isnan(tr) else f"{tr:g} s"
-    return expected("Repetition time", "in the header",
-                    f"{TR_RANGE_S[0]:g} to {TR_RANGE_S[1]:g} s", got,
-                    "Repair the header, or give it with --tr SECONDS.")  # fmt: skip
-
-
-def _first_bytes(path: Path, size: int) -> bytes:
-    with open_binary(path) as raw:
-        if path.suffix != ".gz":
-            return read_fully(raw, size)
-        with gzip.open(raw, "rb") as file:
-            return read_fully(file, size)
-
-
-def _cifti_header(path: Path) -> tuple[int, float]:
-    """Return frames and repetition time of a dense time series; its XML is searched, not parsed."""
-    try:
-        start = _first_bytes(path, 1 << 16)
-        header = nib.Nifti2Header.from_fileobj(io.BytesIO(start[:540]))  # type: ignore[no-untyped-call]
-        offset = int(header["vox_offset"])
-        found = {key: match for key, match in _series_fields(start)}
-        if len(found) < len(_SERIES_FIELDS) and offset > len(start):
-            found = {key: match for key, match in _series_fields(_first_bytes(path, offset))}
-        scale = 10.0 ** int(found["SeriesExponent"])
-        tr = float(found["SeriesStep"]) * scale
-        if found["SeriesUnit"] != "SECOND":
-            tr = float("nan")
-        return int(found["NumberOfSeriesPoints"]), tr
-    except (*_DAMAGE, KeyError, ValueError, nib.spatialimages.HeaderDataError,
-            nib.wrapstruct.WrapStructError) as error:  # fmt: skip
-        raise RunError(
-            expected("File", path, "a CIFTI-2 dense time series (dtseries.nii)",
-                     f"{type(error).__name__}: {error}", "Copy the file again from its source.")
-        ) from error  # fmt: skip
-
-
-_SERIES_FIELDS = ("SeriesExponent", "SeriesStep", "SeriesUnit", "NumberOfSeriesPoints")
-
-
-def _series_fields(xml: bytes) -> list[tuple[str, str]]:
-    pattern = rb'(%s)\s*=\s*"([^"]*)"' % b"|".join(f.encode() for f in _SERIES_FIELDS)
-    return [(key.decode(), value.decode()) for key, value in re.findall(pattern, xml)]
-
-
-def _gifti_header(path: Path) -> tuple[int, float]:
-    """Return frames and repetition time of a GIFTI time series; its arrays are counted."""
-    try:
-        with open_binary(path) as raw:
-            file = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
-            text = file.read()
-    except _DAMAGE as error:
-        raise RunError(
-            expected("File", path, "a GIFTI file", f"{type(error).__name__}: {error}",
-                     "Copy the file again from its source.")
-        ) from error  # fmt: skip
-    arrays = text.count(b"<DataArray ") + text.count(b"<DataArray\n")
-    if arrays == 1:
-        columns = re.search(rb'Dim1\s*=\s*"(\d+)"', text)
-        arrays = int(columns[1]) if columns else 1
-    step = re.search(rb"TimeStep\]*>?\s*</Name>\s*<Value><!\[CDATA\[([\d.eE+-]+)", text)
-    return arrays, float(step[1]) / 1000 if step else float("nan")  # milliseconds, by AFNI

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,8 +16,10 @@ import scipy.sparse
 from fmritok.pipeline.encoding import Encoded, SeriesEncoding, VolumeEncoding
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.headers import run_header
+from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.memory import MemorySource, files_of, space_of_samples
-from fmritok.pipeline.sources.opening import RunFiles, RunSource, checked_blocks, open_run
+from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
+from fmritok.pipeline.timing import repetition_time
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.base import SeriesTokenizer, SeriesTokens, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
@@ -147,12 +148,13 @@ def tokenize(
 
 def _checked(files: RunFiles, tr: float | None) -> float:
     """Return the repetition time of a run whose header is fit to be tokenized, s."""
-    known = math.nan if tr is None else float(tr)
-    right = Path(files.right) if files.right else None
-    _, seconds, problem = run_header(Path(files.path), right, tr=known, native_ok=bool(files.warp))
+    path, right = Path(files.path), Path(files.right) if files.right else None
+    header = run_header(path, right, native_ok=bool(files.warp))
+    seconds = repetition_time(header.tr, path, n_frames=header.n_frames, given=tr)
+    problem = header.problem or seconds.problem
     if problem:
-        raise RunError(problem.replace("in the header", f"in {files.path}"))
-    return seconds
+        raise RunError(problem)
+    return seconds.tr
 
 
 def _encode(

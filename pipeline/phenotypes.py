@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.text_numbers import PLACEHOLDERS, first_examples, text_to_numbers
 
-__all__ = ["AGE", "SEX", "Column", "Phenotypes", "as_code", "sex_labels", "tidy"]
+__all__ = [
+    "AGE", "SEX", "Column", "Phenotypes", "as_code", "sex_labels", "showable", "tidy",
+]  # fmt: skip
 
 _FIRST = ("sex", "age")
 _DESCRIPTION = ["dataset", "column", "dtype", "unit", "source", "meaning"]
+#: In a column of numbers, at most so many of the values may be something else.
+_MOST_ODD = 0.1
+#: Control characters, halves of characters, and those that turn the direction of text.
+_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Phenotypes:
         for all of them.
     columns : pd.DataFrame
         ``dataset, column, dtype, unit, source, meaning``, one row per further column.
+    questioned : list of (Path, str)
+        Tables with something doubtful in them, or that could not be read, and what it is.
     """
 
     table: pd.DataFrame = field(
@@ -59,6 +70,7 @@ class Phenotypes:
     columns: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=_DESCRIPTION, dtype=str)
     )
+    questioned: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def as_code(values: pd.Series) -> pd.Series:
@@ -80,12 +92,18 @@ def sex_labels(values: pd.Series, codes: Mapping[str, str] | None = None) -> pd.
     return as_code(values).str.lower().map(known).fillna("").astype(str)
 
 
+def showable(text: str) -> bool:
+    """Tell whether text can be shown as it is, without control characters."""
+    return _UNSHOWABLE.search(text) is None
+
+
 def tidy(
     dataset: str,
     table: pd.DataFrame,
     described: Mapping[str, Column],
     *,
     source: str | Mapping[str, str] = "",
+    path: Path,
 ) -> Phenotypes:
     """Type a table of text, put the harmonised columns first, and describe each.
 
@@ -98,11 +116,8 @@ def tidy(
         What is known of the columns; others are typed by their values.
     source : str or mapping of str to str
         Where columns come from that do not say so themselves.
-
-    Raises
-    ------
-    CatalogError
-        If a column of numbers holds something else.
+    path : Path
+        The table, or the folder of several: where doubtful values are looked for.
     """
     table = table.rename(columns={"dataset": "dataset_in_table"})
     keys = ("subject", "session")
@@ -116,33 +131,48 @@ def tidy(
         else table["session"].reset_index(drop=True),
     }
     rows = []
+    said: dict[str, list[str]] = {}
     for name in names:
         about = described.get(name, Column())
-        values = _typed(table[name].reset_index(drop=True), name, about, dataset)
-        out[name] = values
-        dtype = str(values.dtype) if values.dtype.kind in "if" else "str"
+        values = _typed(table[name].reset_index(drop=True), name, about, said)
         known = source if isinstance(source, str) else source.get(name, "")
-        rows.append((dataset, name, dtype, about.unit, about.source or known, about.meaning))
-    return Phenotypes(pd.DataFrame(out), pd.DataFrame(rows, columns=_DESCRIPTION, dtype=str))
+        shown = name
+        if not showable(name):
+            shown = _UNSHOWABLE.sub("_", name)
+            while shown in out or shown in names:
+                shown += "_"
+            said.setdefault(Remark.COLUMN_NAME, []).append(shown)
+        out[shown] = values
+        dtype = str(values.dtype) if values.dtype.kind in "if" else "str"
+        rows.append((dataset, shown, dtype, about.unit, about.source or known, about.meaning))
+    columns = pd.DataFrame(rows, columns=_DESCRIPTION, dtype=str)
+    questioned = [(path, f"{remark}: {'; '.join(which)}") for remark, which in said.items()]
+    return Phenotypes(pd.DataFrame(out), columns, questioned)
 
 
-def _typed(values: pd.Series, name: str, about: Column, dataset: str) -> pd.Series:
+def _typed(values: pd.Series, name: str, about: Column, said: dict[str, list[str]]) -> pd.Series:
+    """Return a column as numbers or as text, and say what of it could not be told."""
     if about.kind == "text":
         return values
     present = values != ""
-    numbers = pd.to_numeric(values.where(present), errors="coerce").astype(np.float64)
-    wrong = present & ~np.isfinite(numbers)
+    numbers, odd, commas = text_to_numbers(values)
+    if about.kind != "number":
+        # 007 is an id or a code, not seven; ids of 16 digits would lose some of them
+        codes = values.str.match(r"[+-]?0[0-9]").any() or (numbers.abs() >= 2**53).any()
+        words = odd & ~values.str.lower().isin(PLACEHOLDERS)
+        n_numbers = int((present & ~odd).sum())
+        if codes or not n_numbers or words.sum() > _MOST_ODD * present.sum():
+            if values[words].str.fullmatch("[+-]?[0-9]{1,3},[0-9]{3}").any():
+                said.setdefault(Remark.EITHER_COMMAS, []).append(name)
+            elif n_numbers > words.sum() > 0:
+                examples = f"{name} ({first_examples(values[words])})"
+                said.setdefault(Remark.MIXED, []).append(examples)
+            return values
+    if odd.any():
+        said.setdefault(Remark.NOT_NUMBERS, []).append(f"{name} ({first_examples(values[odd])})")
+    if commas:
+        said.setdefault(Remark.COMMAS, []).append(name)
     if about.kind == "number":
-        if wrong.any():
-            raise CatalogError(
-                expected(f"Phenotype column {name} of", dataset, "numbers or nothing",
-                         repr(values[wrong].iloc[0]), "Correct the table.")
-            )  # fmt: skip
         return numbers
-    # 007 is an id or a code, not seven
-    if wrong.any() or values.str.match(r"[+-]?0\d").any() or not present.any():
-        return values
-    whole = present.all() and not values.str.contains(r"[.eE]").any()
-    if whole and numbers.abs().max() >= 2**53:
-        return values  # ids: as numbers they would lose digits
+    whole = present.all() and values.str.fullmatch("[+-]?[0-9]+").all()
     return numbers.astype(np.int64) if whole else numbers

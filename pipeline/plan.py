@@ -16,15 +16,16 @@ from fmritok.pipeline.errors import FmritokError, expected
 from fmritok.pipeline.ownership import check_annotations, without_kept
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.annotations import ANNOTATIONS, write_annotations
+from fmritok.pipeline.store.codec import Codec
 from fmritok.pipeline.store.group import is_created
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
+from fmritok.pipeline.store.names import IDENTITY, SOURCE
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.root import ROOT_WAIT_S, create_root
-from fmritok.pipeline.store.runs_table import IDENTITY, SOURCE
-from fmritok.pipeline.store.schema import Codec, GroupSpec
+from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.task import GroupJob, RunPart, RunTask
 from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.stored import kept_options

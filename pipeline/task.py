@@ -19,13 +19,8 @@ from typing import Any
 from fmritok.pipeline.encoding import Encoded, SeriesEncoding, VolumeEncoding
 from fmritok.pipeline.errors import FmritokError, MachineError, RunError, expected
 from fmritok.pipeline.faults import Place, stored, told_apart
-from fmritok.pipeline.sources.opening import (
-    RunFiles,
-    RunSource,
-    checked_blocks,
-    open_run,
-    source_sha256,
-)
+from fmritok.pipeline.sources.checking import checked_blocks
+from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run, source_sha256
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record

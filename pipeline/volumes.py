@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.placement import Placement
 from fmritok.pipeline.scratch import ScratchArray
-from fmritok.pipeline.sources.opening import RunFiles, RunSource, checked_blocks, open_run
+from fmritok.pipeline.sources.checking import checked_blocks
+from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.intensity import VolumeStatistics
 from fmritok.tokenizers.spaces import VolumeSpace
@@ -22,6 +22,7 @@ from fmritok.tokenizers.sparse import SparseMap
 __all__ = ["RunVolumes", "scaled_product"]
 
 _FRAMES_A_BLOCK = 8
+_LEAST_SUM = float(np.finfo(np.float64).tiny)
 
 
 class RunVolumes:
@@ -179,10 +180,15 @@ class _Gathered:
         self._voxels = voxel_statistics
         self._first: npt.NDArray[np.float32] | None = None
         self._maximum = -np.inf
+        self._sum_below = self._sum_above = 0.0
         self._frames = 0
 
     def add(self, volumes: npt.NDArray[np.float32]) -> None:
         self._maximum = max(self._maximum, float(volumes.max()))
+        total = float(volumes.sum(dtype=np.float64))
+        below = float(np.minimum(volumes, 0).sum(dtype=np.float64)) if volumes.min() < 0 else 0.0
+        self._sum_below -= below
+        self._sum_above += total - below
         self._frames += len(volumes)
         if not self._voxels:
             return
@@ -197,17 +203,14 @@ class _Gathered:
             self._squares += shifted * shifted
 
     def statistics(self) -> VolumeStatistics:
-        if self._maximum <= 0:
-            raise RunError(
-                expected("Run", "in MNI space", "positive intensities",
-                         "nothing above 0 in any frame", "Check the preprocessing of this run.")
-            )  # fmt: skip
+        below = self._sum_below / max(self._sum_below + self._sum_above, _LEAST_SUM)
         if self._first is None:
-            return VolumeStatistics(self._maximum)
+            return VolumeStatistics(self._maximum, below=below)
         shift = self._sum / self._frames
         variance = np.maximum(self._squares / self._frames - shift * shift, 0)
         return VolumeStatistics(
             self._maximum,
             (self._first + shift).astype(np.float32),
             np.sqrt(variance).astype(np.float32),
+            below,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -84,7 +85,10 @@ def write_header(
     tr: float = 0.72,
     affine: np.ndarray = FSL,
 ) -> Path:
-    """Write a volume of which only the header is there: all that a catalogue reads."""
+    """Write a volume of which only the header is there: all that a catalogue reads.
+
+    One that is not compressed has the size of a whole one.
+    """
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape(shape)
@@ -96,6 +100,8 @@ def write_header(
     content = header.binaryblock + bytes(4)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+    if path.suffix != ".gz":
+        os.truncate(path, len(content) + 2 * int(np.prod(shape)))
     return path
 
 
@@ -126,6 +132,17 @@ def left_out(cohort, root: Path) -> dict[str, str]:
         Path(row.path).relative_to(root).as_posix(): row.reason
         for row in cohort.left_out.itertuples()
     }
+
+
+def questioned(cohort, root: Path, *, times: bool = False) -> list[tuple[str, str]]:
+    """Return what is doubtful below the root; of times of frames and events only if asked for."""
+    of_times = ("the sidecar says", "events begin after")
+    rows = zip(cohort.questioned["path"], cohort.questioned["reason"], strict=True)
+    return [
+        (Path(path).relative_to(root).as_posix(), reason)
+        for path, reason in rows
+        if times or not reason.startswith(of_times)
+    ]
 
 
 def real_derivatives(root: Path, data: Path) -> Path:

@@ -19,9 +19,9 @@ import pytest
 from fmritok.pipeline.fetching import fetch_template
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.names import IDENTITY
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.runs_table import IDENTITY
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.writer import write_run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
@@ -28,8 +29,17 @@ SMALL = [
 ]  # fmt: skip
 
 
-#: Trainings to compare: what is trained, in how many parts by one and by two processes.
-RUNS = [("mtm", 1, 1), ("mtm", 3, 2), ("mae", 2, 1), ("distill", 1, 1)]
+#: Trainings to compare: options, in how many parts by one and by two processes. Where windows
+#: share reads, a batch of 4 has windows of two reads, and a process has 3 of them, 2 or 1.
+READS = ["data.windows_per_read=3", "data.read_frames=14"]
+RUNS = {
+    "mtm": (["objective.name=mtm"], 1, 1),
+    "mtm-parts": (["objective.name=mtm"], 3, 2),
+    "mtm-reads": (["objective.name=mtm", *READS], 1, 1),
+    "mae": (["objective.name=mae"], 2, 1),
+    "distill": (["objective.name=distill"], 1, 1),
+    "distill-reads": (["objective.name=distill", "objective.centre=true", *READS], 1, 1),
+}
 
 
 def trainer(store, out, options, **how):
@@ -38,8 +48,8 @@ def trainer(store, out, options, **how):
     return Trainer(config, group, out=out, device=torch.device("cpu"), **how)
 
 
-def train(store, out, name, parts, ranks):
-    options = [f"objective.name={name}", f"train.accumulate={parts}", "train.steps=12"]
+def train(store, out, options, parts, ranks):
+    options = [*options, f"train.accumulate={parts}", "train.steps=12"]
     return trainer(store, out, options, ranks=ranks).run()
 
 
@@ -52,8 +62,8 @@ def _join(rank, folder):
 
 def train_as_rank(rank, store, folder):
     ranks = _join(rank, folder)
-    for name, _, parts in RUNS:
-        train(store, Path(folder) / f"{name}{parts}-two", name, parts, ranks)
+    for name, (options, _, parts) in RUNS.items():
+        train(store, Path(folder) / f"{name}-two", options, parts, ranks)
     ranks.leave()
 
 
@@ -129,4 +139,16 @@ def poison_as_rank(rank, store, folder):
         trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
     except TrainingError as error:
         (Path(folder) / f"{rank}.txt").write_text(str(error))
+    ranks.leave()
+
+
+def resume_in_two(rank, store, folder, options):
+    """Go on with a training, each process in a folder of its own name."""
+    ranks, folder = _join(rank, folder), Path(folder)
+    again = Trainer(
+        build_config(override({}, options)), TokenStore(store).group(),
+        out=folder / f"rank{rank}", device=torch.device("cpu"), resume=folder / "a", ranks=ranks,
+    )  # fmt: skip
+    begun = again.position.step
+    (folder / f"{rank}.json").write_text(json.dumps([begun, str(again.run().checkpoint)]))
     ranks.leave()

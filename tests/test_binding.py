@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from cohorts import write_phenotypes, write_run
 
 from fmritok.cli import main
-from fmritok.pipeline.catalog import RunFile, _stamp
+from fmritok.pipeline.catalog import RunFile
 from fmritok.pipeline.datasets import catalog_cohort
 from fmritok.pipeline.plan import commit_plan, plan_group
+from fmritok.pipeline.run_checks import stamp_of
 from fmritok.pipeline.sources.opening import RunFiles, source_sha256
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
@@ -296,12 +297,12 @@ def test_files_of_a_run_that_changed_places_are_noticed(tmp_path):
         path.write_bytes(bytes([i]) * 100)
         os.utime(path, (1e9 + i, 1e9 + i))
     run = RunFile("r", "s", files[0], right=files[1])
-    before = _stamp(run)
-    assert before == ("100 100", f"{10**18} {10**18 + 10**9}")
+    before = stamp_of(run)
+    assert before[:2] == ("100 100", f"{10**18} {10**18 + 10**9}")
     files[0].rename(tmp_path / "aside")
     files[1].rename(files[0])
     (tmp_path / "aside").rename(files[1])
-    assert _stamp(run) != before
+    assert stamp_of(run) != before
 
 
 def test_a_run_of_two_groups_is_redone_one_group_after_the_other(tree):

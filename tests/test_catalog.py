@@ -15,6 +15,7 @@ from fmritok.pipeline.commands.catalog import catalog
 from fmritok.pipeline.commands.tokenize import plan
 from fmritok.pipeline.datasets import DATASETS, catalog_cohort, get_adapter, hcp
 from fmritok.pipeline.errors import CatalogError
+from fmritok.pipeline.remarks import Remark
 
 
 @pytest.fixture
@@ -119,8 +120,7 @@ def test_broken_phenotype_tables(tree):
     table = tree / "unrestricted_lab_1_1_2026.csv"
     text = table.read_text()
     table.write_text(text + text.splitlines()[1] + "\n")
-    with pytest.raises(CatalogError, match="1 repeated, the first is 010307"):
-        get_adapter("hcp")(tree)
+    assert "010307" in get_adapter("hcp")(tree).questioned["reason"].iloc[0]
     table.write_text(text.replace("Subject", "eid"))
     with pytest.raises(CatalogError, match="a column 'Subject'"):
         get_adapter("hcp")(tree)
@@ -155,6 +155,15 @@ def test_phenotypes_of_another_cohort_are_refused(tree):
         get_adapter("hcp")(tree)
 
 
+def test_subjects_whose_ids_nearly_match_are_named(tree):
+    for table in tree.glob("*.csv"):
+        table.write_text(table.read_text().replace("\n010307", "\n10307"))
+    cohort = get_adapter("hcp")(tree)
+    assert cohort.without_phenotypes == ["010307"]
+    words = f"{Remark.NEARLY_IDS}: '010307 and 10307'"
+    assert cohort.questioned.values.tolist() == [[str(tree), words]]
+
+
 def test_a_folder_that_cannot_be_read_is_left_out():
     def search(place: int) -> Found:
         if place == 2:
@@ -167,6 +176,44 @@ def test_a_folder_that_cannot_be_read_is_left_out():
         (Path("/data/2"), "cannot be read: Permission denied"),
         (Path("/data/3"), "fine"),
     ]
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), RecursionError("deep"), EOFError("short")])
+def test_what_a_file_causes_is_the_reason_of_its_part(error):
+    def search(place: int) -> Found:
+        if place == 2:
+            raise error
+        return Found(left_out=[(Path(f"/data/{place}"), "fine")])
+
+    found = gather(search, [1, 2, 3], where=lambda place: Path(f"/data/{place}"))
+    reason = f"cannot be searched: {type(error).__name__}: {error}"
+    assert found.left_out == [
+        (Path("/data/1"), "fine"), (Path("/data/2"), reason), (Path("/data/3"), "fine"),
+    ]  # fmt: skip
+
+
+def test_faults_of_the_program_are_not_hidden():
+    with pytest.raises(AttributeError):
+        gather(lambda place: place.nothing, [1], where=lambda place: Path("/data"))
+
+
+@pytest.mark.parametrize("subject", ["100\x1b[31m", "100 001", "100[", "100\n", "caf\udce9"])
+def test_subjects_whose_names_cannot_be_stored_are_left_out_with_the_reason(tmp_path, subject):
+    for name in (subject, "100002"):
+        place = tmp_path / name / "MNINonLinear" / "Results" / "rfMRI_REST1_LR"
+        write_header(place / "rfMRI_REST1_LR.nii.gz")
+    cohort = get_adapter("hcp")(tmp_path)
+    assert cohort.runs["problem"].tolist() == [""]
+    assert cohort.runs["subject"].tolist() == ["100002"]
+    (reason,) = cohort.left_out["reason"]
+    assert reason.startswith("its name makes no run id: use letters, digits")
+
+
+def test_other_names_with_control_characters_are_problems_of_their_runs(tmp_path):
+    func = tmp_path / "sub-01" / "func"
+    write_header(func / "sub-01_task-re\x1bst_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz")
+    problem = get_adapter("bids")(tmp_path).runs["problem"][0]
+    assert problem.startswith("Name 're\\x1bst': expected characters that can be shown")
 
 
 def run_command(*arguments: str) -> str:
@@ -207,8 +254,8 @@ def test_doubtful_files_are_named_by_catalog_and_by_plan(tmp_path, monkeypatch):
         write_run(tmp_path, subject)
     search = hcp.gather
 
-    def gather(do, places):
-        found = search(do, places)
+    def gather(do, places, **options):
+        found = search(do, places, **options)
         found.questioned += [(file.path, "no such scanner") for file in found.files]
         return found
 

@@ -41,6 +41,8 @@ SAMPLE = 4
 FIELDS = 6
 GROUPS = {"packed": ("int8", "zstd"), "plain": ("float16", "none")}
 COMMANDS = ("train", "probe", "decode", "inspect", "verify")
+#: Arrays that grow with every run.
+BY_RUN = ("tokens", "mean", "std", "scale", "samples", "coverage")
 #: What of a training's record is about the machine.
 _TIMES = ("tokens_per_s", "stall_share", "seconds", "memory_bytes")
 _SMALL = ["data.window=16", "data.batch_size=2", "data.validation_fraction=0.25",
@@ -143,7 +145,7 @@ class Yard:
         if array == "records":
             return place.split("/")[0] if place.split("/")[0] in set(runs["run_id"]) else ""
         index = re.match(r"c/(\d+)/", place + "/")
-        if index is None or array not in self.by_run:
+        if index is None or array not in BY_RUN:
             return ""
         number = int(index[1])
         if array != "tokens":
@@ -153,8 +155,6 @@ class Yard:
             within = (runs["start"] <= frame) & (frame < runs["start"] + runs["n_frames"])
             found = runs["run_id"][within]
         return str(found.iloc[0]) if len(found) else ""
-
-    by_run = ("tokens", "mean", "std", "scale", "samples", "coverage")
 
     def is_named(self, damage: Damage, text: str) -> bool:
         """Tell whether a message names what is damaged: a file, its array or table, its run."""
@@ -256,7 +256,7 @@ def damages(yard: Yard, kind: str) -> list[Damage]:
         for key in keys:
             if key.endswith("zarr.json"):
                 text = (yard.store / key).read_text()
-                spans = numbers(text)
+                spans = [span for span in numbers(text) if not _only_lengthens(key, text, span)]
                 chance = random.Random(f"{SEED} {key}")
                 chosen = sorted(chance.sample(spans, min(FIELDS, len(spans))))
                 found += [edit(key, text, span) for span in chosen]
@@ -289,6 +289,16 @@ def _values(yard: Yard) -> Iterator[Damage]:
 
 
 # What is said then
+
+
+def _only_lengthens(key: str, text: str, span: tuple[int, int]) -> bool:
+    """Tell whether a number is the length of an array of runs or frames.
+
+    A longer one is no damage: a plan that was interrupted leaves it, and the next one goes on.
+    """
+    if key.split("/")[1:] not in [[name, "zarr.json"] for name in BY_RUN]:
+        return False
+    return span == next(one for one in numbers(text) if one[0] > text.index('"shape"'))
 
 
 def judge(yard: Yard, damage: Damage, command: str, answer: Answer, sound: Answer) -> str:

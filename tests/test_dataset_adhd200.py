@@ -8,6 +8,7 @@ from cohorts import NATIVE, left_out, write_header
 
 from fmritok.pipeline.datasets import get_adapter
 from fmritok.pipeline.errors import CatalogError
+from fmritok.pipeline.remarks import Remark
 
 #: Athena's grid.
 MNI4 = np.array([[-4.0, 0, 0, 96], [0, 4, 0, -132], [0, 0, 4, -78], [0, 0, 0, 1]])
@@ -206,15 +207,38 @@ def test_broken_tables(tmp_path):
     table = tmp_path / "NYU_phenotypic.csv"
     for text, words in (
         ("Site,DX\n5,1\n", "a column 'ScanDir ID'"),
-        ("ScanDir ID,DX\n10001,1\n0010001,1\n", "0010001 again"),
-        ("ScanDir ID,DX\n10001,7\n", "'7' of 0010001"),
-        ("ScanDir ID,Age\n10001,nine\n", "numbers or nothing, got 'nine'"),
+        ("ScanDir ID,DX\n1,10001,1\n", "2 columns in the header and 3 below it"),
         ("ScanDir ID,Age\n99,9\n", "ids such as 0010001"),
-        ("ScanDir ID,Age\n,9\n", "an id"),
     ):
         table.write_text(text)
         with pytest.raises(CatalogError, match=words):
             catalog(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ScanDir ID,DX\n10001,1\n0010001,2\n", f"{Remark.SAME_SUBJECT}: '0010001'"),
+        ("ScanDir ID,DX\n10001,7\n", f"{Remark.DX_UNKNOWN}: '7'"),
+        ("ScanDir ID,DX,Verbal IQ\n10001,,high\n", f"{Remark.NOT_NUMBERS}: verbal_iq ('high')"),
+        ("ScanDir ID,DX\n10001,\n,1\n", f"{Remark.NO_ID} (1)"),
+    ],
+)
+def test_values_that_cannot_be_told_are_missing_and_named(tmp_path, text, words):
+    athena(tmp_path / "NYU")
+    (tmp_path / "NYU_phenotypic.csv").write_text(text)
+    cohort = catalog(tmp_path)
+    assert cohort.phenotypes["dx"].tolist() == [""]
+    assert cohort.questioned["reason"].tolist() == [words]
+
+
+def test_a_table_without_ids_beside_a_good_one_is_left_out(tmp_path):
+    athena(tmp_path / "NYU")
+    (tmp_path / "NYU_phenotypic.csv").write_text("ScanDir ID,DX\n10001,1\n")
+    (tmp_path / "phenotypic_key.csv").write_text("column,meaning\nDX,diagnosis\n")
+    cohort = catalog(tmp_path)
+    assert cohort.phenotypes["dx"].tolist() == ["ADHD-Combined"]
+    assert "no column of ids" in left_out(cohort, tmp_path)["phenotypic_key.csv"]
 
 
 def test_an_empty_root_names_the_releases(tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from cohorts import left_out, write_cifti, write_header, write_phenotypes
+from cohorts import left_out, questioned, write_cifti, write_header, write_phenotypes
 
 from fmritok.pipeline.datasets import get_adapter
+from fmritok.pipeline.remarks import Reason, Remark
 
 RET = "tfMRI_7T_RETCCW_AP_RETCW_PA_RETEXP_AP_RETCON_PA_RETBAR1_AP_RETBAR2_PA"
 
@@ -127,6 +128,7 @@ def test_events_of_tasks(tmp_path):
     (events / "Sync.txt").write_text("10.88\n")
     (events / "WM_Stats.csv").write_text("a,b\n")
     (events / "broken.txt").write_text("1 2\n")
+    (events / "odd.txt").write_text("nan 2 1\n")
     cohort = get_adapter("hcp")(tmp_path)
     assert cohort.events.to_dict("list") == {
         "run_id": ["hcp_100206_tfMRI_WM_LR"] * 3,
@@ -134,8 +136,10 @@ def test_events_of_tasks(tmp_path):
         "duration": [27.5] * 3,
         "trial_type": ["2bk_faces", "0bk_body", "2bk_faces"],
     }
-    assert [reason for path, reason in left_out(cohort, tmp_path).items() if "EVs" in path] == [
-        "not events: three columns of numbers expected"
+    folder_of_run = "100206/MNINonLinear/Results/tfMRI_WM_LR"
+    assert questioned(cohort, tmp_path) == [
+        (f"{folder_of_run}/EVs/{name}", Remark.NO_EVENTS.with_reason(Reason.NOT_FSL))
+        for name in ("broken.txt", "odd.txt")
     ]
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import NATIVE, left_out, write_cifti, write_header
+from cohorts import NATIVE, left_out, questioned, write_cifti, write_header
 
 from fmritok.pipeline.datasets import get_adapter
 from fmritok.pipeline.errors import CatalogError
+from fmritok.pipeline.remarks import Remark
 
 REST = "1000001_20227_2_0"
 NATIVE_SHAPE = (30, 30, 20, 4)
@@ -250,9 +251,15 @@ def test_broken_tables(tmp_path):
     table.write_text("name,31-0.0\n1000001,1\n")
     with pytest.raises(CatalogError, match="a column 'eid'"):
         catalog(tmp_path)
-    table.write_text("eid,31-0.0\n1000001,1\n1000001,1\n")
-    with pytest.raises(CatalogError, match="1 repeated"):
-        catalog(tmp_path)
+
+
+def test_what_repeated_rows_agree_on_is_kept(tmp_path):
+    rest(tmp_path)
+    (tmp_path / "ukb1.csv").write_text("eid,31-0.0,21003-2.0\n1000001,1,61\n1000001,1,62\n")
+    cohort = catalog(tmp_path)
+    assert cohort.phenotypes["sex"].tolist() == ["M"]
+    assert cohort.phenotypes["age"].isna().tolist() == [True]
+    assert questioned(cohort, tmp_path) == [("ukb1.csv", f"{Remark.SAME_SUBJECT}: '1000001'")]
 
 
 def test_an_empty_root_names_the_fields(tmp_path):

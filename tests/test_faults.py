@@ -16,7 +16,7 @@ import torch
 from cohorts import write_run
 from test_tokenize import fmritok, inspect, tokenize, written
 
-from fmritok.pipeline import faults, headers, task
+from fmritok.pipeline import faults, nifti, task
 from fmritok.pipeline.errors import (
     AtlasError,
     MachineError,
@@ -201,7 +201,7 @@ def test_a_source_file_that_is_gone_or_unreadable_is_its_run_s_fault(
 def test_too_many_open_files_while_headers_are_read_is_no_run_s_problem(
     tree, tmp_path, weights, monkeypatch
 ):
-    monkeypatch.setattr(headers, "open_binary", raising(os_error(errno.EMFILE))(None))
+    monkeypatch.setattr(nifti, "open_binary", raising(os_error(errno.EMFILE))(None))
     result = tokenize(tree, tmp_path / "t.zarr", weights)
     assert result.exit_code == 1
     assert "ulimit -n" in result.output

@@ -191,6 +191,8 @@ TWO, LABELS = {"name": ["a", "b"], "network": ["x", "y"]}, {"label": [1, 2]}
         ),
         (TWO | LABELS | {"name": ["a", "a"]}, "each parcel once, got a twice"),
         ({"name": ["a", "b"]} | LABELS, "columns name, network and image, label"),
+        (TWO | {"label": [1, None]}, "a label for each parcel, got none in row 2, 'b'"),
+        (TWO | LABELS | {"network": ["x", ""]}, "a network for each parcel, got none in row 2"),
     ],
 )
 def test_tables_that_do_not_fit_their_image_are_refused(tmp_path, rows, words):
@@ -199,6 +201,22 @@ def test_tables_that_do_not_fit_their_image_are_refused(tmp_path, rows, words):
     reference = write_atlas(tmp_path, labels, rows)
     with pytest.raises(AtlasError, match=words):
         load_atlas(reference).members(VolumeSpace((20, 20, 20), np.diag([2.0, 2, 2, 1])))
+
+
+def test_networks_called_na_and_quote_marks_are_text(tmp_path):
+    labels = np.zeros((20, 20, 20))
+    labels[5, 5, 5], labels[6, 6, 6], labels[7, 7, 7] = 1, 2, 3
+    rows = {"name": ["a", "b", "c"], "network": ["NA", "None", "x"], "label": [1, 2, 3]}
+    write_atlas(tmp_path, labels, rows)
+    digest = load_atlas(str(tmp_path)).sha256
+    path = tmp_path / "atlas.tsv"
+    assert load_atlas(str(tmp_path)).networks == ("NA", "None", "x")
+    path.write_text(path.read_text().replace("a\t", '"a\t').replace("c\t", 'c"\t'))
+    assert load_atlas(str(tmp_path)).table["name"].tolist() == ['"a', "b", 'c"']
+    path.write_text('"name"\t"network"\t"label"\t"image"\n'
+                    '"a"\t"NA"\t1\t"labels.nii.gz"\n"b"\t"None"\t2\t"labels.nii.gz"\n'
+                    '"c"\t"x"\t3\t"labels.nii.gz"\n')  # fmt: skip
+    assert load_atlas(str(tmp_path)).sha256 == digest
 
 
 def test_an_atlas_in_another_place_or_of_other_numbers_is_refused(tmp_path):

@@ -267,7 +267,7 @@ def test_the_length_that_a_frame_says_is_read_rightly(said):
     from numcodecs import zstd
 
     frame = np.frombuffer(zstd.compress(np.ones(said, np.int8), 1), np.uint8)
-    assert codec._content_size(frame) == said
+    assert codec.content_size(frame) == said
 
 
 def test_a_replaced_shard_is_read_anew_and_open_files_are_bounded(make_direct, monkeypatch):

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from fmritok.pipeline.errors import RunError
-from fmritok.pipeline.headers import run_header
-from fmritok.pipeline.sources.opening import RunFiles, checked_blocks, open_run
+from fmritok.pipeline.headers import RunHeader, run_header
+from fmritok.pipeline.sources.checking import checked_blocks
+from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.pipeline.sources.warp import source_voxels
+from fmritok.pipeline.timing import repetition_time
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.tokenizers.grid import AFFINE, SHAPE
 from fmritok.tokenizers.spaces import VolumeSpace
@@ -55,15 +57,17 @@ def test_a_gifti_pair_equals_nibabel(gifti):
 
 
 def test_headers_tell_frames_and_seconds(cifti, gifti, data):
-    assert run_header(cifti) == (16, 2.0, "")
-    assert run_header(*gifti, tr=2.0) == (16, 2.0, "")
-    assert "Repetition time" in run_header(*gifti)[2]
-    assert "left and a right" in run_header(gifti[0])[2]
+    assert run_header(cifti) == RunHeader(16, 2.0)
+    pair = run_header(*gifti)
+    assert (pair.n_frames, pair.problem) == (16, "")
+    problem = repetition_time(pair.tr, gifti[0]).problem  # written in s instead of ms
+    assert "got 0.002 s. Repair the header (these look like seconds" in problem
+    assert "left and a right" in run_header(gifti[0]).problem
     native = next((data / "bold_native").glob("*sf02*.nii.gz"))
-    n_frames, tr, problem = run_header(native)
-    assert (n_frames, tr) == (156, 2.0)
-    assert "expected a volume in MNI space, got an oblique grid, as native space has it" in problem
-    assert run_header(native, native_ok=True)[2] == ""
+    found = run_header(native)
+    assert (found.n_frames, found.tr) == (156, 2.0)
+    assert "expected a volume in MNI space, got an oblique grid, as native space" in found.problem
+    assert run_header(native, native_ok=True).problem == ""
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -93,7 +97,7 @@ def test_a_truncated_cifti_is_one_clear_error(cifti, tmp_path):
     with pytest.raises(RunError, match="CIFTI-2 dense time series"):
         open_run(RunFiles(str(cut)))
     cut.write_bytes(cifti.read_bytes()[:600])
-    assert "CIFTI-2" in run_header(cut)[2]
+    assert "CIFTI-2" in run_header(cut).problem
 
 
 def test_other_nifti_files_are_no_cifti(data, tmp_path):

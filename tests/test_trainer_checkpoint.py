@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from fmritok.pipeline.store.seal import canonical_json
 from fmritok.trainer import checkpoint as module
-from fmritok.trainer.checkpoint import Checkpoint, load_weights
+from fmritok.trainer.checkpoint import Checkpoint
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.folder import TrainingFolder, find_checkpoint, init_weights
+from fmritok.trainer.folder import TrainingFolder, find_checkpoint, find_weights, init_weights
 from fmritok.trainer.sharding import whole_tensors
+from fmritok.trainer.tensor_files import load_weights
 
 TEXTS = {"runs.json": b"{}", "metrics.jsonl": b""}
 
@@ -194,13 +195,13 @@ def test_weights_that_do_not_fit_are_named(saved, tmp_path):
 def test_the_weights_of_a_checkpoint_are_compared_however_they_are_given(saved):
     file, model = saved / "model.safetensors", _model()[0]
     for path in (saved.parent.parent, saved, file):
-        init_weights(path, model)
+        init_weights(find_weights(path), model)
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
     for path in (saved.parent.parent, saved, file):
         with pytest.raises(CheckpointError, match="the content that state.json names"):
-            init_weights(path, model)
+            init_weights(find_weights(path), model)
 
 
 def test_what_is_no_checkpoint_is_told_apart(tmp_path):

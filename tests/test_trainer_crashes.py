@@ -26,7 +26,7 @@ from fmritok.trainer.metrics import read_metrics
 
 SEED = 20261126
 #: Cases of a scenario and mode, when not all are tried.
-SAMPLE = 2
+SAMPLE = 1
 SCENARIOS = ("new", "resume", "branch", "finished")
 
 

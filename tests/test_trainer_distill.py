@@ -188,11 +188,15 @@ def test_augmentations_have_the_asked_sizes():
     assert 1.18 < scale.max() <= 1.2
     noise = augment(torch.zeros(400, 40, 30, 1), DRAWS, OBJECTIVE, view=0)
     assert float(noise.std()) == pytest.approx(0.1, rel=0.01)
+    most = replace(quiet, drop_tokens=1.0, drop_time=1.0)
+    for n_tokens in (1, 2, 5):
+        out = augment(torch.ones(400, 4, n_tokens, 1), DRAWS, most, view=0)
+        assert out.flatten(1).any(1).all(), "something is left of every view"
 
 
 def test_slices_hide_whole_cells_or_a_stretch_of_time_half_of_the_time():
-    hidden = slice_mask(DRAWS, OBJECTIVE, n_patches=5, n_cells=9, view=0)
-    assert torch.equal(hidden, slice_mask(DRAWS, OBJECTIVE, n_patches=5, n_cells=9, view=0))
+    hidden = slice_mask(DRAWS, None, OBJECTIVE, n_patches=5, n_cells=9, view=0)
+    assert torch.equal(hidden, slice_mask(DRAWS, None, OBJECTIVE, n_patches=5, n_cells=9, view=0))
     in_time = hidden.all(2).any(1)
     in_space = hidden.all(1).any(1)
     assert not (in_time & in_space).any()
@@ -201,7 +205,16 @@ def test_slices_hide_whole_cells_or_a_stretch_of_time_half_of_the_time():
     assert set(hidden[in_time].all(2).sum(1).tolist()) == {3, 4}
     assert set(hidden[in_space].all(1).sum(1).tolist()) == {5, 6, 7}
     assert torch.diff(hidden[in_time][:, :, 0].int(), dim=1).abs().sum(1).max() <= 2
-    one = slice_mask(DRAWS, OBJECTIVE, n_patches=1, n_cells=1, view=0)
+    # Of padded windows the same: one of their own patches is left, and one is hidden.
+    own = torch.where(DRAWS % 2 == 0, 5, 2)
+    valid = torch.arange(5) < own[:, None]
+    padded = slice_mask(DRAWS, valid, OBJECTIVE, n_patches=5, n_cells=9, view=0)
+    assert torch.equal(padded[own == 5], hidden[own == 5])
+    assert not (padded & ~valid[..., None]).any()
+    some = padded.any((1, 2))
+    assert torch.equal(some, hidden.any((1, 2)))
+    assert not (padded | ~valid[..., None]).all((1, 2)).any()
+    one = slice_mask(DRAWS, None, OBJECTIVE, n_patches=1, n_cells=1, view=0)
     assert not one.any()
 
 

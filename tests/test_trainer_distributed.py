@@ -20,7 +20,7 @@ from fmritok.trainer.folder import find_checkpoint
 from fmritok.trainer.metrics import read_metrics
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
 from fmritok.trainer.streaming import WindowDataset, collate
-from fmritok.trainer.windows import Request, RunIndex
+from fmritok.trainer.windows import Request, RunIndex, Windows
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def _figures(out):
 def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_path):
     """Windows of unequal length, and batches that leave a process without any."""
     mp.start_processes(train_as_rank, (store, str(tmp_path)), nprocs=2, start_method="forkserver")
-    for name, parts, parts_of_two in RUNS:
-        one, two = tmp_path / f"{name}{parts}-one", tmp_path / f"{name}{parts_of_two}-two"
-        summary = train(store, one, name, parts, None)
+    for name, (options, parts, _) in RUNS.items():
+        one, two = tmp_path / f"{name}-one", tmp_path / f"{name}-two"
+        summary = train(store, one, options, parts, None)
         (kinds, rows), (other_kinds, others) = _figures(one), _figures(two)
         assert kinds == other_kinds
         assert kinds.count("validation") == 3
@@ -50,7 +50,7 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
         assert states[0]["position"]["seen"] == states[1]["position"]["seen"]
         assert summary.validated
     # In parts or not: the same, for losses that are sums.
-    for a, b in zip(_figures(tmp_path / "mtm1-one")[1], _figures(tmp_path / "mtm3-one")[1],
+    for a, b in zip(_figures(tmp_path / "mtm-one")[1], _figures(tmp_path / "mtm-parts-one")[1],
                     strict=True):  # fmt: skip
         assert a == pytest.approx(b, rel=2e-4, abs=2e-6)
 
@@ -88,6 +88,26 @@ def test_shares_are_whole_and_every_rank_gets_as_many_batches():
         dealt = [request for share in shares for request in share[i] if request.sample >= 0]
         assert sorted(dealt) == batch
     assert [request.sample for request in shares[1][2]] == [-1]
+
+
+@pytest.mark.parametrize(("batch_size", "per_read"), [(32, 4), (6, 4), (5, 3), (4, 8)])
+def test_windows_of_one_read_go_to_one_rank(batch_size, per_read):
+    """Unless a batch has fewer reads than ranks: then all ranks get about as many windows."""
+    n = np.full(48, 30)
+    windows = Windows.of(np.arange(48) // 8, 0 * n, n, n, per_read=per_read)
+    batches = list(windows.batches(batch_size))
+    for size in (1, 2, 3, 8):
+        shares = [list(ShareOfBatches(batches, Ranks(rank, size))) for rank in range(size)]
+        for i, batch in enumerate(batches):
+            dealt = [[r for r in share[i] if r.sample >= 0] for share in shares]
+            assert sorted(sum(dealt, [])) == batch
+            readers = sum(len({request.read for request in share}) for share in dealt)
+            reads = len({request.read for request in batch})
+            if reads >= size:
+                assert readers == reads
+            else:
+                counts = [len(share) for share in dealt]
+                assert max(counts) - min(counts) <= 1
 
 
 def test_a_batch_in_parts_is_the_batch(make_store):

@@ -170,6 +170,34 @@ def test_masks_have_the_asked_size_and_cover_everything():
     assert ((counts - 0.25).abs() < 0.12).all()
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 9])
+def test_something_of_every_stride_th_patch_is_always_hidden(stride):
+    """Of every window; masks that hide enough of it anyway are as they were."""
+    draws = torch.arange(300)
+    for lengths, n_cells in (((2, 1), 3), ((4, 3), 2), ((7, 2), 2)):
+        valid = torch.arange(lengths[0]) < torch.where(draws % 2 == 0, *lengths)[:, None]
+        sizes = {"n_patches": lengths[0], "n_cells": n_cells}
+        for share in (0.01, 0.7, 0.99):
+            free = random_visible(draws, valid, share=share, **sizes)
+            shown = random_visible(draws, valid, share=share, stride=stride, **sizes)
+            counts = []
+            for each in (free, shown):
+                index, keep = hidden_tokens(each, valid, stride=stride, **sizes)
+                kept = torch.full((300,), index.shape[1]) if keep is None else keep.sum(1)
+                counts.append(kept)
+            enough = counts[0] > 0
+            assert (counts[1] >= 1).all()
+            assert torch.equal(counts[1][~enough], torch.ones_like(counts[1][~enough]))
+            assert torch.equal(free.patches[enough], shown.patches[enough])
+            assert torch.equal(free.cells[enough], shown.cells[enough])
+            flat = shown.patches * n_cells + shown.cells
+            keep = torch.ones_like(flat, dtype=torch.bool) if shown.keep is None else shown.keep
+            for row, real in zip(flat, keep, strict=True):
+                assert len(set(row[real].tolist())) == real.sum()
+            if stride == 9 and share == 0.99:
+                assert not enough.all(), "otherwise nothing is tested"
+
+
 def test_queries_are_the_hidden_tokens_of_every_stride_th_patch():
     draws, valid = torch.tensor([3, 4]), torch.tensor([[True] * 4, [True, True, False, False]])
     shown = random_visible(draws, valid, n_patches=4, n_cells=3, share=0.4)

@@ -139,3 +139,12 @@ def test_a_refusal_says_what_to_do(train, runs, tmp_path, monkeypatch):
     result = train("--wandb", "--out", tmp_path / "a")
     assert result.exit_code == 1
     assert "got No API key configured. Log in with `wandb login`" in result.output.replace("\n", "")
+
+
+def test_an_id_that_is_none_is_refused(train, runs, tmp_path):
+    (tmp_path / "wandb-id").write_text("")
+    result = train("--wandb", "--out", tmp_path, "--steps", 2)
+    assert result.exit_code == 1
+    assert "Id of the W&B run" in result.output
+    assert "or delete it" in result.output.replace("\n", " ")
+    assert not runs

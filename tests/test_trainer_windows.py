@@ -114,6 +114,32 @@ def test_windows_of_one_read_follow_each_other_within_its_frames(index):
             random_windows(index, window=16, windows_per_read=3, seed=0, epoch=0, **options)
 
 
+@pytest.mark.parametrize("options", [
+    {"windows_per_read": 1, "read_frames": 64}, {"windows_per_read": 4, "read_frames": 64},
+    {"windows_per_read": 4, "read_frames": 20}, {"windows_per_read": 2, "read_frames": 100},
+    {"windows_per_read": 2, "read_frames": 500}, {"windows_per_read": 4},
+])  # fmt: skip
+def test_every_start_is_drawn_as_often_whatever_the_reads(index, options):
+    """The ends of a run, too: in a run of 100 frames, 85 windows of 16 frames can be drawn."""
+    count, per_read = 40_000, options["windows_per_read"]
+    one = index.take(np.array([0]))
+    windows = random_windows(one, window=16, windows_per_run=count, seed=0, epoch=0, **options)
+    counts = np.bincount(windows.first, minlength=85)
+    assert len(counts) == 85
+    # Windows of one read depend on one another: at worst there is one of them for each read.
+    error = (count / 85 * per_read) ** 0.5
+    assert np.abs(counts - count / 85).max() < 4.5 * error
+    if per_read > 1 and options.get("read_frames", 16) > 16:
+        spread = np.ptp(windows.first.reshape(-1, per_read), axis=1)
+        assert spread.max() > 0
+
+
+def test_read_frames_alone_changes_nothing(index):
+    options = {"window": 16, "windows_per_run": 4, "seed": 0, "epoch": 0}
+    plain = random_windows(index, **options)
+    assert _same(random_windows(index, read_frames=64, **options), plain)
+
+
 def _events(rows):
     return pd.DataFrame(rows, columns=["run_id", "onset", "trial_type"]).assign(duration=2.0)
 

@@ -111,7 +111,7 @@ def test_other_grids_are_resampled_by_their_affine(data):
 def test_native_space_is_refused(data):
     for path in (data / "bold_native").glob("*.nii.gz"):
         header = read_header(path)
-        assert "expected a volume in MNI space" in header_problem(header, header.tr)
+        assert "expected a volume in MNI space" in header_problem(header, path)
     ukb_native = np.diag([-2.4, 2.4, 2.4, 1.0])
     assert not_in_mni((88, 88, 64), ukb_native)
 
@@ -121,13 +121,11 @@ def test_native_space_is_refused(data):
     [
         ((91, 109, 91), 0.72, "four dimensions"),
         ((91, 109, 91, 1), 0.72, "at least two frames"),
-        ((91, 109, 91, 5), 0.0, "got none"),
-        ((91, 109, 91, 5), 720.0, "got 720 s"),
     ],
 )
 def test_headers_that_cannot_be_a_run(tmp_path, shape, tr, words):
-    header = read_header(save(tmp_path / "r.nii", np.ones(shape), tr=tr))
-    assert words in header_problem(header, header.tr)
+    path = save(tmp_path / "r.nii", np.ones(shape), tr=tr)
+    assert words in header_problem(read_header(path), path)
 
 
 def test_milliseconds_become_seconds(tmp_path):

@@ -14,6 +14,7 @@ Instead of ``image`` and ``label``, a table may have ``x``, ``y``, ``z`` and ``r
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
@@ -25,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.errors import AtlasError, expected
+from fmritok.pipeline.regular import check_regular
 from fmritok.tokenizers.spaces import LEFT, RIGHT, VOXEL, SampleSpace, SurfaceSpace, VolumeSpace
 
 __all__ = ["EMBEDDED_ATLAS", "Atlas", "load_atlas"]
@@ -32,6 +34,7 @@ __all__ = ["EMBEDDED_ATLAS", "Atlas", "load_atlas"]
 EMBEDDED_ATLAS = "seitzman300"
 _SPHERE_RADIUS_MM = 5.0
 _PLACES = ({"image", "label"}, {"x", "y", "z", "radius"})
+_MAY_BE_EMPTY = ("image", "label", "x", "y", "z", "radius", "cifti_image", "cifti_label")
 #: An atlas most of whose parcels have no voxel lies somewhere else.
 _EMPTY_ALLOWED = 0.5
 
@@ -54,7 +57,8 @@ class Atlas:
     Raises
     ------
     AtlasError
-        If a column is missing, a parcel is named twice, or labels of image and table differ.
+        If a column or a value is missing, a parcel is named twice, or labels of image and table
+        differ.
     """
 
     def __init__(self, table: pd.DataFrame, folder: Path, where: str) -> None:
@@ -66,6 +70,7 @@ class Atlas:
                 expected("Atlas", where, "columns name, network and image, label (or x, y, z, "
                          "radius)", ", ".join(map(str, table.columns)), "Complete the table.")
             )  # fmt: skip
+        self._check_complete(table)
         if table["name"].duplicated().any():
             twice = table["name"][table["name"].duplicated()].iloc[0]
             raise AtlasError(
@@ -76,6 +81,19 @@ class Atlas:
         self.table = table.iloc[order].reset_index(drop=True)
         self.networks = tuple(str(name) for name in first)
         self.network = self.table["network"].map(first).to_numpy(np.int32)
+
+    def _check_complete(self, table: pd.DataFrame) -> None:
+        needed = [c for c in ("name", "network", "image") if c in table]
+        numbers = [c for c in ("label", "x", "y", "z", "radius") if c in table]
+        without = table[needed].isna() | (table[needed] == "")
+        without[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").isna()
+        for column in without.columns[without.any()]:
+            row = int(np.flatnonzero(without[column])[0])
+            raise AtlasError(
+                expected("Atlas", self.where, f"a {column} for each parcel",
+                         f"none in row {row + 1}, {table['name'].iloc[row]!r}",
+                         "Complete the table.")
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.table)
@@ -229,7 +247,15 @@ def load_atlas(reference: str = EMBEDDED_ATLAS) -> Atlas:
     path = Path(reference).expanduser()
     path = path / "atlas.tsv" if path.is_dir() else path
     try:
-        table = pd.read_csv(path, sep="\t", dtype={"name": str, "network": str})
+        check_regular(path)
+        with path.open(encoding="utf-8-sig") as file:
+            quoted = file.read(1) == '"'
+        table = pd.read_csv(
+            path, sep="\t", dtype={"name": str, "network": str}, encoding="utf-8-sig",
+            # a parcel or network may be called NA, and a quote mark is a character
+            keep_default_na=False, na_values={column: [""] for column in _MAY_BE_EMPTY},
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, index_col=False,
+        )  # fmt: skip
     except (OSError, ValueError) as error:
         raise AtlasError(
             expected("Atlas", reference, f"{EMBEDDED_ATLAS} or a tab-separated table of parcels",
@@ -256,6 +282,7 @@ def _label_image(path: Path) -> tuple[Labels, npt.NDArray[np.float64]]:
     import nibabel as nib
 
     try:
+        check_regular(path)
         image: Any = nib.load(path)
         values = np.asarray(image.dataobj)
     except Exception as error:  # nibabel raises many kinds
@@ -300,6 +327,7 @@ def _dlabel_on(path: Path, space: SurfaceSpace) -> Labels:
     import nibabel as nib
 
     try:
+        check_regular(path)
         image: Any = nib.load(path)
         labels = np.asarray(image.dataobj)[0].astype(np.int32)
         theirs = SurfaceSpace.of_cifti(image.header.get_axis(1))

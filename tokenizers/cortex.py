@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.pipeline.regular import check_regular
 
 __all__ = ["EMBEDDED_TEMPLATE", "CortexTemplate", "Hemisphere", "load_template"]
 
@@ -114,6 +115,7 @@ def load_template(reference: str = EMBEDDED_TEMPLATE) -> CortexTemplate:
     path = Path(reference).expanduser()
     path = path / "template.yaml" if path.is_dir() else path
     try:
+        check_regular(path)
         tree = yaml.safe_load(path.read_text())
         space, grid = str(tree["space"]), (int(tree["grid"][0]), int(tree["grid"][1]))
         sides = [
@@ -175,6 +177,7 @@ def _gifti(path: Path) -> Any:
     import nibabel as nib
 
     try:
+        check_regular(path)
         return nib.load(path)
     except Exception as error:  # nibabel lets the XML parser's errors through
         raise FmritokError(

@@ -9,12 +9,15 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.pipeline.errors import RunError, expected
 from fmritok.tokenizers.grid import SHAPE
 
 __all__ = ["INTENSITIES", "Intensity", "IntensityMode", "VolumeStatistics", "fit_intensity"]
 
 IntensityMode = Literal["max", "zscore"]
 INTENSITIES: tuple[str, ...] = get_args(IntensityMode)
+#: Share of a run's magnitude that may lie below 0 and be lost with ``max``: interpolation rings.
+_MOST_BELOW = 0.05
 
 Volumes = npt.NDArray[np.float32]
 
@@ -29,11 +32,14 @@ class VolumeStatistics:
         Largest intensity of any voxel and frame.
     mean, std : np.ndarray of shape (96, 96, 96), float32, or None
         Each voxel's mean and standard deviation over time; None if nobody asked for them.
+    below : float
+        Share of intensities below 0 in the sum of all magnitudes: 0.5 for a run without its mean.
     """
 
     maximum: float
     mean: Volumes | None = None
     std: Volumes | None = None
+    below: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,32 @@ def fit_intensity(
         With ``mean`` and ``std`` for ``zscore``.
     clip : float
         Standard deviations that map to +-1 (``zscore`` only).
+
+    Raises
+    ------
+    RunError
+        If the mode would lose what the run holds: values below 0 with ``max``, everything with
+        ``zscore`` where no voxel varies.
     """
     if mode == "max":
+        if statistics.maximum <= 0 or statistics.below > _MOST_BELOW:
+            got = "nothing above 0 in any frame"
+            if statistics.maximum > 0:
+                got = f"{statistics.below:.0%} of all magnitude below 0, which would be lost"
+            raise RunError(
+                expected("Run", "in MNI space with intensity max",
+                         "positive intensities, as before the mean is taken away", got,
+                         "Tokenize it with --intensity zscore (and --group NAME, for a group of "
+                         "its own), or take the run before it was denoised.")
+            )  # fmt: skip
         return Intensity("max", {"maximum": statistics.maximum}, {})
     assert statistics.mean is not None
     assert statistics.std is not None
+    if not (statistics.std > 0).any():
+        raise RunError(
+            expected("Run", "in MNI space with intensity zscore", "voxels that vary over time",
+                     "none", "Check the preprocessing of this run.")
+        )  # fmt: skip
     return Intensity(
         "zscore",
         {"clip": clip},

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from fmritok.pipeline.errors import FmritokError, RunError, expected
+from fmritok.pipeline.terminal import spreadsheet_cell
 from fmritok.tokenizers.atlas import EMBEDDED_ATLAS, Atlas, load_atlas
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid
 from fmritok.tokenizers.spaces import SampleSpace
@@ -112,7 +113,8 @@ class NetworkTokenizer(SeriesTokenizer):
         """Write a table of parcels; only the store is needed."""
         import pandas as pd
 
-        table = pd.DataFrame(stored.tokens[:, :, 0], columns=stored.provenance["layout"]["parcels"])
+        names = [spreadsheet_cell(str(name)) for name in stored.provenance["layout"]["parcels"]]
+        table = pd.DataFrame(stored.tokens[:, :, 0], columns=names)
         seconds = (stored.first + np.arange(len(table))) * stored.tr
         table.insert(0, "seconds", seconds)
         table.to_csv(out, sep="\t", index=False, float_format="%.6g")

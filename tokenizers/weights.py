@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmritok.pipeline.errors import WeightsError, expected
+from fmritok.pipeline.regular import check_regular, open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ class Weights:
         """The model's configuration, as diffusers saved it."""
         path = self.folder / "config.json"
         try:
+            check_regular(path)
             config = json.loads(path.read_text())
             name = config["_class_name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,7 +86,7 @@ class Weights:
         """Hex digest of the safetensors' bytes, in the order of their names."""
         digest = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 while block := file.read(1 << 24):
                     digest.update(block)
         return digest.hexdigest()

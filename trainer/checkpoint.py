@@ -19,7 +19,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from fmritok.pipeline.errors import expected
@@ -36,12 +35,18 @@ from fmritok.pipeline.store.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.recipe import build_config
-from fmritok.trainer.sharding import WholeTensors, share_like
+from fmritok.trainer.sharding import WholeTensors
+from fmritok.trainer.tensor_files import damaged, load_moments, load_weights, step_of
 
 __all__ = [
-    "METRICS", "REPLACED", "RUNS", "TOKENS", "Checkpoint", "is_checkpoint", "load_weights",
-    "step_of", "write_checkpoint",
-]  # fmt: skip
+    "METRICS",
+    "REPLACED",
+    "RUNS",
+    "TOKENS",
+    "Checkpoint",
+    "is_checkpoint",
+    "write_checkpoint",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -50,9 +55,8 @@ RUNS, METRICS, TOKENS = "runs.json", "metrics.jsonl", "tokens.safetensors"
 #: Ending of a checkpoint's name while another one takes its place.
 REPLACED = ".replaced"
 _FORMAT, _FORMAT_1 = "fmritok checkpoint 2", "fmritok checkpoint 1"
-_NAME = re.compile(r"step-(\d{8,})")
+#: What a state of format 1, which has no digest, must have.
 _FIELDS = {"step": int, "position": dict, "config": dict, "group": dict, "split": str}
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def write_checkpoint(
@@ -100,12 +104,6 @@ def is_checkpoint(path: Path) -> bool:
     return (path / _STATE).is_file() or (path.is_dir() and step_of(path) is not None)
 
 
-def step_of(path: Path) -> int | None:
-    """Return the step that a checkpoint's name tells; None for other names."""
-    found = _NAME.fullmatch(path.name)
-    return None if found is None else int(found[1])
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose state was read and found intact; other files are compared when read.
@@ -131,13 +129,15 @@ class Checkpoint:
             If it is missing, damaged, or of a format that this release does not know.
         """
         file = folder / _STATE
+        if not file.is_file():  # a pipe would be waited for
+            raise damaged(file, "the state of a checkpoint", "nothing")
         try:
             data = file.read_bytes()
             state = json.loads(data)
             kind = state.get("format")
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             got = error.strerror if isinstance(error, OSError) else "something else"
-            raise _damaged(file, "the state of a checkpoint, as JSON", got) from error
+            raise damaged(file, "the state of a checkpoint, as JSON", got) from error
         if kind not in (_FORMAT, _FORMAT_1):
             raise CheckpointError(
                 expected("Checkpoint", folder, f"format {_FORMAT!r}", repr(kind),
@@ -156,7 +156,7 @@ class Checkpoint:
             intact = canonical_json(state) == data
             intact = intact and state.get("digest") == sha256(canonical_json(body))
         if not intact or step_of(folder) not in (None, state["step"]):
-            raise _damaged(file, "a state that matches its digest and the step", "another")
+            raise damaged(file, "a state that matches its digest and the step", "another")
         return cls(folder, state)
 
     @property
@@ -235,29 +235,9 @@ class Checkpoint:
         CheckpointError
             If it is damaged, or does not fit the model.
         """
-        file = self._file(_OPTIMIZER)
-        found = _read_tensors(file)
-        named = dict(model.named_parameters())
-        for name, parameter in named.items():
-            tensors = {key: found.pop(f"{key}.{name}", None) for key in _MOMENTS}
-            # A parameter that never had a gradient has no state; a sealed file says so itself.
-            may_lack = self.is_sealed or not parameter.requires_grad or not self.step
-            if may_lack and all(tensor is None for tensor in tensors.values()):
-                continue
-            state = {}
-            for key, tensor in tensors.items():
-                wanted = () if key == "step" else tuple(parameter.shape)
-                if tensor is None or tuple(tensor.shape) != wanted:
-                    got = "none" if tensor is None else tuple(tensor.shape)
-                    raise _damaged(file, f"{key}.{name} of shape {wanted}", got)
-                if key != "step":
-                    state[key] = share_like(tensor, parameter)
-                else:  # AdamW counts its steps on the CPU, its fused kernel with the weights
-                    fused = optimizer.defaults["fused"]
-                    state[key] = tensor.to(parameter.device) if fused else tensor
-            optimizer.state[parameter] = state
-        if found:
-            raise _damaged(file, "moments of the model's weights alone", min(found))
+        # A parameter that never had a gradient has no state; a sealed file says so itself.
+        lacking = self.is_sealed or not self.step
+        load_moments(self._file(_OPTIMIZER), model, optimizer, lacking=lacking)
 
     def _file(self, name: str) -> Path:
         """Return a file's path, compared with its checksum once."""
@@ -265,36 +245,17 @@ class Checkpoint:
         if name in self._compared:
             return file
         if not file.is_file():
-            raise _damaged(file, "a file of a whole checkpoint", "nothing")
+            raise damaged(file, "a file of a whole checkpoint", "nothing")
         if self.is_sealed:
             wanted = self.state["files"].get(name)
             try:
                 found = _file_sha256(file)
             except OSError as error:
-                raise _damaged(file, "a file that can be read", error.strerror) from error
+                raise damaged(file, "a file that can be read", error.strerror) from error
             if found != wanted:
-                raise _damaged(file, "the content that state.json names", "another")
+                raise damaged(file, "the content that state.json names", "another")
         self._compared.add(name)
         return file
-
-
-def load_weights(file: Path, model: nn.Module) -> None:
-    """Put the weights of a safetensors file into a model.
-
-    Raises
-    ------
-    CheckpointError
-        If they do not fit the model; the first tensor that does not is named.
-    """
-    found, wanted = _read_tensors(file), model.state_dict()
-    for name in [*wanted, *sorted(found.keys() - wanted.keys())]:
-        shapes = [tuple(x[name].shape) if name in x else "none" for x in (wanted, found)]
-        if shapes[0] != shapes[1]:
-            raise CheckpointError(
-                expected("Weights", file, f"{name} of shape {shapes[0]}", shapes[1],
-                         "Choose the recipe and the token group that they were trained with.")
-            )  # fmt: skip
-    model.load_state_dict(found)
 
 
 def sync(path: Path) -> None:
@@ -304,13 +265,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(file, "a safetensors file", error) from error
 
 
 def _file_sha256(path: Path) -> str:
@@ -330,14 +284,3 @@ def _put_in_place(partial: Path, target: Path) -> None:
         hidden.rename(target)
         raise
     shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _damaged(file: Path, wanted: str, got: object) -> CheckpointError:
-    """Make the error of a damaged file; the next step is an earlier checkpoint, if there is one."""
-    own = step_of(file.parent) or 0
-    steps = {step_of(path) or own: path for path in file.parent.parent.glob("step-*")}
-    earlier = [path for step, path in sorted(steps.items()) if step < own]
-    next_step = "It is damaged: restore it from a copy, or start again."
-    if earlier:
-        next_step = f"It is damaged: use the earlier {earlier[-1]}, or a copy."
-    return CheckpointError(expected("Checkpoint file", file, wanted, got, next_step))

@@ -44,8 +44,8 @@ class DataConfig:
     windows_per_run : int
         Random windows of each training run in an epoch.
     windows_per_read, read_frames : int
-        So many of them follow each other and lie within so many frames (null: ``window``), so that
-        one read serves them all.
+        ``windows_per_read`` consecutive windows are drawn from the same ``read_frames`` frames
+        (null: ``window``), so one disk read serves all of them.
     batch_size : int
         Windows of a step, over all processes and all parts (``train.accumulate``) of it.
     validation_fraction : float

@@ -1,7 +1,7 @@
 """Several processes that train one model: who is who, whose share, sums over all of them.
 
-Under ``torchrun`` every process is one rank; without it there is one. A step's windows are dealt
-out to the ranks, so that the number of ranks does not change what is trained on.
+Under ``torchrun`` every process is one rank; without it there is one. A step's windows are divided
+among the ranks: their number does not change what is trained on.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeVar, cast
 
 import torch
@@ -118,10 +119,12 @@ class Ranks:
 
 
 class ShareOfBatches:
-    """One rank's windows of each batch; every rank gets as many batches.
+    """One rank's share of every batch. All ranks get the same number of batches.
 
-    A rank that a small batch leaves without a window gets a placeholder, which counts nowhere: the
-    ranks must go through the same steps.
+    Windows of one read (``data.windows_per_read``) go to one rank. A batch with fewer reads than
+    ranks is divided by windows instead: reading twice costs less than a rank without work. A rank
+    that a small batch leaves without a window gets a placeholder, which counts nowhere: the ranks
+    must go through the same steps.
 
     Parameters
     ----------
@@ -134,8 +137,20 @@ class ShareOfBatches:
 
     def __iter__(self) -> Iterator[list[Request]]:
         for batch in self.batches:
-            share = list(batch[self.ranks.rank :: self.ranks.size])
-            yield share or [batch[0]._replace(sample=-1)]
+            yield self._share(batch) or [batch[0]._replace(sample=-1)]
+
+    def _share(self, batch: Sequence[Request]) -> list[Request]:
+        rank, size = self.ranks.rank, self.ranks.size
+        reads = [list(windows) for _, windows in groupby(batch, _read_of)]
+        if len(reads) >= size:
+            return [window for read in reads[rank::size] for window in read]
+        each, more = divmod(len(batch), size)
+        low, high = (each * edge + min(edge, more) for edge in (rank, rank + 1))
+        return list(batch[low:high])
+
+
+def _read_of(request: Request) -> tuple[int, int]:
+    return request.read, request.sample if request.read < 0 else 0
 
 
 def is_placeholder(batch: Batch) -> bool:

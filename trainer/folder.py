@@ -34,15 +34,21 @@ from fmritok.trainer.checkpoint import (
     REPLACED,
     Checkpoint,
     is_checkpoint,
-    load_weights,
-    step_of,
     write_checkpoint,
 )
 from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
 from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.sharding import WholeTensors
+from fmritok.trainer.tensor_files import load_weights, step_of
 
-__all__ = ["TrainingFolder", "find_checkpoint", "init_weights", "refuse_used", "training_of"]
+__all__ = [
+    "TrainingFolder",
+    "find_checkpoint",
+    "find_weights",
+    "init_weights",
+    "refuse_used",
+    "training_of",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -122,13 +128,17 @@ class TrainingFolder:
         TrainingError
             If the disk does not take it; the file is as it was.
         """
-        with writing("File", file, then="Then start again."):
+        with writing("File", file, then="Then start again, or go on with --resume."):
             write_whole(file, text)
 
     def checkpoints(self) -> list[Path]:
         """Return the folders of the checkpoints, oldest first, damaged ones too."""
         found = [p for p in self._checkpoints.glob("step-*") if step_of(p) is not None]
         return sorted(found, key=lambda path: step_of(path) or 0)
+
+    def has(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether a checkpoint is one of this training's."""
+        return os.path.realpath(checkpoint.training) == os.path.realpath(self.path)
 
     def latest(self) -> Checkpoint:
         """Return the latest checkpoint.
@@ -196,12 +206,27 @@ class TrainingFolder:
             folder.mkdir(exist_ok=True)  # not its parent: a folder that is gone stays gone
             self._clean()
             write_checkpoint(target, tensors, state, texts)
-            found = self.checkpoints()
-            # Later ones are damaged: this training had to go back behind them.
-            later = [path for path in found if (step_of(path) or 0) > step]
-            for old in [*found[: len(found) - len(later)][:-keep], *later]:
-                _remove(old)
+            self._drop(step, keep)
         return target
+
+    def drop(self, step: int, *, keep: int) -> None:
+        """Drop all but the last ``keep`` checkpoints up to a step, and those after it.
+
+        Later ones are damaged: the training had to go back behind them.
+
+        Raises
+        ------
+        CheckpointError
+            If the disk refuses.
+        """
+        with writing("Checkpoints", self._checkpoints, kind=CheckpointError):
+            self._drop(step, keep)
+
+    def _drop(self, step: int, keep: int) -> None:
+        found = self.checkpoints()
+        past = [path for path in found if (step_of(path) or 0) <= step]
+        for old in [*past[:-keep], *found[len(past) :]]:
+            _remove(old)
 
     def _clean(self) -> None:
         """Remove what a process that was killed left between two names of a checkpoint."""
@@ -267,18 +292,31 @@ def refuse_used(folder: TrainingFolder) -> None:
         )  # fmt: skip
 
 
-def init_weights(path: Path, model: nn.Module) -> None:
-    """Load weights from a safetensors file, a checkpoint, or the latest checkpoint of a training.
+def find_weights(path: Path) -> Path | Checkpoint:
+    """Return a file of weights alone, a checkpoint, or the latest checkpoint of a training.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    if path.is_file() and not is_checkpoint(path.parent):
+        return path
+    return find_checkpoint(path.parent if path.is_file() else path)
+
+
+def init_weights(source: Path | Checkpoint, model: nn.Module) -> None:
+    """Load weights from what :func:`find_weights` found.
 
     Raises
     ------
     CheckpointError
         If they are damaged or do not fit the model.
     """
-    if path.is_file() and not is_checkpoint(path.parent):
-        load_weights(path, model)
+    if isinstance(source, Checkpoint):
+        source.load_weights(model)
     else:
-        find_checkpoint(path.parent if path.is_file() else path).load_weights(model)
+        load_weights(source, model)
 
 
 def _remove(folder: Path) -> None:

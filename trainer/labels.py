@@ -36,6 +36,9 @@ class Labels:
     values : np.ndarray of shape (n_units,)
         Classes as text, or numbers.
     family : np.ndarray of shape (n_units,), str
+    within : tuple of np.ndarray of shape (n_units,), str
+        Smaller groups within families, outermost first: of a run its subject, of an event its
+        subject and its run.
     details : dict
         What else the record should say of them.
     """
@@ -46,6 +49,7 @@ class Labels:
     of_row: npt.NDArray[np.int64]
     values: npt.NDArray[Any]
     family: npt.NDArray[np.str_]
+    within: tuple[npt.NDArray[np.str_], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -89,7 +93,7 @@ def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labe
         If there is no such column, or fewer than two different labels in it.
     """
     names = [c for c in phenotypes.columns if c not in ("dataset", "subject", "session")]
-    subject = (runs["dataset"].astype(str) + "/" + runs["subject"].astype(str)).to_numpy(str)
+    subject = _subjects(runs)
     if target in names:
         key = phenotypes["dataset"].astype(str) + "/" + phenotypes["subject"].astype(str)
         column = pd.Series(phenotypes[target].to_numpy(), index=key.to_numpy())
@@ -123,6 +127,7 @@ def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labe
         target, kind, unit, of_row,  # type: ignore[arg-type]
         labels.astype(float) if kind == "number" else labels.astype(str),
         families(runs)[known][first],
+        () if unit == "subject" else (subject[known][first],),
     )  # fmt: skip
 
 
@@ -144,8 +149,13 @@ def event_labels(found: EventWindows, runs: pd.DataFrame) -> Labels:
     values = np.array(found.trial_types)[found.windows.label]
     details = {"events_left_out": found.left_out, "runs": int(runs["run_id"].nunique())}
     return Labels(
-        EVENT_TARGET, "classes", "event", np.arange(len(values)), values, families(runs), details
-    )
+        EVENT_TARGET, "classes", "event", np.arange(len(values)), values, families(runs),
+        (_subjects(runs), runs["run_id"].to_numpy(str)), details,
+    )  # fmt: skip
+
+
+def _subjects(runs: pd.DataFrame) -> npt.NDArray[np.str_]:
+    return (runs["dataset"].astype(str) + "/" + runs["subject"].astype(str)).to_numpy(str)
 
 
 def _require_two(target: str, distinct: Sequence[Any]) -> None:

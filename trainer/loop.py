@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +16,31 @@ from rich.console import Console
 
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.pipeline.terminal import new_console
 from fmritok.trainer.checkpoint import METRICS, RUNS, TOKENS, Checkpoint
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay
-from fmritok.trainer.distributed import Ranks, total_over_ranks
+from fmritok.trainer.distributed import Ranks
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.faults import losing_others, within_memory
 from fmritok.trainer.feed import Feed
-from fmritok.trainer.folder import TrainingFolder, init_weights, refuse_used
+from fmritok.trainer.folder import TrainingFolder, find_weights, init_weights, refuse_used
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.learner import Learner, Step
-from fmritok.trainer.metrics import MetricsLog, draw_losses, optionally
+from fmritok.trainer.metrics import MetricsLog, begin_record, draw_losses, last_figures, optionally
 from fmritok.trainer.mixing import MixedGroup
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.progress import Position, Summary
-from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.resuming import (
     choose_split,
-    earlier_rows,
-    open_checkpoint,
-    refuse_mismatch,
     runs_json,
+    to_resume,
     training_state,
 )
 from fmritok.trainer.saved_group import SavedGroup
 from fmritok.trainer.sharding import WholeTensors, whole_tensors
 from fmritok.trainer.stopping import StopRequest
 from fmritok.trainer.streaming import Batch, Meter
-from fmritok.trainer.tracking import WandbRun
 
 __all__ = ["Trainer"]
 
@@ -105,7 +102,7 @@ class Trainer:
         self.device, self.workers = device, workers
         self.ranks = ranks or Ranks()
         self.folder = out if isinstance(out, TrainingFolder) else TrainingFolder(out)
-        self.console = console or Console(stderr=True, quiet=not self.ranks.is_first)
+        self.console = console or new_console(stderr=True, quiet=not self.ranks.is_first)
         self.metrics: MetricsLog | None = None
         self._saved: Path | None = None
         self._validation_loader: Iterable[Batch] = ()
@@ -134,14 +131,14 @@ class Trainer:
         if resume is None:
             ranks.first_only(lambda: refuse_used(self.folder))
         else:
-            checkpoint = ranks.of_first(lambda: self._to_resume(resume))
+            checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, config, group))
         self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
-        self._runs, self._tokens = runs_json(group, self.split), SavedGroup.of(group).to_bytes()
         self.feed = Feed(
             config, group, self.split,
             ranks=ranks, workers=self.workers, pin_memory=device.type == "cuda",
         )  # fmt: skip
         self.index, self.validation_index = self.feed.index, self.feed.validation_index
+        self._runs, self._tokens = runs_json(group, self.split), SavedGroup.of(group).to_bytes()
 
         if device.type == "cuda" and config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -151,7 +148,7 @@ class Trainer:
             torch.manual_seed(config.train.seed)
             self.model = build_objective(config, layout)
         if init_from is not None:
-            init_weights(init_from, self.model)
+            init_weights(ranks.of_first(lambda: find_weights(init_from)), self.model)
         if checkpoint is not None:
             checkpoint.load_weights(self.model)
         epochs = config.train.epochs
@@ -163,17 +160,12 @@ class Trainer:
         if checkpoint is not None:
             checkpoint.load_optimizer(self.model, self.learner.optimizer)
             self.position = Position(**checkpoint.state["position"])
-            if os.path.realpath(checkpoint.training) == os.path.realpath(self.folder.path):
+            if self.folder.has(checkpoint):
                 self._saved = checkpoint.folder
-        self.metrics = ranks.first_only(lambda: self._metrics(checkpoint, wandb))
+        self.metrics = ranks.first_only(
+            lambda: begin_record(self.folder, config, self.split, checkpoint, wandb)
+        )
         self.learner.prepare()
-
-    def _to_resume(self, resume: Path | Checkpoint) -> Checkpoint:
-        """Find the checkpoint to go on from, in the first process."""
-        if isinstance(resume, Path):
-            resume = open_checkpoint(resume, self.folder)
-        refuse_mismatch(resume, self.config, self.group)
-        return resume
 
     @property
     def is_finished(self) -> bool:
@@ -200,8 +192,12 @@ class Trainer:
                 with closing(meter), StopRequest() as stop, display:
                     self._train(meter, stop, display)
                 rate = meter.overall
-            elif self._saved is None:  # its end is copied into another folder
-                self._save()
+            else:
+                self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
+                if self._saved is None:  # its end is copied into another folder
+                    self._save()
+                step, keep = self.position.step, self.config.train.keep_checkpoints
+                self.ranks.first_only(lambda: self.folder.drop(step, keep=keep))
             assert self._saved is not None
             picture: Path | None = self.folder.picture
             if self.ranks.is_first and not optionally(picture, self._draw):
@@ -241,7 +237,7 @@ class Trainer:
             display.step(row["step"], row["loss"], meter.overall)
             self._validate_if_due(stop, display)
             step = self.position.step
-            signal = self._agreed(stop)
+            signal = stop.agreed(self.ranks)
             due = step % self.config.train.checkpoint_every == 0
             if signal or due or step == self.n_steps:
                 self._save()
@@ -298,22 +294,6 @@ class Trainer:
         step = self.position.step
         due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
         return due and self.position.validated != step and len(self.validation_index) > 0
-
-    def _agreed(self, stop: StopRequest) -> str | None:
-        """Return the signal to stop at, the same on every rank."""
-        if self.ranks.size == 1:
-            return stop.signal
-        asked = total_over_ranks(torch.tensor(float(stop.signal is not None)))
-        return (stop.signal or "a signal to another process") if asked else None
-
-    def _metrics(self, checkpoint: Checkpoint | None, project: str | None) -> MetricsLog:
-        """Write what is known before the first step to the folder of the training."""
-        folder = self.folder
-        folder.write(folder.config, to_yaml(self.config))
-        folder.write(folder.split, self.split.to_json())
-        wandb = None if project is None else WandbRun(folder, project, asdict(self.config))
-        rows = b"" if checkpoint is None else earlier_rows(checkpoint)
-        return MetricsLog(folder, rows=rows, step=self.position.step, wandb=wandb)
 
     def _draw(self) -> None:
         draw_losses(self.folder, self.model.figures)

@@ -9,19 +9,31 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fmritok.pipeline.errors import expected
 from fmritok.trainer.board import Board
-from fmritok.trainer.checkpoint import METRICS
+from fmritok.trainer.checkpoint import METRICS, Checkpoint
+from fmritok.trainer.config import Config
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.faults import reason, write_whole, writing
 from fmritok.trainer.folder import TrainingFolder
 from fmritok.trainer.objectives import Figure
+from fmritok.trainer.recipe import to_yaml
+from fmritok.trainer.resuming import earlier_rows
+from fmritok.trainer.split import Split
 from fmritok.trainer.tracking import WandbRun
 
-__all__ = ["MetricsLog", "draw_losses", "optionally", "read_metrics"]
+__all__ = [
+    "MetricsLog",
+    "begin_record",
+    "draw_losses",
+    "last_figures",
+    "optionally",
+    "read_metrics",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -145,6 +157,37 @@ class MetricsLog:
         return writing("Metrics", self._path, then=then)
 
 
+def begin_record(
+    folder: TrainingFolder,
+    config: Config,
+    split: Split,
+    checkpoint: Checkpoint | None,
+    project: str | None,
+) -> MetricsLog:
+    """Write what is known before the first step to the folder of a training.
+
+    Parameters
+    ----------
+    folder : TrainingFolder
+    config : Config
+    split : Split
+    checkpoint : Checkpoint, optional
+        What is gone on from, with its rows.
+    project : str, optional
+        Of W&B.
+
+    Raises
+    ------
+    TrainingError
+        If the disk does not take it, or W&B refuses.
+    """
+    folder.write(folder.config, to_yaml(config))
+    folder.write(folder.split, split.to_json())
+    wandb = None if project is None else WandbRun(folder, project, asdict(config))
+    rows, step = (b"", 0) if checkpoint is None else (earlier_rows(checkpoint), checkpoint.step)
+    return MetricsLog(folder, rows=rows, step=step, wandb=wandb)
+
+
 def _draw(board: Board, kind: str, row: dict[str, Any]) -> None:
     for name, value in row.items():
         if name != "step":
@@ -170,6 +213,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
                          "something else", "Go on with --resume, which writes the rows again.")
             ) from error  # fmt: skip
     return rows
+
+
+def last_figures(folder: Path) -> dict[str, float]:
+    """Return the figures of the last row of a training; none if it has lost its rows."""
+    row = (read_metrics(folder) or [{}])[-1]
+    return {name: value for name, value in row.items() if isinstance(value, float)}
 
 
 def draw_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:

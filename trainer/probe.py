@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,53 +12,39 @@ import pandas as pd
 
 from fmritok.pipeline.errors import expected
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.exchange import exchanges
+from fmritok.trainer.folds import fold_splits
 from fmritok.trainer.labels import Labels
+from fmritok.trainer.linear import Rotated, choose_strength, logistic, ridge
 from fmritok.trainer.split import Split, check_no_leakage
 
-__all__ = ["Score", "fold_splits", "probe"]
-
-_STRENGTHS = np.logspace(-4, 1, 6)
-_PENALTIES = np.logspace(-1, 5, 13)
-_INNER_FOLDS = 3
+__all__ = ["Score", "probe"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one seed: every unit was predicted once, by a model that saw no relative of it."""
+    """Figures of one seed: every unit was predicted once, by a model that saw no relative of it.
+
+    Attributes
+    ----------
+    seed : int
+    figures : dict of str to float
+        Means over the folds.
+    splits : tuple of Split
+        One for each fold.
+    of_folds : dict of str to np.ndarray of shape (n_folds,)
+        NaN in a fold whose labels are all the same, which is left out of the mean.
+    permuted : dict of str to np.ndarray of shape (permutations,)
+        The figures of permuted labels within the same folds; empty if there are none.
+    """
 
     seed: int
     figures: dict[str, float]
     splits: tuple[Split, ...]
-
-
-def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np.bool_]]:
-    """Return which units each fold holds out: families kept together, classes spread evenly.
-
-    Raises
-    ------
-    ConfigError
-        If all units are of one family.
-    """
-    names, family = np.unique(labels.family, return_inverse=True)
-    if len(names) < 2:
-        raise ConfigError(
-            expected("Option", "--target", f"{labels.target} of two or more subjects or families",
-                     "one", "Probe a store with more of them.")
-        )  # fmt: skip
-    folds = min(folds, len(names))
-    held_out = np.zeros(len(labels.values), dtype=np.int64)
-    if labels.kind == "classes":
-        from sklearn.model_selection import StratifiedGroupKFold
-
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        for fold, (_, test) in enumerate(splitter.split(family, labels.values, family)):
-            held_out[test] = fold
-    else:
-        order = np.random.default_rng(seed).permutation(len(names))
-        held_out = (order % folds)[family]
-    return [held_out == fold for fold in range(folds) if (held_out == fold).any()]
+    of_folds: dict[str, Floats] = field(default_factory=dict)
+    permuted: dict[str, Floats] = field(default_factory=dict)
 
 
 def probe(
@@ -68,11 +54,14 @@ def probe(
     *,
     seeds: Sequence[int],
     folds: int = 5,
+    permutations: int = 0,
 ) -> list[Score]:
     """Score a linear probe under cross-validation, once for each seed of the folds.
 
     Features are averaged over a unit's rows and standardised on the training units; the strength
-    of the regularisation is chosen within them.
+    of the regularisation is chosen within them, in folds that keep families together. Each fold
+    is scored by itself: predictions of different folds come from different models, and their
+    means alone would correlate with the labels, negatively.
 
     Parameters
     ----------
@@ -83,11 +72,16 @@ def probe(
         The run of each row.
     seeds : sequence of int
     folds : int
+    permutations : int
+        Of the labels, for each seed; see :mod:`fmritok.trainer.exchange`. Numbers get a strength
+        chosen for each permutation, classes that of the real labels in the same fold.
 
     Raises
     ------
     LeakageError
         If a subject or family is on both sides of a fold.
+    ConfigError
+        If there are too few units for the folds.
     """
     used = labels.of_row >= 0
     counts = np.bincount(labels.of_row[used])
@@ -97,8 +91,8 @@ def probe(
     run_ids = runs["run_id"].to_numpy(str)
     scores = []
     for seed in seeds:
-        predicted: Floats | None = None
-        splits = []
+        columns = _columns(labels, permutations, seed)
+        splits, of_folds = [], []
         for test in fold_splits(labels, folds=folds, seed=seed):
             of_test = np.zeros(len(runs), bool)
             of_test[used] = test[labels.of_row[used]]
@@ -106,70 +100,95 @@ def probe(
             split = Split(*map(tuple, sides))
             check_no_leakage(runs, split)
             splits.append(split)
-            part = _predict(x[~test], labels.values[~test], labels.family[~test], x[test], labels)
-            if predicted is None:
-                predicted = np.zeros((len(x), *part.shape[1:]))
-            predicted[test] = part
-        assert predicted is not None
-        scores.append(Score(seed, _figures(predicted, labels), tuple(splits)))
+            score = _score_numbers if labels.kind == "number" else _score_classes
+            of_folds.append(score(x, columns, labels.family, test))
+        tables = {name: np.stack([one[name] for one in of_folds]) for name in of_folds[0]}
+        means = {name: _mean(table) for name, table in tables.items()}
+        for name, mean in means.items():
+            if np.isnan(mean[0]):
+                raise ConfigError(
+                    expected("Option", "--target", f"{labels.target} that differs within a fold",
+                             f"no fold with a figure {name}", "Choose another column.")
+                )  # fmt: skip
+        scores.append(
+            Score(
+                seed,
+                {name: float(mean[0]) for name, mean in means.items()},
+                tuple(splits),
+                {name: table[:, 0] for name, table in tables.items()},
+                {name: mean[1:][~np.isnan(mean[1:])] for name, mean in means.items()},
+            )
+        )
     return scores
 
 
-def _predict(
-    x: Floats, y: npt.NDArray[Any], family: npt.NDArray[np.str_], x_test: Floats, labels: Labels
-) -> Floats:
-    """Fit on training units; return class probabilities (of all classes) or numbers."""
-    from sklearn.linear_model import LogisticRegression, RidgeCV
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def _columns(labels: Labels, permutations: int, seed: int) -> npt.NDArray[Any]:
+    """Return the labels, and permuted ones, side by side (n_units, 1 + permutations).
 
-    if labels.kind == "number":
-        model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES * x.shape[1] / 100))
-        return np.asarray(model.fit(x, y).predict(x_test))
-
-    def logistic(strength: float) -> Any:
-        return make_pipeline(
-            StandardScaler(),
-            LogisticRegression(C=strength, class_weight="balanced", max_iter=2000),
-        )
-
-    classes = np.unique(labels.values)
-    probabilities = np.zeros((len(x_test), len(classes)))
-    seen, counts = np.unique(y, return_counts=True)
-    if len(seen) < 2:
-        probabilities[:, np.searchsorted(classes, seen)] = 1.0
-        return probabilities
-    strength = float(_STRENGTHS[1])
-    per_class = min(len(np.unique(family[y == name])) for name in seen)
-    if min(per_class, counts.min()) >= _INNER_FOLDS:
-        inner = StratifiedGroupKFold(_INNER_FOLDS, shuffle=True, random_state=0)
-        losses = [
-            cross_val_score(
-                logistic(c), x, y, groups=family, cv=inner, scoring="neg_log_loss",
-                params=None, error_score=-np.inf,
-            ).mean()
-            for c in _STRENGTHS
-        ]  # fmt: skip
-        strength = float(_STRENGTHS[int(np.argmax(losses))])
-    model = logistic(strength).fit(x, y)
-    probabilities[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(x_test)
-    return probabilities
+    Classes as numbers. None are permuted if no permutation changes anything.
+    """
+    values = labels.values
+    if labels.kind == "classes":
+        values = np.unique(values, return_inverse=True)[1]
+    order = exchanges((labels.family, *labels.within), count=permutations, seed=seed)
+    permuted = values[order]
+    if (permuted == values).all():
+        permuted = permuted[:0]
+    return np.column_stack([values, permuted.T])
 
 
-def _figures(predicted: Floats, labels: Labels) -> dict[str, float]:
+def _score_numbers(
+    x: Floats, y: Floats, family: npt.NDArray[np.str_], test: npt.NDArray[np.bool_]
+) -> dict[str, Floats]:
+    """Return each column's r, mean absolute error, and r2.
+
+    r2 is the share of the squared error of the training units' mean that is explained.
+    """
+    predicted, truth = ridge(x[~test], y[~test], family[~test], x[test]), y[test]
+    error = predicted - truth
+    baseline = np.square(truth - y[~test].mean(0)).sum(0)
+    a, b = predicted - predicted.mean(0), truth - truth.mean(0)
+    lengths = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+    # A prediction without spread tells nothing: r is 0. A label without spread has no r.
+    r = np.where(lengths > 0, (a * b).sum(0) / np.where(lengths > 0, lengths, 1), 0.0)
+    return {
+        "r": np.where(np.ptp(truth, axis=0) > 0, r, np.nan),
+        "mae": np.abs(error).mean(0),
+        "r2": 1 - np.square(error).sum(0) / np.where(baseline > 0, baseline, np.nan),
+    }
+
+
+def _score_classes(
+    x: Floats,
+    y: npt.NDArray[np.int64],
+    family: npt.NDArray[np.str_],
+    test: npt.NDArray[np.bool_],
+) -> dict[str, Floats]:
+    """Return each column's balanced accuracy, and of two classes the area under the ROC curve.
+
+    NaN where not every class is among the labels to predict.
+    """
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-    if labels.kind == "number":
-        error = predicted - labels.values
-        spread = float(np.std(predicted))
-        r = float(np.corrcoef(predicted, labels.values)[0, 1]) if spread > 0 else 0.0
-        explained = 1 - float(np.mean(error**2) / np.var(labels.values))
-        return {"r": r, "mae": float(np.mean(np.abs(error))), "r2": explained}
-    classes = np.unique(labels.values)
-    chosen = classes[predicted.argmax(1)]
-    figures = {"balanced_accuracy": float(balanced_accuracy_score(labels.values, chosen))}
-    if len(classes) == 2:
-        auc = roc_auc_score(labels.values == classes[1], predicted[:, 1])
-        figures["auc"] = float(auc)
+    n_classes = int(y.max()) + 1
+    strength = choose_strength(x[~test], y[~test, 0], family[~test], n_classes)
+    rotated = Rotated(x[~test])
+    z_test = rotated.of(x[test])
+    names = ("balanced_accuracy", "auc") if n_classes == 2 else ("balanced_accuracy",)
+    figures = {name: np.full(y.shape[1], np.nan) for name in names}
+    for i, column in enumerate(y.T):
+        truth = column[test]
+        if len(np.unique(truth)) < n_classes:
+            continue
+        found = logistic(rotated, column[~test], z_test, strength, n_classes)
+        figures["balanced_accuracy"][i] = balanced_accuracy_score(truth, found.argmax(1))
+        if n_classes == 2:
+            figures["auc"][i] = roc_auc_score(truth, found[:, 1])
     return figures
+
+
+def _mean(of_folds: Floats) -> Floats:
+    """Average over the folds that have a figure; NaN if none has."""
+    there = ~np.isnan(of_folds)
+    counts = there.sum(0)
+    return np.where(counts > 0, np.nansum(of_folds, 0) / np.maximum(counts, 1), np.nan)

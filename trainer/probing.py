@@ -1,31 +1,29 @@
-"""Probes of whole trainings: every encoder, every target, written down with its folds."""
+"""Probes of whole trainings: every encoder, every target."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
-from rich.table import Table
 
 from fmritok.pipeline.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.events import event_windows
-from fmritok.trainer.faults import within_memory, write_whole, writing
+from fmritok.trainer.faults import within_memory
 from fmritok.trainer.features import Pool, load_encoder, run_features, window_features
 from fmritok.trainer.folder import find_checkpoint
+from fmritok.trainer.folds import fold_splits
 from fmritok.trainer.labels import EVENT_TARGET, Labels, event_labels, labels_of, runs_where
 from fmritok.trainer.layout import TokenLayout
 from fmritok.trainer.probe import Score, probe
+from fmritok.trainer.scores import Row
 from fmritok.trainer.windows import RunIndex, Windows
 
-__all__ = ["EventOptions", "Row", "probe_trainings", "scores_table", "write_scores"]
+__all__ = ["EventOptions", "probe_trainings"]
 
 
 class EventOptions(NamedTuple):
@@ -37,16 +35,6 @@ class EventOptions(NamedTuple):
     """seconds"""
     trial_types: tuple[str, ...] = ()
     """none: all"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """The scores of one encoder on one target."""
-
-    encoder: str
-    source: list[dict[str, Any]]
-    labels: Labels
-    scores: list[Score]
 
 
 class Question(NamedTuple):
@@ -75,13 +63,16 @@ def probe_trainings(
     where: Sequence[str] = (),
     pool: Pool = "mean",
     events: EventOptions = EventOptions(),  # noqa: B008  immutable
+    permutations: int = 0,
 ) -> list[Row]:
     """Probe the encoders of trainings, and untrained ones of the same shapes.
 
     An untrained encoder is drawn anew for every seed. ``where`` leaves some runs only, see
     :func:`fmritok.trainer.labels.runs_where`; ``pool``, see
-    :func:`fmritok.trainer.features.run_features`.
+    :func:`fmritok.trainer.features.run_features`; ``permutations`` of the labels are divided among
+    the seeds.
     """
+    of_seed = -(-permutations // len(seeds))
     opened, rows = TokenStore(store), []
     for training in trainings:
         checkpoint = find_checkpoint(training)
@@ -96,6 +87,8 @@ def probe_trainings(
             else Question(labels_of(target, runs, opened.phenotypes), runs, None)
             for target in targets
         ]
+        for question in questions:  # before the encoder has worked for nothing
+            fold_splits(question.labels, folds=folds, seed=seeds[0])
 
         name = f"{config.objective.name} {checkpoint.training.name}"
         encoders: list[tuple[str, list[tuple[int | None, Sequence[int]]]]]
@@ -122,7 +115,10 @@ def probe_trainings(
                                 crops=crops, device=device, workers=workers, pool=pool,
                             )  # fmt: skip
                         features = whole
-                    kept += probe(features, labels, of_row, seeds=of_folds, folds=folds)
+                    kept += probe(
+                        features, labels, of_row,
+                        seeds=of_folds, folds=folds, permutations=of_seed,
+                    )  # fmt: skip
             for kept, question in zip(scores, questions, strict=True):
                 rows.append(Row(encoder, sources, question.labels, kept))
     return rows
@@ -154,67 +150,3 @@ def _event_question(
         delay_s=options.delay, window_s=[float(seconds.min()), float(seconds.max())]
     )
     return Question(labels, of_row, found.windows)
-
-
-def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Write ``probe.json``, ``probe.csv`` and ``folds.json``; return what the first holds.
-
-    Raises
-    ------
-    TrainingError
-        If the disk does not take them.
-    """
-    summary, table, folds = [], [], {}
-    for row in rows:
-        labels = row.labels
-        figures: dict[str, Any] = {}
-        for name in row.scores[0].figures:
-            values = [score.figures[name] for score in row.scores]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            figures[name] = {"mean": float(np.mean(values)), "sd": spread, "values": values}
-        counts = dict(zip(*np.unique(labels.values, return_counts=True), strict=True))
-        summary.append(
-            {
-                "encoder": row.encoder,
-                "target": labels.target,
-                "kind": labels.kind,
-                "unit": labels.unit,
-                "n_units": len(labels.values),
-                "classes": {str(k): int(v) for k, v in counts.items()}
-                if labels.kind == "classes" else None,
-                **labels.details,
-                "figures": figures,
-                "folds": {s.seed: [split.sha256 for split in s.splits] for s in row.scores},
-                "source": row.source,
-            }
-        )  # fmt: skip
-        for score in row.scores:
-            table.append({"encoder": row.encoder, "target": labels.target, "seed": score.seed,
-                          **score.figures})  # fmt: skip
-            for split in score.splits:
-                folds[split.sha256] = json.loads(split.to_json())
-    files = {
-        "probe.json": json.dumps(summary, indent=1),
-        "folds.json": json.dumps(folds, indent=1),
-        "probe.csv": pd.DataFrame(table).to_csv(index=False),
-    }
-    with writing("Scores", out, then="Then probe again, or choose another folder with --out."):
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_whole(out / name, text)
-    return summary
-
-
-def scores_table(summary: Sequence[dict[str, Any]]) -> Table:
-    """Set mean and standard deviation over the seeds beside one another."""
-    table = Table("encoder", "target", "n", "figure", "mean", "SD", "by chance")
-    for row in summary:
-        chance = {"balanced_accuracy": 1 / len(row["classes"] or [0]), "auc": 0.5, "r": 0.0}
-        for name in chance:
-            if name in row["figures"]:
-                figure = row["figures"][name]
-                table.add_row(
-                    row["encoder"], row["target"], str(row["n_units"]), name.replace("_", " "),
-                    f"{figure['mean']:.3f}", f"{figure['sd']:.3f}", f"{chance[name]:.2f}",
-                )  # fmt: skip
-    return table

@@ -27,7 +27,7 @@ from fmritok.trainer.split import Split, check_no_leakage, split_runs, with_subj
 
 __all__ = [
     "FREE", "choose_split", "earlier_rows", "hold_and_open", "open_checkpoint", "refuse_mismatch",
-    "runs_json", "training_state",
+    "runs_json", "to_resume", "training_state",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ FREE = {
     "train.checkpoint_every": "a checkpoint is a copy",
     "train.keep_checkpoints": "how many copies stay",
 }
+_LENGTHS = ("train.steps", "train.epochs")
 #: What a run's tokens are, in the table of runs: of the same values, in the same time.
 _MARKS = ("checksum", "tr", "n_frames")
 
@@ -87,7 +88,7 @@ def open_checkpoint(resume: Path, out: TrainingFolder) -> Checkpoint:
         found.check()
     else:
         found = TrainingFolder(resume).last_whole()
-    in_place = os.path.realpath(found.training) == os.path.realpath(out.path)
+    in_place = out.has(found)
     for other in reversed(out.checkpoints()):
         if in_place and os.path.samefile(other, found.folder):
             break
@@ -110,13 +111,28 @@ def hold_and_open(resume: Path, out: TrainingFolder) -> Checkpoint:
     CheckpointError
         See :func:`open_checkpoint`.
     """
-    if resume.exists():  # no folder is made for a wrong path
+    if resume.is_dir():  # no folder is made for a wrong path
         out.hold()
     try:
         return open_checkpoint(resume, out)
     except BaseException:
         out.release()
         raise
+
+
+def to_resume(
+    resume: Path | Checkpoint, out: TrainingFolder, config: Config, group: TokenGroup | MixedGroup
+) -> Checkpoint:
+    """Return the checkpoint to go on from, compared with what it is gone on with.
+
+    Raises
+    ------
+    CheckpointError
+        See :func:`open_checkpoint` and :func:`refuse_mismatch`.
+    """
+    checkpoint = open_checkpoint(resume, out) if isinstance(resume, Path) else resume
+    refuse_mismatch(checkpoint, config, group)
+    return checkpoint
 
 
 def refuse_mismatch(checkpoint: Checkpoint, config: Config, group: TokenGroup | MixedGroup) -> None:
@@ -127,26 +143,28 @@ def refuse_mismatch(checkpoint: Checkpoint, config: Config, group: TokenGroup | 
     CheckpointError
         The first option, field or run that differs is named.
     """
-    steps = "Resume without changed options, or start a new training with --init-from."
     saved, now = (_deciding(c) for c in (checkpoint.config, config))
-    for name in ("train.steps", "train.epochs"):
-        if saved.get(name) != now.get(name):
-            steps = (
-                "The learning rate of every step depends on the number of all steps: start a new "
-                "training with --init-from."
-            )
-    _refuse(checkpoint, "Configuration", saved, now, steps)
+    before, after = ({name: tree[name] for name in _LENGTHS} for tree in (saved, now))
+    next_step = (
+        "The learning rate of every step depends on the number of all steps: start a new training "
+        "with --init-from."
+    )
+    _refuse(checkpoint, "Configuration", before, after, next_step)
+    next_step = "Resume without changed options, or start a new training with --init-from."
+    _refuse(checkpoint, "Configuration", saved, now, next_step)
     next_step = "Use the store it was trained on, or start a new training with --init-from."
-    saved, now = checkpoint.state["group"], {"name": group.name, "contract": group.contract}
-    before, after = ({"name": tree["name"], **tree["contract"]} for tree in (saved, now))
+    trained = checkpoint.state["group"]
+    before = {"name": trained["name"], **trained["contract"]}
+    after = {"name": group.name, **group.contract}
     _refuse(checkpoint, "Tokens", before, after, next_step)
     if not checkpoint.is_sealed:
         return
     marks = _marks(group)
     for side in json.loads(checkpoint.read_bytes(RUNS)).values():
-        for run, trained in side.items():
+        for run, mark in side.items():
             found = marks.get(run, {"checksum": "no finished run of that id"})
-            _refuse(checkpoint, f"Tokens of run {run}", trained, found, next_step)
+            if found != mark:
+                _refuse(checkpoint, f"Tokens of run {run}", mark, found, next_step)
 
 
 def choose_split(

@@ -7,6 +7,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+
+from fmritok.trainer.distributed import Ranks, total_over_ranks
+
 __all__ = ["StopRequest"]
 
 
@@ -22,6 +26,13 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: str | None = None
         self._previous: dict[int, Any] = {}
+
+    def agreed(self, ranks: Ranks) -> str | None:
+        """Return the signal to stop at, the same on every rank."""
+        if ranks.size == 1:
+            return self.signal
+        asked = total_over_ranks(torch.tensor(float(self.signal is not None)))
+        return (self.signal or "a signal to another process") if asked else None
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():

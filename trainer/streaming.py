@@ -227,7 +227,9 @@ def _neighbours(requests: list[Request]) -> Iterator[list[tuple[int, Request]]]:
     """Yield the windows, with their places, that one read of frames serves at no extra cost."""
     together: list[tuple[int, Request]] = []
     low = high = frames = 0
-    for place, request in enumerate(requests):
+    for place, request in sorted(
+        enumerate(requests), key=lambda each: (each[1].run, each[1].first)
+    ):
         first, end = request.first, request.first + request.n_frames
         frames += request.n_frames
         fits = bool(together) and request.run == together[0][1].run

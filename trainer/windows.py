@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,8 @@ class Request(NamedTuple):
     """the window's own random number: all that an objective draws follows from it"""
     label: int = -1
     """class of the event that the window is locked to; -1 if it is not"""
+    read: int = -1
+    """number of the read within the epoch that serves the window; -1 if it has one of its own"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,10 @@ class RunIndex:
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of one pass, in reading order; arrays of shape (n_windows,), integers."""
+    """The windows of one pass, in reading order; arrays of shape (n_windows,), integers.
+
+    Each ``per_read`` consecutive windows are served by one read.
+    """
 
     epoch: int
     run: npt.NDArray[np.int64]
@@ -128,6 +133,7 @@ class Windows:
     n_frames: npt.NDArray[np.int64]
     draw: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
+    per_read: int = 1
 
     @classmethod
     def of(
@@ -139,26 +145,27 @@ class Windows:
         *,
         epoch: int = 0,
         label: npt.NDArray[np.int64] | None = None,
+        per_read: int = 1,
     ) -> Windows:
         """Make windows, by default without labels."""
         label = np.full(len(run), -1) if label is None else label
-        return cls(epoch, run, first, n_frames, draw, label)
+        return cls(epoch, run, first, n_frames, draw, label, per_read)
 
     @classmethod
     def joined(cls, parts: Sequence[Windows]) -> Windows:
-        """Put windows of one epoch one behind the other."""
-        columns = {
+        """Put windows of one epoch, of as many windows per read, one behind the other."""
+        columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
         }
-        return cls(epoch=parts[0].epoch, **columns)
+        return replace(parts[0], **columns)
 
     def __len__(self) -> int:
         return len(self.run)
 
     def take(self, positions: npt.NDArray[np.int64]) -> Windows:
-        """Return the windows at the given positions, in that order."""
-        columns = {name: getattr(self, name)[positions] for name in _COLUMNS}
-        return Windows(epoch=self.epoch, **columns)
+        """Return the windows at the given positions, in that order; reads stay whole."""
+        columns: dict[str, Any] = {name: getattr(self, name)[positions] for name in _COLUMNS}
+        return replace(self, **columns)
 
     def shuffled(self, seed: int, epoch: int) -> Windows:
         """Return the windows in the order, and with the draws, of an epoch of training."""
@@ -171,7 +178,12 @@ class Windows:
         columns = [getattr(self, name) for name in _COLUMNS]
         for low in range(seen, len(self), batch_size):
             chosen = range(low, min(low + batch_size, len(self)))
-            yield [Request(self.epoch, i, *(int(c[i]) for c in columns)) for i in chosen]
+            yield [
+                Request(self.epoch, i, *(int(c[i]) for c in columns))._replace(
+                    read=i // self.per_read
+                )
+                for i in chosen
+            ]
 
 
 def random_windows(
@@ -186,6 +198,9 @@ def random_windows(
 ) -> Windows:
     """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone.
 
+    Every window starts at each frame that it can start at with equal probability, whatever
+    ``windows_per_read`` and ``read_frames``.
+
     Parameters
     ----------
     index : RunIndex
@@ -195,10 +210,11 @@ def random_windows(
         A multiple of ``windows_per_read``.
     seed, epoch : int
     windows_per_read : int
-        Windows that follow each other and lie within ``read_frames``, so that one read serves them
-        all; they differ in what an objective draws. For disks that cannot keep up.
+        Consecutive windows that lie within the same ``read_frames`` frames, so one read serves all
+        of them; they differ in what an objective draws. For disks that cannot keep up.
     read_frames : int, optional
-        Default: ``window``, and the windows of a read are the same frames.
+        Default: ``window``, and the windows of a read are the same frames. Without effect if
+        ``windows_per_read`` is 1.
     """
     return draw_windows(
         index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, window=window,
@@ -227,15 +243,24 @@ def draw_windows(
                      f"{windows_per_run} and {read_frames}", "Change them with --set.")
         )  # fmt: skip
     run = np.repeat(np.arange(len(index)), reads)
-    span = np.minimum(read_frames or window, index.n_frames)[run]
-    first = generator.integers(0, index.n_frames[run] - span, endpoint=True)
+    length = np.minimum(window, index.n_frames)[run]
+    last = index.n_frames[run] - length
+    first = generator.integers(0, last, endpoint=True)
     order = np.repeat(generator.permutation(len(run)), windows_per_read)
     draw = _draws(generator, len(order))
-    run, first, span = run[order], first[order], span[order]
-    length = np.minimum(window, span)
     if windows_per_read > 1:
-        first = first + generator.integers(0, span - length, endpoint=True)
-    return Windows.of(run, first, length, draw, epoch=epoch)
+        # The starts of a read lie in a range that is placed at random around one start, drawn as
+        # a single window's is. Within the range that start is equally likely to be anywhere; so
+        # are the others: every window is distributed as single ones are.
+        room = (read_frames or window) - window
+        low = first - generator.integers(0, room, len(run), endpoint=True)
+        low, high = np.maximum(low, 0)[order], np.minimum(low + room, last)[order]
+        starts = generator.integers(low, high, endpoint=True)
+    else:
+        starts = first[order]
+    return Windows.of(
+        run[order], starts, length[order], draw, epoch=epoch, per_read=windows_per_read
+    )
 
 
 def all_windows(index: RunIndex, *, window: int, stride: int | None = None) -> Windows:

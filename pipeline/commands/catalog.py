@@ -10,6 +10,7 @@ import click
 
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
 from fmritok.pipeline.commands.reasons import first_few, grouped
+from fmritok.pipeline.terminal import labelled, new_console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,6 @@ def catalog(
     dataset: str, root: Path, name: str | None, tr: float | None, input: Input, as_json: bool
 ) -> None:
     """List a cohort's runs, and what is doubtful or left out, with reasons; headers are read."""
-    from rich.console import Console
-
     from fmritok.pipeline.datasets import catalog_cohort
 
     cohort = catalog_cohort(dataset, root, tr=tr, input=input, name=name)
@@ -47,7 +46,7 @@ def catalog(
             }
         )
         return
-    console = Console()
+    console = new_console()
     _print_runs(console, cohort)
     _print_subjects(console, cohort)
     runs = cohort.runs[cohort.runs["problem"] != ""]
@@ -56,10 +55,8 @@ def catalog(
         (run_id, problem.replace(path, "the file").replace(run_id, "of the run"))
         for run_id, path, problem in _texts(runs, "run_id", "path", "problem")
     ]
-    _print_reasons(console, "[red]cannot be tokenized[/red]", problems)
-    _print_reasons(
-        console, "[yellow]used, but check[/yellow]", _texts(cohort.questioned, "path", "reason")
-    )
+    _print_reasons(console, "cannot be tokenized", problems)
+    _print_reasons(console, "used, but check", _texts(cohort.questioned, "path", "reason"))
     _print_reasons(console, "left out", _texts(cohort.left_out, "path", "reason"))
 
 
@@ -101,7 +98,8 @@ def _print_subjects(console: Console, cohort: Cohort) -> None:
 def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, ...]]) -> None:
     """Print each reason once, with how many things it is true of and the first few of them."""
     for reason, names in grouped(items):
-        console.print(f"{title} {len(names)}: {reason}\n    {first_few(names)}", soft_wrap=True)
+        line = labelled(title, f"{len(names)}: {reason}\n    {first_few(names)}")
+        console.print(line, soft_wrap=True)
 
 
 def _texts(table: pd.DataFrame, *columns: str) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fmritok.pipeline.commands.options import group_option, store_option
+from fmritok.pipeline.terminal import echo
 
 
 @click.command()
@@ -41,4 +42,4 @@ def decode(
     given = {"weights": weights, "template": template}
     places = {name: place for name, place in given.items() if place}
     for path in decode_to_file(store, group, run_id, span, out, places=places):
-        click.echo(f"{path}")
+        echo(f"{path}")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fmritok.pipeline.terminal import echo
+
 __all__ = ["demo_data"]
 
 
@@ -117,4 +119,4 @@ def demo_data(
     total = config.subjects * len(config.runs)
     with click.progressbar(length=total, label="runs", show_pos=True) as bar:
         write_demo_cohort(out, config, lambda done, _: bar.update(done - bar.pos))
-    click.echo(f"{total} simulated runs of {config.frames} frames: {out}")
+    echo(f"{total} simulated runs of {config.frames} frames: {out}")

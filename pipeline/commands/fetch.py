@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fmritok.pipeline.terminal import echo
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _out = click.option("--out", required=True, type=_FOLDER, help="Folder to write.")
 _from = click.option("--from", "source", type=_FOLDER,
@@ -25,7 +27,7 @@ def weights(hub_id: str | None, revision: str | None) -> None:
     from fmritok.tokenizers.weights import DEFAULT_HUB_ID, fetch_weights
 
     found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
-    click.echo(f"{found.id} at {found.revision}\n{found.folder}\nsha256 {found.sha256}")
+    echo(f"{found.id} at {found.revision}\n{found.folder}\nsha256 {found.sha256}")
 
 
 @fetch.command()
@@ -37,7 +39,7 @@ def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
     """Fetch the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
     from fmritok.pipeline.fetching import fetch_atlas
 
-    click.echo(f"--set network.atlas={fetch_atlas(out, cerebellum, source)}")
+    echo(f"--set network.atlas={fetch_atlas(out, cerebellum, source)}")
 
 
 @fetch.command()
@@ -47,7 +49,7 @@ def template(out: Path, source: Path | None) -> None:
     """Fetch the fs_LR 32k flat maps, for CIFTI data."""
     from fmritok.pipeline.fetching import fetch_template
 
-    click.echo(f"--set flatmap.template={fetch_template(out, source)}")
+    echo(f"--set flatmap.template={fetch_template(out, source)}")
 
 
 @fetch.command()
@@ -57,4 +59,4 @@ def cohort(name: str, out: Path) -> None:
     """Fetch real data to try: 40 subjects of ADHD-200, as nilearn distributes them."""
     from fmritok.pipeline.fetching import fetch_adhd200_sample
 
-    click.echo(f"--dataset adhd200 --root {fetch_adhd200_sample(out)}")
+    echo(f"--dataset adhd200 --root {fetch_adhd200_sample(out)}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from fmritok.pipeline.commands.options import as_json, print_json, store_option
+from fmritok.pipeline.terminal import labelled, new_console
 
 
 @click.command()
@@ -50,19 +53,24 @@ def inspect(store: str, as_json: bool) -> None:
     _print(store, summaries, list(runs.values()))
 
 
+def _part(tree: Mapping[str, Any], name: str, inner: str) -> str:
+    """Return a text of a tree that others may have written; empty if there is none."""
+    part = tree.get(name)
+    return str(part.get(inner, "")) if isinstance(part, dict) else ""
+
+
 def _print(store: str, groups: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = new_console()
     table = Table(title=store)
     for column in ("group", "frames", "tokens x features", "dtype", "GB", "runs", "made with"):
         table.add_column(column, justify="right" if column in ("frames", "GB") else "left")
     for name, group in groups.items():
         frames, tokens, dim = group["shape"]
         notes = group["notes"]
-        source = notes.get("weights", {}).get("id") or notes.get("template") or notes.get("atlas")
-        made = f"{source or ''} {group['provenance'].get('intensity', {}).get('mode', '')}".strip()
+        source = _part(notes, "weights", "id") or notes.get("template") or notes.get("atlas")
+        made = f"{source or ''} {_part(group['provenance'], 'intensity', 'mode')}".strip()
         table.add_row(
             name, f"{frames:,}", f"{tokens} x {dim}", group["dtype"], f"{group['bytes'] / 1e9:.3f}",
             ", ".join(f"{n} {status}" for status, n in group["runs"].items()), made,
@@ -71,12 +79,14 @@ def _print(store: str, groups: dict[str, Any], runs: list[dict[str, Any]]) -> No
     table = Table(title="runs")
     for column in ("dataset", "task", "site", "subjects", "runs", "done", "failed", "planned"):
         table.add_column(column, justify="right" if column[-1] == "s" else "left")
-    kinds = sorted({(r["dataset"], r["task"], r["site"]) for r in runs})
-    for kind in kinds:
-        some = [r for r in runs if (r["dataset"], r["task"], r["site"]) == kind]
+    by_kind: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        by_kind[tuple(str(run[key] or "") for key in ("dataset", "task", "site"))].append(run)
+    for kind, some in sorted(by_kind.items()):
         counts = [str(sum(r["status"] == s for r in some)) for s in ("done", "failed", "planned")]
         table.add_row(*kind, str(len({r["subject"] for r in some})), str(len(some)), *counts)
     console.print(table)
     for run in runs:
         if run["status"] == "failed":
-            console.print(f"[red]failed[/red] {run['run_id']}: {run['reason']}", soft_wrap=True)
+            line = labelled("failed", f"{run['run_id']}: {run['reason']}")
+            console.print(line, soft_wrap=True)

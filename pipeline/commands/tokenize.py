@@ -23,6 +23,7 @@ from fmritok.pipeline.commands.tokenize_output import (
     say_questioned,
     show_progress,
 )
+from fmritok.pipeline.terminal import new_console
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog import Cohort
@@ -68,6 +69,7 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     """Catalogue the cohort and describe the groups that are to be written."""
     from fmritok.pipeline.datasets import catalog_cohort
     from fmritok.pipeline.plan import check_input, plan_group
+    from fmritok.pipeline.store.names import check_group_name
     from fmritok.tokenizers.registry import build_tokenizer
 
     tokenizers, names = options["tokenizers"], options["names"]
@@ -78,6 +80,8 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     if len(set(names)) < len(names):
         raise click.UsageError("--group: expected different names for the groups of one store, "
                                f"got {', '.join(names)}")  # fmt: skip
+    for name in names:
+        check_group_name(name)
     settings = _settings(options)
     unused = set(settings) - set(tokenizers) - {"vae"}
     if unused:
@@ -249,11 +253,9 @@ def _run(
     workers: int | None,
     trusted: str | None,
 ) -> None:
-    from rich.console import Console
-
     from fmritok.pipeline.execute import run_on_dask, run_serially
 
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     finished: Generator[Outcome]
     if executor == "serial":
         finished = run_serially(tasks, job)

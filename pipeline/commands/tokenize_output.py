@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fmritok.pipeline.commands.reasons import first_few, grouped
+from fmritok.pipeline.terminal import echo, labelled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ __all__ = ["print_estimates", "report", "say", "say_questioned", "show_progress"
 
 def say(text: str) -> None:
     """Print a remark, apart from the results."""
-    click.echo(text, err=True)
+    echo(text, err=True)
 
 
 def say_questioned(cohort: Cohort) -> None:
@@ -62,7 +63,8 @@ def show_progress(finished: Iterable[Outcome], tasks: Sequence[RunTask], console
             rate = f"{count / elapsed:.2f} runs/s, {bar.tasks[0].completed / elapsed:.1f} frames/s"
             bar.update(shown, runs=f"{count}/{len(tasks)}", rate=rate)
             for reason in {r.reason for r in records.values() if r.status == "failed"}:
-                bar.console.print(f"[red]failed[/red] {task.run_id}: {reason}", soft_wrap=True)
+                line = labelled("failed", f"{task.run_id}: {reason}")
+                bar.console.print(line, soft_wrap=True)
 
 
 def report(
@@ -74,19 +76,19 @@ def report(
     """
     any_missing = bool(kept)
     for run_id, problem in kept.items():
-        click.echo(f"{run_id} stays as it was tokenized; its files changed: {problem}")
+        echo(f"{run_id} stays as it was tokenized; its files changed: {problem}")
     for name, table in tables.items():
         table = table.set_index("run_id", drop=False).reindex(run_ids)
         table = table.assign(run_id=run_ids, status=table["status"].fillna("lost"))
         done = table[table["status"] == "done"]
         missing = table[table["status"] != "done"]
         any_missing = any_missing or len(missing) > 0
-        click.echo(
+        echo(
             f"{name}: {len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
             + (f"; {len(missing)} missing:" if len(missing) else "")
         )
         for run in missing.itertuples():
-            click.echo(f"  {run.run_id}: {_reason(run)}")
+            echo(f"  {run.run_id}: {_reason(run)}")
     if any_missing:
         raise click.exceptions.Exit(1)
 
@@ -102,14 +104,14 @@ def print_estimates(found: Sequence[Estimate], store: str) -> None:
     for one in found:
         timed = not math.isnan(one.seconds)
         duration = f", about {_duration(one.seconds)} on one worker" if timed else ""
-        click.echo(
+        echo(
             f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames{duration}; "
             f"{one.raw_bytes / 1e9:.2f} GB of tokens, "
             f"about {one.stored_bytes / 1e9:.2f} GB on disk; "
             f"{one.scratch_bytes / 1e9:.2f} GB of scratch a worker"
         )
         if one.done or one.problems:
-            click.echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
+            echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
 
 
 def _duration(seconds: float) -> str:

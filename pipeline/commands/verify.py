@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fmritok.pipeline.commands.options import as_json, print_json, store_option
+from fmritok.pipeline.terminal import echo, new_console
 
 
 @click.command()
@@ -13,14 +14,13 @@ from fmritok.pipeline.commands.options import as_json, print_json, store_option
 @as_json
 def verify(store: str, drop: bool, as_json: bool) -> None:
     """Read everything back; name each damaged run, and exit 1 if there is one."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.store.verify import drop_runs, unfinished_groups, verify_store
 
     location = Location(store)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=new_console(stderr=True), transient=True) as bar:
         shown = bar.add_task("verifying", total=None)
         damage = list(
             verify_store(
@@ -33,18 +33,18 @@ def verify(store: str, drop: bool, as_json: bool) -> None:
     else:
         for d in damage:
             place = f"run {d.run_id}" if d.run_id else "metadata"
-            click.echo(f"damaged {place} ({d.where}): {d.what}")
+            echo(f"damaged {place} ({d.where}): {d.what}")
         if not damage:
-            click.echo(f"{store} is sound")
+            echo(f"{store} is sound")
             for name in unfinished_groups(location):
-                click.echo(
+                echo(
                     f"group {name} has runs that are planned: it is being written, or its "
                     "tokenization was interrupted"
                 )
     if drop:
         count = drop_runs(location, damage)
-        click.echo(f"{count} runs dropped: the same `fmritok tokenize` redoes them", err=True)
+        echo(f"{count} runs dropped: the same `fmritok tokenize` redoes them", err=True)
         if any(d.is_table for d in damage):
-            click.echo("tables were made again from the records: verify again", err=True)
+            echo("tables were made again from the records: verify again", err=True)
     if damage:
         raise click.exceptions.Exit(1)

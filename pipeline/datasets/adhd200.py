@@ -65,7 +65,7 @@ def catalog_adhd200(root: Path, *, tr: float | None = None, input: Input = "volu
     root = checked_root(root)
     found, tables, trees = Found(), [], []
     scans: dict[tuple[str, str, str], list[tuple[int, Path]]] = {}
-    for folder, names, is_tree in _walk(root):
+    for folder, names, is_tree in _walk(root, found):
         if is_tree:
             trees.append(folder)
         for name in names:
@@ -82,7 +82,7 @@ def catalog_adhd200(root: Path, *, tr: float | None = None, input: Input = "volu
         _choose(key, sorted(files), root, found)
     for tree in trees:
         _add_tree(tree, root, input, found)
-    phenotypes, left_out = read_adhd200_phenotypes(tables)
+    phenotypes, left_out = read_adhd200_phenotypes(root, tables)
     found.left_out += left_out
     table = phenotypes.table.set_index("subject")
     rows = table[[c for c in ("site", "mean_fd") if c in table]].to_dict("index")
@@ -90,9 +90,13 @@ def catalog_adhd200(root: Path, *, tr: float | None = None, input: Input = "volu
     return build_cohort("adhd200", root, found, phenotypes, tr=tr, looked_for=_LOOKED_FOR[input])
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str], bool]]:
+def _walk(root: Path, found: Found) -> Iterator[tuple[Path, list[str], bool]]:
     """Yield folders, their files, and whether they hold the subjects of a BIDS tree."""
-    for folder, folders, names in os.walk(root):
+
+    def closed(error: OSError) -> None:
+        found.left_out.append((Path(error.filename), f"cannot be read: {error.strerror}"))
+
+    for folder, folders, names in os.walk(root, onerror=closed):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         is_tree = any(f.startswith("sub-") for f in folders)
         if is_tree:
@@ -142,6 +146,7 @@ def _add_tree(tree: Path, root: Path, input: Input, found: Found) -> None:
         found.files.append(replace(file, subject=subject, session=session, run_id=run_id,
                                    site=_site(file.path, root)))  # fmt: skip
     found.left_out += part.left_out
+    found.questioned += part.questioned
 
 
 def _number(run_id: str) -> str:
@@ -162,8 +167,9 @@ def _site(path: Path, root: Path) -> str:
 def _completed(file: RunFile, row: Mapping[Hashable, object]) -> RunFile:
     """Fill in what the phenotype table knows, and what the site's scans usually have."""
     site = file.site or str(row.get("site", ""))
-    usual = _SITE_TR.get(site.split("_")[0], float("nan"))
+    seconds = _SITE_TR.get(site.split("_")[0], float("nan"))
+    usual = () if seconds != seconds else (seconds,)
     motion = file.motion
     if file.path.name.startswith(file.subject):  # the table with nilearn's sample is of these files
         motion = float(str(row.get("mean_fd", motion)))
-    return replace(file, site=site, usual_tr=usual, motion=motion)
+    return replace(file, site=site, usual_tr=usual, documented_tr=seconds, motion=motion)

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.ages import ages_in_years
+from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, as_code, sex_labels, tidy
-from fmritok.pipeline.text_table import MISSING, read_text_table
+from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.small_files import UnreadableError
+from fmritok.pipeline.subject_table import joined_rows, read_subject_table
+from fmritok.pipeline.text_numbers import first_examples
+from fmritok.pipeline.text_table import CSV
 
 __all__ = ["padded", "read_adhd200_phenotypes"]
 
 _IDS = ("ScanDir ID", "ScanDirID", "ScanDir_ID", "Subject", "participant_id", "ID")
-_MISSING = MISSING | {"-999", "-999.0", "-999.00", "pending", "withheld"}
+_MISSING = ("-999", "-999.0", "-999.00", "pending", "withheld")
 _SITES = {"1": "Peking", "2": "Brown", "3": "KKI", "4": "NeuroIMAGE", "5": "NYU", "6": "OHSU",
           "7": "Pittsburgh", "8": "WashU"}  # fmt: skip
 _TDC, _COMBINED, _HYPERACTIVE, _INATTENTIVE = (
@@ -65,32 +71,50 @@ def padded(subject: str) -> str:
 
 
 def read_adhd200_phenotypes(
-    tables: Iterable[Path],
+    root: Path, tables: Iterable[Path]
 ) -> tuple[Phenotypes, list[tuple[Path, str]]]:
     """Read and join phenotype tables, one row for each subject.
 
     The tables of single sites go before combined ones and those of the test set; what one lacks
     the next may have.
 
+    Parameters
+    ----------
+    root : Path
+        The cohort's folder.
+    tables : iterable of Path
+
     Returns
     -------
     Phenotypes
         With ``sex, age, site, dx, adhd`` and the tables' other columns in small letters.
     list of (Path, str)
-        Tables that contradict an earlier one, and in what.
+        Tables that contradict an earlier one, and in what, or that are none.
 
     Raises
     ------
     CatalogError
-        If a table is broken, or has a diagnosis of an unknown code.
+        If there are tables, and none has ids and rows that fit its header.
     """
     joined: pd.DataFrame | None = None
-    contradictions: list[tuple[Path, str]] = []
+    left_out: list[tuple[Path, str]] = []
+    questioned: list[tuple[Path, str]] = []
     source: dict[str, str] = {}
+    refused: list[CatalogError] = []
     for path in sorted(
         tables, key=lambda p: (p.name.lower().startswith(("adhd200", "allsubs")), p)
     ):
-        table = _harmonised(path)
+        try:
+            table, said = _harmonised(path)
+        except UnreadableError as error:
+            questioned.append((path, Remark.NO_PHENOTYPES.with_reason(error)))
+            continue
+        except CatalogError as error:
+            refused.append(error)
+            left_out.append((path, "not a phenotype table: no column of ids, or rows that "
+                                   "do not fit the header"))  # fmt: skip
+            continue
+        questioned += [(path, words) for words in said]
         for column in table:
             source.setdefault(str(column), f"{path.name}: {column}")
         if joined is None:
@@ -102,50 +126,51 @@ def read_adhd200_phenotypes(
                 here, there = table.loc[both, column], joined.loc[both, column]
                 other = both[(here != there) & (here != "") & (there != "")]
                 if len(other):
-                    contradictions.append(
+                    left_out.append(
                         (path, f"another {column} than an earlier table for {len(other)} subjects, "
                          f"such as {other[0]}: the earlier one is taken")
                     )  # fmt: skip
         empty = joined.where(joined != "")
         joined = empty.combine_first(table.where(table != "")).fillna("")
+    if joined is None and refused:
+        raise refused[0]
     if joined is None or joined.empty:
-        return Phenotypes(), contradictions
+        return Phenotypes(questioned=questioned), left_out
     first = [c for c in _COLUMNS if c in joined]
     joined = joined[first + [c for c in joined if c not in first]].reset_index()
     described = dict(_COLUMNS)
     for column in map(str, joined):
         if re.match(r"qc_(s\d_)?(rest|anat)", column):
             described[column] = Column(f"quality of the scan, {column[3:]}", _QUALITY)
-    return tidy("adhd200", joined, described, source=source), contradictions
+    found = tidy("adhd200", joined, described, source=source, path=root)
+    return replace(found, questioned=[*questioned, *found.questioned]), left_out
 
 
-def _harmonised(path: Path) -> pd.DataFrame:
-    """Read one table, in whichever dialect, by subject."""
-    table = read_text_table(path, _IDS, missing=_MISSING)
+def _harmonised(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read one table, in whichever dialect, by subject; say what is doubtful in it."""
+    table, said = read_subject_table(path, CSV, _IDS, missing=_MISSING)
     table["subject"] = table["subject"].map(padded)
-    twice = table["subject"][table["subject"].duplicated()]
-    if len(twice):
-        raise CatalogError(
-            expected("Phenotype table", path, "each subject once", f"{twice.iloc[0]} again, with "
-                     "and without its zeros", "Remove the copies.")
-        )  # fmt: skip
+    table = joined_rows(table, said)
     names = {c: _name(str(c)) for c in table if c != "subject"}
     table = table.rename(columns=names).set_index("subject")
     table = table.loc[:, (table.columns != "") & ~table.columns.duplicated()]
     for column in _NUMBERS.intersection(table.columns):
         table[column] = table[column].replace("L", "")  # stands in some rows of the test set's
+    if "age" in table:
+        table["age"], doubts = ages_in_years(table["age"])
+        said += doubts
     gender = next((c for c in ("gender", "sex") if c in table), None)
     if gender:
         table["sex"] = sex_labels(table[gender], {"0": "F", "1": "M"})
     if "site" in table:
         table["site"] = as_code(table["site"]).map(lambda site: _SITES.get(site, site))
     if "dx" in table:
-        table["dx"] = _diagnoses(as_code(table["dx"]), path)
+        table["dx"] = _diagnoses(as_code(table["dx"]), said)
         table["adhd"] = table["dx"].map(lambda dx: "" if not dx else str(int(dx != _TDC)))
     elif "adhd" in table:
         table["adhd"] = as_code(table["adhd"])
         table["dx"] = _from_flags(table)
-    return table.drop(columns=[c for c in ("gender",) if c in table])
+    return table.drop(columns=[c for c in ("gender",) if c in table]), said
 
 
 def _name(column: str) -> str:
@@ -154,15 +179,12 @@ def _name(column: str) -> str:
     return _SPELLINGS.get(name, name)
 
 
-def _diagnoses(values: pd.Series, path: Path) -> pd.Series:
+def _diagnoses(values: pd.Series, said: list[str]) -> pd.Series:
     keys = values.str.lower().str.replace(r"[^a-z0-9]", "", regex=True)
     unknown = values[~keys.isin(list(_DX))]
     if len(unknown):
-        raise CatalogError(
-            expected("Diagnosis (DX) in", path, "0 to 3, a label, or missing",
-                     f"{unknown.iloc[0]!r} of {unknown.index[0]}", "Correct the table.")
-        )  # fmt: skip
-    return keys.map(_DX)
+        said.append(f"{Remark.DX_UNKNOWN}: {first_examples(unknown)}")
+    return keys.map(_DX).fillna("")
 
 
 def _from_flags(table: pd.DataFrame) -> pd.Series:

@@ -10,12 +10,14 @@ page here, and its index of a large tree takes many minutes.
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+
+import numpy as np
 
 from fmritok.pipeline.catalog import (
     Cohort,
@@ -36,6 +38,11 @@ from fmritok.pipeline.datasets.bids_files import (
 from fmritok.pipeline.datasets.bids_participants import read_participants
 from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import read_bids_events
+from fmritok.pipeline.remarks import Reason, Remark
+from fmritok.pipeline.small_files import UnreadableError, not_fetched
+from fmritok.pipeline.text_numbers import numbers_of
+from fmritok.pipeline.text_table import BIDS, TextTable
+from fmritok.pipeline.timing import read_sidecar
 
 __all__ = ["catalog_bids", "search_tree"]
 
@@ -55,6 +62,8 @@ _SPACES = {
     "surface": "fsLR 32k (91k grayordinates), fsaverage5",
 }
 _CONFOUNDS = ("timeseries", "regressors")  # since and before fMRIPrep 20
+_DISPLACEMENT = "framewise_displacement"
+_REST = ("rest", "restingstate", "resting")
 
 
 def catalog_bids(root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
@@ -64,16 +73,24 @@ def catalog_bids(root: Path, *, tr: float | None = None, input: Input = "volume"
     ------
     CatalogError
         If the root is no folder or holds no run, there are several pipelines' derivatives, or
-        ``participants.tsv`` is broken.
+        ``participants.tsv`` has no ids.
     """
     root = checked_root(root)
     tree = _derivatives(root)
     raw = _raw(root, tree)
-    found = search_tree(tree, raw, dataset="bids", input=input)
-    phenotypes = read_participants("bids", [raw, tree] if raw else [tree])
+    links = sorted(p for p in root.glob("derivatives/*") if p.is_symlink())
+    found = Found(left_out=[(p, Reason.LINK) for p in links if not_fetched(p)])
+    found.add(search_tree(tree, raw, dataset="bids", input=input))
+    places = [raw, tree] if raw else [tree]
+    phenotypes = read_participants("bids", places, found.subject_tables)
     if "site" in phenotypes.table:
-        sites = dict(zip(phenotypes.table["subject"], phenotypes.table["site"], strict=True))
-        found.files = [replace(f, site=str(sites.get(f.subject, ""))) for f in found.files]
+        rows = phenotypes.table[phenotypes.table["site"] != ""]
+        keys = zip(rows["subject"], rows["session"], strict=True)
+        sites = dict(zip(keys, rows["site"].astype(str), strict=True))
+        found.files = [
+            replace(f, site=sites.get((f.subject, f.session)) or sites.get((f.subject, ""), ""))
+            for f in found.files
+        ]
     return build_cohort("bids", root, found, phenotypes, tr=tr, looked_for=_LOOKED_FOR[input])
 
 
@@ -91,7 +108,8 @@ def search_tree(tree: Path, raw: Path | None, *, dataset: str, input: Input) -> 
     """
     folders = BidsFolders(tree, raw)
     search = partial(_search, folders=folders, dataset=dataset, input=input)
-    return gather(search, sorted(p.name for p in tree.glob("sub-*") if p.is_dir()))
+    subjects = sorted(p for p in tree.glob("sub-*") if p.is_dir() or p.is_symlink())
+    return gather(search, subjects, where=lambda place: place)
 
 
 def _derivatives(root: Path) -> Path:
@@ -112,16 +130,23 @@ def _derivatives(root: Path) -> Path:
 def _raw(root: Path, tree: Path) -> Path | None:
     """Find the raw data set around derivatives."""
     for place in (root, tree.parent.parent):
-        if place != tree and (any(place.glob("sub-*/")) or (place / "participants.tsv").exists()):
+        table = place / "participants.tsv"
+        if place != tree and (any(place.glob("sub-*/")) or os.path.lexists(table)):
             return place
     return None
 
 
-def _search(subject: str, *, folders: BidsFolders, dataset: str, input: Input) -> Found:
+def _search(place: Path, *, folders: BidsFolders, dataset: str, input: Input) -> Found:
     found = Found()
-    files = sorted(folders.functional(subject), key=lambda file: (file.run, file.path))
-    for _, group in groupby(files, key=lambda file: file.run):
+    if not place.is_dir():
+        if not_fetched(place):
+            found.left_out.append((place, Reason.LINK))
+        return found
+    files = sorted(folders.functional(place.name), key=lambda file: (file.run_key, file.path))
+    for _, group in groupby(files, key=lambda file: file.run_key):
         _search_run(list(group), folders, dataset, input, found)
+    if found.files:
+        found.subject_tables += folders.tables_of(place.name)
     return found
 
 
@@ -153,19 +178,15 @@ def _search_run(
         runs = [_pair(best, _run(best[0], folders, files, dataset, found))]
     else:
         runs = [_run(file, folders, files, dataset, found) for file in best]
-    found.files += runs
+    # files of one run that cannot be told apart: run-1 and run-01
+    found.files += [replace(run, run_id=runs[0].run_id) for run in runs]
     _add_events(best[0], runs[0].run_id, folders, found)
 
 
 def _run(
     file: BidsFile, folders: BidsFolders, files: list[BidsFile], dataset: str, found: Found
 ) -> RunFile:
-    problem, seconds = "", math.nan
-    try:
-        seconds = folders.repetition_time(file)
-    except ValueError as error:
-        problem = expected("Sidecar of", file.path, "JSON", error, "Repair it, or give --tr.")
-    mask = file.named("mask", ".nii.gz", desc="brain")
+    sidecar = read_sidecar(folders.sidecar(file, found.questioned))
     space = file.entities["space"]
     return RunFile(
         run_id=safe_id(f"{dataset}_{file.run}"),
@@ -174,11 +195,17 @@ def _run(
         task=file.entities.get("task", ""),
         path=file.path,
         space="fsaverage5" if space == "fsaverage" else space,
-        tr=seconds,
-        mask=mask if any(other.path == mask for other in files) else None,
-        motion=_motion(file, files, found),
-        problem=problem,
+        sidecar=sidecar,
+        mask=_mask(file, files),
+        motion=_motion(files, found),
     )
+
+
+def _mask(file: BidsFile, files: list[BidsFile]) -> Path | None:
+    """Return the brain mask of the same space and resolution."""
+    wanted = {**file.compared, "desc": "brain"}
+    return next((f.path for f in files if f.suffix == "mask" and f.extension == ".nii.gz"
+                 and f.compared == wanted), None)  # fmt: skip
 
 
 def _pair(files: list[BidsFile], run: RunFile) -> RunFile:
@@ -192,31 +219,42 @@ def _pair(files: list[BidsFile], run: RunFile) -> RunFile:
     return replace(run, problem=run.problem or problem)
 
 
-def _motion(file: BidsFile, files: list[BidsFile], found: Found) -> float:
+def _motion(files: list[BidsFile], found: Found) -> float:
     """Return the mean framewise displacement of a run's confounds, mm."""
-    table = next((f.path for f in files if f.suffix in _CONFOUNDS and f.extension == ".tsv"
-                  and f.entities.get("desc") == "confounds"), None)  # fmt: skip
-    if table is None:
+    path = next((f.path for f in files if f.suffix in _CONFOUNDS and f.extension == ".tsv"
+                 and f.entities.get("desc") == "confounds"), None)  # fmt: skip
+    if path is None:
         return math.nan
     try:
-        with open(table, encoding="utf-8", newline="") as lines:
-            reader = csv.reader(lines, delimiter="\t")
-            column = next(reader).index("framewise_displacement")
-            values = [float(row[column]) for row in reader if row[column] != "n/a"]
-    except (ValueError, IndexError, StopIteration):
-        found.left_out.append((table, "no column of framewise_displacement with numbers"))
+        table = TextTable(path, BIDS)
+        if _DISPLACEMENT not in table.header:
+            raise UnreadableError(Reason.NO_COLUMN)
+        place = table.header.index(_DISPLACEMENT)
+        texts = [row[0] for row in table.rows([place])]
+    except UnreadableError as error:
+        found.questioned.append((path, Remark.NO_MOTION.with_reason(error)))
         return math.nan
-    return sum(values) / len(values) if values else math.nan
+    values, odd = numbers_of(["" if text in BIDS.missing else text for text in texts])
+    remarks = [*table.remarks, *[Remark.BAD_MOTION] * bool(odd.any())]
+    found.questioned += [(path, str(remark)) for remark in remarks]
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _add_events(file: BidsFile, run_id: str, folders: BidsFolders, found: Found) -> None:
-    path = next(folders.inherited(file, "events", ".tsv"), None)
-    if path is None:
+    """Add the events of a run; those of a name that is nearly the run's are named."""
+    first = next(folders.inherited(file, "events", ".tsv"), None)
+    if first is None:
+        if file.entities.get("task", "").lower() not in _REST:
+            near = folders.nearly(file, "events", ".tsv")
+            found.questioned += [(other.path, Remark.NEARLY_EVENTS.value) for other in near]
         return
+    doubts: list[str] = []
     try:
-        events = read_bids_events(path)
-    except (ValueError, KeyError):
-        found.left_out.append((path, "not events: a column of onsets expected"))
+        events = read_bids_events(first.path, doubts)
+    except UnreadableError as error:
+        found.questioned.append((first.path, Remark.NO_EVENTS.with_reason(error)))
         return
+    found.questioned += [(first.path, doubt) for doubt in doubts]
     if events:
         found.events.append((run_id, events))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
-__all__ = ["BidsFile", "BidsFolders", "parse_name", "surface_rank", "volume_rank"]
+from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.run_checks import loose_label
+from fmritok.pipeline.small_files import UnreadableError, read_json
+
+__all__ = ["BidsFile", "BidsFolders", "parse_name", "safe_id", "surface_rank", "volume_rank"]
 
 #: Entities that tell representations of one run apart, not runs.
 _REPRESENTATION = ("space", "cohort", "res", "den", "desc", "hemi")
+#: Entities that count: 1 and 01 are the same. All others are labels, compared as text.
+_INDICES = frozenset({"run", "echo", "flip", "inv", "split", "chunk"})
 _MNI = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+#: Fields by which a sidecar tells the times of frames.
+_TIMES = ("RepetitionTime", "VolumeTiming")
+#: Sidecars and folders that are kept in memory, as many runs ask for the same ones.
+_KEPT = 512
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,28 @@ class BidsFile:
         """What all representations of the run share, as ``sub-01_task-rest_run-1``."""
         return "_".join(f"{k}-{v}" for k, v in self.entities.items() if k not in _REPRESENTATION)
 
-    def named(self, suffix: str, extension: str, **changed: str) -> Path:
-        """Return the path beside this one with another suffix and some entities replaced."""
-        entities = {**self.entities, **changed}
-        desc = entities.pop("desc", "")  # always the last one
-        parts = [f"{k}-{v}" for k, v in entities.items()] + ([f"desc-{desc}"] if desc else [])
-        return self.path.with_name("_".join([*parts, suffix]) + extension)
+    @cached_property
+    def compared(self) -> dict[str, str]:
+        """The entities as BIDS compares them: indices by number, labels as text."""
+        return {
+            key: (value.lstrip("0") or "0") if key in _INDICES and value.isdecimal() else value
+            for key, value in self.entities.items()
+        }
+
+    @cached_property
+    def run_key(self) -> tuple[tuple[str, str], ...]:
+        """What all representations of the run share, whatever the order and zeros of entities."""
+        pairs = self.compared.items()
+        return tuple(sorted((k, v) for k, v in pairs if k not in _REPRESENTATION))
+
+    def applies_to(self, other: BidsFile) -> bool:
+        """Tell whether all of this file's entities are the other's."""
+        return self.compared.items() <= other.compared.items()
+
+    def nearly_applies_to(self, other: BidsFile) -> bool:
+        """Tell whether it does but for case, zeros and signs, or entities the other lacks."""
+        loose, others = ({k: loose_label(v) for k, v in f.entities.items()} for f in (self, other))
+        return all(others.get(key, value) == value for key, value in loose.items())
 
 
 def parse_name(path: Path) -> BidsFile | None:
@@ -104,55 +130,118 @@ class BidsFolders:
 
     def __init__(self, tree: Path, raw: Path | None = None) -> None:
         self.tree, self.raw = tree, raw
-        self._listed = cache(_list)  # the top folders are asked for by every run
+        self._named = lru_cache(_KEPT)(_named)
+        self._fields = lru_cache(_KEPT)(_fields)
 
     def functional(self, subject: str) -> list[BidsFile]:
-        """Return the functional files of a subject's folder."""
+        """Return the functional files of a subject's folder.
+
+        Raises
+        ------
+        OSError
+            If a folder cannot be read.
+        """
         folder = self.tree / subject
         sessions = [folder / name for name in _list(folder) if name.startswith("ses-")]
-        files = (
-            parse_name(place / "func" / name)
-            for place in [folder, *sessions]
-            for name in _list(place / "func")
-        )
-        return [file for file in files if file is not None and "sub" in file.entities]
+        files = (file for place in [folder, *sessions] for file in self._files(place / "func"))
+        return [file for file in files if "sub" in file.entities]
 
-    def inherited(self, file: BidsFile, suffix: str, extension: str) -> Iterator[Path]:
+    def tables_of(self, subject: str) -> list[Path]:
+        """Return the table of a subject's sessions: of the raw data, else of the derivatives."""
+        for top in reversed(self._tops()):
+            name = f"{subject}_sessions.tsv"
+            if any(file.path.name == name for file in self._files(top / subject)):
+                return [top / subject / name]
+        return []
+
+    def inherited(self, file: BidsFile, suffix: str, extension: str) -> Iterator[BidsFile]:
         """Yield the files that apply to one by BIDS's inheritance, the most specific first.
 
         In each data set, raw data last, from the file's own folder up; a name applies if all its
         entities are the file's.
         """
+        for top in self._tops():
+            yield from self._inherited(top, file, suffix, extension)
+
+    def nearly(self, file: BidsFile, suffix: str, extension: str) -> list[BidsFile]:
+        """Return the files of a session that apply to one but for the spelling of their names."""
         below = file.path.parent.relative_to(self.tree)
-        for top in (self.tree, *([self.raw] if self.raw else [])):
-            places = [top / below, *(top / parent for parent in below.parents)]
+        found = []
+        for top in self._tops():
+            places = [top / below]
+            if "ses" in file.entities:
+                subject = top / below.parent.parent
+                sessions = (name for name in _list(subject) if name.startswith("ses-"))
+                places = [subject / name / below.name for name in sessions]
             for place in places:
-                fitting = []
-                for name in self._listed(place):
-                    if name.endswith(f"{suffix}{extension}"):
-                        other = parse_name(place / name)
-                        if (other and other.suffix == suffix and other.extension == extension
-                                and other.entities.items() <= file.entities.items()):  # fmt: skip
-                            fitting.append(other)
-                fitting.sort(key=lambda other: -len(other.entities))
-                yield from (other.path for other in fitting)
+                found += [
+                    other
+                    for other in self._files(place)
+                    if (other.suffix, other.extension) == (suffix, extension)
+                    and not other.applies_to(file)
+                    and other.nearly_applies_to(file)
+                ]
+        return found
 
-    def repetition_time(self, file: BidsFile) -> float:
-        """Return what the sidecars say, s; NaN if nothing.
+    def sidecar(
+        self, file: BidsFile, questioned: list[tuple[Path, str]] | None = None
+    ) -> dict[str, tuple[Any, Path]]:
+        """Return the fields of all sidecars that apply, each with the sidecar that it is from.
 
-        Raises
-        ------
-        ValueError
-            If a sidecar is no JSON; the message names it.
+        Of one field, the most specific sidecar's value counts.
+
+        Sidecars of the raw data are read only if those of the derivatives tell no times.
+
+        Parameters
+        ----------
+        file : BidsFile
+        questioned : list of (Path, str), optional
+            Gets the sidecars that cannot be read, and why.
         """
-        for path in self.inherited(file, file.suffix, ".json"):
-            try:
-                value = json.loads(path.read_text(encoding="utf-8-sig")).get("RepetitionTime")
-                if value is not None:
-                    return float(value)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} is no JSON sidecar") from error
-        return float("nan")
+        merged: dict[str, tuple[Any, Path]] = {}
+        for top in self._tops():
+            for other in self._inherited(top, file, file.suffix, ".json"):
+                fields, reason = self._fields(other.path)
+                for name, value in fields.items():
+                    if value is not None:
+                        merged.setdefault(name, (value, other.path))
+                if reason and questioned is not None:
+                    questioned.append((other.path, Remark.NO_SIDECAR.with_reason(reason)))
+            if any(field in merged for field in _TIMES):
+                break
+        return merged
+
+    def _tops(self) -> tuple[Path, ...]:
+        return (self.tree, self.raw) if self.raw else (self.tree,)
+
+    def _inherited(
+        self, top: Path, file: BidsFile, suffix: str, extension: str
+    ) -> Iterator[BidsFile]:
+        below = file.path.parent.relative_to(self.tree)
+        for place in [top / below, *(top / parent for parent in below.parents)]:
+            fitting = [
+                other
+                for other in self._files(place)
+                if (other.suffix, other.extension) == (suffix, extension) and other.applies_to(file)
+            ]
+            yield from sorted(fitting, key=lambda other: -len(other.entities))
+
+    def _files(self, folder: Path) -> tuple[BidsFile, ...]:
+        return self._named(folder)
+
+
+def _named(folder: Path) -> tuple[BidsFile, ...]:
+    """Return the files of a folder that have BIDS names."""
+    files = (parse_name(folder / name) for name in _list(folder))
+    return tuple(file for file in files if file is not None)
+
+
+def _fields(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the fields of a sidecar, and why there are none."""
+    try:
+        return read_json(path), ""
+    except UnreadableError as error:
+        return {}, str(error)
 
 
 def _list(folder: Path) -> tuple[str, ...]:

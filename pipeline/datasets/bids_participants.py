@@ -1,58 +1,135 @@
-"""``participants.tsv``: subjects of a BIDS data set, described by its JSON file."""
+"""``participants.tsv`` and ``*_sessions.tsv``: subjects of a BIDS data set, with descriptions."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.pipeline.ages import ages_in_years
 from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
-from fmritok.pipeline.text_table import find_column, read_text_table
+from fmritok.pipeline.remarks import Reason, Remark
+from fmritok.pipeline.small_files import UnreadableError, read_json
+from fmritok.pipeline.subject_table import read_subject_table
+from fmritok.pipeline.text_numbers import first_examples, text_to_numbers
+from fmritok.pipeline.text_table import BIDS, find_column
 
 __all__ = ["read_participants"]
 
+_SESSIONS = ("session_id", "ses", "session", "ses_id")
+_NO_SEX = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown", "other", "o", "u"})
+Questioned = list[tuple[Path, str]]
 
-def read_participants(dataset: str, folders: Iterable[Path]) -> Phenotypes:
-    """Read the first ``participants.tsv`` of some folders, with units and meanings from the JSON.
+
+def read_participants(
+    dataset: str, folders: Sequence[Path], sessions: Iterable[Path] = ()
+) -> Phenotypes:
+    """Read the first ``participants.tsv`` of some folders, and the tables of sessions.
+
+    Units and meanings come from the JSON beside each table.
+
+    Parameters
+    ----------
+    dataset : str
+    folders : sequence of Path
+    sessions : iterable of Path
+        Files ``sub-SUBJECT/sub-SUBJECT_sessions.tsv``.
 
     Raises
     ------
     CatalogError
-        If the table or its description is broken.
+        If the table has no ids.
     """
-    path = next(
-        (f / "participants.tsv" for f in folders if (f / "participants.tsv").exists()), None
-    )
-    if path is None:
-        return Phenotypes()
-    table = read_text_table(path, ["participant_id"])
-    table["subject"] = table["subject"].str.removeprefix("sub-")
-    about = _description(path.with_suffix(".json"))
-    names = list(map(str, table))
-    described = {name: _column(about.get(name), f"{path.name}: {name}") for name in names}
+    path = next((p for p in (f / "participants.tsv" for f in folders) if os.path.lexists(p)), None)
+    questioned: Questioned = []
+    parts: list[pd.DataFrame] = []
+    about: dict[str, Any] = {}
+    if path is not None:
+        about = _description(path.with_suffix(".json"), questioned)
+        try:
+            table, said = read_subject_table(
+                path, BIDS, ["participant_id"], prefix="sub-", sessions=_SESSIONS
+            )
+            parts.append(_harmonised(table, about, said))
+            questioned += [(path, words) for words in said]
+        except UnreadableError as error:
+            questioned.append((path, Remark.NO_PHENOTYPES.with_reason(error)))
+    source = path or folders[0]
+    described = _described(parts, about, source.name)
+    for place in sessions:
+        about = _session_description(place, questioned)
+        try:
+            table, said = read_subject_table(place, BIDS, ["session_id"], prefix="ses-")
+        except UnreadableError as error:
+            questioned.append((place, Remark.NO_PHENOTYPES.with_reason(error)))
+            continue
+        table = table.rename(columns={"subject": "session"})
+        table["subject"] = place.parent.name.removeprefix("sub-")
+        parts.append(_harmonised(table, about, said))
+        questioned += [(place, words) for words in said]
+        described = {**_described(parts[-1:], about, "*_sessions.tsv"), **described}
+    if not parts:
+        return Phenotypes(questioned=questioned)
+    table = pd.concat(parts, ignore_index=True).fillna("")
+    found = tidy(dataset, table, described, path=source)
+    return Phenotypes(found.table, found.columns, [*questioned, *found.questioned])
+
+
+def _session_description(path: Path, questioned: Questioned) -> dict[str, Any]:
+    """Return the description of a subject's sessions: its own, else that of all subjects."""
+    own = path.with_suffix(".json")
+    common = path.parent.parent / "sessions.json"
+    return _description(own if os.path.lexists(own) else common, questioned)
+
+
+def _harmonised(table: pd.DataFrame, about: Mapping[str, Any], said: list[str]) -> pd.DataFrame:
+    """Add sex, age and site by their usual names; what the table has stays beside them."""
     sex = find_column(table.columns, ["sex", "gender"])
     if sex:
-        described_by = about.get(sex)
-        levels = described_by.get("Levels") or {} if isinstance(described_by, dict) else {}
+        levels = _field(about, sex).get("Levels")
         table, original = _aside(table, sex, "sex")
-        table["sex"] = sex_labels(table[original], _codes(levels))
-        described["sex"] = Column(SEX.meaning, "", f"{path.name}: {sex}", SEX.kind)
+        given = table[original]
+        table["sex"] = sex_labels(given, _codes(levels))
+        unknown = given[(table["sex"] == "") & ~given.str.lower().isin(_NO_SEX)]
+        if len(unknown):
+            said.append(f"{Remark.SEX_UNKNOWN}: {first_examples(unknown)}")
     age = find_column(table.columns, ["age", "age_years"])
     if age:
+        unit = "" if age.lower() == "age_years" else _text(_field(about, age).get("Units"))
         table, original = _aside(table, age, "age")
-        years = table[original].str.rstrip("+")  # 89+, as privacy rules have it
-        if pd.to_numeric(years.where(years != ""), errors="coerce").notna().eq(years != "").all():
+        years, doubts = ages_in_years(table[original], unit)
+        said += doubts
+        if (years != "").any() or (table[original] == "").all():
             table["age"] = years
-            described["age"] = Column(AGE.meaning, AGE.unit, f"{path.name}: {age}", AGE.kind)
     site = find_column(table.columns, ["site", "site_id"])
     if site:
         table["site"] = table[site]
-        described["site"] = Column("site", "", f"{path.name}: {site}", "text")
-    return tidy(dataset, table, described)
+    return table
+
+
+def _described(
+    parts: list[pd.DataFrame], about: Mapping[str, Any], source: str
+) -> dict[str, Column]:
+    described: dict[str, Column] = {}
+    for table in parts:
+        for name in map(str, table):
+            original = name.removesuffix("_as_given")
+            described[name] = _column(_field(about, original), f"{source}: {original}")
+            if name != original and text_to_numbers(table[name])[1].any():
+                described[name] = replace(described[name], kind="text")
+        sex = find_column(table.columns, ["sex_as_given", "gender"]) or "sex"
+        age = find_column(table.columns, ["age_as_given", "age_years"]) or "age"
+        site = find_column(table.columns, ["site_id"]) or "site"
+        for name, column, kept in (("sex", sex, SEX), ("age", age, AGE),
+                                   ("site", site, Column("site", kind="text"))):  # fmt: skip
+            if name in table:
+                given = f"{source}: {column.removesuffix('_as_given')}"
+                described[name] = Column(kept.meaning, kept.unit, given, kept.kind)
+    return described
 
 
 def _aside(table: pd.DataFrame, column: str, name: str) -> tuple[pd.DataFrame, str]:
@@ -63,29 +140,38 @@ def _aside(table: pd.DataFrame, column: str, name: str) -> tuple[pd.DataFrame, s
     return table.rename(columns={column: kept}), kept
 
 
-def _codes(levels: dict[str, Any]) -> dict[str, str]:
+def _codes(levels: Any) -> dict[str, str]:
+    """Return what codes of sex mean; a list of levels explains nothing."""
     codes = {}
-    for code, label in levels.items():
-        text = label.get("Description", "") if isinstance(label, dict) else str(label)
-        found = sex_labels(pd.Series([text])).iloc[0]
+    for code, label in levels.items() if isinstance(levels, dict) else ():
+        text = label.get("Description") if isinstance(label, dict) else label
+        found = sex_labels(pd.Series([_text(text)])).iloc[0]
         if found:
             codes[str(code).lower()] = found
     return codes
 
 
-def _column(about: Any, source: str) -> Column:
-    about = about if isinstance(about, dict) else {}
-    meaning = about.get("Description") or about.get("LongName") or ""
-    return Column(str(meaning), str(about.get("Units") or ""), source)
+def _column(about: Mapping[str, Any], source: str) -> Column:
+    meaning = _text(about.get("Description")) or _text(about.get("LongName"))
+    return Column(meaning, _text(about.get("Units")), source)
 
 
-def _description(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _field(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what a description says of a column, if that has a shape that is known."""
+    found = about.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str:
+    """Return a text of a description; numbers are written out, other shapes are nothing."""
+    is_plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return str(value) if is_plain else ""
+
+
+def _description(path: Path, questioned: Questioned) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise CatalogError(
-            expected("Description of the participants", path, "JSON", error, "Repair it.")
-        ) from error
-    return about if isinstance(about, dict) else {}
+        return read_json(path)
+    except UnreadableError as error:
+        if str(error) != Reason.MISSING:
+            questioned.append((path, Remark.NO_DESCRIPTION.with_reason(error)))
+        return {}

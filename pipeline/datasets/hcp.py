@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -29,7 +30,11 @@ from fmritok.pipeline.catalog import (
 from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import Event, read_fsl_events
 from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
-from fmritok.pipeline.text_table import read_text_table
+from fmritok.pipeline.remarks import Reason, Remark
+from fmritok.pipeline.small_files import UnreadableError, not_fetched, read_text
+from fmritok.pipeline.subject_table import read_subject_table
+from fmritok.pipeline.text_numbers import one_number
+from fmritok.pipeline.text_table import CSV
 
 __all__ = ["catalog_demo", "catalog_hcp"]
 
@@ -50,6 +55,10 @@ _GRAYORDINATES = [f"_Atlas{r}{c}.dtseries.nii" for c, r in product(_CLEANED, ("_
 _RUN = re.compile(
     r"^[rt]fMRI_(?P<task>[A-Z]+)(?P<number>\d*[a-z]?)(_(?P<scanner>7T))?(_(?P<direction>[A-Z]{2}))?$"
 )
+#: Repetition times by scanner and direction, s. AP and PA on 3T are the lifespan studies, some of
+#: which have the young adults' time.
+_SECONDS = {"7T": (1.0,), "3T": (0.72,)}
+_LIFESPAN = (0.8, 0.72)
 _MERGED = ("tfMRI_7T_RETCCW_AP_RETCW_PA_RETEXP_AP_RETCON_PA_RETBAR1_AP_RETBAR2_PA",)
 _MOTION = "Movement_RelativeRMS_mean.txt"
 _NOT_EVENTS = ("Sync",)  # when the scanner began: the onsets count from there already
@@ -120,19 +129,29 @@ def _catalog(dataset: str, root: Path, tr: float | None, input: Input) -> Cohort
         table = phenotypes.table
         families = dict(zip(table["subject"], table["Family_ID"], strict=True))
     search = partial(_search, dataset=dataset, families=families, input=input)
-    found = gather(search, _run_folders(root))
+    found = Found()
+    found.add(gather(search, _run_folders(root, found), where=lambda place: place[1]))
     kind = "nii.gz" if input == "volume" else "dtseries.nii"
     looked_for = f"SUBJECT/MNINonLinear/Results/rfMRI_*/rfMRI_*.{kind} (or tfMRI_*)"
     return build_cohort(dataset, root, found, phenotypes, tr=tr, looked_for=looked_for)
 
 
-def _run_folders(root: Path) -> Iterator[tuple[str, Path]]:
+def _run_folders(root: Path, found: Found) -> Iterator[tuple[str, Path]]:
+    """Yield the folders of all runs; those that cannot be looked into are listed."""
     for subject in sorted(os.listdir(root)):
         results = root / subject / "MNINonLinear" / "Results"
-        if results.is_dir():
-            for name in sorted(os.listdir(results)):
-                if name.startswith(("rfMRI_", "tfMRI_")):
-                    yield subject, results / name
+        try:
+            names = sorted(os.listdir(results))
+        except (FileNotFoundError, NotADirectoryError):
+            gone = not_fetched(root / subject)
+            found.left_out += [(root / subject, str(gone))] if gone and "." not in subject else []
+            continue
+        except OSError as error:
+            found.left_out.append((results, f"cannot be read: {error.strerror}"))
+            continue
+        for name in names:
+            if name.startswith(("rfMRI_", "tfMRI_")):
+                yield subject, results / name
 
 
 def _search(
@@ -162,20 +181,29 @@ def _search(
         events = _events(folder / "EVs", found)
         if events:
             found.events.append((run_id, events))
+    session = match["scanner"] or "3T"
     for path in best:
         found.files.append(
             RunFile(
                 run_id=run_id,
                 subject=subject,
                 path=path,
-                session=match["scanner"] or "3T",
+                session=session,
                 task="rest" if match["task"] == "REST" else match["task"].lower(),
                 family=families.get(subject, ""),
                 space="MNI152NLin6Asym" if input == "volume" else "fsLR",
+                usual_tr=_usual(dataset, session, match["direction"]),
                 motion=_motion(folder / _MOTION, found) if _MOTION in names else float("nan"),
             )
         )
     return found
+
+
+def _usual(dataset: str, session: str, direction: str | None) -> tuple[float, ...]:
+    """Return the repetition times of a scan, s; simulated cohorts have any."""
+    if dataset == "demo":
+        return ()
+    return _LIFESPAN if session == "3T" and direction in ("AP", "PA") else _SECONDS[session]
 
 
 def _choose(folder: Path, names: set[str], input: Input, found: Found) -> list[Path]:
@@ -216,28 +244,38 @@ def _cleaning(suffix: str) -> str:
 def _motion(path: Path, found: Found) -> float:
     """Return the mean relative displacement, mm."""
     try:
-        return float(path.read_text())
+        return one_number(read_text(path))
+    except UnreadableError as error:
+        reason: object = error
     except ValueError:
-        found.left_out.append((path, "not the mean motion: no number"))
-        return float("nan")
+        reason = Reason.NO_NUMBER
+    found.questioned.append((path, Remark.NO_MOTION.with_reason(reason)))
+    return float("nan")
 
 
 def _events(folder: Path, found: Found) -> list[Event]:
     events: list[Event] = []
-    for name in sorted(os.listdir(folder)):
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        reason = not_fetched(folder) or f"{Reason.ERROR}: {error.strerror}"
+        found.questioned.append((folder, Remark.NO_EVENTS.with_reason(reason)))
+        return events
+    for name in names:
         stem, extension = os.path.splitext(name)
         if extension != ".txt" or stem in _NOT_EVENTS:
             continue
         try:
             events += read_fsl_events(folder / name)
-        except ValueError:
-            found.left_out.append((folder / name, "not events: three columns of numbers expected"))
+        except UnreadableError as error:
+            found.questioned.append((folder / name, Remark.NO_EVENTS.with_reason(error)))
     return events
 
 
 def _phenotypes(dataset: str, root: Path) -> Phenotypes:
     """Join the unrestricted and the restricted table on the subject; either may be missing."""
     joined = pd.DataFrame({"subject": pd.Series(dtype=str)})
+    questioned: list[tuple[Path, str]] = []
     source: dict[str, str] = {}
     for start in ("unrestricted", "restricted"):
         tables = sorted(p for p in root.glob("*.csv") if p.name.lower().startswith(start))
@@ -247,16 +285,28 @@ def _phenotypes(dataset: str, root: Path) -> Phenotypes:
                          ", ".join(p.name for p in tables), "Keep the newest.")
             )  # fmt: skip
         for path in tables:
-            table = read_text_table(path, ["Subject"])
+            try:
+                table, said = read_subject_table(path, CSV, ["Subject"])
+            except UnreadableError as error:
+                if start == "restricted":
+                    raise CatalogError(
+                        expected("Phenotype table", path, "a table with the families of subjects",
+                                 error, "Without it, siblings could be split apart. Mend the file, "
+                                 "or move it away.")
+                    ) from error  # fmt: skip
+                questioned.append((path, Remark.NO_PHENOTYPES.with_reason(error)))
+                continue
+            questioned += [(path, words) for words in said]
             new = [c for c in table.columns if c == "subject" or c not in joined.columns]
             source |= {c: f"{path.name}: {c}" for c in new}
             joined = joined.merge(table[new], on="subject", how="outer").fillna("")
     if joined.empty:
-        return Phenotypes()
+        return Phenotypes(questioned=questioned)
     if "Gender" in joined:
         joined["sex"] = sex_labels(joined["Gender"])
         source["sex"] = source["Gender"]
     if "Age_in_Yrs" in joined:
         joined["age"] = joined["Age_in_Yrs"]
         source["age"] = source["Age_in_Yrs"]
-    return tidy(dataset, joined, _COLUMNS, source=source)
+    found = tidy(dataset, joined, _COLUMNS, source=source, path=root)
+    return replace(found, questioned=[*questioned, *found.questioned])

@@ -21,6 +21,7 @@ import os
 import re
 import zipfile
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -36,13 +37,21 @@ from fmritok.pipeline.catalog import (
 )
 from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
 from fmritok.pipeline.errors import expected
+from fmritok.pipeline.remarks import Reason, Remark
+from fmritok.pipeline.small_files import UnreadableError, decode_text, read_text
+from fmritok.pipeline.sources.files import open_zip, read_small
+from fmritok.pipeline.text_numbers import one_number
 
 __all__ = ["catalog_ukb"]
 
 _BULK = re.compile(r"^(?P<eid>\d{7})_(?P<field>\d+)_(?P<instance>\d+)_(?P<array>\d+)(\.zip)?$")
 _WARP = "reg/example_func2standard_warp"
+#: Bytes of a file that holds one number.
+_NUMBER_BYTES = 4096
 #: Folders above a download, as /Bulk/Brain MRI/Resting functional brain MRI/10/.
 _DEPTH = 6
+#: Repetition time of all functional scans, s.
+_SECONDS = (0.735,)
 _MOTION = "mc/prefiltered_func_data_mcf_rel_mean.rms"
 _LOOKED_FOR = {
     "volume": "<eid>_20227_2_0 or <eid>_20249_2_0, folders or .zip",
@@ -90,7 +99,8 @@ class _Bulk:
     @cached_property
     def archive(self) -> zipfile.ZipFile:
         """The zip, opened once: an index of hundreds of files takes milliseconds."""
-        return zipfile.ZipFile(self.path)
+        stack = self.__dict__["stack"] = ExitStack()
+        return stack.enter_context(open_zip(self.path))
 
     @cached_property
     def names(self) -> set[str]:
@@ -102,20 +112,21 @@ class _Bulk:
         """Look a file or folder up, below the folders that a download may have around it."""
         for top in ("fMRI", "", f"{self.path.stem}/fMRI", self.path.stem):
             member = PurePosixPath(top, name)
-            if str(member) in self.names if self.is_zip else (self.path / member).exists():
+            if str(member) in self.names if self.is_zip else os.path.lexists(self.path / member):
                 return self.path / member
         return None
 
     def read_text(self, member: Path) -> str:
         if self.is_zip:
-            return self.archive.read(member.relative_to(self.path).as_posix()).decode()
-        return member.read_text()
+            return decode_text(read_small(member, _NUMBER_BYTES, self.archive))
+        return read_text(member, limit=_NUMBER_BYTES)
 
     def close(self) -> None:
         """Close the zip and forget its index: together they are larger than the catalogue."""
         self.__dict__.pop("names", None)
-        if archive := self.__dict__.pop("archive", None):
-            archive.close()
+        self.__dict__.pop("archive", None)
+        if stack := self.__dict__.pop("stack", None):
+            stack.close()
 
     def run(self, task: str, path: Path, space: str = "MNI152NLin6Asym") -> RunFile:
         extra = "" if self.array == "0" else f"_{self.array}"
@@ -126,6 +137,7 @@ class _Bulk:
             session=self.instance,
             task=task,
             space=space,
+            usual_tr=_SECONDS,
         )
 
 
@@ -140,11 +152,13 @@ def catalog_ukb(root: Path, *, tr: float | None = None, input: Input = "volume")
     root = checked_root(root)
     fields = set(_VOLUMES) if input == "volume" else {"32136"}
     downloads: dict[tuple[str, ...], list[_Bulk]] = {}
-    for bulk in _downloads(root):
+    found = Found()
+    for bulk in _downloads(root, found):
         if bulk.field in fields:
             key = (bulk.eid, bulk.field, bulk.instance, bulk.array)
             downloads.setdefault(key, []).append(bulk)
-    found = gather(partial(_search, input=input), downloads.values())
+    search = partial(_search, input=input)
+    found.add(gather(search, downloads.values(), where=lambda copies: copies[0].path))
     visits = {(file.subject, file.session) for file in found.files}
     phenotypes, left_out = read_ukb_phenotypes(root, visits)
     found.left_out += left_out
@@ -155,16 +169,22 @@ def catalog_ukb(root: Path, *, tr: float | None = None, input: Input = "volume")
     return build_cohort("ukb", root, found, phenotypes, tr=tr, looked_for=_LOOKED_FOR[input])
 
 
-def _downloads(folder: Path, depth: int = 0) -> Iterator[_Bulk]:
-    """Walk a tree; downloads themselves are not walked into."""
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
+def _downloads(folder: Path, found: Found, depth: int = 0) -> Iterator[_Bulk]:
+    """Walk a tree; downloads themselves are not walked into, and closed folders are listed."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        found.left_out.append((folder, f"cannot be read: {error.strerror}"))
+        return
     for entry in listed:
         match = _BULK.match(entry.name)
         if match and entry.name.endswith(".zip") != entry.is_dir():
             yield _Bulk(Path(entry.path), *match.group("eid", "field", "instance", "array"))
+        elif match and not entry.is_dir() and entry.is_symlink():
+            found.left_out.append((Path(entry.path), Reason.LINK))
         elif not match and depth < _DEPTH and entry.is_dir() and not entry.name.startswith("."):
-            yield from _downloads(Path(entry.path), depth + 1)
+            yield from _downloads(Path(entry.path), found, depth + 1)
 
 
 def _search(copies: list[_Bulk], *, input: Input) -> Found:
@@ -180,7 +200,7 @@ def _search(copies: list[_Bulk], *, input: Input) -> Found:
                 _surfaces(bulk, found)
             else:
                 _volumes(bulk, _VOLUMES[bulk.field], found)
-        except (zipfile.BadZipFile, OSError):
+        except OSError:
             found.left_out.append((bulk.path, "cannot be read: download it again"))
         finally:
             bulk.close()
@@ -225,9 +245,13 @@ def _volumes(bulk: _Bulk, series: _Series, found: Found) -> None:
     motion = bulk.find(f"{series.folder}/{_MOTION}")
     if motion is not None:
         try:
-            run = replace(run, motion=float(bulk.read_text(motion)))
+            run = replace(run, motion=one_number(bulk.read_text(motion)))
+        except UnreadableError as error:
+            found.questioned.append((motion, Remark.NO_MOTION.with_reason(error)))
+        except OSError as error:
+            found.questioned.append((motion, Remark.NO_MOTION.with_reason(error.strerror)))
         except ValueError:
-            found.left_out.append((motion, "not the mean motion: no number"))
+            found.questioned.append((motion, Remark.NO_MOTION.with_reason(Reason.NO_NUMBER)))
     found.files.append(run)
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.phenotypes import SEX, Column, Phenotypes, as_code, sex_labels, tidy
-from fmritok.pipeline.text_table import find_column, read_header_line, read_text_table
+from fmritok.pipeline.remarks import Remark
+from fmritok.pipeline.small_files import UnreadableError
+from fmritok.pipeline.subject_table import read_subject_table
+from fmritok.pipeline.text_table import CSV, TextTable, find_column
 
 __all__ = ["read_ukb_phenotypes"]
 
@@ -93,37 +96,45 @@ def read_ukb_phenotypes(
     Raises
     ------
     CatalogError
-        If there are tables and none has ids, or one is broken.
+        If there are tables and none has ids, or rows do not fit their header.
     """
     left_out: list[tuple[Path, str]] = []
-    tables = sorted(
-        p
-        for p in root.iterdir()
-        if p.suffix.lower() in _TABLES and p.is_file() and not p.name.startswith(".")
-    )
-    with_ids = []
-    for path in tables:
-        if path.stat().st_size == 0 or find_column(read_header_line(path), _IDS) is None:
-            left_out.append((path, "not a phenotype table: no column eid"))
-        else:
-            with_ids.append(path)
-    if tables and not with_ids:
+    questioned: list[tuple[Path, str]] = []
+    headers: dict[Path, list[str]] = {}
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() not in _TABLES or path.name.startswith(".") or path.is_dir():
+            continue
+        try:
+            headers[path] = TextTable(path, CSV, limit=None).header
+        except UnreadableError as error:
+            questioned.append((path, Remark.NO_PHENOTYPES.with_reason(error)))
+    with_ids = [path for path, header in headers.items() if find_column(header, _IDS)]
+    left_out += [
+        (path, "not a phenotype table: no column eid") for path in headers if path not in with_ids
+    ]
+    if headers and not with_ids:
+        path, header = next(iter(headers.items()))
         raise CatalogError(
-            expected("Phenotype table", tables[0], "a column 'eid', 'f.eid' or 'participant.eid'",
-                     ", ".join(map(repr, read_header_line(tables[0])[:5])),
-                     "Export it with ids, or move it away.")
+            expected("Phenotype table", path, "a column 'eid', 'f.eid' or 'participant.eid'",
+                     ", ".join(map(repr, header[:5])), "Export it with ids, or move it away.")
         )  # fmt: skip
     rows = pd.DataFrame(sorted(visits), columns=["subject", "session"], dtype=str)
     described: dict[str, Column] = {}
     known = pd.Series(False, index=rows.index)
     for path in with_ids:
-        columns = _wanted(path, left_out)
-        table = read_text_table(
-            path, _IDS, columns=set(columns), subjects=set(rows["subject"])
-        ).set_index("subject")
+        columns = _wanted(path, headers[path], left_out)
+        try:
+            table, said = read_subject_table(
+                path, CSV, _IDS, columns=set(columns), subjects=set(rows["subject"]), limit=None
+            )
+        except UnreadableError as error:
+            questioned.append((path, Remark.NO_PHENOTYPES.with_reason(error)))
+            continue
+        questioned += [(path, words) for words in said]
+        table = table.set_index("subject")
         known |= rows["subject"].isin(table.index)
         for original, (name, instance) in columns.items():
-            values = rows["subject"].map(table[original.strip()]).fillna("")
+            values = rows["subject"].map(table[original]).fillna("")
             if instance:
                 values = values.where(rows["session"] == instance, "")
             # an earlier table, or the array before, comes first
@@ -138,19 +149,22 @@ def read_ukb_phenotypes(
             described[name] = Column(about.meaning, about.unit, source, about.kind)
     rows = rows[known].reset_index(drop=True)
     if rows.empty:
-        return Phenotypes(), left_out
+        return Phenotypes(questioned=questioned), left_out
     if "sex" in rows:
         rows["sex"] = sex_labels(rows["sex"], {"0": "F", "1": "M"})
     if "site" in rows:
         rows["site"] = as_code(rows["site"])
-    return tidy("ukb", rows, described), left_out
+    found = tidy("ukb", rows, described, path=root)
+    return replace(found, questioned=[*questioned, *found.questioned]), left_out
 
 
-def _wanted(path: Path, left_out: list[tuple[Path, str]]) -> dict[str, tuple[str, str]]:
+def _wanted(
+    path: Path, header: list[str], left_out: list[tuple[Path, str]]
+) -> dict[str, tuple[str, str]]:
     """Choose columns: ``{column: (name, imaging visit or empty)}``."""
     named: dict[str, tuple[str, str]] = {}
     others: dict[str, re.Match[str]] = {}
-    for column in read_header_line(path):
+    for column in header:
         match = next((m for m in (d.match(column.strip()) for d in _DIALECTS) if m), None)
         name = next((n for n, f in _FIELDS.items() if _is(f, column, match)), None)
         if match is None and name:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,14 +15,27 @@ from pathlib import Path
 from typing import IO, Any
 
 from fmritok.pipeline.errors import RunError, expected
+from fmritok.pipeline.regular import TooLargeError, machine_memory, open_regular
 
 __all__ = [
-    "HashedFile", "damage_named", "file_sha256", "file_stamp", "open_binary", "read_fully",
-    "split_zip",
+    "HashedFile", "ZipError", "check_claim", "check_room", "damage_named", "file_sha256",
+    "file_stamp", "open_binary", "open_zip", "read_fully", "read_small", "split_zip",
 ]  # fmt: skip
 
-#: Exceptions that mean a damaged file; zipfile raises NotImplementedError for unknown compression.
-_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+#: Exceptions that mean a damaged file.
+_DAMAGE = (OSError, EOFError, zlib.error)
+#: What zipfile and its decompressors raise for members that they cannot read: encrypted ones
+#: (RuntimeError), unknown compression (NotImplementedError), sizes and places that cannot be.
+_ZIP_DAMAGE = (
+    RuntimeError, ValueError, OverflowError, EOFError, zlib.error, lzma.LZMAError, struct.error,
+    zipfile.BadZipFile, zipfile.LargeZipFile,
+)  # fmt: skip
+#: The most that deflate can pack into a byte.
+_MOST_DEFLATED = 1032
+#: Bytes that are asked of a stream at once: what is claimed may be more than there is.
+_PART = 1 << 24
+#: Bytes after the data that a header tells of, which a file may have all the same.
+_SMALL_REST = 1 << 26
 
 
 def split_zip(path: Path) -> tuple[Path, str]:
@@ -41,25 +57,102 @@ def split_zip(path: Path) -> tuple[Path, str]:
 
 @contextmanager
 def open_binary(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, or a member of a zip file, as it is stored.
+    """Open a regular file, or a member of a zip file, as it is stored.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file or member.
+    OSError
+        If it is a FIFO, a socket or a device: these are never opened.
+    ZipError
+        If the zip file is damaged, or the member encrypted or compressed in an unknown way.
     """
     outer, member = split_zip(path)
     if not member:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
         return
-    with zipfile.ZipFile(outer) as archive:
-        try:
-            found = archive.open(member)
-        except KeyError as error:
-            raise FileNotFoundError(2, "no such member of the zip file", str(path)) from error
-        with found:
-            yield found
+    with open_zip(outer) as archive, _open_member(archive, path, member) as found:
+        yield found
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file; only its index is read.
+
+    Raises
+    ------
+    ZipError
+        If it is damaged.
+    OSError
+        If it is no regular file.
+    """
+    with open_regular(path) as file:
+        with _zip_damage(path):
+            archive = zipfile.ZipFile(file)
+        with archive:
+            yield archive
+
+
+def read_small(path: Path, at_most: int, archive: zipfile.ZipFile | None = None) -> bytes:
+    """Return the bytes of a small file, or of a small member of a zip file.
+
+    Parameters
+    ----------
+    path : Path
+    at_most : int
+    archive : zipfile.ZipFile, optional
+        The zip file that the path leads through, if it is open already.
+
+    Raises
+    ------
+    OSError
+        As :func:`open_binary`, or if there are more bytes than ``at_most``; no more are read.
+    """
+    member = path.relative_to(str(archive.filename)).as_posix() if archive else ""
+    opened = _open_member(archive, path, member) if archive else open_binary(path)
+    with opened as file:
+        data = read_fully(file, at_most + 1)
+    if len(data) > at_most:
+        raise TooLargeError(path, len(data), at_most)
+    return data
+
+
+def check_room(path: Path, n_bytes: int, what: str) -> None:
+    """Refuse what a header claims if no memory of this machine could hold it.
+
+    What is short only now is the machine's fault, and not the run's.
+
+    Raises
+    ------
+    RunError
+    """
+    if n_bytes > _SMALL_REST and n_bytes > (memory := machine_memory()):
+        raise RunError(
+            expected("File", path, f"{what} that fit the memory ({memory / 1e9:.1f} GB)",
+                     f"{n_bytes / 1e9:,.1f} GB, as its header says",
+                     "Copy the file again, or use a machine with more memory.")
+        )  # fmt: skip
+
+
+def check_claim(path: Path, n_bytes: int) -> None:
+    """Refuse a file that cannot hold half of what its header claims, however it is compressed.
+
+    One that is cut off later is read as far as it goes: its error then names the frame.
+
+    Raises
+    ------
+    RunError
+    """
+    stored, _ = file_stamp(path)
+    most = stored * (_MOST_DEFLATED if path.suffix == ".gz" else 1)
+    if n_bytes > 2 * most:
+        raise RunError(
+            expected("File", path, f"{n_bytes:,} bytes, as its header says",
+                     f"{stored:,} bytes" + (" of gzip" if path.suffix == ".gz" else ""),
+                     "Copy or download it again, then rerun the same command.")
+        )  # fmt: skip
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -76,11 +169,8 @@ def file_stamp(path: Path) -> tuple[int, int]:
     status = outer.stat()
     if not member:
         return status.st_size, status.st_mtime_ns
-    with zipfile.ZipFile(outer) as archive:
-        try:
-            return archive.getinfo(member).file_size, status.st_mtime_ns
-        except KeyError as error:
-            raise FileNotFoundError(2, "no such member of the zip file", str(path)) from error
+    with open_zip(outer) as archive:
+        return _member(archive, path, member).file_size, status.st_mtime_ns
 
 
 def file_sha256(path: Path) -> str:
@@ -113,9 +203,18 @@ class HashedFile:
         return read_fully(self._file, size)
 
     def finish(self) -> None:
-        """Read to the end, where gzip keeps its checksum, and take the digest."""
-        while self._file.read(1 << 20):
-            pass
+        """Read to the end, where gzip keeps its checksum, and take the digest.
+
+        Raises
+        ------
+        EOFError
+            If far more follows than was read by its header.
+        """
+        rest = 0
+        while part := self._file.read(1 << 20):
+            rest += len(part)
+            if rest > _SMALL_REST:
+                raise EOFError(f"more than {_SMALL_REST:,} bytes follow what the header tells of")
         self.sha256 = self._hashing.digest.hexdigest()
 
 
@@ -135,15 +234,71 @@ class _Hashing(io.RawIOBase):
 
 
 def read_fully(file: Any, size: int) -> bytes:
-    """Read ``size`` bytes from a stream that may give less at a time; fewer only at its end."""
+    """Read ``size`` bytes from a stream that may give less at a time; fewer only at its end.
+
+    No memory is taken for bytes that are not there.
+    """
     parts, left = [], size
-    while left:
-        part = file.read(left)
+    while left > 0:
+        part = file.read(min(left, _PART))
         if not part:
             break
         parts.append(part)
         left -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class ZipError(OSError):
+    """A zip file, or a member of it, cannot be read; the text says why."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        text = f"{str(error) or type(error).__name__} ({path.name})"
+        super().__init__(text)
+        self.filename, self.strerror = str(path), text
+
+
+class _Member(io.RawIOBase):
+    """A member of a zip file, whose damage is always a :class:`ZipError`."""
+
+    def __init__(self, member: IO[bytes], path: Path) -> None:
+        self._member, self._path = member, path
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _zip_damage(self._path):
+            data = self._member.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def _zip_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _ZIP_DAMAGE as error:
+        raise ZipError(path, error) from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # a place in the file that cannot be
+            raise
+        raise ZipError(path, error) from error
+
+
+@contextmanager
+def _open_member(archive: zipfile.ZipFile, path: Path, member: str) -> Iterator[IO[bytes]]:
+    info = _member(archive, path, member)
+    with _zip_damage(path):
+        found = archive.open(info)
+    with found:
+        yield io.BufferedReader(_Member(found, path))
+
+
+def _member(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:
+    try:
+        return archive.getinfo(member)
+    except KeyError as error:
+        raise FileNotFoundError(2, "no such member of the zip file", str(path)) from error
 
 
 @contextmanager

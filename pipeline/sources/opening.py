@@ -16,7 +16,7 @@ from fmritok.pipeline.sources.files import file_sha256
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 
-__all__ = ["RunFiles", "RunSource", "checked_blocks", "open_run", "source_sha256"]
+__all__ = ["RunFiles", "RunSource", "open_run", "source_sha256"]
 
 
 @dataclass(frozen=True)
@@ -134,34 +134,3 @@ def source_sha256(files: RunFiles, *, data: str = "") -> str:
             data = hashlib.sha256(both.encode()).hexdigest()
     further = [file_sha256(Path(path)) for path in (files.mask, files.warp) if path]
     return hashlib.sha256("".join([data, *further]).encode()).hexdigest() if further else data
-
-
-def checked_blocks(source: RunSource, path: str) -> Iterator[npt.NDArray[Any]]:
-    """Yield a run's blocks, and refuse values that are not finite and runs that never change.
-
-    Raises
-    ------
-    RunError
-    """
-    first_frame: npt.NDArray[Any] | None = None
-    changes, done = False, 0
-    for block in source.blocks():
-        if block.dtype.kind not in "iu" and not np.isfinite(block.sum(dtype=np.float64)):
-            finite = np.isfinite(block)
-            frame = int(np.argmin(finite.all(axis=1)))
-            raise RunError(
-                expected(f"Frame {done + frame} of", path, "finite intensities",
-                         f"{int((~finite[frame]).sum())} NaN or infinite samples",
-                         "Mask or repair the run; voxels outside the brain should be 0.")
-            )  # fmt: skip
-        if first_frame is None:
-            first_frame = block[0].copy()
-        changes = changes or bool((block != first_frame).any())
-        yield block
-        done += len(block)
-    if not changes:
-        got = "the same in every frame" if np.any(first_frame) else "nothing but 0"
-        raise RunError(
-            expected("Run", path, "intensities that vary over time", got,
-                     "Check the preprocessing of this run.")
-        )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
-from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.pipeline.nifti import scaling, value_type
+from fmritok.pipeline.sources.files import (
+    HashedFile,
+    check_claim,
+    check_room,
+    damage_named,
+    open_binary,
+)
+from fmritok.pipeline.sources.gifti import parse_gifti
+from fmritok.pipeline.sources.whole import skip
+from fmritok.pipeline.surface_headers import raw_cifti_header
 from fmritok.tokenizers.spaces import SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 
@@ -23,6 +32,7 @@ __all__ = ["CiftiSource", "GiftiSource"]
 _FRAMES_A_BLOCK = 64
 _NIFTI2_HEADER = 544  # with the four bytes that announce extensions
 _CIFTI_EXTENSION = 32
+_MM_EXPONENT = -3
 
 
 class _LoadedSource(ABC):
@@ -73,16 +83,19 @@ class CiftiSource(_LoadedSource):
         self.path = path
         self.source_sha256 = ""
         with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
-            start = HashedFile(raw, path).read(_NIFTI2_HEADER)
-            self._header = _nifti2(start, path)
+            self._header = raw_cifti_header(HashedFile(raw, path).read(_NIFTI2_HEADER - 4), path)
+        self._stored = value_type(self._header, path)
+        self._slope, self._intercept = scaling(self._header, path)
         with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
             file = HashedFile(raw, path)
-            extensions = file.read(int(self._header["vox_offset"]))[_NIFTI2_HEADER:]
+            offset = int(self._header["vox_offset"])
+            check_room(path, offset, "bytes of header")
+            extensions = file.read(offset)[_NIFTI2_HEADER:]
         try:
             matrix = nib.cifti2.parse_cifti2.Cifti2Parser()
             matrix.parse(string=_cifti_xml(extensions))
             axes: Any = matrix.header
-            series, models = axes.get_axis(0), axes.get_axis(1)
+            series, models = axes.get_axis(0), _in_mm(axes)
             self.space = SurfaceSpace.of_cifti(models)
             self.n_frames = len(series)
         except (ExpatError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
@@ -99,23 +112,26 @@ class CiftiSource(_LoadedSource):
             )  # fmt: skip
 
     def _series(self) -> npt.NDArray[np.float32]:
-        dtype = self._header.get_data_dtype()
+        dtype = self._stored
         shape = (self.space.n_samples, self.n_frames)
         size = shape[0] * shape[1] * dtype.itemsize
         wanted = f"{size} bytes of {self.n_frames} frames"
+        check_claim(self.path, size)
+        check_room(self.path, 2 * size, "values")
         with damage_named(self.path, wanted), open_binary(self.path) as raw:
             file = HashedFile(raw, self.path)
-            file.read(int(self._header["vox_offset"]))
+            skip(file, int(self._header["vox_offset"]))
             data = file.read(size)
             if len(data) < size:
                 raise EOFError(f"the file ends after {len(data)} of them")
             file.finish()
             self.source_sha256 = file.sha256
         values = np.frombuffer(data, dtype).reshape(shape)
-        slope, intercept = self._header.get_slope_inter()
-        if slope in (None, 1) and not intercept:
-            return values.astype(np.float32, copy=False)
-        return (values * np.float32(slope or 1) + np.float32(intercept or 0)).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and refused
+            if self._slope == 1 and not self._intercept:
+                return values.astype(np.float32, copy=False)
+            scaled = values * np.float32(self._slope) + np.float32(self._intercept)
+            return scaled.astype(np.float32)
 
 
 class GiftiSource(_LoadedSource):
@@ -152,17 +168,19 @@ class GiftiSource(_LoadedSource):
 
 def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
     """Return values (n_frames, n_vertices) and the digest of the stored bytes."""
-    import nibabel as nib
-
     with damage_named(path, "a GIFTI time series"), open_binary(path) as raw:
         file = HashedFile(raw, path)
-        parts = []
+        parts: list[bytes] = []
         while part := file.read(1 << 24):
             parts.append(part)
+            check_room(path, 3 * len(parts) * len(part), "values")
         file.finish()
     try:
-        image: Any = nib.GiftiImage.from_stream(io.BytesIO(b"".join(parts)))
-        arrays = [np.asarray(array.data, np.float32) for array in image.darrays]
+        image: Any = parse_gifti(b"".join(parts), path)
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and refused
+            arrays = [_real(array.data) for array in image.darrays]
+    except RunError:
+        raise
     except Exception as error:  # nibabel lets expat's, zlib's and its own errors through
         raise RunError(
             expected("Run file", path, "a whole GIFTI file", f"{type(error).__name__}: {error}",
@@ -179,23 +197,28 @@ def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
     return np.stack(arrays), file.sha256
 
 
+def _real(values: Any) -> npt.NDArray[np.float32]:
+    if np.asarray(values).dtype.kind not in "iuf":
+        raise TypeError("values that are not real numbers")
+    return np.asarray(values, np.float32)
+
+
 def _name_of_mesh(n_vertices: int) -> str:
     from fmritok.tokenizers.spaces import MESHES
 
     return MESHES.get(n_vertices, f"{n_vertices} vertices")
 
 
-def _nifti2(start: bytes, path: Path) -> Any:
-    import nibabel as nib
-
-    try:
-        header = nib.Nifti2Header.from_fileobj(io.BytesIO(start[:540]))  # type: ignore[no-untyped-call]
-    except Exception as error:  # nibabel raises many kinds
-        raise RunError(
-            expected("Run file", path, "a CIFTI-2 dense time series (dtseries.nii)",
-                     f"{type(error).__name__}: {error}", "Check the file, or copy it again.")
-        ) from error  # fmt: skip
-    return header
+def _in_mm(axes: Any) -> Any:
+    """Return the axis of places of a CIFTI file, its voxels in mm: nibabel leaves the unit out."""
+    models = axes.get_axis(1)
+    volume = axes.matrix.get_index_map(1).volume
+    if volume is not None and models.affine is not None:
+        exponent = volume.transformation_matrix_voxel_indices_ijk_to_xyz.meter_exponent
+        if exponent not in (None, _MM_EXPONENT):
+            factor = 10.0 ** (int(exponent) - _MM_EXPONENT)
+            models.affine = np.diag([factor, factor, factor, 1.0]) @ models.affine
+    return models
 
 
 def _cifti_xml(extensions: bytes) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,22 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.headers import read_header
-from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
+from fmritok.pipeline.sources.files import (
+    HashedFile,
+    check_claim,
+    check_room,
+    damage_named,
+    open_binary,
+)
+from fmritok.pipeline.sources.whole import read_image, skip
 from fmritok.tokenizers.spaces import VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["FRAMES_A_BLOCK", "VolumeSource"]
 
 FRAMES_A_BLOCK = 16
+_BYTES_AT_ONCE = 1 << 20
+_GZIP_WINDOW = 31  # zlib's, with the header of gzip
 
 
 class VolumeSource:
@@ -33,25 +45,32 @@ class VolumeSource:
     Raises
     ------
     RunError
-        If the header is unreadable, or the mask lies on another grid.
+        If the header is unreadable or claims more than the file holds, or than memory, or the mask
+        lies on another grid.
     """
 
     def __init__(self, path: Path, mask: Path | None = None) -> None:
         self.path = path
         self.header = read_header(path)
         shape = self.header.shape[:3]
+        frame = math.prod(shape) * self.header.dtype.itemsize
+        check_claim(path, self.header.offset + self.header.n_frames * frame)
+        check_room(path, 4 * FRAMES_A_BLOCK * frame, f"{FRAMES_A_BLOCK} frames")
         self.space = VolumeSpace((shape[0], shape[1], shape[2]), self.header.affine)
         self.n_frames = self.header.n_frames
         self.to_space: SparseMap | None = None
         self.slope, self.intercept = self.header.slope, self.header.intercept
         self.source_sha256 = ""
-        self.description = ", masked" if mask else ""
+        self.description = f", placed by its {self.header.transform}" + (", masked" if mask else "")
         self._outside = _outside(mask, self.space) if mask else None
+        self._scales = self._outside is not None and not _holds(self.header.dtype, self._zero)
+        if self._scales:
+            self.slope, self.intercept = 1.0, 0.0
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the stored values."""
-        return self.header.dtype.newbyteorder("=")
+        """Type of the values of blocks: the file's, unless a mask needs a 0 that it lacks."""
+        return np.dtype(np.float32) if self._scales else self.header.dtype.newbyteorder("=")
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
         """Yield stored values (n_frames, n_samples), to the file's last byte.
@@ -66,43 +85,106 @@ class VolumeSource:
         done = 0
         with (
             damage_named(self.path, f"{header.n_frames} whole frames", lambda: done),
+            _tail_named(self.path),
             open_binary(self.path) as raw,
         ):
             file = HashedFile(raw, self.path)
-            file.read(header.offset)
+            skip(file, header.offset)
             while done < header.n_frames:
                 wanted = min(FRAMES_A_BLOCK, header.n_frames - done)
                 data = file.read(wanted * frame_bytes)
                 if len(data) < wanted * frame_bytes:
                     done += len(data) // frame_bytes
                     raise EOFError("the file ends early")
-                block = np.frombuffer(data, header.dtype).reshape(wanted, -1)
-                if not header.dtype.isnative:
-                    block = block.astype(self.dtype)
-                if self._outside is not None:
-                    block = block.copy()
-                    block[:, self._outside] = self._zero
-                yield block
+                yield self._values(np.frombuffer(data, header.dtype).reshape(wanted, -1))
                 done += wanted
-            file.finish()
+            self._finish(file, frame_bytes)
             self.source_sha256 = file.sha256
 
+    def _values(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Bring stored values into the machine's order, and clear what the mask leaves out."""
+        if not self.header.dtype.isnative:
+            block = block.astype(self.header.dtype.newbyteorder("="))
+        if self._outside is None:
+            return block
+        if self._scales:
+            block = block.astype(np.float32)
+            block *= np.float32(self.header.slope)
+            block += np.float32(self.header.intercept)
+            block[:, self._outside] = 0
+            return block
+        block = block.copy()
+        block[:, self._outside] = self._zero
+        return block
+
     @property
-    def _zero(self) -> Any:
-        """The stored value that means 0, as nearly as the file's type has it."""
-        value = -self.intercept / self.slope
-        return np.rint(value) if self.dtype.kind in "iu" else value
+    def _zero(self) -> float:
+        """The stored value that means 0."""
+        return -self.header.intercept / self.header.slope
+
+    def _finish(self, file: HashedFile, frame_bytes: int) -> None:
+        """Read to the end of the file, where no frame should follow."""
+        if len(file.read(frame_bytes)) == frame_bytes:
+            raise RunError(
+                expected("Run file", self.path, f"{self.n_frames} frames, as its header says",
+                         "1 or more after these",
+                         "Copy it again from its source, or correct its header.")
+            )  # fmt: skip
+        file.finish()
+
+
+@contextmanager
+def _tail_named(path: Path) -> Iterator[None]:
+    """Tell gzip data that something else follows from gzip data that are damaged."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        if path.suffix != ".gz" or not _has_tail(path):
+            raise
+        raise RunError(
+            expected("Run file", path, "nothing after its gzip data", "other bytes",
+                     "Unpack it with `gzip -dc`, and compress the result again.")
+        ) from error  # fmt: skip
+
+
+def _has_tail(path: Path) -> bool:
+    """Tell whether whole gzip data are followed by something else; reads the file again."""
+    with open_binary(path) as raw:
+        member = zlib.decompressobj(_GZIP_WINDOW)
+        while data := raw.read(_BYTES_AT_ONCE):
+            while data:
+                try:
+                    member.decompress(data, _BYTES_AT_ONCE)
+                except zlib.error:
+                    return False
+                data = member.unconsumed_tail
+                if member.eof:
+                    data = member.unused_data + raw.read(1)
+                    if data and not data.startswith(b"\x1f"):
+                        return True
+                    member = zlib.decompressobj(_GZIP_WINDOW)
+    return False
+
+
+def _holds(dtype: np.dtype[Any], value: float) -> bool:
+    """Tell whether a type has a value: integers exactly, floats as nearly as they can."""
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return value.is_integer() and limits.min <= value <= limits.max
 
 
 def _outside(mask: Path, space: VolumeSpace) -> npt.NDArray[np.bool_]:
-    import nibabel as nib
-
-    with damage_named(mask, "a readable mask"):
-        image: Any = nib.load(mask)
-        values = np.asarray(image.dataobj)
-    if values.shape[:3] != space.shape or not np.allclose(image.affine, space.affine, atol=1e-3):
+    header, values = read_image(mask, "brain mask")
+    if header.shape != space.shape or not np.allclose(header.affine, space.affine, atol=1e-3):
         raise RunError(
             expected("Brain mask", mask, f"the grid of the run, {space.description}",
-                     f"{'x'.join(map(str, values.shape))} voxels", "Give the run's own mask.")
+                     f"{'x'.join(map(str, header.shape))} voxels, placed by its {header.transform}",
+                     "Give the run's own mask.")
         )  # fmt: skip
-    return values.reshape(values.shape[:3]).ravel(order="F") == 0
+    if not values.any():
+        raise RunError(
+            expected("Brain mask", mask, "voxels in the brain", "nothing but 0",
+                     "Give the run's own mask.")
+        )  # fmt: skip
+    return values.ravel(order="F") == 0

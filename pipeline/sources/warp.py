@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.placement import Placement, not_in_mni
-from fmritok.pipeline.sources.files import HashedFile, damage_named, open_binary
 from fmritok.pipeline.sources.volume import VolumeSource
+from fmritok.pipeline.sources.whole import read_image
 from fmritok.tokenizers.grid import AFFINE, SHAPE
 from fmritok.tokenizers.sampling import trilinear_at
 from fmritok.tokenizers.spaces import VolumeSpace
@@ -50,8 +50,9 @@ class WarpedSource:
         self.space = VolumeSpace(SHAPE, AFFINE)
         self.n_frames, self.dtype = native.n_frames, native.dtype
         self.slope, self.intercept = native.slope, native.intercept
-        self.description = f", warped from native space by {warp.name}, trilinear"
-        field, affine = _load_field(warp)
+        field, affine, transform = _load_field(warp)
+        how = f"warped from native space by {warp.name}, placed by its {transform}, trilinear"
+        self.description = f"{native.description}, {how}"
         voxels = source_voxels(field, affine, native.space)
         placement = Placement(affine, field.shape[:3])  # type: ignore[arg-type]
         # Outside the warp's own grid nothing is known: NaN would spread, so count from 1.
@@ -118,36 +119,23 @@ def _fsl_mm(ijk: Doubles, affine: Doubles, shape: tuple[int, ...]) -> Doubles:
     return np.asarray(ijk * np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _load_field(path: Path) -> tuple[Doubles, Doubles]:
-    import nibabel as nib
-
-    with damage_named(path, "a whole warp field"), open_binary(path) as raw:
-        file = HashedFile(raw, path)
-        data = b"".join(iter(lambda: file.read(1 << 24), b""))
-        file.finish()
-        kind = nib.Nifti2Image if data[:2] == b"\x1c\x02" else nib.Nifti1Image
-    try:
-        image: Any = kind.from_bytes(data)
-        field, affine = np.asarray(image.dataobj, np.float64), np.asarray(image.affine, np.float64)
-    except Exception as error:  # nibabel raises many kinds
-        raise RunError(
-            expected("Warp field", path, "a NIfTI file", f"{type(error).__name__}: {error}",
-                     "Copy the file again.")
-        ) from error  # fmt: skip
-    intent = int(image.header["intent_code"])
-    if field.ndim != 4 or field.shape[3] != 3 or intent in _COEFFICIENTS:
+def _load_field(path: Path) -> tuple[Doubles, Doubles, str]:
+    header, field = read_image(path, "warp field")
+    if field.ndim != 4 or field.shape[3] != 3 or header.intent in _COEFFICIENTS:
+        is_spline = header.intent in _COEFFICIENTS
         raise RunError(
             expected("Warp field", path, "three displacements for every voxel",
-                     "spline coefficients" if intent in _COEFFICIENTS else f"shape {field.shape}",
+                     "spline coefficients" if is_spline else f"shape {field.shape}",
                      "Convert it with FSL's convertwarp.")
         )  # fmt: skip
+    affine = header.affine
     elsewhere = not_in_mni(field.shape, affine)
     if elsewhere:
         raise RunError(
             expected("Warp field", path, "a reference in MNI space", elsewhere,
                      "Give the warp from the run to the standard.")
         )  # fmt: skip
-    return field, affine
+    return field, affine, header.transform
 
 
 #: NIfTI intents of FNIRT's spline coefficients.

@@ -3,9 +3,13 @@
 ===============  =====================================================================
 module           what it does
 ===============  =====================================================================
+``names``        what groups, runs, tables, columns and files are called, and may be
 ``location``     where a store lives: a local folder or an fsspec URL; atomic writes
+``disk``         files on a local disk: written whole, read with bounds
+``documents``    what the JSON of a store must look like
 ``seal``         sealed ``zarr.json`` documents, and the files they vouch for
 ``table``        a pandas table as zarr arrays; missing values stay missing
+``arrays``       small arrays from their files, within the memory
 ``switch``       replace tables, all at once, by one write of a document
 ``root``         the root of a store: its format, groups and tables
 ``schema``       names, shapes and codecs of a token group
@@ -16,7 +20,8 @@ module           what it does
 ``codec``        chunks and shards as bytes
 ``shard_files``  files of chunks, open with their index, local or remote
 ``shards``       read rows of an array straight from its files
-``layout``       which arrays are read so
+``layout``       how arrays lie in their files
+``runs_check``   what tables and static arrays must say
 ``records``      completion records: a run exists when its record exists
 ``writer``       write one run: shards, statistics, read back
 ``runs_table``   the tables of a group, and folding records into them

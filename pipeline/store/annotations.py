@@ -12,19 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.root import create_root
-from fmritok.pipeline.store.seal import read_sealed
+from fmritok.pipeline.store.runs_check import check_columns
+from fmritok.pipeline.store.seal import Document, read_sealed
 from fmritok.pipeline.store.switch import replace_tables, table_of
 from fmritok.pipeline.store.table import typed
 
-__all__ = ["ANNOTATIONS", "merged", "read_annotation", "write_annotations"]
+__all__ = ["ANNOTATIONS", "annotation_of", "merged", "read_annotation", "write_annotations"]
 
 #: Each table, and the columns that tell its rows' owners apart.
 ANNOTATIONS: dict[str, tuple[str, ...]] = {
     "phenotypes": ("dataset", "subject", "session"),
     "phenotype_columns": ("dataset", "column"),
     "events": ("run_id",),
+}
+#: Their further columns, with types.
+_FURTHER: dict[str, dict[str, str]] = {
+    "phenotypes": {},
+    "phenotype_columns": dict.fromkeys(("dtype", "unit", "source", "meaning"), "text"),
+    "events": {"onset": "number", "duration": "number", "trial_type": "text"},
 }
 
 
@@ -52,7 +60,7 @@ def write_annotations(
     document, files = read_sealed(location, "")
     changed, apart = {}, dict[str, str]()
     for name, table in tables.items():
-        known = table_of(location, document, files, name)
+        known = annotation_of(location, document, files, name)
         if known is not None and anew and name in anew:
             first = ANNOTATIONS[name][0]
             stays = ~known[first].isin(set(anew[name]) - set(table.get(first, ())))
@@ -77,9 +85,32 @@ def read_annotation(location: Location, name: str) -> pd.DataFrame:
         If it, or anything else that the root's seal covers, is damaged.
     """
     document, files = read_sealed(location, "")
-    table = table_of(location, document, files, name)
+    table = annotation_of(location, document, files, name)
     if table is None:
         return pd.DataFrame({key: [] for key in ANNOTATIONS[name]}, dtype=object)
+    return table
+
+
+def annotation_of(
+    location: Location, document: Document, files: Mapping[str, bytes], name: str
+) -> pd.DataFrame | None:
+    """Return a table from the sealed files of the root; None if there is none.
+
+    Raises
+    ------
+    StoreError
+        If it is no table, or lacks a column.
+    """
+    table = table_of(location, document, files, name)
+    if table is None:
+        return None
+    try:
+        check_columns(table, dict.fromkeys(ANNOTATIONS[name], "text") | _FURTHER[name])
+    except ValueError as error:
+        raise StoreError(
+            expected("Table", f"{location}/{document.key(name)}", "one that fmritok wrote", error,
+                     "Restore the store from a copy.")
+        ) from error  # fmt: skip
     return table
 
 

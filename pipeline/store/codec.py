@@ -7,18 +7,24 @@ an index of their places, and the crc32c of the index.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ABSENT", "CRC_BYTES", "ENTRY_BYTES", "Bytes", "crc", "decompress", "encode_shard"]
+__all__ = [
+    "ABSENT", "CRC_BYTES", "ENTRY_BYTES", "MOST_CHUNK_BYTES", "Bytes", "Codec", "content_size",
+    "crc", "decompress", "encode_shard", "most_stored",
+]  # fmt: skip
 
 CRC_BYTES = 4
 #: Bytes of a chunk's offset and size in the index of a shard, and what they are if it is absent.
 ENTRY_BYTES = 16
 ABSENT = 2**64 - 1
+#: Bytes of an unpacked chunk; metadata that say more are not fmritok's.
+MOST_CHUNK_BYTES = 2**29
 
+Codec = Literal["zstd", "none"]
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -43,8 +49,8 @@ def decompress(frame: Bytes, place: Bytes) -> None:
     """
     from numcodecs import zstd
 
-    size = _content_size(frame)
-    if size not in (len(place), None):
+    size = content_size(frame)
+    if size != len(place):
         raise ValueError(f"a frame of {size} bytes instead of {len(place)}")
     try:
         zstd.decompress(frame, place)
@@ -89,8 +95,16 @@ def encode_shard(
     return b"".join([*stored, places, crc(np.frombuffer(places, np.uint8))]), crcs
 
 
-def _content_size(frame: Bytes) -> int | None:
-    """Return how many bytes a zstd frame says it holds (RFC 8878, 3.1.1.1)."""
+def most_stored(n_bytes: int) -> int:
+    """Return how many bytes a chunk takes at most in a file: zstd's bound, and the checksum."""
+    return n_bytes + (n_bytes >> 8) + 64 + CRC_BYTES
+
+
+def content_size(frame: Bytes) -> int | None:
+    """Return how many bytes a zstd frame says it holds (RFC 8878, 3.1.1.1); None if it does not.
+
+    Unpacking stops there, whatever the frame really holds.
+    """
     if len(frame) < 6:
         return 0
     flags = int(frame[4])

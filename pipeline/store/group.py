@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError, expected
+from fmritok.pipeline.store.arrays import decode_arrays
 from fmritok.pipeline.store.difference import first_difference
+from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name, crc_column
 from fmritok.pipeline.store.root import create_root, group_names, list_group, read_root
-from fmritok.pipeline.store.schema import GROUP_TABLES, GroupSpec, blank_group
+from fmritok.pipeline.store.runs_check import check_static, check_tables
+from fmritok.pipeline.store.schema import GroupSpec, blank_group
 from fmritok.pipeline.store.seal import (
     Document,
     Growing,
@@ -26,8 +32,8 @@ from fmritok.pipeline.store.seal import (
     sha256,
     zarr_group,
 )
+from fmritok.pipeline.store.shards import DirectArray
 from fmritok.pipeline.store.switch import replace_tables, table_of
-from fmritok.pipeline.store.table import decode_arrays
 
 __all__ = ["GroupState", "create_group", "is_created", "lengthen", "read_group"]
 
@@ -58,8 +64,43 @@ class GroupState:
         """Metadata of ``tokens`` and of the arrays with one row per run."""
         return {name: json.loads(self.files[f"{name}/zarr.json"]) for name in self.document.growing}
 
+    def direct(self) -> dict[str, DirectArray]:
+        """Return ``tokens`` and the arrays with one row per run, compared with the contract.
+
+        Raises
+        ------
+        StoreError
+            If one is laid out in another way, or has other values than the contract says.
+        """
+        contract, name = self.contract, self.document.path
+        found = {
+            array: parse_direct(self.location, f"{name}/{array}", metadata)
+            for array, metadata in self.arrays.items()
+        }
+        n_tokens, dim, precision = (contract[k] for k in ("tokens_per_frame", "dim", "precision"))
+        rows = {"tokens": (contract["chunk_frames"], contract["shard_frames"])}
+        for array, one in found.items():
+            is_moment = array in ("mean", "std", "scale")
+            shape = (n_tokens, dim) if is_moment or array == "tokens" else one.shape[1:]
+            dtype = np.dtype(precision if array == "tokens" else np.float32)
+            wanted = (shape, dtype, *rows.get(array, (1, 1)))
+            got = (one.shape[1:], one.dtype, one.chunk_rows, one.file_rows)
+            if got != wanted:
+                raise StoreError(
+                    expected("Array", f"{array} of group {name} in {self.location}",
+                             "{}, {}, chunks of {} and files of {} rows".format(*wanted),
+                             "{}, {}, {} and {}".format(*got), "Restore the store from a copy.")
+                )  # fmt: skip
+        return found
+
     def static(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that a reader needs once."""
+        """Return the arrays that a reader needs once.
+
+        Raises
+        ------
+        StoreError
+            If their files are sealed, and are not what fmritok writes.
+        """
         tables = tuple(f"{name}/" for name in ("records", *GROUP_TABLES))
         growing = {f"{name}/zarr.json" for name in self.document.growing}
         own = {
@@ -67,17 +108,44 @@ class GroupState:
             for key, data in self.files.items()
             if not key.startswith(tables) and key not in growing
         }
-        return decode_arrays({"zarr.json": zarr_group(), **own})[0]
+        try:
+            arrays = decode_arrays({"zarr.json": zarr_group(), **own})[0]
+            check_static(arrays, self.contract["tokens_per_frame"], self.contract["dim"])
+        except ValueError as error:
+            raise StoreError(
+                expected("Arrays", f"of token group {self.document.path} in {self.location}",
+                         "those that fmritok wrote", error, "Restore the store from a copy.")
+            ) from error  # fmt: skip
+        return arrays
+
+    @cached_property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        location, document = self.location, self.document
+        found = {name: table_of(location, document, self.files, name) for name in GROUP_TABLES}
+        growing = self.arrays
+        try:
+            runs, chunks = (_there(name, table) for name, table in found.items())
+            check_tables(
+                runs, chunks,
+                per_run=[crc_column(name) for name in growing if name != "tokens"],
+                contract=self.contract, n_frames=growing["tokens"]["shape"][0],
+            )  # fmt: skip
+        except ValueError as error:
+            raise StoreError(
+                expected("Table", f"{location}/{document.key('runs')}", "runs that can be", error,
+                         "Run `fmritok verify --drop`, which makes it again.")
+            ) from error  # fmt: skip
+        return {"runs": runs, "chunks": chunks}
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return a table in force."""
-        found = table_of(self.location, self.document, self.files, name)
-        if found is None:
-            raise StoreError(
-                expected("Table", f"{name} of token group {self.document.path} in {self.location}",
-                         "to be there", "nothing", "Restore the store from a copy.")
-            )  # fmt: skip
-        return found
+        """Return a table in force; it may be changed.
+
+        Raises
+        ------
+        StoreError
+            If it is not there, or says what cannot be.
+        """
+        return self._tables[name].copy()
 
 
 def read_group(location: Location, name: str) -> GroupState:
@@ -88,6 +156,7 @@ def read_group(location: Location, name: str) -> GroupState:
     StoreError
         If there is none of that name, or any of its metadata, tables and static arrays is damaged.
     """
+    check_group_name(name)
     if not exists_document(location, name):
         is_lost = name in group_names(read_root(location))
         raise StoreError(
@@ -165,6 +234,12 @@ def _create(location: Location, spec: GroupSpec, tables: Mapping[str, pd.DataFra
         {name: Growing(0, growing_digest(one)) for name, one in growing.items()},
     )
     replace_tables(location, blank, tables)
+
+
+def _there(name: str, table: pd.DataFrame | None) -> pd.DataFrame:
+    if table is None:
+        raise ValueError(f"no table {name}")
+    return table
 
 
 def _refuse_mix(location: Location, spec: GroupSpec, document: Document) -> None:

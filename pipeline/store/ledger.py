@@ -12,8 +12,9 @@ import pandas as pd
 from fmritok.pipeline.store.group import create_group, is_created, lengthen, read_group
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
+from fmritok.pipeline.store.names import IDENTITY, SOURCE
 from fmritok.pipeline.store.records import list_records, remove_record
-from fmritok.pipeline.store.runs_table import IDENTITY, SOURCE, RunsTable, empty_tables
+from fmritok.pipeline.store.runs_table import RunsTable, empty_tables
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.switch import replace_tables
 

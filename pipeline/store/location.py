@@ -10,14 +10,22 @@ import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.disk import (
+    make_folder,
+    open_file,
+    read_file,
+    sync_folder,
+    within,
+    write_file,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["PARTIAL", "Location", "sync_folder"]
+__all__ = ["PARTIAL", "Location"]
 
 #: Ending of a file that is being written; a kill may leave one behind.
 PARTIAL = ".partial"
@@ -82,20 +90,34 @@ class Location:
         return FsspecStore.from_url(self.url, read_only=read_only)
 
     def read(self, key: str) -> bytes:
-        """Return one object's bytes; ``FileNotFoundError`` if there is none."""
+        """Return one object's bytes; ``FileNotFoundError`` if there is none.
+
+        Raises
+        ------
+        StoreError
+            If it is no file, or larger than such a file can be (on a disk).
+        """
         if self.is_local:
-            return self._file(key).read_bytes()
+            return read_file(self._file(key))
         fs, path = self._object(key)
         data: bytes = fs.cat_file(path)
         return data
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """Return the bytes of several objects; those that are not there are left out."""
+        """Return the bytes of several objects; those that are not there are left out.
+
+        Raises
+        ------
+        StoreError
+            As :meth:`read`, or if all of them together do not fit the memory.
+        """
         found: dict[str, bytes] = {}
         if self.is_local:
+            done = 0
             for key in keys:
                 try:
-                    found[key] = self._file(key).read_bytes()
+                    found[key] = read_file(self._file(key), before=done)
+                    done += len(found[key])
                 except OSError as error:
                     if error.errno not in _NOT_THERE:
                         raise
@@ -117,12 +139,22 @@ class Location:
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Return the bytes ``start:stop`` of an object; fewer at its end."""
         if self.is_local:
-            with self._file(key).open("rb") as file:
+            with self.open_file(key) as file:
                 file.seek(start)
                 return file.read(stop - start)
         fs, path = self._object(key)
         data: bytes = fs.cat_file(path, start=start, end=stop)
         return data
+
+    def open_file(self, key: str) -> BinaryIO:
+        """Open a file of a local store.
+
+        Raises
+        ------
+        StoreError
+            If it is a FIFO, a socket or a device.
+        """
+        return open_file(self._file(key))
 
     def size(self, key: str) -> int:
         """Return an object's length in bytes; ``FileNotFoundError`` if there is none."""
@@ -137,11 +169,11 @@ class Location:
             fs, path = self._object(key)
             fs.pipe_file(path, data)
             return
-        target = self._file(key)
-        self._make_folder(target.parent)
+        target = self._file_to_change(key)
+        make_folder(target.parent)
         partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
-            _write_file(partial, data)
+            write_file(partial, data)
             partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -157,9 +189,9 @@ class Location:
             return
         folders: dict[Path, None] = {}
         for key, data in files.items():
-            target = self._file(key)
-            self._make_folder(target.parent)
-            _write_file(target, data)
+            target = self._file_to_change(key)
+            make_folder(target.parent)
+            write_file(target, data)
             folders[target.parent] = None
         for folder in folders:
             sync_folder(folder)
@@ -170,8 +202,8 @@ class Location:
         One request decides, so only one of several processes succeeds.
         """
         if self.is_local:
-            target = self._file(key)
-            self._make_folder(target.parent)
+            target = self._file_to_change(key)
+            make_folder(target.parent)
             try:
                 with target.open("xb") as file:
                     file.write(data)
@@ -241,7 +273,7 @@ class Location:
     def remove(self, key: str) -> None:
         """Delete one object if it is there."""
         if self.is_local:
-            self._file(key).unlink(missing_ok=True)
+            self._file_to_change(key).unlink(missing_ok=True)
             return
         fs, path = self._object(key)
         if fs.exists(path):
@@ -250,7 +282,7 @@ class Location:
     def remove_tree(self, key: str) -> None:
         """Delete all objects below ``key``."""
         if self.is_local:
-            shutil.rmtree(self._file(key), ignore_errors=True)
+            shutil.rmtree(self._file_to_change(key), ignore_errors=True)
             return
         fs, path = self._object(key)
         with suppress(FileNotFoundError):
@@ -267,7 +299,7 @@ class Location:
         """Return how many bytes the objects below ``key`` take."""
         if self.is_local:
             return sum(
-                os.path.getsize(os.path.join(folder, name))
+                os.lstat(os.path.join(folder, name)).st_size
                 for folder, _, names in os.walk(self._file(key))
                 for name in names
             )
@@ -277,36 +309,15 @@ class Location:
     def _file(self, key: str) -> Path:
         return Path(self.url, _checked(key))
 
+    def _file_to_change(self, key: str) -> Path:
+        return within(Path(self.url), self._file(key))
+
     def _object(self, key: str) -> tuple[Any, str]:
         import fsspec
 
         # A process that forks or restarts must not inherit a connection: fsspec caches per process.
         fs, root = fsspec.core.url_to_fs(self.url)
         return fs, posixpath.join(root, _checked(key)) if key else str(root)
-
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder, and flush the folders that hold a new one."""
-        if folder.is_dir():
-            return
-        self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder, or a file, to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _checked(key: str) -> str:

@@ -15,12 +15,12 @@ import pandas as pd
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.annotations import read_annotation
 from fmritok.pipeline.store.group import GroupState, read_group
-from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.names import crc_column
 from fmritok.pipeline.store.precision import dequantize
 from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.store.root import group_names, read_root
-from fmritok.pipeline.store.runs_table import RunsTable, crc_column
+from fmritok.pipeline.store.runs_table import RunsTable
 
 __all__ = ["RunMoments", "TokenGroup", "TokenStore", "open_store"]
 
@@ -81,11 +81,7 @@ class TokenGroup:
         self.n_tokens = int(self.contract["tokens_per_frame"])
         self.dim = int(self.contract["dim"])
         self.precision = str(self.contract["precision"])
-        self._arrays = {
-            array: parse_direct(location, f"{name}/{array}", metadata)
-            for array, metadata in state.arrays.items()
-        }
-        self._check_shapes()
+        self._arrays = state.direct()
         self.all_runs, self._crcs = _current(state)
         self._static = state.static()
 
@@ -220,21 +216,6 @@ class TokenGroup:
                          "List the runs with `fmritok inspect`.")
             )  # fmt: skip
         return self.runs.loc[found[0]]
-
-    def _check_shapes(self) -> None:
-        """Compare the arrays with the contract, which says what their values mean."""
-        wanted = {"tokens": ((self.n_tokens, self.dim), np.dtype(self.precision))}
-        moments = ("mean", "std", "scale") if self.precision == "int8" else ("mean", "std")
-        wanted |= {name: ((self.n_tokens, self.dim), np.dtype(np.float32)) for name in moments}
-        for name, (shape, dtype) in wanted.items():
-            array = self._arrays.get(name)
-            found = None if array is None else (array.shape[1:], array.dtype)
-            if found != (shape, dtype):
-                raise StoreError(
-                    expected("Array", f"{name} of group {self.name} in {self.location}",
-                             f"rows of {shape}, {dtype}", found or "none",
-                             "Restore the store from a copy.")
-                )  # fmt: skip
 
 
 class TokenStore:

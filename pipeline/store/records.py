@@ -7,13 +7,13 @@ keeps the reason. Each record carries a digest of itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.documents import check_record, parse_json
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.seal import canonical_json, sha256, zarr_group
 
@@ -76,6 +76,23 @@ class RunRecord:
         values = {name: one["sha256"] for name, one in self.checksums.items()}
         return sha256(canonical_json(values))
 
+    def misfit(self, start: int, n_frames: int, chunk_frames: int, per_run: Iterable[str]) -> str:
+        """Say what of a finished run's record does not fit its place; empty if all does.
+
+        Parameters
+        ----------
+        start, n_frames : int
+            Frames that the run was given.
+        chunk_frames : int
+        per_run : iterable of str
+            Arrays with one row per run.
+        """
+        if (self.start, self.n_frames) != (start, n_frames):
+            return f"{self.n_frames} from {self.start} on"
+        wanted = {**dict.fromkeys(per_run, 1), "tokens": -(-n_frames // chunk_frames)}
+        found = {name: len(one["crc32c"]) // 8 for name, one in self.checksums.items()}
+        return "" if found == wanted else f"checksums of {found} chunks instead of {wanted}"
+
     def crcs(self, array: str) -> list[int]:
         """Return the crc32c of each chunk that the run wrote to an array, in order."""
         digits = self.checksums[array]["crc32c"]
@@ -114,7 +131,7 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
     except FileNotFoundError:
         return None
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         body = dict(document["attributes"])
         digest = body.pop("digest")
         intact = (
@@ -122,8 +139,10 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
             and sha256(canonical_json(body)) == digest
             and body["run_id"] == run_id
         )
+        if intact:
+            check_record(body)
         record = RunRecord(**body)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
         raise StoreError(

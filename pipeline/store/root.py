@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.documents import parse_json
 from fmritok.pipeline.store.lease import DURATION_S
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import check_held, one_writer
-from fmritok.pipeline.store.schema import RESERVED_NAMES
+from fmritok.pipeline.store.names import RESERVED_NAMES
 from fmritok.pipeline.store.seal import (
     Document,
     read_document,
@@ -122,9 +122,11 @@ def _check_format(location: Location) -> None:
                      "Check the path.")
         )  # fmt: skip
     try:
-        attributes = json.loads(location.read("zarr.json"))["attributes"]
+        attributes = parse_json(location.read("zarr.json"))["attributes"]
         kind, version = attributes.get("format"), attributes.get("format_version")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             expected("Token store", location, "readable zarr metadata", error,
                      "Restore zarr.json from a copy.")
@@ -141,6 +143,6 @@ def _check_format(location: Location) -> None:
             else "Install the fmritok release that wrote it."
         )
         raise StoreError(
-            expected("Token store", location, f"format version {FORMAT_VERSION}", version,
-                     next_step)
+            expected("Token store", location, f"format version {FORMAT_VERSION} in its zarr.json",
+                     version, next_step)
         )  # fmt: skip

@@ -17,40 +17,20 @@ import pandas as pd
 from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.group import GroupState
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.names import COLUMNS, SOURCE, crc_column
 from fmritok.pipeline.store.records import RunRecord, read_records
 
-__all__ = ["IDENTITY", "RUN_COLUMNS", "SOURCE", "RunsTable", "crc_column", "empty_tables"]
+__all__ = ["RunsTable", "empty_tables"]
 
-#: Columns that identify a run.
-IDENTITY = [
-    "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space",
-]  # fmt: skip
-#: What a finished run is bound to, with its type: the path of its file below the cohort's root; the
-#: bytes and times of change (ns since 1970) of all of its files, one after another; the frames and
-#: repetition time of the catalogue.
-SOURCE = {
-    "source": "text", "source_bytes": "text", "source_time": "text",
-    "source_frames": "integer", "source_tr": "number",
-}  # fmt: skip
-RUN_COLUMNS = [
-    *IDENTITY, *SOURCE, "start", "n_frames", "status", "reason", "checksum", "source_sha256",
-]  # fmt: skip
 _MISSING: dict[str, Any] = {"text": "", "integer": pd.NA, "number": np.nan}
 _DEFAULTS = {"start": 0, "n_frames": 0, "tr": np.nan} | {
     name: _MISSING[kind] for name, kind in SOURCE.items()
 }
 
 
-def crc_column(array: str) -> str:
-    """Return the column that holds the crc32c of each run's row of an array."""
-    return f"{array}_crc32c"
-
-
 def empty_tables(per_run: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Return the tables of a group without runs, which has the given arrays of one row per run."""
-    columns = [*RUN_COLUMNS, *map(crc_column, per_run)]
-    empty = pd.DataFrame({name: pd.Series(dtype=object) for name in columns})
-    return {"runs": empty, "chunks": pd.DataFrame({"crc32c": np.empty(0, np.int64)})}
+    return RunsTable.empty(per_run, 1).tables()
 
 
 @dataclass
@@ -85,8 +65,8 @@ class RunsTable:
     @classmethod
     def empty(cls, per_run: Iterable[str], chunk_frames: int) -> RunsTable:
         """Make the tables of a group without runs."""
-        names, tables = tuple(per_run), empty_tables(per_run)
-        columns: dict[str, list[Any]] = {name: [] for name in tables["runs"].columns}
+        names = tuple(per_run)
+        columns: dict[str, list[Any]] = {n: [] for n in (*COLUMNS, *map(crc_column, names))}
         return cls(columns, np.empty(0, np.uint32), chunk_frames, names)
 
     def __len__(self) -> int:
@@ -143,13 +123,12 @@ class RunsTable:
         columns["status"][row], columns["reason"][row] = record.status, record.reason
         if record.status != "done":
             return
-        found = (record.start, record.n_frames)
         planned = (columns["start"][row], columns["n_frames"][row])
-        if found != planned:
+        odd = record.misfit(*planned, self.chunk_frames, self.per_run)
+        if odd:
             raise StoreError(
                 expected("Completion record of run", f"{record.run_id} in group {where}",
-                         f"{planned[1]} frames from {planned[0]} on, as planned",
-                         f"{found[1]} from {found[0]} on",
+                         f"{planned[1]} frames from {planned[0]} on, as planned", odd,
                          "Run `fmritok verify --drop`, then the same `fmritok tokenize`.")
             )  # fmt: skip
         for name, value in record.columns.items():

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
-from fmritok.pipeline.store.location import PARTIAL
+from fmritok.pipeline.store.codec import Codec
+from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.seal import zarr_group
 from fmritok.pipeline.store.table import encode_arrays, in_memory
@@ -25,14 +25,8 @@ from fmritok.pipeline.store.table import encode_arrays, in_memory
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["GROUP_TABLES", "RESERVED_NAMES", "Codec", "GroupSpec", "blank_group"]
+__all__ = ["GroupSpec", "blank_group"]
 
-#: Tables of a group: its runs, and the checksum of every chunk of ``tokens``.
-GROUP_TABLES = ("runs", "chunks")
-#: Tables of the root, which no token group can be named after.
-RESERVED_NAMES = ("phenotypes", "phenotype_columns", "events")
-
-Codec = Literal["zstd", "none"]
 #: Places that nobody wrote: no stored integer, and no number.
 _NEVER_WRITTEN: dict[str, float] = {"int8": -128, "float16": math.nan, "float32": math.nan}
 
@@ -77,17 +71,7 @@ class GroupSpec:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (
-            not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name)
-            or self.name in RESERVED_NAMES
-            or self.name.endswith((PARTIAL, ".json", ".lock"))
-        ):
-            raise StoreError(
-                expected("Name of a token group", repr(self.name),
-                         "up to 64 letters, digits, '.', '_' and '-', no ending of a file, none of "
-                         f"{', '.join(RESERVED_NAMES)}", "another name",
-                         "Choose one with --group NAME.")
-            )  # fmt: skip
+        check_group_name(self.name)
         if self.shard_frames % self.chunk_frames:
             raise StoreError(
                 expected("Shard length of group", self.name,

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.store.documents import check_attributes, check_seal, parse_json
+from fmritok.pipeline.store.layout import parse_layout
 from fmritok.pipeline.store.location import Location
 
 __all__ = [
@@ -124,7 +126,7 @@ def read_document(location: Location, path: str) -> Document:
     except FileNotFoundError as error:
         raise _damaged(location, key, f"metadata {what}", "nothing there") from error
     try:
-        whole = json.loads(data)
+        whole = parse_json(data)
         intact = canonical_json(whole) == data
         digest = whole["attributes"]["seal"].pop("digest")
         intact = intact and sha256(canonical_json(whole)) == digest
@@ -135,8 +137,12 @@ def read_document(location: Location, path: str) -> Document:
             dict(seal["files"]),
             {name: Growing(**one) for name, one in seal["growing"].items()},
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(location, key, f"metadata {what}", "JSON without a seal") from error
+        if intact:
+            check_seal(seal["files"], seal["growing"])
+            check_attributes(path, document.attributes, document.growing)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        got = error if isinstance(error, ValueError) else "JSON without a seal"
+        raise _damaged(location, key, f"metadata {what}", got) from error
     if not intact:
         raise _damaged(location, key, f"metadata {what} that match their seal", "others")
     return document
@@ -195,16 +201,17 @@ def array_document(
     Raises
     ------
     StoreError
-        If they are missing or differ, or the array is shorter than the store needs.
+        If they are missing or differ, or the array is shorter than the store needs, or laid out
+        in another way than fmritok's.
     """
     sealed, key = document.growing[name], document.key(f"{name}/{_METADATA}")
     if data is None:
         raise _damaged(location, key, "metadata of an array", "nothing there")
     try:
-        metadata: dict[str, Any] = json.loads(data)
-        length = int(metadata["shape"][0])
+        metadata: dict[str, Any] = parse_json(data)
+        length = parse_layout(metadata).shape[0]
         intact = canonical_json(metadata) == data and growing_digest(metadata) == sealed.sha256
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(location, key, "metadata of an array", "something else") from error
     if not intact:
         raise _damaged(location, key, "metadata that match their seal", "others")
@@ -223,7 +230,7 @@ def _zarr_group(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"attributes": dict(attributes), "node_type": "group", "zarr_format": 3}
 
 
-def _damaged(location: Location, key: str, wanted: str, got: str) -> StoreError:
+def _damaged(location: Location, key: str, wanted: str, got: object) -> StoreError:
     return StoreError(
         expected("Store file", f"{location}/{key}", wanted, got,
                  "Run `fmritok verify`, which names all damage; --drop makes tables of runs again "

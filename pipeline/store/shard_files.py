@@ -72,10 +72,10 @@ class ChunkFile:
                 views[0] = views[0][done:]
 
     def _read_index(self, n_chunks: int, size: int) -> list[tuple[int, int] | None]:
-        data = np.empty(n_chunks * ENTRY_BYTES + CRC_BYTES, np.uint8)
-        body = size - len(data)
+        body = size - n_chunks * ENTRY_BYTES - CRC_BYTES
         if body < 0:
             raise StoreError(expected("Shard", self.path, "an index", f"{size} bytes", NEXT_STEP))
+        data = np.empty(size - body, np.uint8)
         self.read_into([data], body)
         if crc(data[:-CRC_BYTES]) != data[-CRC_BYTES:].tobytes():
             raise StoreError(
@@ -94,19 +94,19 @@ class ChunkFile:
 class _Descriptor:
     """An open file of a local disk; closed when the last reader lets go of it."""
 
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        status = os.fstat(self._descriptor)
+    def __init__(self, location: Location, key: str) -> None:
+        self._file = location.open_file(key)
+        status = os.fstat(self._file.fileno())
         self.size, self.stamp = status.st_size, _stamp(status)
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def read_into(self, views: Sequence[memoryview], offset: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self._descriptor, views, offset)
-        data = os.pread(self._descriptor, len(views[0]), offset)
+            return os.preadv(self._file.fileno(), views, offset)
+        data = os.pread(self._file.fileno(), len(views[0]), offset)
         views[0][: len(data)] = data
         return len(data)
 
@@ -229,7 +229,7 @@ def for_each(work: Callable[[Any], None], items: Sequence[Any], *, threaded: boo
 
 
 def _content(location: Location, key: str) -> _Descriptor | _Object:
-    return _Descriptor(f"{location.url}/{key}") if location.is_local else _Object(location, key)
+    return _Descriptor(location, key) if location.is_local else _Object(location, key)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.errors import StoreError, expected
-from fmritok.pipeline.store.codec import CRC_BYTES, Bytes, crc, decompress
+from fmritok.pipeline.store.codec import CRC_BYTES, Bytes, crc, decompress, most_stored
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.shard_files import (
     NEXT_STEP,
@@ -109,6 +109,7 @@ class DirectArray:
     def _read(self, start: int, out: npt.NDArray[Any], crcs: npt.NDArray[np.uint32] | None) -> None:
         n_rows, stop = len(out), start + len(out)
         rows = out.reshape(n_rows, -1).view(np.uint8)
+        most = most_stored(self.chunk_rows * rows.shape[1])
         files: dict[int, ChunkFile] = {}
         reads: list[list[_Chunk]] = []
         for number in range(start // self.chunk_rows, (stop - 1) // self.chunk_rows + 1):
@@ -128,6 +129,8 @@ class DirectArray:
             chunk = _Chunk(
                 file, place[0], place[1], low - first, rows[low - start : high - start], wanted
             )
+            if chunk.size > most:
+                raise _damaged(chunk, f"a chunk of at most {most} bytes", chunk.size)
             if reads and _continues(reads[-1], chunk):
                 reads[-1].append(chunk)
             else:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fmritok.pipeline.store.arrays import decode_arrays
+
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["decode_arrays", "decode_table", "encode_arrays", "encode_table", "table_path", "typed"]
+__all__ = ["decode_table", "encode_arrays", "encode_table", "in_memory", "table_path", "typed"]
 
 _ROWS_PER_CHUNK = {"text": 65_536, "number": 1_048_576}
 #: Placeholder for missing integers.
@@ -53,24 +55,44 @@ def encode_table(table: pd.DataFrame) -> dict[str, bytes]:
 
 
 def decode_table(files: Mapping[str, bytes]) -> pd.DataFrame:
-    """Return the table that :func:`encode_table` encoded; missing values are missing."""
+    """Return the table that :func:`encode_table` encoded; missing values are missing.
+
+    Raises
+    ------
+    ValueError
+        If the files are another thing.
+    """
     arrays, attributes = decode_arrays(files)
+    try:
+        return _table_of(arrays, attributes)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError("attributes that do not describe a table") from error
+
+
+def _table_of(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> pd.DataFrame:
     columns: dict[str, Any] = {}
+    rows = attributes["rows"]
+    if type(rows) is not int or rows < 0:
+        raise ValueError(f"{rows} rows")
     for column in attributes["columns"]:
-        values: Any = arrays[column["array"]]
-        if len(values) != attributes["rows"]:
-            raise ValueError(f"column {column['name']} has {len(values)} rows")
+        name, values = column["name"], arrays[column["array"]]
         missing = arrays[column["missing"]] if "missing" in column else None
+        if not isinstance(name, str) or name in columns:
+            raise ValueError(f"a column named {name!r}, or two")
+        if values.shape != (rows,) or _type_name(values) != column["type"]:
+            raise ValueError(f"column {name} holds {values.dtype} of shape {values.shape}")
+        if missing is not None and (missing.shape != (rows,) or missing.dtype != bool):
+            raise ValueError(f"column {name} has no truth values of what is missing")
         if column["type"] == "text":
-            values = values.astype(object)
             if missing is not None:
                 values[missing] = None
             # Not pandas' own text type, which would turn into another one of text and numbers.
-            values = pd.Series(values, dtype=object)
+            columns[name] = pd.Series(values, dtype=object)
         elif missing is not None:
-            values = pd.Series(values).astype(_NULLABLE[column["type"]]).mask(missing)
-        columns[column["name"]] = values
-    return pd.DataFrame(columns, index=pd.RangeIndex(attributes["rows"]))
+            columns[name] = pd.Series(values).astype(_NULLABLE[column["type"]]).mask(missing)
+        else:
+            columns[name] = values
+    return pd.DataFrame(columns, index=pd.RangeIndex(rows))
 
 
 def table_path(name: str, files: Mapping[str, bytes]) -> str:
@@ -128,20 +150,6 @@ def encode_arrays(
                 array[...] = values
 
     return in_memory(fill, attributes or {})
-
-
-def decode_arrays(files: Mapping[str, bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays of a zarr group from its files, and its attributes; text is of type str."""
-    import zarr
-    from zarr.buffer import default_buffer_prototype
-    from zarr.storage import MemoryStore
-
-    buffer = default_buffer_prototype().buffer
-    store = MemoryStore({key: buffer.from_bytes(data) for key, data in files.items()})
-    group = zarr.open_group(store, mode="r")
-    names = sorted({key.split("/")[0] for key in files if "/" in key})
-    opened: dict[str, Any] = {name: group[name] for name in names}
-    return {name: np.asarray(array[...]) for name, array in opened.items()}, dict(group.attrs)
 
 
 def in_memory(fill: Any, attributes: Mapping[str, Any]) -> dict[str, bytes]:

@@ -8,19 +8,21 @@ tables, static arrays) is covered by the seal of its group (:mod:`fmritok.pipeli
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from fmritok.pipeline.errors import StoreError
+from fmritok.pipeline.store.annotations import annotation_of
 from fmritok.pipeline.store.group import GroupState, read_group
-from fmritok.pipeline.store.layout import parse_direct
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import MOMENT_S, one_writer
 from fmritok.pipeline.store.mending import mend_tables
+from fmritok.pipeline.store.names import GROUP_TABLES
 from fmritok.pipeline.store.records import (
     RunRecord,
     list_records,
@@ -29,7 +31,6 @@ from fmritok.pipeline.store.records import (
     remove_record,
 )
 from fmritok.pipeline.store.root import ROOT_WAIT_S, forget_group, group_names, read_root
-from fmritok.pipeline.store.schema import GROUP_TABLES
 from fmritok.pipeline.store.seal import (
     Document,
     array_document,
@@ -190,11 +191,34 @@ def _verify_files(location: Location, path: str) -> Iterator[Damage]:
         found = list(_each_file(location, path))
         yield from found or [Damage(path, "", f"{path}/zarr.json".lstrip("/"), str(error))]
         return
-    for name in document.attributes.get("tables", {}):
+    yield from _verify_content(location, document, files)
+
+
+def _verify_content(
+    location: Location, document: Document, files: Mapping[str, bytes]
+) -> Iterator[Damage]:
+    """Look whether sealed files say what they must: somebody may have edited and sealed them."""
+    path = document.path
+    state = GroupState(location, document, files)
+    checks: list[tuple[str, Callable[[], object]]]
+    if path:
+        checks = [(n, partial(table_of, location, document, files, n)) for n in GROUP_TABLES]
+        checks += [("zarr.json", state.direct), ("zarr.json", state.static)]
+    else:
+        tables = document.attributes["tables"]
+        checks = [(n, partial(annotation_of, location, document, files, n)) for n in tables]
+    is_sound = True
+    for name, check in checks:
         try:
-            table_of(location, document, files, name)
+            check()
         except StoreError as error:
+            is_sound = False
             yield Damage(path, "", document.key(name), str(error))
+    if path and is_sound:
+        try:
+            state.table("runs")
+        except StoreError as error:
+            yield Damage(path, "", document.key("runs"), str(error))
 
 
 def _each_file(location: Location, path: str) -> Iterator[Damage]:
@@ -204,7 +228,11 @@ def _each_file(location: Location, path: str) -> Iterator[Damage]:
         yield Damage(path, "", f"{path}/zarr.json".lstrip("/"), str(error))
         return
     for name, wanted in document.files.items():
-        data = location.read_many([document.key(name)]).get(document.key(name))
+        try:
+            data = location.read_many([document.key(name)]).get(document.key(name))
+        except StoreError as error:
+            yield Damage(path, "", document.key(name), str(error))
+            continue
         if data is None:
             yield Damage(path, "", document.key(name), "is missing")
         elif sha256(data) != wanted:
@@ -248,14 +276,15 @@ def _compare(
 ) -> Iterator[Damage]:
     name = state.document.path
     is_folded = run["status"] == "done"
-    if (record.start, record.n_frames) != (run["start"], run["n_frames"]) or (
+    per_run = [array for array in state.document.growing if array != "tokens"]
+    place = int(run["start"]), int(run["n_frames"])
+    if record.misfit(*place, int(state.contract["chunk_frames"]), per_run) or (
         is_folded and run["checksum"] != record.checksum
     ):
         yield Damage(name, record.run_id, record_key(name, record.run_id),
                      "does not fit the runs table")  # fmt: skip
         return
-    for array, metadata in state.arrays.items():
-        direct = parse_direct(location, f"{name}/{array}", metadata)
+    for array, direct in state.direct().items():
         first, count = (
             (record.start, record.n_frames) if array == "tokens" else (int(run["row"]), 1)
         )

@@ -47,6 +47,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True,
               help="Divisions into folds; and untrained encoders.")  # fmt: skip
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option("--permutations", type=click.IntRange(0), default=100, show_default=True,
+              help="Of the labels, between families of the same shape: what is found by chance. "
+              "0 leaves it out.")  # fmt: skip
 @click.option("--crops", type=click.IntRange(1), default=8, show_default=True,
               help="Evenly spread windows of each run.")  # fmt: skip
 @click.option("--pool", type=click.Choice(["mean", "cells"]), default="mean", show_default=True,
@@ -71,6 +74,7 @@ def probe(
     untrained: bool,
     seeds: int,
     folds: int,
+    permutations: int,
     crops: int,
     pool: Pool,
     event_delay: float,
@@ -84,19 +88,19 @@ def probe(
     """Score linear probes on frozen encoders, by subjects and families that they have not seen.
 
     Features are CLS and the mean token (or that of each cell), averaged over a subject's (or a
-    run's) windows; of an event, those of its own window. Writes probe.json, probe.csv and the folds
-    with their checksums to the output folder.
+    run's) windows; of an event, those of its own window. Figures are means over the folds. Writes
+    probe.json, probe.csv, probe_folds.csv and the folds with their checksums to the output folder.
     """
     import json
-    import logging
 
     import torch
-    from rich.console import Console
 
+    from fmritok.pipeline.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.probing import EventOptions, probe_trainings, scores_table, write_scores
+    from fmritok.trainer.probing import EventOptions, probe_trainings
+    from fmritok.trainer.scores import scores_table, write_scores
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -104,6 +108,7 @@ def probe(
             store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
             folds=folds, crops=crops, workers=workers, device=torch.device(device),
             where=where, pool=pool, events=EventOptions(event_delay, event_window, trial_types),
+            permutations=permutations,
         )  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
@@ -111,8 +116,8 @@ def probe(
     if as_json:
         click.echo(json.dumps(summary, indent=1))
     else:
-        console = Console()
+        console = new_console()
         if not console.is_terminal:  # a file: nothing to wrap at
-            console = Console(width=160)
+            console = new_console(width=160)
         console.print(scores_table(summary))
-        click.echo(f"Scores and folds: {out}")
+        echo(f"Scores and folds: {out}")

@@ -135,10 +135,10 @@ def _train(
     # the loader and from other jobs: measured five times slower on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-    from rich.console import Console
 
     from fmritok.pipeline.errors import expected
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+    from fmritok.pipeline.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.display import figures_table
     from fmritok.trainer.distributed import Ranks
     from fmritok.trainer.errors import ConfigError
@@ -149,7 +149,7 @@ def _train(
     from fmritok.trainer.resuming import hold_and_open
     from fmritok.trainer.tracking import import_wandb
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     logger = logging.getLogger(__name__)
 
     cuda = torch.cuda.is_available()
@@ -228,15 +228,16 @@ def _train(
     if not ranks.is_first:
         return
 
-    console = Console()
+    console = new_console()
     side = "held-out subjects" if summary.validated else "TRAINING windows (no validation)"
     console.print(f"Step {summary.step}, on {side}:", soft_wrap=True, highlight=False)
-    console.print(figures_table(summary.figures, summary.shown))
+    if summary.figures:
+        console.print(figures_table(summary.figures, summary.shown))
     if summary.rate is None:
-        click.echo("The training was finished before: nothing was left to do.")
+        echo("The training was finished before: nothing was left to do.")
     else:
         speed, stall = summary.rate.tokens_per_s, summary.rate.stall_share
-        click.echo(f"{speed:,.0f} tokens/s, {stall:.1%} of the time waiting for data")
-    click.echo(f"Checkpoint: {summary.checkpoint}")
+        echo(f"{speed:,.0f} tokens/s, {stall:.1%} of the time waiting for data")
+    echo(f"Checkpoint: {summary.checkpoint}")
     if summary.picture is not None:
-        click.echo(f"Loss curve: {summary.picture}")
+        echo(f"Loss curve: {summary.picture}")

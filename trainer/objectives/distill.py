@@ -162,12 +162,12 @@ class SelfDistillation(nn.Module):
         for view in range(2):
             inputs = self._view(batch, frames_BTSD, view)
             B, U, C, _ = inputs.patches.shape
-            hidden_BUC = slice_mask(batch.draws, config, n_patches=U, n_cells=C, view=view)
+            hidden_BUC = slice_mask(
+                batch.draws, inputs.valid, config, n_patches=U, n_cells=C, view=view
+            )
             student = self.student(inputs, hidden_BUC, count=counts)
             with torch.no_grad():
                 teacher = self.teacher(inputs, torch.zeros_like(hidden_BUC), count=counts)
-            if inputs.valid is not None:
-                hidden_BUC = hidden_BUC & inputs.valid[:, :, None]
             token_losses.append(_token_loss(student[1], teacher[1], hidden_BUC))
             shares.append(hidden_BUC.any((1, 2)).float().mean())
             students.append(student)

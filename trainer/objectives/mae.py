@@ -176,18 +176,16 @@ class MaskedAutoencoder(nn.Module):
         x_KV = x_BQV.flatten(0, 1)
         if keep_BQ is not None:
             index_K, x_KV = index_K[keep_BQ.flatten()], x_KV[keep_BQ.flatten()]
-        targets = PatchTargets(inputs, self.encoder.grid)
-        loss = prediction_error(
-            self.decoder.head, x_KV, index_K, targets, error="l2", chunk=self.config.chunk
-        )
+        targets = PatchTargets(inputs, self.encoder.grid, error="l2", chunk=self.config.chunk)
+        loss = prediction_error(self.decoder.head, x_KV, index_K, targets)
         measures = {}
         if measure:
             with torch.no_grad():
                 mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
                 measures = {
                     "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.mean_token(index_K, mean_BCF, "l2"),
-                    "loss_last_frame": targets.last_frame(index_K, mean_BCF, "l2"),
+                    "loss_mean_token": targets.mean_token(index_K, mean_BCF),
+                    "loss_last_frame": targets.last_frame(index_K, mean_BCF),
                 }
         return ObjectiveOutput(loss, measures)
 
@@ -197,8 +195,10 @@ class MaskedAutoencoder(nn.Module):
     def _visible(self, draws: Tensor, valid_BU: Tensor | None, U: int, C: int) -> Visible:
         if self.config.masking == "tube":
             return tube_visible(draws, valid_BU, n_patches=U, n_cells=C, n_shown=self.n_shown)
-        share = 1 - self.config.mask_ratio
-        return random_visible(draws, valid_BU, n_patches=U, n_cells=C, share=share)
+        return random_visible(
+            draws, valid_BU, n_patches=U, n_cells=C,
+            share=1 - self.config.mask_ratio, stride=self.config.stride,
+        )  # fmt: skip
 
     def _embed(self, patches_BUCF: Tensor, shown: Visible) -> Tensor:
         C = patches_BUCF.shape[2]

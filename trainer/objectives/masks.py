@@ -62,9 +62,18 @@ def tube_visible(
 
 
 def random_visible(
-    draws: Tensor, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, share: float
+    draws: Tensor,
+    valid_BU: Tensor | None,
+    *,
+    n_patches: int,
+    n_cells: int,
+    share: float,
+    stride: int = 1,
 ) -> Visible:
-    """Show a share of the tokens of each window, anywhere."""
+    """Show a share of the tokens of each window, anywhere.
+
+    At least one token of every ``stride``-th patch stays hidden: something is always predicted.
+    """
     n_valid = np.full(len(draws), n_patches)
     if valid_BU is not None:
         n_valid = valid_BU.sum(1).cpu().numpy()
@@ -73,7 +82,12 @@ def random_visible(
     for row, draw, tokens, shown in zip(
         tokens_BN, draws.tolist(), n_valid * n_cells, n_shown, strict=True
     ):
-        row[:shown] = np.sort(generator_of(draw).permutation(tokens)[:shown])
+        order = generator_of(draw).permutation(tokens)
+        predicted = order // n_cells % stride == 0
+        if not predicted[shown:].any():
+            last = np.flatnonzero(predicted)[-1]
+            order[[last, shown]] = order[[shown, last]]
+        row[:shown] = np.sort(order[:shown])
     chosen = torch.from_numpy(tokens_BN).to(draws.device)
     keep_BN = None
     if (n_shown < n_shown.max()).any():

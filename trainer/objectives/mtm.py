@@ -4,9 +4,9 @@ After TABLeT (Kim et al., arXiv 2604.03619), which follows SimMIM: half of the c
 tubes through time, and one linear layer predicts their tokens under an L1 loss.
 """
 
-# B windows, T frames, U patches, P frames of a patch, C cells, c some of them, N hidden tokens of
-# a window, E features of a cell in a frame, F features of a patch, W model width,
-# K hidden tokens of a batch
+# B windows, T frames, U patches, P frames of a patch, C cells, N hidden tokens of a window,
+# E features of a cell in a frame, F features of a patch, W model width, K hidden tokens of a batch,
+# R time courses: a cell of a window each
 
 from __future__ import annotations
 
@@ -99,21 +99,17 @@ class MaskedTokenModelling(nn.Module):
         x_KW = encoded.tokens.flatten(0, 1)
         if keep_BN is not None:
             index_K, x_KW = index_K[keep_BN.flatten()], x_KW[keep_BN.flatten()]
-        targets = PatchTargets(inputs, self.encoder.grid)
-        chunk = self.config.chunk
-        loss = prediction_error(self.head, x_KW, index_K, targets, error="l1", chunk=chunk)
+        targets = PatchTargets(inputs, self.encoder.grid, error="l1", chunk=self.config.chunk)
+        loss = prediction_error(self.head, x_KW, index_K, targets)
         measures = {}
         if measure:
             with torch.no_grad():
                 mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
-                x_XW = x_KW.new_zeros(B * U * C, x_KW.shape[-1]).index_copy(0, index_K, x_KW)
                 measures = {
                     "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.mean_token(index_K, mean_BCF, "l1"),
-                    "loss_last_frame": targets.last_frame(index_K, mean_BCF, "l1"),
-                    **self._residual_loss(
-                        batch, inputs, torch.unflatten(x_XW, 0, (B, U, C)), hidden_BUC
-                    ),
+                    "loss_mean_token": targets.mean_token(index_K, mean_BCF),
+                    "loss_last_frame": targets.last_frame(index_K, mean_BCF),
+                    **self._residual_loss(batch, inputs, x_KW, index_K, hidden_BUC),
                 }
         return ObjectiveOutput(loss, measures)
 
@@ -133,44 +129,45 @@ class MaskedTokenModelling(nn.Module):
         return (patches_U1 * C + cells_BM[:, None]).flatten(1), None
 
     def _residual_loss(
-        self, batch: Batch, inputs: PatchInputs, x_BUCW: Tensor, hidden_BUC: Tensor
+        self, batch: Batch, inputs: PatchInputs, x_KW: Tensor, index_K: Tensor, hidden_BUC: Tensor
     ) -> dict[str, Mean]:
-        """Compare time courses without their means over hidden frames, a few cells at a time."""
+        """Compare time courses without their means over hidden frames, a few at a time."""
         grid = self.encoder.grid
-        std_B1CE = grid.cells(batch.std[:, None])
-        weight_BUPC = hidden_BUC[:, :, None].float().expand(-1, -1, grid.layout.patch, -1)
-        if inputs.weight is not None:
-            weight_BUPC = weight_BUPC * inputs.weight[..., None]
-        sums = [torch.zeros((), device=x_BUCW.device) for _ in range(3)]
-        B, U, C, _ = x_BUCW.shape
-        for cells_c in torch.arange(C, device=x_BUCW.device).chunk(
-            -(-B * U * C // self.config.chunk)
-        ):
-            std_B1cE = std_B1CE[:, :, cells_c]
-            unit = moving = (std_B1cE > 0).float()
+        B, U, C = hidden_BUC.shape
+        place_BUC = torch.zeros(B * U * C, dtype=torch.int64, device=x_KW.device)
+        place_BUC[index_K] = torch.arange(len(index_K), device=x_KW.device)
+        place_BUC = place_BUC.view(B, U, C)
+        std_BCE = grid.cells(batch.std[:, None])[:, 0]
+        sums = [torch.zeros((), device=x_KW.device) for _ in range(3)]
+        windows_R, cells_R = hidden_BUC.any(1).nonzero(as_tuple=True)
+        n_chunks = -(-len(cells_R) * U // self.config.chunk)
+        for b, c in zip(windows_R.chunk(n_chunks), cells_R.chunk(n_chunks), strict=True):
+            std_R1E = std_BCE[b, c][:, None]
+            unit = moving = (std_R1E > 0).float()
             if self.encoder.config.input == "absolute" and grid.layout.has_mean:
-                unit = torch.where(std_B1cE > 0, 1 / std_B1cE, 0.0)
-            weight_BTc1 = weight_BUPC[..., cells_c].flatten(1, 2)[..., None]
-            n_frames_B1c1 = weight_BTc1.sum(1, keepdim=True)
+                unit = torch.where(std_R1E > 0, 1 / std_R1E, 0.0)
+            weight_RUP = hidden_BUC[b, :, c][..., None].float().expand(-1, -1, grid.layout.patch)
+            if inputs.weight is not None:
+                weight_RUP = weight_RUP * inputs.weight[b]
+            weight_RT1 = weight_RUP.flatten(1)[..., None]
+            n_frames_R11 = weight_RT1.sum(1, keepdim=True)
+            # What is not hidden has no prediction: any other in its place gets the weight 0.
             predicted, target = (
-                self._changes(x_BUcF, unit, weight_BTc1, n_frames_B1c1)
-                for x_BUcF in (
-                    self.head(x_BUCW[:, :, cells_c]).float(),
-                    inputs.patches[:, :, cells_c],
-                )
+                self._changes(x_RUF, unit, weight_RT1, n_frames_R11)
+                for x_RUF in (self.head(x_KW[place_BUC[b, :, c]]).float(), inputs.patches[b, :, c])
             )
             sums[0] += (predicted - target).abs().sum()
             sums[1] += target.abs().sum()
-            sums[2] += (n_frames_B1c1 * moving).sum()
+            sums[2] += (n_frames_R11 * moving).sum()
         return {
             "residual_loss": Mean(sums[0], sums[2]),
             "residual_loss_mean_token": Mean(sums[1], sums[2]),
         }
 
-    def _changes(self, x_BUcF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
-        """Return time courses without their means over the frames that count [B T c E]."""
+    def _changes(self, x_RUF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
+        """Return time courses without their means over the frames that count [R T E]."""
         patch = self.encoder.grid.layout.patch
-        x_BTcE = torch.unflatten(x_BUcF, -1, (patch, -1)).transpose(2, 3).flatten(1, 2)
-        mean_B1cE = (x_BTcE * weight).sum(1, keepdim=True) / n_frames.clamp_min(1)
-        changes_BTcE: Tensor = (x_BTcE - mean_B1cE) * unit * weight
-        return changes_BTcE
+        x_RTE = torch.unflatten(x_RUF, -1, (patch, -1)).flatten(1, 2)
+        mean_R1E = (x_RTE * weight).sum(1, keepdim=True) / n_frames.clamp_min(1)
+        changes_RTE: Tensor = (x_RTE - mean_R1E) * unit * weight
+        return changes_RTE

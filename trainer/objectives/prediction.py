@@ -1,10 +1,15 @@
-"""Errors of predicted patches: on features that exist, in frames that exist, a chunk at a time."""
+"""Errors of predictions, and of trivial ones, on features and frames that exist.
+
+All of them are computed a chunk of tokens at a time: what is predicted is several times the batch.
+"""
 
 # B windows, U patches, C cells, P frames of a patch, E features of a cell in a frame, F = P * E,
 # K predicted tokens of a batch, W width
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -29,9 +34,14 @@ class PatchTargets:
     ----------
     inputs : PatchInputs
     grid : PatchGrid
+    error : {"l1", "l2"}
+        How predictions are compared with them.
+    chunk : int
+        Tokens that are compared at a time.
     """
 
-    def __init__(self, inputs: PatchInputs, grid: PatchGrid) -> None:
+    def __init__(self, inputs: PatchInputs, grid: PatchGrid, *, error: Error, chunk: int) -> None:
+        self.error, self.chunk = error, chunk
         self._patches = inputs.patches.flatten(0, 2)
         self._weight = inputs.weight
         self._grid = grid
@@ -53,14 +63,32 @@ class PatchTargets:
             frames_KP = self._weight.flatten(0, 1)[index_K // n_cells]
         return (frames_KP[:, :, None] * known_KE[:, None]).flatten(1)
 
-    def mean_token(self, index_K: Tensor, mean_BCF: Tensor | None, error: Error) -> Mean:
-        """Return the error of predicting each token's mean over its run (None: 0)."""
-        target_KF = self.values(index_K)
-        if mean_BCF is not None:
-            target_KF = target_KF - self._means(index_K, mean_BCF)
-        return _weighted(target_KF, self.weight(index_K), error)
+    def compared(self, predicted_KF: Tensor, index_K: Tensor) -> Mean:
+        """Return the error of predictions, float32, over features that exist."""
+        difference_KF = predicted_KF - self.values(index_K)
+        cost_KF = difference_KF.abs() if self.error == "l1" else difference_KF.square()
+        weight_KF = self.weight(index_K)
+        if weight_KF is None:
+            count = torch.tensor(cost_KF.numel(), dtype=torch.float32, device=cost_KF.device)
+            return Mean(cost_KF.sum(), count)
+        return Mean((cost_KF * weight_KF).sum(), weight_KF.sum())
 
-    def last_frame(self, index_K: Tensor, mean_BCF: Tensor | None, error: Error) -> Mean:
+    def in_chunks(self, part: Callable[..., tuple[Tensor, Tensor]], *rows: Tensor) -> Mean:
+        """Add up the means of a chunk of each tensor's rows at a time."""
+        total = torch.zeros((), device=rows[0].device)
+        count = torch.zeros((), device=rows[0].device)
+        n_chunks = -(-len(rows[0]) // self.chunk)
+        for chunk in zip(*(each.chunk(n_chunks) for each in rows), strict=True):
+            one = part(*chunk)
+            total, count = total + one[0], count + one[1]
+        return Mean(total, count)
+
+    def mean_token(self, index_K: Tensor, mean_BCF: Tensor | None) -> Mean:
+        """Return the error of predicting each token's mean over its run (None: 0)."""
+        return self.in_chunks(lambda index: self.compared(self._means(index, mean_BCF), index),
+                              index_K)  # fmt: skip
+
+    def last_frame(self, index_K: Tensor, mean_BCF: Tensor | None) -> Mean:
         """Return the error of repeating the last frame before each patch, of the same cell.
 
         Whether that frame is shown to the model or not: what is hidden as a tube shows none, so
@@ -69,27 +97,25 @@ class PatchTargets:
         """
         _, U, C = self.shape
         frames = self._grid.layout.patch
-        before_KF = self._patches[(index_K - C).clamp_min(0)]
-        last_KF = before_KF[:, -(before_KF.shape[1] // frames) :].repeat(1, frames)
-        mean_KF = torch.zeros(()) if mean_BCF is None else self._means(index_K, mean_BCF)
-        first_K = index_K // C % U == 0
-        last_KF = torch.where(first_K[:, None], mean_KF.to(last_KF), last_KF)
-        return _weighted(self.values(index_K) - last_KF, self.weight(index_K), error)
 
-    def _means(self, index_K: Tensor, mean_BCF: Tensor) -> Tensor:
+        def part(index_K: Tensor) -> Mean:
+            before_KF = self._patches[(index_K - C).clamp_min(0)]
+            last_KF = before_KF[:, -(before_KF.shape[1] // frames) :].repeat(1, frames)
+            first_K = index_K // C % U == 0
+            mean_KF = self._means(index_K, mean_BCF)
+            last_KF = torch.where(first_K[:, None], mean_KF, last_KF)
+            return self.compared(last_KF, index_K)
+
+        return self.in_chunks(part, index_K)
+
+    def _means(self, index_K: Tensor, mean_BCF: Tensor | None) -> Tensor:
         _, U, C = self.shape
+        if mean_BCF is None:
+            return self._patches.new_zeros(())
         return mean_BCF.flatten(0, 1)[index_K // (U * C) * C + index_K % C]
 
 
-def prediction_error(
-    head: nn.Module,
-    x_KW: Tensor,
-    index_K: Tensor,
-    targets: PatchTargets,
-    *,
-    error: Error,
-    chunk: int,
-) -> Mean:
+def prediction_error(head: nn.Module, x_KW: Tensor, index_K: Tensor, targets: PatchTargets) -> Mean:
     """Return the error of the predictions ``head(x)``, without ever holding all of them.
 
     Parameters
@@ -100,24 +126,15 @@ def prediction_error(
     index_K : torch.Tensor of shape (K,), int64
         Number of the patch that each token predicts.
     targets : PatchTargets
-    error : {"l1", "l2"}
-    chunk : int
-        Tokens that are predicted at a time.
     """
 
     def part(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        difference = head(x).float() - targets.values(index)
-        return tuple(_weighted(difference, targets.weight(index), error))  # type: ignore[return-value]
+        return tuple(targets.compared(head(x).float(), index))  # type: ignore[return-value]
 
-    several = len(x_KW) > chunk and torch.is_grad_enabled()
-    total = torch.zeros((), device=x_KW.device)
-    count = torch.zeros((), device=x_KW.device)
-    n_chunks = -(-len(x_KW) // chunk)
-    for x, index in zip(x_KW.chunk(n_chunks), index_K.chunk(n_chunks), strict=True):
+    if len(x_KW) > targets.chunk and torch.is_grad_enabled():
         # Predictions are made again in the backward pass: cheaper than to keep them all.
-        one = checkpoint(part, x, index, use_reentrant=False) if several else part(x, index)
-        total, count = total + one[0], count + one[1]
-    return Mean(total, count)
+        return targets.in_chunks(partial(checkpoint, part, use_reentrant=False), x_KW, index_K)
+    return targets.in_chunks(part, x_KW, index_K)
 
 
 def mean_patches(batch: Batch, form: InputForm, grid: PatchGrid) -> Tensor | None:
@@ -125,11 +142,3 @@ def mean_patches(batch: Batch, form: InputForm, grid: PatchGrid) -> Tensor | Non
     if form != "absolute" or not grid.layout.has_mean:
         return None
     return grid.cells(batch.mean[:, None])[:, 0].repeat(1, 1, grid.layout.patch)
-
-
-def _weighted(difference_KF: Tensor, weight_KF: Tensor | None, error: Error) -> Mean:
-    cost = difference_KF.abs() if error == "l1" else difference_KF.square()
-    if weight_KF is None:
-        count = torch.tensor(cost.numel(), dtype=torch.float32, device=cost.device)
-        return Mean(cost.sum(), count)
-    return Mean((cost * weight_KF).sum(), weight_KF.sum())

@@ -96,8 +96,9 @@ def standardize(crop: Crop) -> Tensor:
 def augment(frames_BQSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view: int) -> Tensor:
     """Drop tokens and a block of time, scale, add noise; frames are in standard deviations.
 
-    Up to ``drop_tokens`` of the stored tokens (at least one) and one block of up to ``drop_time``
-    of the frames become 0; all is multiplied by 1 +- ``jitter``; ``noise`` is a standard deviation.
+    Up to ``drop_tokens`` of the stored tokens (at least one, but never all) and one block of up to
+    ``drop_time`` of the frames become 0; all is multiplied by 1 +- ``jitter``; ``noise`` is a
+    standard deviation.
     """
     Q, S = frames_BQSD.shape[1:3]
     factors = np.ones((len(draws), Q, S), np.float32)
@@ -105,7 +106,7 @@ def augment(frames_BQSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view
     for factor, draw in zip(factors, draws.tolist(), strict=True):
         generator = generator_of(draw, _AUGMENT + view)
         if config.drop_tokens:
-            n_dropped = max(1, int(generator.uniform(0, config.drop_tokens) * S))
+            n_dropped = min(max(1, int(generator.uniform(0, config.drop_tokens) * S)), S - 1)
             factor[:, generator.permutation(S)[:n_dropped]] = 0
         length = int(generator.uniform(0, config.drop_time) * Q)
         first = int(generator.integers(0, Q - length, endpoint=True))
@@ -120,22 +121,30 @@ def augment(frames_BQSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view
 
 
 def slice_mask(
-    draws: Tensor, config: ObjectiveConfig, *, n_patches: int, n_cells: int, view: int
+    draws: Tensor,
+    valid_BU: Tensor | None,
+    config: ObjectiveConfig,
+    *,
+    n_patches: int,
+    n_cells: int,
+    view: int,
 ) -> Tensor:
     """Choose what the student does not see of each window's view [B U C], bool.
 
     With ``slice_probability`` something is hidden: consecutive patches of all cells, or whole cells
     (one or the other with equal probability), a share between ``slice_low`` and ``slice_high``. At
-    least one is hidden and one is left.
+    least one is hidden and one is left; of a single one, nothing is hidden. Padded patches are no
+    part of it.
     """
+    n_valid = [n_patches] * len(draws) if valid_BU is None else valid_BU.sum(1).tolist()
     hidden = np.zeros((len(draws), n_patches, n_cells), dtype=bool)
-    for mask, draw in zip(hidden, draws.tolist(), strict=True):
+    for mask, draw, n_own in zip(hidden, draws.tolist(), n_valid, strict=True):
         generator = generator_of(draw, _SLICE + view)
         if generator.random() >= config.slice_probability:
             continue
         share = generator.uniform(config.slice_low, config.slice_high)
         in_time = generator.random() < 0.5
-        n = n_patches if in_time else n_cells
+        n = n_own if in_time else n_cells
         if n < 2:
             continue
         n_hidden = min(max(int(share * n), 1), n - 1)
@@ -143,5 +152,5 @@ def slice_mask(
             first = int(generator.integers(0, n - n_hidden, endpoint=True))
             mask[first : first + n_hidden] = True
         else:
-            mask[:, generator.permutation(n)[:n_hidden]] = True
+            mask[:n_own, generator.permutation(n)[:n_hidden]] = True
     return torch.from_numpy(hidden).to(draws.device)

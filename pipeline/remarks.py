@@ -1,0 +1,70 @@
+"""The sentences of the catalogue about tables, sidecars, names and links.
+
+Equal things are said in equal words, so that the same fault of a thousand files makes one line.
+``docs/files.md`` lists them; a test keeps both in step.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Reason", "Remark"]
+
+
+class Reason(StrEnum):
+    """Why a small file cannot be used."""
+
+    LINK = "a link to content that is not there: fetch it with `datalad get`"
+    POINTER = "a pointer of git-annex or Git LFS, not the file: fetch it with `datalad get` or `git lfs pull`"  # noqa: E501
+    DENIED = "no permission to read it"
+    MISSING = "no such file"
+    ERROR = "an error while it was read"
+    IRREGULAR = "not a regular file, but a folder, pipe or device"
+    TOO_LARGE = "too large for such a file"
+    BINARY = "empty, or not text"
+    NO_JSON = "no JSON"
+    DEEP_JSON = "JSON nested too deeply"
+    NO_FIELDS = "JSON, but not an object with named fields"
+    NO_COLUMN = "the column that is needed is not there"
+    NO_NUMBER = "no number in it"
+    NO_ONSETS = "no row with a number as its onset"
+    NOT_FSL = "not three columns of numbers"
+
+
+class Remark(StrEnum):
+    """What is doubtful in a file that is used, or what the lack of it costs; details may follow."""
+
+    NO_MOTION = "head motion is not known"
+    NO_EVENTS = "no events are taken from it"
+    NO_SIDECAR = "sidecar not used"
+    NO_MASK = "mask not used"
+    NO_PHENOTYPES = "no phenotypes are taken from it"
+    NO_DESCRIPTION = "phenotype columns are not described"
+    NEARLY_EVENTS = "events of a name that is nearly a run's, whose own are missing: not used"
+    LONG_ROWS = "rows with more fields than the header are not used"
+    SHORT_ROWS = "rows with fewer fields than the header: the last fields are missing"
+    STRAY_QUOTES = "a quote mark that opens no quoted text is read as a character"
+    LINE_BREAKS = "quoted text with line breaks: check that no rows are lost in it"
+    COMMENTS = "lines that begin with # are not read"
+    NOT_TABS = "columns are not separated by tabs: read as a CSV file"
+    SAME_COLUMN = "columns of one name are joined; values that differ are missing"
+    NO_ID = "rows without an id are not used"
+    SAME_SUBJECT = "rows of one subject are joined; values that differ are missing"
+    NEARLY_IDS = "ids of runs and of tables that differ in case, signs or zeros only: not joined"
+    COLUMN_NAME = "column names with characters that cannot be shown: these are replaced"
+    COMMAS = "numbers with commas are read as decimal or thousands commas"
+    EITHER_COMMAS = "commas in numbers may be decimal or thousands commas: kept as text"
+    NOT_NUMBERS = "values that are no numbers are missing"
+    MIXED = "numbers and text in one column: kept as text"
+    AGE_UNKNOWN = "ages that are not one number of years are missing"
+    AGE_TOPPED = "ages such as 90+ are taken as 90"
+    AGE_UNIT = "ages in another unit than years are converted"
+    SEX_UNKNOWN = "codes of sex that nothing explains are missing"
+    DX_UNKNOWN = "codes of diagnoses that ADHD-200 does not have are missing"
+    BAD_ONSETS = "rows without a number as their onset are no events"
+    BAD_DURATIONS = "durations that are no numbers are missing"
+    BAD_MOTION = "frames whose displacement is no number do not count"
+
+    def with_reason(self, reason: object) -> str:
+        """Return the remark with its reason behind it."""
+        return f"{self.value}: {reason}"

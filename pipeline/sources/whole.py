@@ -1,0 +1,86 @@
+"""Small images that are read whole: brain masks and warp fields."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.pipeline.errors import RunError, expected
+from fmritok.pipeline.headers import looked_at, read_header
+from fmritok.pipeline.nifti import VolumeHeader
+from fmritok.pipeline.sources.files import (
+    HashedFile,
+    check_claim,
+    check_room,
+    damage_named,
+    open_binary,
+)
+
+__all__ = ["read_image", "skip"]
+
+_SKIPPED_AT_ONCE = 1 << 20
+
+
+def read_image(path: Path, what: str) -> tuple[VolumeHeader, npt.NDArray[np.float64]]:
+    """Read a NIfTI file, with the checks of a run's own header.
+
+    Parameters
+    ----------
+    path : Path
+        Possibly inside a zip file.
+    what : str
+        What the file is, for errors.
+
+    Returns
+    -------
+    VolumeHeader
+    np.ndarray of the header's shape, float64
+        Values as the file means them.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged, its header claims more than it holds or than memory, or it has
+        values that are not finite.
+    """
+    header = read_header(path)
+    size = math.prod(header.shape) * header.dtype.itemsize
+    check_claim(path, header.offset + size)
+    check_room(path, 4 * size, "values")
+    with looked_at(path, f"a whole {what}"), damage_named(path, f"a whole {what}"):
+        with open_binary(path) as raw:
+            file = HashedFile(raw, path)
+            skip(file, header.offset)
+            data = file.read(size)
+            if len(data) < size:
+                raise EOFError(f"it ends after {len(data)} of {size} bytes")
+            file.finish()
+    stored = np.frombuffer(data, header.dtype).reshape(header.shape, order="F")
+    values = stored.astype(np.float64)
+    if header.slope != 1 or header.intercept:
+        values = header.slope * values + header.intercept
+    if not np.isfinite(values).all():
+        raise RunError(
+            expected(what.capitalize(), path, "finite values",
+                     f"{int((~np.isfinite(values)).sum())} that are NaN or infinite",
+                     "Make it again, with 0 where there is nothing.")
+        )  # fmt: skip
+    return header, values
+
+
+def skip(file: HashedFile, n_bytes: int) -> None:
+    """Read what lies before the data of a file, however long a header says it is.
+
+    Raises
+    ------
+    EOFError
+        If the file ends there.
+    """
+    while n_bytes:
+        part = file.read(min(n_bytes, _SKIPPED_AT_ONCE))
+        if not part:
+            raise EOFError("it ends before its data")
+        n_bytes -= len(part)

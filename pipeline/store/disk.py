@@ -1,0 +1,109 @@
+"""Files of a store on a local disk: written whole, flushed, and read with bounds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from fmritok.pipeline.errors import StoreError, expected
+from fmritok.pipeline.regular import NotAFileError, memory_left, open_regular
+
+__all__ = ["make_folder", "open_file", "read_file", "sync_folder", "within", "write_file"]
+
+#: Bytes that metadata may have; the seal of a table of 20,000 columns takes 10 MB.
+_METADATA_BYTES = 32 * 2**20
+#: Bytes of other files that are read without a look at how much memory there is.
+_SMALL_BYTES = 64 * 2**20
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises
+    ------
+    StoreError
+        If it is a FIFO, a socket or a device.
+    """
+    try:
+        return open_regular(path)
+    except NotAFileError as error:
+        raise _no_file(path, error) from error
+
+
+def read_file(path: Path, *, before: int = 0) -> bytes:
+    """Return a file's bytes.
+
+    Parameters
+    ----------
+    path : Path
+    before : int
+        Bytes of other files that are kept in memory with it.
+
+    Raises
+    ------
+    StoreError
+        If it is no regular file, or larger than metadata can be, or than memory.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if path.name == "zarr.json":
+            most = _METADATA_BYTES
+        else:
+            most = size if before + size <= _SMALL_BYTES else memory_left()
+        if size > most:
+            raise _no_file(path, f"{size:,} bytes, where at most {most:,} can be read")
+        return file.read(size)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file, and flush it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, or a file, to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and flush the folders that hold a new one."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def within(root: Path, path: Path) -> Path:
+    """Return a path below a store that may be written or removed: no link leads it elsewhere.
+
+    Links of files themselves are replaced or removed, not followed. Reading through links is
+    harmless: checksums tell whether what they lead to was meant.
+
+    Raises
+    ------
+    StoreError
+        If its folder lies elsewhere, or it is the store itself.
+    """
+    top, folder = os.path.realpath(root), os.path.realpath(path.parent)
+    if path == root or os.path.commonpath([top, folder]) != top:
+        raise StoreError(
+            expected("Folder", path.parent, f"one that lies in {top}", folder,
+                     "Nothing is written or removed there. Move it into the store, or use another "
+                     "store.")
+        )  # fmt: skip
+    return path
+
+
+def _no_file(path: Path, got: object) -> StoreError:
+    return StoreError(
+        expected("Store file", path, "a file that fmritok wrote", got, "Restore it from a copy.")
+    )

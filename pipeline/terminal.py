@@ -1,0 +1,81 @@
+"""What is printed: text of stores and cohorts is shown as it is, and does nothing.
+
+Names of runs, tasks and files come from other people. Escape sequences in them would reach the
+terminal, rich would read brackets as markup, and a spreadsheet would compute cells that begin with
+``=``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+__all__ = ["echo", "labelled", "log_to_terminal", "new_console", "plain", "spreadsheet_cell"]
+
+#: Control characters but tab and newline, and marks that reorder text or hide in it.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+#: What makes a spreadsheet take a cell for a formula.
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+
+
+def plain(text: object) -> str:
+    r"""Return text with hidden characters written out, as in ``\x1b``."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a line."""
+    click.echo(plain(text), err=err)
+
+
+def labelled(label: str, text: object) -> Text:
+    """Return a line for a console that begins with a word in red."""
+    from rich.text import Text
+
+    return Text.assemble((label, "red"), " ", plain(text))
+
+
+def new_console(*, stderr: bool = False, **options: Any) -> Console:
+    """Return a console that prints strings as they are: no markup, no emoji, nothing hidden."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def render_str(self, text: str, *args: Any, **options: Any) -> Text:
+            return super().render_str(plain(text), *args, **options)
+
+    return Plain(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
+
+
+def log_to_terminal() -> None:
+    """Print messages of level INFO and above as they are."""
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return plain(super().format(record))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Return the text of a cell of a CSV or TSV file that no spreadsheet computes.
+
+    A text that would be taken for a formula begins with an apostrophe. Numbers stay numbers.
+    """
+    if not _FORMULA.match(text):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
