@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fmritok.encoder import Encoder, load_encoder
-    from fmritok.pipeline.errors import FmritokError
+    from fmritok.errors import FmritokError
     from fmritok.pipeline.one_run import TokenizedRun, tokenize
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore, open_store
     from fmritok.trainer.data.dataset import WindowDataset
@@ -54,7 +54,7 @@ __version__ = version("fmritok")
 #: Where each name is; it is imported when it is first used, so that a command line starts fast.
 _MODULES = {
     "Encoder": "fmritok.encoder",
-    "FmritokError": "fmritok.pipeline.errors",
+    "FmritokError": "fmritok.errors",
     "TokenGroup": "fmritok.pipeline.store.reader",
     "TokenStore": "fmritok.pipeline.store.reader",
     "TokenizedRun": "fmritok.pipeline.one_run",

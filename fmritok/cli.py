@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 import click
 
-from fmritok.pipeline.errors import FmritokError
-from fmritok.pipeline.terminal import plain
+from fmritok.errors import FmritokError
+from fmritok.terminal import plain
 
 __all__ = ["COMMANDS", "main"]
 

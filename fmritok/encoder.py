@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.one_run import TokenizedRun, tokenize
 from fmritok.pipeline.store.precision import StoredRun, store_precision
 from fmritok.tokenizers.base import Tokenizer

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected
 
 __all__ = ["Registry"]
 

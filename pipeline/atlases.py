@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fmritok.pipeline.errors import AtlasError, expected
+from fmritok.errors import AtlasError, expected
 from fmritok.pipeline.small_files import UnreadableError, text_lines
 
 __all__ = ["SEMANTOKS", "build_semantoks_atlas"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, StoreError, expected
+from fmritok.errors import CatalogError, StoreError, expected
 from fmritok.pipeline.sources.files import damage_named
 from fmritok.pipeline.sources.opening import RunFiles, source_sha256
 from fmritok.pipeline.store.ledger import current_runs

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, RunError, expected
+from fmritok.errors import CatalogError, RunError, expected
 from fmritok.pipeline.events import Event, events_table
 from fmritok.pipeline.headers import looked_at, run_header
 from fmritok.pipeline.phenotypes import Phenotypes

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected
 
 __all__ = ["KNOWN", "ClusterRecipe", "read_recipe", "started"]
 

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fmritok.pipeline.errors import MachineError, expected
+from fmritok.errors import MachineError, expected
 from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.task import Job, RunTask, fail_run
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fmritok.pipeline.errors import FmritokError, StoreError, expected
+from fmritok.errors import FmritokError, StoreError, expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
 from fmritok.tokenizers.base import Tokenizer

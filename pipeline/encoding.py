@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.scratch import ScratchArray
 from fmritok.pipeline.sources.opening import RunSource
 from fmritok.pipeline.volumes import RunVolumes, scaled_product

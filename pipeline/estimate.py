@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fmritok.errors import RunError
 from fmritok.pipeline.catalog import Cohort
-from fmritok.pipeline.errors import RunError
 from fmritok.pipeline.plan import PlannedGroup
 from fmritok.pipeline.store.group import is_created
 from fmritok.pipeline.store.ledger import finished_runs

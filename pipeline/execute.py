@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmritok.errors import FmritokError, MachineError, expected
 from fmritok.pipeline.dask_faults import (
     LostRuns,
     Outcome,
@@ -18,7 +19,6 @@ from fmritok.pipeline.dask_faults import (
     scheduler_watched,
     stopping_error,
 )
-from fmritok.pipeline.errors import FmritokError, MachineError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.task import Job, RunTask, tokenize_run

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from fmritok.errors import FmritokError, expected
 from fmritok.pipeline.atlases import build_semantoks_atlas
-from fmritok.pipeline.errors import FmritokError, expected
 
 __all__ = ["fetch_adhd200_sample", "fetch_atlas", "fetch_template"]
 

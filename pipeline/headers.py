@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmritok.pipeline.errors import MachineError, RunError, expected
-from fmritok.pipeline.faults import told_apart
+from fmritok.errors import MachineError, RunError, expected
+from fmritok.faults import told_apart
 from fmritok.pipeline.nifti import HEADER_BYTES, VolumeHeader, file_start, parse_volume_header
 from fmritok.pipeline.placement import not_in_mni
 from fmritok.pipeline.surface_headers import SurfaceHeader, read_cifti_header, read_gifti_header

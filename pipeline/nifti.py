@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.sources.files import open_binary, read_fully
 from fmritok.pipeline.transforms import chosen_transform
 

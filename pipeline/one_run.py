@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.encoding import Encoded, SeriesEncoding, VolumeEncoding
-from fmritok.pipeline.errors import RunError, expected
 from fmritok.pipeline.headers import run_header
 from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.memory import MemorySource, files_of, space_of_samples

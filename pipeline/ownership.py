@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.catalog import Cohort
-from fmritok.pipeline.errors import StoreError, expected
 from fmritok.pipeline.store.annotations import ANNOTATIONS, read_annotation
 from fmritok.pipeline.store.ledger import current_runs
 from fmritok.pipeline.store.location import Location

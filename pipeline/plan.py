@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from fmritok.errors import FmritokError, expected
 from fmritok.pipeline.binding import Binding, check_others_at_work, compare_sources
 from fmritok.pipeline.catalog import Cohort
-from fmritok.pipeline.errors import FmritokError, expected
 from fmritok.pipeline.ownership import check_annotations, without_kept
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.annotations import ANNOTATIONS, write_annotations

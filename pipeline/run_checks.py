@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fmritok.pipeline.errors import expected
-from fmritok.pipeline.faults import told_apart
+from fmritok.errors import expected
+from fmritok.faults import told_apart
 from fmritok.pipeline.phenotypes import showable
 from fmritok.pipeline.remarks import Reason
 from fmritok.pipeline.small_files import POINTER_BYTES, not_fetched

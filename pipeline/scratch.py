@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import MachineError, expected
+from fmritok.errors import MachineError, expected
 
 __all__ = ["ScratchArray", "check_scratch"]
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fmritok.pipeline.regular import NotAFileError, open_regular
 from fmritok.pipeline.remarks import Reason
+from fmritok.regular import NotAFileError, open_regular
 
 __all__ = [
     "JSON_BYTES", "POINTER_BYTES", "TABLE_BYTES", "UnreadableError", "decode_text", "not_fetched",

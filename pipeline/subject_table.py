@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.errors import CatalogError, expected
 from fmritok.pipeline.remarks import Remark
 from fmritok.pipeline.small_files import TABLE_BYTES
 from fmritok.pipeline.text_numbers import first_examples

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.nifti import HEADER_BYTES, file_start, raw_header, value_type
 from fmritok.pipeline.sources.files import open_binary, read_fully
 

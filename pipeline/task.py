@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fmritok.errors import FmritokError, MachineError, RunError, expected
+from fmritok.faults import Place, stored, told_apart
 from fmritok.pipeline.encoding import Encoded, SeriesEncoding, VolumeEncoding
-from fmritok.pipeline.errors import FmritokError, MachineError, RunError, expected
-from fmritok.pipeline.faults import Place, stored, told_apart
 from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run, source_sha256
 from fmritok.pipeline.store.location import Location

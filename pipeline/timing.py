@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 
 __all__ = ["Seconds", "Sidecar", "lone_times", "read_sidecar", "repetition_time"]
 

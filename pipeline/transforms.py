@@ -19,7 +19,7 @@ import numpy.typing as npt
 from nibabel.affines import apply_affine
 from nibabel.spatialimages import HeaderDataError
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 
 __all__ = ["Transform", "chosen_transform"]
 

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from fmritok.pipeline.errors import StoreError
+from fmritok.errors import StoreError
 
 
 class BrokenDataset(torch.utils.data.Dataset):

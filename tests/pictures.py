@@ -12,7 +12,7 @@ import pandas as pd
 import zarr
 from tiny import fmritok
 
-from fmritok.pipeline.errors import FmritokError
+from fmritok.errors import FmritokError
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from cohorts import SHAPE, write_header, write_phenotypes, write_run
 
+from fmritok.errors import CatalogError
 from fmritok.pipeline.catalog import Found, gather
 from fmritok.pipeline.commands.catalog import catalog
 from fmritok.pipeline.commands.tokenize import plan
 from fmritok.pipeline.datasets import DATASETS, catalog_cohort, get_adapter, hcp
-from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.remarks import Remark
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from images import SHAPE, bids_path, series, write_image, write_pair
 
 from fmritok.cli import main
-from fmritok.pipeline.errors import RunError
+from fmritok.errors import RunError
 from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.pipeline.store.reader import TokenStore

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from cohorts import write_run
 
 from fmritok.cli import main
+from fmritok.errors import FmritokError, MachineError
 from fmritok.pipeline import execute
 from fmritok.pipeline.clusters import KNOWN, read_recipe
 from fmritok.pipeline.dask_faults import LostRuns, Patience
-from fmritok.pipeline.errors import FmritokError, MachineError
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord

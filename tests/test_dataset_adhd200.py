@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cohorts import NATIVE, left_out, write_header
 
+from fmritok.errors import CatalogError
 from fmritok.pipeline.datasets import get_adapter
-from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.remarks import Remark
 
 #: Athena's grid.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from cohorts import NATIVE, left_out, questioned, write_cifti, write_gifti, write_header
 
+from fmritok.errors import CatalogError
 from fmritok.pipeline.datasets import get_adapter
 from fmritok.pipeline.datasets.bids_files import BidsFolders, parse_name
-from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.remarks import Reason, Remark
 
 RUN = "sub-01_ses-1_task-rest_run-1"

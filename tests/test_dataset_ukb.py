@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from cohorts import NATIVE, left_out, questioned, write_cifti, write_header
 
+from fmritok.errors import CatalogError
 from fmritok.pipeline.datasets import get_adapter
-from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.remarks import Remark
 
 REST = "1000001_20227_2_0"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from fmritok.errors import FmritokError
 from fmritok.pipeline.commands.demo_data import demo_data
 from fmritok.pipeline.demo.anatomy import AFFINE, GRID, load_anatomy
 from fmritok.pipeline.demo.cohort import DemoConfig, run_path, write_demo_cohort
@@ -26,7 +27,6 @@ from fmritok.pipeline.demo.population import (
     draw_subject,
 )
 from fmritok.pipeline.demo.signals import hrf
-from fmritok.pipeline.errors import FmritokError
 
 REST, MOTOR = "rfMRI_REST1_LR", "tfMRI_MOTOR_LR"
 NONE = DemoConfig(

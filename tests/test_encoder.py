@@ -10,7 +10,7 @@ import torch
 from tiny import fmritok, tokenize_options, write_atlas, write_cohort
 
 from fmritok import load_encoder, open_store, tokenize
-from fmritok.pipeline.errors import RunError
+from fmritok.errors import RunError
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.features import load_encoder as load_frozen
 from fmritok.trainer.features import run_features

@@ -16,8 +16,8 @@ import torch
 from cohorts import write_run
 from test_tokenize import fmritok, inspect, tokenize, written
 
-from fmritok.pipeline import faults, nifti, task
-from fmritok.pipeline.errors import (
+from fmritok import faults
+from fmritok.errors import (
     AtlasError,
     MachineError,
     NoSpaceError,
@@ -25,7 +25,8 @@ from fmritok.pipeline.errors import (
     StoreError,
     WeightsError,
 )
-from fmritok.pipeline.faults import told_apart
+from fmritok.faults import told_apart
+from fmritok.pipeline import nifti, task
 from fmritok.pipeline.scratch import ScratchArray
 from fmritok.pipeline.sources.volume import VolumeSource
 from fmritok.pipeline.store.location import Location
@@ -116,7 +117,7 @@ def test_whose_fault_it_is(name, place):
 
 
 def test_the_table_does_not_import_torch():
-    code = "import sys, fmritok.pipeline.faults; print([m for m in ('torch', 'numpy', " \
+    code = "import sys, fmritok.faults; print([m for m in ('torch', 'numpy', " \
            "'fsspec', 'botocore') if m in sys.modules])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []

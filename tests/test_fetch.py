@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from fmritok.cli import main
+from fmritok.errors import FmritokError
 from fmritok.pipeline import fetching
-from fmritok.pipeline.errors import FmritokError
 from fmritok.tokenizers.atlas import load_atlas
 from fmritok.tokenizers.cortex import load_template
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.tri import LinearTriInterpolator, Triangulation
 
-from fmritok.pipeline.errors import FmritokError
+from fmritok.errors import FmritokError
 from fmritok.tokenizers.cortex import CortexTemplate, Hemisphere, load_template
 from fmritok.tokenizers.flatgrid import build_flat_grid
 

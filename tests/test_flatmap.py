@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmritok.pipeline.errors import RunError
+from fmritok.errors import RunError
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.testing import SeriesTokenizerContract
 from fmritok.tokenizers.flatmap import FlatmapTokenizer

@@ -23,8 +23,8 @@ import pytest
 from cohorts import FSL, NATIVE, write_header, write_run
 from tiny import fmritok
 
+from fmritok.errors import RunError
 from fmritok.pipeline.datasets import get_adapter
-from fmritok.pipeline.errors import RunError
 from fmritok.pipeline.headers import run_header
 from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.files import HashedFile, open_binary, read_fully, read_small
@@ -343,7 +343,7 @@ def test_members_of_zip_files_are_hashed_as_stored(tmp_path, image):
 
 
 def test_atlases_templates_and_weights_are_files(tmp_path):
-    from fmritok.pipeline.errors import AtlasError, FmritokError, WeightsError
+    from fmritok.errors import AtlasError, FmritokError, WeightsError
     from fmritok.tokenizers.atlas import _label_image, load_atlas
     from fmritok.tokenizers.cortex import _gifti, load_template
     from fmritok.tokenizers.weights import Weights

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import fmritok
 
-from fmritok.pipeline.errors import StoreError
+from fmritok.errors import StoreError
 from fmritok.pipeline.store.annotations import write_annotations
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore

@@ -15,8 +15,8 @@ from images import AFFINE, SHAPE, bids_path, change, replaced, series, write_ima
 from test_timing import grayordinates
 from test_transforms import MIRROR, moved, with_both
 
+from fmritok.errors import RunError
 from fmritok.pipeline.datasets import get_adapter
-from fmritok.pipeline.errors import RunError
 from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.pipeline.volumes import RunVolumes

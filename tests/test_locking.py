@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fmritok.pipeline.errors import StoreError
+from fmritok.errors import StoreError
 from fmritok.pipeline.store import lease
 from fmritok.pipeline.store.holder import Holder
 from fmritok.pipeline.store.lease import Lease

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_flatmap import correlations, series_of, task_regressor
 
-from fmritok.pipeline.errors import AtlasError, FmritokError, RunError
+from fmritok.errors import AtlasError, FmritokError, RunError
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.testing import SeriesTokenizerContract
 from fmritok.tokenizers.atlas import load_atlas

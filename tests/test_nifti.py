@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from images import AFFINE, FIELDS, SHAPE, bids_path, change, replaced, series, write_image
 
 from fmritok.cli import main
+from fmritok.errors import MachineError, RunError
 from fmritok.pipeline import catalog as catalog_module
 from fmritok.pipeline.catalog import RunFile
 from fmritok.pipeline.datasets import get_adapter
-from fmritok.pipeline.errors import MachineError, RunError
 from fmritok.pipeline.headers import read_header, run_header
 from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.opening import RunFiles, open_run

@@ -8,7 +8,7 @@ import pytest
 from tiny import PARCELS, fmritok, tokenize_options, write_atlas, write_cohort
 
 from fmritok import open_store, tokenize
-from fmritok.pipeline.errors import FmritokError, RunError
+from fmritok.errors import FmritokError, RunError
 from fmritok.tokenizers.registry import build_tokenizer
 
 

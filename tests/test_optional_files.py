@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cohorts import left_out, questioned, write_cifti, write_header, write_phenotypes
 
+from fmritok.errors import CatalogError
 from fmritok.pipeline.datasets import get_adapter
-from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.remarks import Reason, Remark
 
 

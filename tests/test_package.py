@@ -39,7 +39,7 @@ def test_huggingface_tokenizers_is_not_shadowed_at_the_root():
 def test_all_parts_are_found_from_anywhere(tmp_path, at_root, safe):
     """An editable install alone does not find the folder without an ``__init__.py``."""
     code = """
-import fmritok, fmritok.pipeline.errors, fmritok.tokenizers.registry, fmritok.cli
+import fmritok, fmritok.errors, fmritok.tokenizers.registry, fmritok.cli
 import tokenizers
 print(fmritok.tokenizers.registry.__file__, tokenizers.__file__, sep="\\n")
 """

@@ -9,8 +9,8 @@ from foreign_plugins import BlockMeans
 from tiny import fmritok
 
 from fmritok import open_store
+from fmritok.errors import CatalogError, FmritokError
 from fmritok.pipeline.datasets import DATASETS
-from fmritok.pipeline.errors import CatalogError, FmritokError
 from fmritok.testing import VolumeTokenizerContract
 from fmritok.tokenizers.registry import TOKENIZERS, build_tokenizer
 

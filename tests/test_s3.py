@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from cohorts import write_run
 
 from fmritok.cli import main
+from fmritok.errors import StoreError
 from fmritok.pipeline import task
-from fmritok.pipeline.errors import StoreError
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import one_writer
 from fmritok.pipeline.store.reader import TokenStore

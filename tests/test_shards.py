@@ -13,7 +13,7 @@ import pytest
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
-from fmritok.pipeline.errors import StoreError
+from fmritok.errors import StoreError
 from fmritok.pipeline.store import codec, shard_files, shards
 from fmritok.pipeline.store.layout import open_direct
 from fmritok.pipeline.store.location import Location

@@ -12,7 +12,7 @@ import zarr
 from this_thread import zarr_in_this_thread
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from fmritok.pipeline.errors import StoreError
+from fmritok.errors import StoreError
 from fmritok.pipeline.store.layout import open_direct
 from fmritok.pipeline.store.location import Location
 

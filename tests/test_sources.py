@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fmritok.pipeline.errors import RunError
+from fmritok.errors import RunError
 from fmritok.pipeline.headers import RunHeader, run_header
 from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.opening import RunFiles, open_run

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from fmritok.pipeline.errors import ProvenanceMismatchError, RunError, StoreError
+from fmritok.errors import ProvenanceMismatchError, RunError, StoreError
 from fmritok.pipeline.store import group, ledger, switch
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.ledger import allocate, finalize, finished_runs

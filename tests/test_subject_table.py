@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fmritok.pipeline.errors import CatalogError
+from fmritok.errors import CatalogError
 from fmritok.pipeline.phenotypes import tidy
 from fmritok.pipeline.remarks import Remark
 from fmritok.pipeline.small_files import UnreadableError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import butter, sosfreqz
 
-from fmritok.pipeline.errors import RunError
+from fmritok.errors import RunError
 from fmritok.tokenizers.temporal import bandpass, resample, resampled_frames, standardize
 
 

@@ -16,7 +16,7 @@ from fmritok.pipeline.store.annotations import write_annotations
 from fmritok.pipeline.store.ledger import allocate
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.schema import GroupSpec
-from fmritok.pipeline.terminal import (
+from fmritok.terminal import (
     echo,
     labelled,
     log_to_terminal,

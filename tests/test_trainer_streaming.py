@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError
+from fmritok.errors import ProvenanceMismatchError, StoreError
 from fmritok.pipeline.store import shard_files
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.aligned import aligned_indices, aligned_loader, covered_frames

@@ -14,7 +14,7 @@ import pytest
 import torch
 from broken import BrokenDataset
 
-from fmritok.pipeline.errors import StoreError
+from fmritok.errors import StoreError
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer import workers
 from fmritok.trainer.errors import TrainingError

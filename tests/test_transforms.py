@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from images import AFFINE, SHAPE, bids_path, series, write_image
 
+from fmritok.errors import RunError
 from fmritok.pipeline.datasets import get_adapter
-from fmritok.pipeline.errors import RunError
 from fmritok.pipeline.headers import read_header, run_header
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmritok.pipeline.errors import MachineError, WeightsError
+from fmritok.errors import MachineError, WeightsError
 from fmritok.pipeline.volumes import RunVolumes
 from fmritok.testing import VolumeTokenizerContract
 from fmritok.tokenizers.intensity import VolumeStatistics, fit_intensity

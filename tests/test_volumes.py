@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fmritok.pipeline.errors import RunError
+from fmritok.errors import RunError
 from fmritok.pipeline.headers import header_problem, read_header
 from fmritok.pipeline.placement import Placement, not_in_mni
 from fmritok.pipeline.volumes import RunVolumes

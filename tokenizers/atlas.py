@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.pipeline.errors import AtlasError, expected
-from fmritok.pipeline.regular import check_regular
+from fmritok.errors import AtlasError, expected
+from fmritok.regular import check_regular
 from fmritok.tokenizers.spaces import LEFT, RIGHT, VOXEL, SampleSpace, SurfaceSpace, VolumeSpace
 
 __all__ = ["EMBEDDED_ATLAS", "Atlas", "load_atlas"]

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import FmritokError, expected
-from fmritok.pipeline.regular import check_regular
+from fmritok.errors import FmritokError, expected
+from fmritok.regular import check_regular
 
 __all__ = ["EMBEDDED_TEMPLATE", "CortexTemplate", "Hemisphere", "load_template"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.tokenizers.stored import StoredTokens
 
 __all__ = ["flat_images", "save_pictures", "save_surfaces"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected
 from fmritok.tokenizers.cortex import CortexTemplate, Hemisphere
 
 __all__ = ["PATCH", "FlatGrid", "build_flat_grid"]

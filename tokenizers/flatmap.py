@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.cortex import EMBEDDED_TEMPLATE, CortexTemplate, load_template
 from fmritok.tokenizers.flat_pictures import save_pictures, save_surfaces

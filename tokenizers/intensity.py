@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.tokenizers.grid import SHAPE
 
 __all__ = ["INTENSITIES", "Intensity", "IntensityMode", "VolumeStatistics", "fit_intensity"]

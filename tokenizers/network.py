@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from fmritok.pipeline.errors import FmritokError, RunError, expected
-from fmritok.pipeline.terminal import spreadsheet_cell
+from fmritok.errors import FmritokError, RunError, expected
+from fmritok.terminal import spreadsheet_cell
 from fmritok.tokenizers.atlas import EMBEDDED_ATLAS, Atlas, load_atlas
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid
 from fmritok.tokenizers.spaces import SampleSpace

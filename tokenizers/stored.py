@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected
 
 if TYPE_CHECKING:
     from fmritok.tokenizers.base import Tokenizer

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import MachineError, expected
-from fmritok.pipeline.faults import is_out_of_memory
+from fmritok.errors import MachineError, expected
+from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
 from fmritok.tokenizers.intensity import (

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmritok.pipeline.errors import WeightsError, expected
-from fmritok.pipeline.regular import check_regular, open_regular
+from fmritok.errors import WeightsError, expected
+from fmritok.regular import check_regular, open_regular
 
 if TYPE_CHECKING:
     import torch

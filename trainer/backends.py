@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError
 
 __all__ = ["Backend", "Mask", "Packing", "attend", "choose_backend"]

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError, ConfigError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.backends import Backend
 from fmritok.trainer.errors import ConfigError
 

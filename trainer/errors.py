@@ -1,8 +1,8 @@
-"""Errors of the training half; see :mod:`fmritok.pipeline.errors` for the form of the messages."""
+"""Errors of the training half; see :mod:`fmritok.errors` for the form of the messages."""
 
 from __future__ import annotations
 
-from fmritok.pipeline.errors import FmritokError
+from fmritok.errors import FmritokError
 
 __all__ = [
     "CheckpointError",

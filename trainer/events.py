@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.windows import RunIndex, Windows
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected
 from fmritok.trainer.errors import TrainingError
 
 __all__ = ["is_out_of_memory", "losing_others", "reason", "within_memory", "write_whole", "writing"]

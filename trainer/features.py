@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.checkpoint import TOKENS, Checkpoint
 from fmritok.trainer.config import Config

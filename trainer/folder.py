@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import nn
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.lock_file import HeldError, LockFile
 from fmritok.trainer.checkpoint import (
     METRICS,

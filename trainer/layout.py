@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.mixing import MixedGroup

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.faults import is_out_of_memory, reason

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.pipeline.terminal import new_console
+from fmritok.terminal import new_console
 from fmritok.trainer.checkpoint import METRICS, RUNS, TOKENS, Checkpoint
 from fmritok.trainer.config import Config
 from fmritok.trainer.display import TrainingDisplay

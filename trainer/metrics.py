@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.board import Board
 from fmritok.trainer.checkpoint import METRICS, Checkpoint
 from fmritok.trainer.config import Config

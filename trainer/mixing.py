@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.pipeline.errors import ProvenanceMismatchError, expected
+from fmritok.errors import ProvenanceMismatchError, expected
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenGroup

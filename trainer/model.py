@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.attention import make_norm
 from fmritok.trainer.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.config import ModelConfig

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.exchange import exchanges
 from fmritok.trainer.folds import fold_splits

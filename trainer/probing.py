@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.events import event_windows

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import ConfigError
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.checkpoint import METRICS, RUNS, Checkpoint, is_checkpoint

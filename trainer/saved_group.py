@@ -12,7 +12,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.errors import CheckpointError

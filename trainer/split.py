@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 
 __all__ = ["Split", "check_no_leakage", "split_runs", "with_subjects"]

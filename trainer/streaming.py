@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.reader import RunMoments, TokenGroup
 from fmritok.trainer.faults import is_out_of_memory
 from fmritok.trainer.loader import batch_loader

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.folder import TrainingFolder
 

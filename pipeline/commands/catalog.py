@@ -10,7 +10,7 @@ import click
 
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
 from fmritok.pipeline.commands.reasons import first_few, grouped
-from fmritok.pipeline.terminal import labelled, new_console
+from fmritok.terminal import labelled, new_console
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fmritok.pipeline.commands.options import group_option, store_option
-from fmritok.pipeline.terminal import echo
+from fmritok.terminal import echo
 
 
 @click.command()

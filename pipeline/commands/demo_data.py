@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fmritok.pipeline.terminal import echo
+from fmritok.terminal import echo
 
 __all__ = ["demo_data"]
 
@@ -95,8 +95,8 @@ def demo_data(
 
     Nothing is downloaded. Running it again finishes what was interrupted, or adds subjects.
     """
+    from fmritok.errors import FmritokError
     from fmritok.pipeline.demo.cohort import DemoConfig, write_demo_cohort
-    from fmritok.pipeline.errors import FmritokError
 
     try:
         config = DemoConfig(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fmritok.pipeline.terminal import echo
+from fmritok.terminal import echo
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _out = click.option("--out", required=True, type=_FOLDER, help="Folder to write.")

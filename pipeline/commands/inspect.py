@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fmritok.pipeline.commands.options import as_json, print_json, store_option
-from fmritok.pipeline.terminal import labelled, new_console
+from fmritok.terminal import labelled, new_console
 
 
 @click.command()

@@ -23,7 +23,7 @@ from fmritok.pipeline.commands.tokenize_output import (
     say_questioned,
     show_progress,
 )
-from fmritok.pipeline.terminal import new_console
+from fmritok.terminal import new_console
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog import Cohort
@@ -135,8 +135,8 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @as_json
 def plan(store: str, as_json: bool, **options: Any) -> None:
     """Show what a tokenization would do and take; nothing is written."""
+    from fmritok.faults import told_apart
     from fmritok.pipeline.estimate import estimate
-    from fmritok.pipeline.faults import told_apart
     from fmritok.pipeline.plan import check_cohort
     from fmritok.pipeline.store.location import Location
 
@@ -190,8 +190,8 @@ def tokenize(
     go on, and the exit status is 1. A fault of the machine or of the set-up stops everything with
     one error.
     """
+    from fmritok.faults import told_apart
     from fmritok.pipeline.estimate import estimate, with_measured_notes
-    from fmritok.pipeline.faults import told_apart
     from fmritok.pipeline.plan import check_cohort, commit_plan
     from fmritok.pipeline.scratch import check_scratch
     from fmritok.pipeline.store.ledger import finalize

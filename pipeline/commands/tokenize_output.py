@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fmritok.pipeline.commands.reasons import first_few, grouped
-from fmritok.pipeline.terminal import echo, labelled
+from fmritok.terminal import echo, labelled
 
 if TYPE_CHECKING:
     from rich.console import Console

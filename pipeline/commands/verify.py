@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fmritok.pipeline.commands.options import as_json, print_json, store_option
-from fmritok.pipeline.terminal import echo, new_console
+from fmritok.terminal import echo, new_console
 
 
 @click.command()

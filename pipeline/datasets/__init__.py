@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fmritok.errors import CatalogError
 from fmritok.pipeline.catalog import Adapter, Cohort, Input
-from fmritok.pipeline.errors import CatalogError
 from fmritok.registry import Registry
 
 __all__ = ["DATASETS", "catalog_cohort", "get_adapter"]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fmritok.errors import CatalogError
 from fmritok.pipeline.ages import ages_in_years
-from fmritok.pipeline.errors import CatalogError
 from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, as_code, sex_labels, tidy
 from fmritok.pipeline.remarks import Remark
 from fmritok.pipeline.small_files import UnreadableError

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmritok.errors import CatalogError, expected
 from fmritok.pipeline.catalog import (
     Cohort,
     Found,
@@ -36,7 +37,6 @@ from fmritok.pipeline.datasets.bids_files import (
     volume_rank,
 )
 from fmritok.pipeline.datasets.bids_participants import read_participants
-from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import read_bids_events
 from fmritok.pipeline.remarks import Reason, Remark
 from fmritok.pipeline.small_files import UnreadableError, not_fetched

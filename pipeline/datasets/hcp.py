@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fmritok.errors import CatalogError, expected
 from fmritok.pipeline.catalog import (
     Cohort,
     Found,
@@ -27,7 +28,6 @@ from fmritok.pipeline.catalog import (
     checked_root,
     gather,
 )
-from fmritok.pipeline.errors import CatalogError, expected
 from fmritok.pipeline.events import Event, read_fsl_events
 from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
 from fmritok.pipeline.remarks import Reason, Remark

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
+from fmritok.errors import expected
 from fmritok.pipeline.catalog import (
     Cohort,
     Found,
@@ -36,7 +37,6 @@ from fmritok.pipeline.catalog import (
     gather,
 )
 from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
-from fmritok.pipeline.errors import expected
 from fmritok.pipeline.remarks import Reason, Remark
 from fmritok.pipeline.small_files import UnreadableError, decode_text, read_text
 from fmritok.pipeline.sources.files import open_zip, read_small

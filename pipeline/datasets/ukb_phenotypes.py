@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fmritok.pipeline.errors import CatalogError, expected
+from fmritok.errors import CatalogError, expected
 from fmritok.pipeline.phenotypes import SEX, Column, Phenotypes, as_code, sex_labels, tidy
 from fmritok.pipeline.remarks import Remark
 from fmritok.pipeline.small_files import UnreadableError

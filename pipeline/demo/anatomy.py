@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from fmritok.pipeline.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected
 
 __all__ = ["AFFINE", "GRID", "Anatomy", "load_anatomy", "smooth_fields", "subject_anatomy"]
 

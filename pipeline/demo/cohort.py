@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from fmritok.errors import FmritokError, expected
 from fmritok.pipeline.demo import tables
 from fmritok.pipeline.demo.anatomy import Anatomy, SubjectAnatomy, load_anatomy, subject_anatomy
 from fmritok.pipeline.demo.config import DemoConfig, is_rest
@@ -17,7 +18,6 @@ from fmritok.pipeline.demo.population import Subject, draw_subject, stream
 from fmritok.pipeline.demo.signals import RunSignals, simulate_signals
 from fmritok.pipeline.demo.tasks import ev_text
 from fmritok.pipeline.demo.volume import write_volume
-from fmritok.pipeline.errors import FmritokError, expected
 
 __all__ = ["MARKER", "DemoConfig", "run_path", "write_demo_cohort"]
 

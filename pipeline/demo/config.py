@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from fmritok.errors import FmritokError, expected
 from fmritok.pipeline.demo.tasks import TASKS
-from fmritok.pipeline.errors import FmritokError, expected
 
 __all__ = ["DemoConfig", "check_run_name", "is_rest", "task_of"]
 

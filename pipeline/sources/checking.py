@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.sources.opening import RunSource
 from fmritok.tokenizers.spaces import LEFT, RIGHT, VOXEL, SurfaceSpace
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from fmritok.pipeline.errors import RunError, expected
-from fmritok.pipeline.regular import TooLargeError, machine_memory, open_regular
+from fmritok.errors import RunError, expected
+from fmritok.regular import TooLargeError, machine_memory, open_regular
 
 __all__ = [
     "HashedFile", "ZipError", "check_claim", "check_room", "damage_named", "file_sha256",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.tokenizers.spaces import MESHES, SampleSpace, SurfaceSpace
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.sources.files import file_sha256
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap

@@ -12,7 +12,7 @@ from xml.parsers.expat import ExpatError
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.nifti import scaling, value_type
 from fmritok.pipeline.sources.files import (
     HashedFile,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.placement import Placement, not_in_mni
 from fmritok.pipeline.sources.volume import VolumeSource
 from fmritok.pipeline.sources.whole import read_image

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 from fmritok.pipeline.headers import looked_at, read_header
 from fmritok.pipeline.nifti import VolumeHeader
 from fmritok.pipeline.sources.files import (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.root import create_root
 from fmritok.pipeline.store.runs_check import check_columns

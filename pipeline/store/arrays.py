@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.regular import memory_left
 from fmritok.pipeline.store.codec import CRC_BYTES, Bytes, content_size, crc, decompress
 from fmritok.pipeline.store.documents import parse_json
 from fmritok.pipeline.store.layout import ArrayLayout, parse_layout
+from fmritok.regular import memory_left
 
 __all__ = ["decode_arrays"]
 

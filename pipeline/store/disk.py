@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from fmritok.pipeline.errors import StoreError, expected
-from fmritok.pipeline.regular import NotAFileError, memory_left, open_regular
+from fmritok.errors import StoreError, expected
+from fmritok.regular import NotAFileError, memory_left, open_regular
 
 __all__ = ["make_folder", "open_file", "read_file", "sync_folder", "within", "write_file"]
 

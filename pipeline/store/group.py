@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.pipeline.errors import ProvenanceMismatchError, StoreError, expected
+from fmritok.errors import ProvenanceMismatchError, StoreError, expected
 from fmritok.pipeline.store.arrays import decode_arrays
 from fmritok.pipeline.store.difference import first_difference
 from fmritok.pipeline.store.layout import parse_direct

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.codec import MOST_CHUNK_BYTES
 from fmritok.pipeline.store.documents import parse_json
 from fmritok.pipeline.store.location import Location

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.holder import Holder
 from fmritok.pipeline.store.location import Location
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.lease import Lease
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.lock_file import HeldError, LockFile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.names import GROUP_TABLES
 from fmritok.pipeline.store.records import list_records, read_records

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 
 __all__ = [
     "COLUMNS", "GROUP_TABLES", "IDENTITY", "RESERVED_NAMES", "SOURCE", "check_group_name",

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, expected
+from fmritok.errors import RunError, expected
 
 __all__ = ["PRECISIONS", "Precision", "StoredRun", "dequantize", "store_precision"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.annotations import read_annotation
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.documents import check_record, parse_json
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.seal import canonical_json, sha256, zarr_group

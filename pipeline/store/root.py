@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.documents import parse_json
 from fmritok.pipeline.store.lease import DURATION_S
 from fmritok.pipeline.store.location import Location

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.group import GroupState
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.names import COLUMNS, SOURCE, crc_column

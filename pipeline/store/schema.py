@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.codec import Codec
 from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name
 from fmritok.pipeline.store.precision import Precision

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.documents import check_attributes, check_seal, parse_json
 from fmritok.pipeline.store.layout import parse_layout
 from fmritok.pipeline.store.location import Location

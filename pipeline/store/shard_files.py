@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.codec import ABSENT, CRC_BYTES, ENTRY_BYTES, Bytes, crc
 from fmritok.pipeline.store.location import Location
 

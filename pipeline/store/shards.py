@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.codec import CRC_BYTES, Bytes, crc, decompress, most_stored
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.shard_files import (

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from fmritok.pipeline.errors import StoreError, expected
+from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locking import check_held
 from fmritok.pipeline.store.seal import Document, Growing, sha256, write_document

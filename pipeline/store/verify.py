@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from fmritok.pipeline.errors import StoreError
+from fmritok.errors import StoreError
 from fmritok.pipeline.store.annotations import annotation_of
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location

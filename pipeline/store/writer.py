@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.pipeline.errors import RunError, StoreError, expected
+from fmritok.errors import RunError, StoreError, expected
 from fmritok.pipeline.store.codec import encode_shard
 from fmritok.pipeline.store.layout import open_direct
 from fmritok.pipeline.store.location import PARTIAL, Location

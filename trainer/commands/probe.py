@@ -95,7 +95,7 @@ def probe(
 
     import torch
 
-    from fmritok.pipeline.terminal import echo, log_to_terminal, new_console
+    from fmritok.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.probing import EventOptions, probe_trainings
     from fmritok.trainer.scores import scores_table, write_scores

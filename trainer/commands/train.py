@@ -136,9 +136,9 @@ def _train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from fmritok.pipeline.errors import expected
+    from fmritok.errors import expected
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore
-    from fmritok.pipeline.terminal import echo, log_to_terminal, new_console
+    from fmritok.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.display import figures_table
     from fmritok.trainer.distributed import Ranks
     from fmritok.trainer.errors import ConfigError

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.data.samples import Form, SampleReader
 from fmritok.trainer.errors import ConfigError

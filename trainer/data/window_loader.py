@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.data.dataset import WindowDataset
 from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.loader import batch_loader

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fmritok.pipeline.errors import expected
+from fmritok.errors import expected
 from fmritok.trainer.config import ObjectiveConfig
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.inputs import PatchInputs

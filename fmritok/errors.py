@@ -35,7 +35,7 @@ class RunError(FmritokError, ValueError):
 class MachineError(FmritokError):
     """The machine or the set-up is at fault, not a run: it stops a tokenization.
 
-    No run is recorded as failed because of it; see :mod:`fmritok.pipeline.faults`.
+    No run is recorded as failed because of it; see :mod:`fmritok.faults`.
     """
 
 

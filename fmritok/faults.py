@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from fmritok.pipeline.errors import FmritokError, MachineError, NoSpaceError, RunError, expected
+from fmritok.errors import FmritokError, MachineError, NoSpaceError, RunError, expected
 
 __all__ = ["Place", "is_out_of_memory", "stored", "told_apart"]
 
