@@ -51,6 +51,9 @@ lint: setup   # deptry compares imports with pyproject.toml; the second run has 
 	$(BIN)/python -m deptry . --extend-exclude 'benchmarks|tokenizers/dcae_tiny'
 	$(BIN)/python -m deptry tests benchmarks tokenizers/dcae_tiny \
 		--ignore DEP002,DEP004 --exclude benchmarks/layouts.py
+	rm -rf .layers && mkdir -p .layers/fmritok && cp -r pipeline tokenizers trainer fmritok/*.py .layers/fmritok/
+	touch .layers/fmritok/tokenizers/__init__.py
+	cd .layers && PYTHONPATH=. $(abspath $(BIN))/lint-imports ../pyproject.toml
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -75,4 +78,4 @@ dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into
 	$(BIN)/python tokenizers/dcae_tiny/card.py
 
 clean:
-	rm -rf build dist *.egg-info .typing .mypy_cache .ruff_cache .pytest_cache $(DEMO)
+	rm -rf build dist *.egg-info .layers .typing .mypy_cache .ruff_cache .pytest_cache $(DEMO)
