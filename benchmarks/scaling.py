@@ -28,7 +28,7 @@ import numpy as np
 @click.option("--figure", default="loss", show_default=True, help="Of the validation.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--resamplings", default=1000, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/scaling"),
+@click.option("--out", type=click.Path(path_type=Path), default=Path("trainings/scaling"),
               show_default=True, help="Trainings, scaling.json and scaling.png.")  # fmt: skip
 @click.option("--picture", type=click.Path(path_type=Path), help="Instead of OUT/scaling.png.")
 def main(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,8 @@ def test_the_readme_works(data, tmp_path):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         ran.append(line)
     assert len(ran) == len(commands()) - len(ELSEWHERE)
+    bold = next(tree.rglob("*hp2000_clean.nii.gz"))
+    shutil.copy(bold, tmp_path / "sub-01_bold.nii.gz")
     for code in blocks("python"):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment,
                               capture_output=True, text=True, timeout=120)  # fmt: skip

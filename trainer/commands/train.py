@@ -28,7 +28,7 @@ _PATH = click.Path(path_type=Path)
     help="Share of each --store in an epoch, in their order. [default: by its runs]",
 )
 @click.option("--group", help="Token group; needed if the store has several.")
-@click.option("--out", type=_PATH, help="Folder of the training. [default: runs/RECIPE-TIME]")
+@click.option("--out", type=_PATH, help="Folder of the training. [default: trainings/RECIPE-TIME]")
 @click.option("--recipe", help="Name or YAML file. [default: tablet with a GPU, else tiny]")
 @click.option(
     "--set",
@@ -192,7 +192,7 @@ def _train(
                             recipe, why)  # fmt: skip
             tree = read_recipe(recipe)
             name = f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-            folder = TrainingFolder(ranks.agreed(out or Path("runs") / name))
+            folder = TrainingFolder(ranks.agreed(out or Path("trainings") / name))
         config = build_config(override(tree, overrides))
 
         groups = [TokenStore(store).group(group_name) for store in stores]
