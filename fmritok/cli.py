@@ -24,9 +24,10 @@ EXTRAS = {
     "demo-data": "tokenize",
     "train": "train",
     "probe": "probe",
+    "list": "all",
 }
 
-#: Command to module; the module's attribute is the command's name with underscores.
+#: Command to module; its attribute is the command's name with underscores, or stands behind it.
 COMMANDS = {
     "catalog": "fmritok.pipeline.commands.catalog",
     "plan": "fmritok.pipeline.commands.tokenize",
@@ -38,6 +39,7 @@ COMMANDS = {
     "demo-data": "fmritok.pipeline.commands.demo_data",
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
+    "list": "fmritok.list_command:list_names",
 }
 
 
@@ -49,10 +51,11 @@ class _LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         try:
-            module = import_module(COMMANDS[name])
+            place, _, attribute = COMMANDS[name].partition(":")
+            module = import_module(place)
         except ModuleNotFoundError as error:
             raise _without_extra(name, error) from error
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        command: click.Command = getattr(module, attribute or name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> object:

@@ -93,7 +93,7 @@ def test_the_commands_are_these():
     """New commands are a decision, not an accident."""
     assert list(COMMANDS) == [
         "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
-        "probe",
+        "probe", "list",
     ]  # fmt: skip
     for name in COMMANDS:
         result = CliRunner().invoke(main, [name, "--help"])
@@ -163,7 +163,8 @@ from fmritok.cli import main
 more = {{
     "fetch": ["weights"], "demo-data": ["x"],
     "decode": ["--store", "x", "--run", "x", "--out", "x.nii"],
-    "train": ["--store", "x"], "probe": ["--store", "x", "--training", "x", "--target", "sex"],
+    "list": ["tokenizers"], "train": ["--store", "x"],
+    "probe": ["--store", "x", "--training", "x", "--target", "sex"],
 }}
 cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]
 arguments = more.get({command!r}, cohort[:4] if {command!r} == "catalog" else cohort)

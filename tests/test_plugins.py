@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tiny import fmritok
 
 from fmritok import open_store
 from fmritok.errors import CatalogError, FmritokError
+from fmritok.list_command import KINDS
 from fmritok.pipeline.datasets import DATASETS
 from fmritok.testing import VolumeTokenizerContract
 from fmritok.tokenizers.registry import TOKENIZERS, build_tokenizer
@@ -93,3 +96,17 @@ def test_a_foreign_cohort_and_tokenizer_go_all_the_way(foreign, tmp_path, rng):
                     "--weights", "somewhere")  # fmt: skip
     assert other.exit_code == 1
     assert "--weights of tokenizer block-means: expected none of that name" in other.output
+
+
+def test_list_names_ours_and_theirs(foreign):
+    found = {kind: fmritok("list", kind, "--json") for kind in KINDS}
+    names = {kind: {row["name"] for row in json.loads(one.output)} for kind, one in found.items()}
+    assert names["tokenizers"] == {"block-means", "broken", "flatmap", "network", "vae"}
+    assert {"bids", "flat", "hcp"} <= names["datasets"]
+    assert {"tiny", "tablet"} <= names["recipes"]
+    assert names["objectives"] == {"distill", "mae", "mtm"}
+    printed = fmritok("list", "tokenizers").output
+    assert "The mean of each cube of voxels. (foreign)" in printed
+    assert "expected no_such_module:Tokenizer to be imported" in " ".join(printed.split())
+    assert "A small model that learns on two CPU cores" in fmritok("list", "recipes").output
+    assert fmritok("list", "recipe").exit_code == 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -21,6 +23,7 @@ __all__ = [
     "override",
     "read_recipe",
     "recipe_names",
+    "recipe_title",
     "to_yaml",
 ]
 
@@ -34,6 +37,14 @@ def recipe_names() -> list[str]:
     return sorted(
         f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
     )
+
+
+def recipe_title(name: str) -> str:
+    """Return the first sentence of the comment that a recipe of ours begins with."""
+    lines = (resources.files("fmritok.trainer.recipes") / f"{name}.yaml").read_text().splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0]
 
 
 def read_recipe(name_or_path: str) -> Tree:

@@ -12,9 +12,14 @@ from fmritok.trainer.objectives.distill import SelfDistillation
 from fmritok.trainer.objectives.mae import MaskedAutoencoder
 from fmritok.trainer.objectives.mtm import MaskedTokenModelling
 
-__all__ = ["AnyObjective", "build_objective", "compile_blocks"]
+__all__ = ["OBJECTIVES", "AnyObjective", "build_objective", "compile_blocks"]
 
 AnyObjective = MaskedTokenModelling | MaskedAutoencoder | SelfDistillation
+OBJECTIVES: dict[str, type[AnyObjective]] = {
+    "distill": SelfDistillation,
+    "mae": MaskedAutoencoder,
+    "mtm": MaskedTokenModelling,
+}
 
 
 def build_objective(config: Config, layout: TokenLayout) -> AnyObjective:

@@ -1,0 +1,75 @@
+"""``fmritok list``: what can be chosen by name, ours and what other distributions bring."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import click
+
+from fmritok.terminal import echo, new_console
+
+__all__ = ["list_names"]
+
+KINDS = ("tokenizers", "datasets", "recipes", "objectives", "templates", "atlases")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def list_names(kind: str, as_json: bool) -> None:
+    """List tokenizers, datasets, recipes, objectives, templates or atlases by their names."""
+    rows = list(_rows(kind))
+    if as_json:
+        import json
+
+        echo(json.dumps([{"name": name, "what": what, "from": of} for name, what, of in rows]))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, what, of in rows:
+        table.add_row(name, what + (f" ({of})" if of != "fmritok" else ""))
+    new_console().print(table)
+
+
+def _rows(kind: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name, first line of the documentation and distribution of each."""
+    if kind == "recipes":
+        from fmritok.trainer.recipe import recipe_names, recipe_title
+
+        yield from ((name, recipe_title(name), "fmritok") for name in recipe_names())
+    elif kind == "objectives":
+        from fmritok.trainer.objectives.build import OBJECTIVES
+
+        yield from ((name, _first_line(one), "fmritok") for name, one in OBJECTIVES.items())
+    elif kind == "templates":
+        yield "fsaverage5", "surfaces and flat map of nilearn, built in", "fmritok"
+        yield "FOLDER", "what `fmritok fetch template` wrote: fs_LR 32k, for CIFTI", "fmritok"
+    elif kind == "atlases":
+        yield "seitzman300", "285 coordinates in 13 networks, built in", "fmritok"
+        yield "FOLDER", "a table atlas.tsv and its images, such as `fmritok fetch atlas`", "fmritok"
+    else:
+        yield from _registered(kind)
+
+
+def _registered(kind: str) -> Iterator[tuple[str, str, str]]:
+    from fmritok.pipeline.datasets import DATASETS
+    from fmritok.tokenizers.registry import TOKENIZERS
+
+    registry = TOKENIZERS if kind == "tokenizers" else DATASETS
+    foreign = registry.foreign()
+    for name in registry.names():
+        point = foreign.get(name)
+        of = "fmritok" if point is None else (point.dist.name if point.dist else "unknown")
+        try:
+            what = _first_line(registry.find(name))
+        except registry.error as error:
+            what = str(error)
+        yield name, what, of
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
