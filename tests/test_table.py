@@ -93,8 +93,9 @@ def test_nothing_is_written_when_nothing_changed(location, monkeypatch):
 
 def test_events_of_a_run_are_replaced_together(location):
     events = pd.DataFrame({"run_id": ["a", "a", "b"], "onset": [0.0, 1.0, 2.0]})
+    events = events.assign(duration=1.0, trial_type="x")
     write_annotations(location, {"events": events})
-    write_annotations(location, {"events": pd.DataFrame({"run_id": ["a"] * 3, "onset": 5.0})})
+    write_annotations(location, {"events": events.assign(run_id="a", onset=5.0)})
     table = read_annotation(location, "events")
     assert table["run_id"].tolist() == ["a", "a", "a", "b"]
     assert table["onset"].tolist() == [5.0, 5.0, 5.0, 2.0]
@@ -218,7 +219,9 @@ def test_any_merge_keeps_the_last_row_of_each_key_at_its_first_place(made):
 
 
 def test_a_column_of_another_kind_is_kept_apart_with_the_name_of_its_cohort(location):
-    columns = pd.DataFrame({"dataset": ["a"], "column": ["score"], "unit": [""]})
+    about = {"dataset": "a", "column": "score", "dtype": "float", "unit": "", "source": "",
+             "meaning": ""}  # fmt: skip
+    columns = pd.DataFrame([about])
     write_annotations(
         location, {"phenotypes": cohort("a", 2, score=[1, 2]), "phenotype_columns": columns}
     )

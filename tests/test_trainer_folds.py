@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.folds import fold_splits
+from fmritok.trainer.folds import class_folds, fold_splits
 from fmritok.trainer.labels import Labels
 
 
@@ -61,3 +61,13 @@ def test_too_few_subjects_are_one_error_that_counts_them(values, family, folds, 
         warnings.simplefilter("error")
         with pytest.raises(ConfigError, match=words):
             fold_splits(_labels(values, family), folds=folds, seed=0)
+
+
+def test_three_families_are_divided_where_a_division_exists():
+    """Sisters and brothers: one family has both classes, and has to be alone in its fold."""
+    values = np.array(["F", "F", "M", "M"])
+    family = np.array(["a", "b", "b", "c"])
+    for seed in range(5):
+        found = class_folds(values, family, folds=2, seed=seed)
+        assert found is not None
+        assert {values[found == fold].tolist().count("F") for fold in (0, 1)} == {1}

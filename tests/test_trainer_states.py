@@ -116,7 +116,7 @@ def test_windows_beyond_the_run_are_counted(store, training):
         (["--trial-type", "left", "--trial-type", "jump"], 1, "of trial type 'jump'"),
         (["--event-window", "100"], 1, "Choose other trial types, a shorter window"),
         (["--where", "task=motor"], 2, "task among rest, got motor"),
-        (["--where", "subject=103"], 2, "two or more subjects or families"),
+        (["--where", "subject=103"], 2, "3 or more families of every class"),
         (["--event-window", "0"], 2, "0.0 is not in the range"),
     ],
 )

@@ -15,6 +15,8 @@ __all__ = ["class_folds", "fold_splits", "number_folds"]
 
 _SCORED = 3  # units: the correlation of two is 1 or -1
 _ATTEMPTS = 20
+#: Draws for the few families that the even spreading of classes cannot place.
+_DRAWS = 200
 
 Folds = npt.NDArray[np.int64]
 
@@ -68,13 +70,23 @@ def class_folds(
         return None
     codes = np.unique(values, return_inverse=True)[1]
     found = np.zeros(len(values), np.int64)
+
+    def has_all() -> bool:
+        counts = np.zeros((folds, codes.max() + 1), np.int64)
+        np.add.at(counts, (found, codes), 1)
+        return bool(counts.min() > 0)
+
     for attempt in range(_ATTEMPTS):
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + 7919 * attempt)
         for fold, (_, test) in enumerate(splitter.split(codes, codes, family)):
             found[test] = fold
-        counts = np.zeros((folds, codes.max() + 1), np.int64)
-        np.add.at(counts, (found, codes), 1)
-        if counts.min() > 0:
+        if has_all():
+            return found
+    names, of_unit = np.unique(family, return_inverse=True)
+    generator = np.random.default_rng(seed)
+    for _ in range(_DRAWS):
+        found = (generator.permutation(len(names)) % folds)[of_unit]
+        if has_all():
             return found
     return None
 
@@ -110,6 +122,9 @@ def _too_few(labels: Labels, folds: int) -> ConfigError:
         most = min(counts.values())
         wanted = f"{folds} or more families of every class, one for each fold"
         got = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        if most >= folds:
+            n_families = len(np.unique(labels.family))
+            got += f", in {n_families} families that cannot be divided so that each fold has all"
     else:
         units = len(labels.values)
         wanted = f"{_SCORED * folds} or more {labels.unit}s of {folds} or more families"
