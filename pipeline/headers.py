@@ -64,7 +64,7 @@ def looked_at(path: Path, wanted: str) -> Iterator[None]:
     except (MachineError, RunError):
         raise
     except Exception as error:  # whatever a damaged file makes a library raise
-        got = f"{type(error).__name__}: {error}".rstrip(": .")
+        got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".rstrip(": .")
         raise RunError(
             expected("File", path, wanted, got, "Copy the file again from its source.")
         ) from error
