@@ -67,7 +67,7 @@ def looked_at(path: Path, wanted: str) -> Iterator[None]:
     except Exception as error:  # whatever a damaged file makes a library raise
         got = f"{type(error).__name__}: {error}".rstrip(": .")
         if isinstance(error, NotAFileError | IsADirectoryError):
-            got = error.strerror
+            got = error.strerror or got
         raise RunError(
             expected("File", path, wanted, got, "Copy the file again from its source.")
         ) from error
