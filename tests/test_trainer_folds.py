@@ -59,8 +59,8 @@ def test_folds_hold_every_unit_out_once_and_families_together(values, family):
             3,
             "families stay together. Probe more subj.*s.$",
         ),
-        # Siblings of both classes tie two folds together, which only fewer folds take.
-        (["F", "M", "F", "M", "F", "F", "M", "M"], list("aabbccdd"), 3, "choose --folds 2.$"),
+        # Two families have each class, and no two halves of the three families have all.
+        (list("abbcca"), list("xxyyzz"), 2, "families stay together. Probe more subjects.$"),
     ],
 )
 def test_too_few_subjects_are_one_error_that_counts_them(values, family, folds, words):

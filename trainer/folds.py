@@ -129,9 +129,6 @@ def _too_few(labels: Labels, folds: int, fewer: int | None) -> ConfigError:
         enough = min(counts.values()) >= folds
         wanted = f"{folds} or more families of every class, one for each fold"
         got = ", ".join(f"{name}: {count}" for name, count in counts.items())
-        if most >= folds:
-            n_families = len(np.unique(labels.family))
-            got += f", in {n_families} families that cannot be divided so that each fold has all"
     else:
         units = len(labels.values)
         enough = most >= folds and units >= _SCORED * folds
