@@ -32,7 +32,7 @@ def header() -> bytes:
     head.set_zooms((2, 2, 2, 0.72))
     head.set_xyzt_units("mm", "sec")
     noise = np.random.default_rng(0).bytes(4096)  # as large as no pointer of git-annex is
-    return gzip.compress(head.binaryblock + noise, 1)
+    return gzip.compress(head.binaryblock + bytes(4) + noise, 1)
 
 
 def simulate(root: Path, n_runs: int) -> tuple[int, int]:
