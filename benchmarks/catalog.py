@@ -31,7 +31,8 @@ def header() -> bytes:
     head.set_sform(np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]]), 4)
     head.set_zooms((2, 2, 2, 0.72))
     head.set_xyzt_units("mm", "sec")
-    return gzip.compress(head.binaryblock + bytes(4096), 1)
+    noise = np.random.default_rng(0).bytes(4096)  # as large as no pointer of git-annex is
+    return gzip.compress(head.binaryblock + bytes(4) + noise, 1)
 
 
 def simulate(root: Path, n_runs: int) -> tuple[int, int]:

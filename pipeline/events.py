@@ -60,7 +60,7 @@ def read_fsl_events(path: Path) -> list[Event]:
     try:
         if any(len(line) not in (0, 3) for line in lines):
             raise ValueError("not three columns")
-        rows = [[one_number(field) for field in line] for line in lines if line]
+        rows = [tuple(map(one_number, line)) for line in lines if line]
     except ValueError as error:
         raise UnreadableError(Reason.NOT_FSL) from error
     return [Event(onset, duration, path.stem) for onset, duration, _ in rows]

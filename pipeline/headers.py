@@ -13,6 +13,7 @@ from fmritok.faults import told_apart
 from fmritok.pipeline.nifti import HEADER_BYTES, VolumeHeader, file_start, parse_volume_header
 from fmritok.pipeline.placement import not_in_mni
 from fmritok.pipeline.surface_headers import SurfaceHeader, read_cifti_header, read_gifti_header
+from fmritok.regular import NotAFileError
 
 __all__ = ["RunHeader", "header_problem", "looked_at", "read_header", "run_header"]
 
@@ -65,6 +66,8 @@ def looked_at(path: Path, wanted: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever a damaged file makes a library raise
         got = f"{type(error).__name__}: {error}".rstrip(": .")
+        if isinstance(error, NotAFileError | IsADirectoryError):
+            got = error.strerror or got
         raise RunError(
             expected("File", path, wanted, got, "Copy the file again from its source.")
         ) from error

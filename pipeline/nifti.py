@@ -187,6 +187,8 @@ def _parsed(header: Any, size: int | None, path: Path) -> VolumeHeader:
         questions.append("the header's bitpix does not fit its datatype: the datatype is used")
     transform = chosen_transform(header, shape[:3], path)
     slope, intercept = scaling(header, path)
+    if slope < 0:
+        questions.append("the header's slope (scl_slope) is negative: values are turned around")
     tr, more = _repetition_time(header)
     if size is not None:
         _check_size(size, offset, shape, dtype, path)

@@ -25,8 +25,8 @@ __all__ = [
 ]  # fmt: skip
 
 #: What a file can cause by what is in it. Faults of the program (TypeError, KeyError) are not here.
-FAULTS_OF_FILES = (OSError, ValueError, EOFError, RecursionError, NotImplementedError,
-                   zlib.error, zipfile.BadZipFile)  # fmt: skip
+FAULTS_OF_FILES = (OSError, ValueError, ArithmeticError, EOFError, RecursionError,
+                   NotImplementedError, zlib.error, zipfile.BadZipFile)  # fmt: skip
 
 
 class Stamp(NamedTuple):

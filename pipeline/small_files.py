@@ -28,6 +28,8 @@ TABLE_BYTES = 64 << 20
 #: Largest JSON files.
 JSON_BYTES = 16 << 20
 _LONGEST_LINE = TABLE_BYTES
+#: Files below this size are split into lines at once.
+_SHORT = 1 << 16
 #: Pointers of git-annex and Git LFS are one short line, or three.
 POINTER_BYTES = 1024
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -92,7 +94,12 @@ def text_lines(path: Path, *, limit: int | None = TABLE_BYTES) -> Iterator[str]:
         As :func:`read_text`.
     """
     with _opened(path, limit) as file:
-        start = file.peek(3)[:3]
+        start = file.read(_SHORT)
+        if len(start) < min(_SHORT, _LONGEST_LINE) and not start.startswith(_UTF16):  # most files
+            yield from _short_lines(start.removeprefix(codecs.BOM_UTF8))
+            return
+        file.seek(0)
+        start = start[:3]
         if start.startswith(_UTF16):
             yield from _split(decode_text(file.read(TABLE_BYTES)))
             if file.read(1):
@@ -109,6 +116,21 @@ def text_lines(path: Path, *, limit: int | None = TABLE_BYTES) -> Iterator[str]:
                 old_mac = b"\r" in line
             for part in line.split(b"\r") if old_mac else (line,):
                 yield decode_text(part)
+
+
+def _short_lines(data: bytes) -> list[str]:
+    """Return the lines of a short file: decoded at once where all of it is one encoding."""
+    first = data.partition(b"\n")[0].rstrip(b"\r")
+    if b"\r" in first:  # of an old Mac
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    lines = [line.rstrip(b"\r") for line in data.removesuffix(b"\n").split(b"\n")] if data else []
+    try:
+        text = b"\n".join(lines).decode()
+    except UnicodeDecodeError:
+        return [decode_text(line) for line in lines]
+    if "\0" in text:
+        raise UnreadableError(Reason.BINARY)
+    return text.split("\n") if lines else []
 
 
 def decode_text(data: bytes) -> str:

@@ -73,7 +73,7 @@ def one_number(text: str) -> float:
     ValueError
         If it is none; ``nan`` and ``inf`` are none.
     """
-    if not _NUMBER.fullmatch(text.strip()):
+    if not (text.isdecimal() and text.isascii()) and not _NUMBER.fullmatch(text.strip()):
         raise ValueError(f"{text[:40]!r} is no number")
     return float(text)
 

@@ -284,9 +284,14 @@ def _times(value: Any, *, ordered: bool = True) -> np.ndarray[Any, np.dtype[np.f
     """Return a list of at least two numbers, which increase; None if it is none."""
     if not isinstance(value, list) or len(value) < 2:
         return None
-    if not all(isinstance(x, int | float) and math.isfinite(x) for x in value):
+    if not all(isinstance(x, int | float) for x in value):
         return None
-    times = np.array(value, np.float64)
+    try:
+        times = np.array([float(x) for x in value])
+    except OverflowError:  # JSON's integers have no limit
+        return None
+    if not np.isfinite(times).all():
+        return None
     return None if ordered and (np.diff(times) <= 0).any() else times
 
 

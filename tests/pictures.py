@@ -71,7 +71,7 @@ def look(url: str, clear: type[Exception] = FmritokError) -> Picture:
         return Picture(refused=str(error))
     picture = Picture()
     for name in TABLES:
-        picture.tables[name] = _or_refused(getattr(store, name))
+        picture.tables[name] = _or_refused(lambda name=name: getattr(store, name))
     for name in store.groups:
         group = _or_refused(lambda name=name: store.group(name))
         runs = group if isinstance(group, Refused) else _or_refused(lambda g=group: g.runs)

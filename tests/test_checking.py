@@ -87,8 +87,13 @@ def test_values_that_are_no_run(tmp_path, spoil, words):
         read(spoiled(tmp_path / "r.nii.gz", spoil))
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's lines would reach the terminal
 def test_values_beyond_float32(tmp_path):
-    for factor, words in ((1e37, "got .*e.3[89]. Scale the run"), (1e-45, "float32.*, got .*e-4")):
+    for factor, words in (
+        (1e37, "got .*e.3[89]. Scale the run"),
+        (1e-45, "float32.*, got .*e-4"),
+        (1e304, "Scale the run"),  # their sum is no float64
+    ):
         path = write_image(tmp_path / "r.nii.gz", series().astype(np.float64) * factor)
         with pytest.raises(RunError, match=words):
             read(path)

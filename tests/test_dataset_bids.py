@@ -281,6 +281,29 @@ def test_two_files_of_one_run_are_refused_whatever_their_zeros(tmp_path):
     assert "expected one file" in runs["problem"][0]
 
 
+def test_labels_may_have_dots(tmp_path):
+    volume(tmp_path, f"space-{LIN6}_res-2.5_desc-preproc", "sub-A.01_task-rest")
+    runs = catalog(tmp_path).runs
+    assert runs[["run_id", "subject", "problem"]].values.tolist() == [
+        ["bids_sub-A-01_task-rest", "A.01", ""]
+    ]
+
+
+def test_images_without_a_bids_name_are_left_out_by_name(tmp_path):
+    ending = f"space-{LIN6}_desc-preproc_bold"
+    volume(tmp_path, f"space-{LIN6}_desc-preproc")
+    names = {
+        f"sub-01_task-rest_run1_{ending}.nii.gz": "its name is none of BIDS",
+        f"task-rest_{ending}.nii.gz": "its name is none of BIDS",
+        f"sub-01_task-two_{ending}.NII.GZ": "its extension is in capitals: rename it",
+    }
+    for name in names:
+        (func(tmp_path) / name).touch()
+    (func(tmp_path) / "notes.txt").touch()
+    found = left_out(catalog(tmp_path), tmp_path)
+    assert {Path(p).name: reason for p, reason in found.items()} == names
+
+
 def test_rows_of_events_that_cannot_be_told_are_named(tmp_path):
     run = "sub-01_task-faces"
     volume(tmp_path, f"space-{LIN6}_desc-preproc", run)

@@ -212,7 +212,7 @@ def test_one_fifo_leaves_the_other_runs_of_a_cohort(tmp_path):
     os.mkfifo(path)
     problems, _ = reasons(tmp_path, "hcp")
     assert problems["100001"] == ""
-    assert "a FIFO, not a file" in problems["100002"]
+    assert "got a FIFO, not a file. " in problems["100002"]
 
 
 # --- claims --------------------------------------------------------------------------------------

@@ -128,6 +128,7 @@ def test_no_scaling_is_written_in_several_ways(tmp_path):
 def test_what_is_doubtful_in_a_header_is_named(tmp_path):
     for fields, words in (
         ({"bitpix": 7}, "bitpix does not fit its datatype"),
+        ({"scl_slope": -1.0}, "scl_slope) is negative"),
         ({"toffset": 3.0}, "another time than 0 (toffset)"),
         ({"xyzt_units": 2 + 32}, "not in units of time: no repetition time"),
     ):

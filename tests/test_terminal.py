@@ -68,7 +68,7 @@ def test_lines_errors_and_messages_are_printed_as_they_are(capsys):
 
 @pytest.mark.parametrize("kind", [click.ClickException, click.UsageError, OSError, MemoryError])
 def test_errors_are_printed_as_they_are(monkeypatch, kind):
-    from fmritok.trainer import cli
+    from fmritok import cli
 
     @click.command("inspect")
     def failing() -> None:

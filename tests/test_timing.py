@@ -135,7 +135,7 @@ def test_lists_of_times_that_say_something_else():
     assert "the times of another number of frames" in texts(found.questions)
     found = decided(2.0, fields={"VolumeTiming": [5.0, 7.0, 9.0]}, n_frames=3)
     assert "does not begin at 0" in texts(found.questions)
-    for value in ("x", [1.0], [0, "a"], [0.0, 0.0], [0, math.nan], {}):
+    for value in ("x", [1.0], [0, "a"], [0.0, 0.0], [0, math.nan], [0, 10**400], {}):
         found = decided(2.0, fields={"VolumeTiming": value})
         assert (found.tr, found.problem) == (2.0, "")
         assert "VolumeTiming in the sidecar is no list of times" in texts(found.questions)

@@ -36,7 +36,7 @@ def test_a_store_is_all_that_is_needed(store, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = CliRunner().invoke(main, ["train", "--store", store, "--steps", "20"])
     assert result.exit_code == 0, result.output
-    (out,) = Path("runs").iterdir()
+    (out,) = Path("trainings").iterdir()
     assert out.name.startswith("tiny-")
     assert f"Checkpoint: {out / 'checkpoints' / 'step-00000020'}" in result.output
     for word in ("held-out subjects", "mean token", "time courses alone", "tokens/s", "waiting"):

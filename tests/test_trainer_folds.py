@@ -53,7 +53,14 @@ def test_folds_hold_every_unit_out_once_and_families_together(values, family):
         (np.arange(5.0), None, 2, "6 or more subjects of 2 .*got 5 subjects of 5 families"),
         (np.arange(9.0), ["a"] * 9, 3, "got 9 subjects of 1 families. Probe more subjects.$"),
         # Enough of all, but all of one family but two.
-        (np.arange(20.0), ["a"] * 18 + ["b", "c"], 3, "or choose --folds 2"),
+        (
+            np.arange(20.0),
+            ["a"] * 18 + ["b", "c"],
+            3,
+            "families stay together. Probe more subj.*s.$",
+        ),
+        # Two families have each class, and no two halves of the three families have all.
+        (list("abbcca"), list("xxyyzz"), 2, "families stay together. Probe more subjects.$"),
     ],
 )
 def test_too_few_subjects_are_one_error_that_counts_them(values, family, folds, words):

@@ -292,6 +292,20 @@ def test_a_copy_of_a_checkpoint_needs_a_folder_to_go_on_in(group, tmp_path):
     assert not list((tmp_path / "copies").glob("*.yaml"))
 
 
+@pytest.mark.parametrize("option", ["--resume", "--init-from"])
+def test_a_checkpoint_is_no_folder_for_a_training(group, tmp_path, option):
+    checkpoint = _stopped(group, tmp_path / "a")
+    copy = tmp_path / "best"
+    shutil.copytree(checkpoint.folder, copy)
+    done = _command(group, option, copy, "--out", copy)
+    assert done.exit_code == 1
+    assert "a folder of its own, got a checkpoint" in " ".join(done.output.split())
+    find_checkpoint(copy).check()
+    assert sorted(p.name for p in copy.iterdir()) == sorted(
+        p.name for p in checkpoint.folder.iterdir()
+    )
+
+
 def test_weights_alone_are_no_training(group, tmp_path):
     checkpoint = _stopped(group, tmp_path)
     done = _command(group, "--resume", checkpoint.folder / "model.safetensors")

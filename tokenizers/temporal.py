@@ -163,5 +163,6 @@ def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str) -> No
     if series.shape[1] < needed:
         raise RunError(
             expected("Run", f"for {what}", f"at least {needed} frames", series.shape[1],
-                     "Leave the run out, or switch the filter off.")
+                     "Leave the run out, or switch this off (--set network.tr=null or "
+                     "network.band=null).")
         )  # fmt: skip

@@ -85,7 +85,7 @@ class TrainingFolder:
         ------
         TrainingError
             If another training holds the folder (its process, host and start are named), if the
-            folder cannot be written, or if it is a file.
+            folder cannot be written, or if it is a file or a checkpoint.
         """
         if self._lock is not None:
             return
@@ -94,6 +94,12 @@ class TrainingFolder:
         if not is_new and not real.is_dir():
             raise TrainingError(
                 expected("Folder of the training", self.path, "a folder, or nothing yet", "a file",
+                         "Choose another one with --out.")
+            )  # fmt: skip
+        if is_checkpoint(real):
+            raise TrainingError(
+                expected("Folder of the training", self.path, "a folder of its own",
+                         "a checkpoint, whose files would be replaced",
                          "Choose another one with --out.")
             )  # fmt: skip
         lock, then = LockFile(real / ".lock"), "Or choose another one with --out."

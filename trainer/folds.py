@@ -42,15 +42,21 @@ def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np
     ConfigError
         If there are too few units or families for so many folds.
     """
-    if labels.kind == "classes":
-        found = class_folds(labels.values, labels.family, folds=folds, seed=seed)
-    else:
-        found = number_folds(labels.family, folds=folds, seed=seed)
-        if found is not None and np.bincount(found, minlength=folds).min() < _SCORED:
-            found = None
+    found = _scored_folds(labels, folds, seed)
     if found is None:
-        raise _too_few(labels, folds)
+        fewer = (k for k in range(folds - 1, 1, -1) if _scored_folds(labels, k, seed) is not None)
+        raise _too_few(labels, folds, next(fewer, None))
     return [found == fold for fold in range(folds)]
+
+
+def _scored_folds(labels: Labels, folds: int, seed: int) -> Folds | None:
+    """Return the fold that holds each unit out; None if not every fold could be scored."""
+    if labels.kind == "classes":
+        return class_folds(labels.values, labels.family, folds=folds, seed=seed)
+    found = number_folds(labels.family, folds=folds, seed=seed)
+    if found is None or np.bincount(found, minlength=folds).min() < _SCORED:
+        return None
+    return found
 
 
 def class_folds(
@@ -115,24 +121,22 @@ def _families_of_classes(values: npt.NDArray[Any], family: npt.NDArray[np.str_])
     return {str(name): len(np.unique(family[values == name])) for name in np.unique(values)}
 
 
-def _too_few(labels: Labels, folds: int) -> ConfigError:
+def _too_few(labels: Labels, folds: int, fewer: int | None) -> ConfigError:
+    """Count what there is; ``fewer`` folds would do."""
     most = len(np.unique(labels.family))
     if labels.kind == "classes":
         counts = _families_of_classes(labels.values, labels.family)
-        most = min(counts.values())
+        enough = min(counts.values()) >= folds
         wanted = f"{folds} or more families of every class, one for each fold"
         got = ", ".join(f"{name}: {count}" for name, count in counts.items())
-        if most >= folds:
-            n_families = len(np.unique(labels.family))
-            got += f", in {n_families} families that cannot be divided so that each fold has all"
     else:
         units = len(labels.values)
+        enough = most >= folds and units >= _SCORED * folds
         wanted = f"{_SCORED * folds} or more {labels.unit}s of {folds} or more families"
         got = f"{units} {labels.unit}s of {most} families"
-        most = min(most, units // _SCORED)
-    # There may be enough, in families too large to be divided evenly.
-    fewer = min(most, folds - 1)
-    step = "Probe more subjects" + (f", or choose --folds {fewer}." if fewer > 1 else ".")
+    if enough:
+        got += ", which cannot be divided so that families stay together"
+    step = "Probe more subjects" + (f", or choose --folds {fewer}." if fewer else ".")
     where = f"--target {labels.target} with --folds {folds}"
     note = " (a subject without a family is one)"
     return ConfigError(expected("Option", where, wanted + note, got, step))

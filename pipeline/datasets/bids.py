@@ -145,6 +145,8 @@ def _search(place: Path, *, folders: BidsFolders, dataset: str, input: Input) ->
     files = sorted(folders.functional(place.name), key=lambda file: (file.run_key, file.path))
     for _, group in groupby(files, key=lambda file: file.run_key):
         _search_run(list(group), folders, dataset, input, found)
+    unnamed = folders.unnamed(place.name, _EXTENSIONS[input])
+    found.left_out += [(path, "its name is none of BIDS") for path in unnamed]
     if found.files:
         found.subject_tables += folders.tables_of(place.name)
     return found
@@ -154,11 +156,13 @@ def _search_run(
     files: list[BidsFile], folders: BidsFolders, dataset: str, input: Input, found: Found
 ) -> None:
     """Choose among the representations of one run."""
-    bold = [f for f in files if f.suffix == "bold" and f.extension in _EXTENSIONS[input]]
+    bold = [f for f in files if f.suffix == "bold" and f.extension.lower() in _EXTENSIONS[input]]
     rank = volume_rank if input == "volume" else surface_rank
     usable = []
     for file in bold:
-        if "space" not in file.entities:
+        if file.extension not in _EXTENSIONS[input]:
+            reason = "its extension is in capitals: rename it"
+        elif "space" not in file.entities:
             reason = RAW if "desc" not in file.entities else "in the scan's own space"
         elif "echo" in file.entities:
             reason = "a single echo: the combined time series is tokenized"

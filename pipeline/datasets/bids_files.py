@@ -78,8 +78,8 @@ class BidsFile:
 
 def parse_name(path: Path) -> BidsFile | None:
     """Take a BIDS name apart; None if it is none."""
-    stem, dot, extension = path.name.partition(".")
-    *pairs, suffix = stem.split("_")
+    *pairs, last = path.name.split("_")
+    suffix, dot, extension = last.partition(".")  # labels may have dots: res-2.5
     entities = {}
     for pair in pairs:
         key, dash, value = pair.partition("-")
@@ -141,10 +141,20 @@ class BidsFolders:
         OSError
             If a folder cannot be read.
         """
+        files = (file for place in self._places(subject) for file in self._files(place))
+        return [file for file in files if "sub" in file.entities]
+
+    def unnamed(self, subject: str, extensions: tuple[str, ...]) -> list[Path]:
+        """Return the functional files of a subject with these extensions and no BIDS name."""
+        named = {file.path for file in self.functional(subject)}
+        paths = (place / name for place in self._places(subject) for name in _list(place))
+        return [p for p in paths if p.name.lower().endswith(extensions) and p not in named]
+
+    def _places(self, subject: str) -> list[Path]:
+        """Return the functional folders of a subject."""
         folder = self.tree / subject
         sessions = [folder / name for name in _list(folder) if name.startswith("ses-")]
-        files = (file for place in [folder, *sessions] for file in self._files(place / "func"))
-        return [file for file in files if "sub" in file.entities]
+        return [place / "func" for place in [folder, *sessions]]
 
     def tables_of(self, subject: str) -> list[Path]:
         """Return the table of a subject's sessions: of the raw data, else of the derivatives."""

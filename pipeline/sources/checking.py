@@ -122,7 +122,9 @@ class _Checks:
 
     def _without_nan(self, block: Block) -> Block | None:
         none_before = self._always is None or not self._always.any()
-        if none_before and np.isfinite(block.sum(dtype=np.float64)):
+        with np.errstate(over="ignore"):  # then each value is looked at
+            total = block.sum(dtype=np.float64)
+        if none_before and np.isfinite(total):
             self._always = self._ever = np.zeros(block.shape[1], bool)
             return block
         nan = np.isnan(block)
