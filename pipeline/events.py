@@ -12,7 +12,7 @@ import pandas as pd
 
 from fmritok.pipeline.remarks import Reason, Remark
 from fmritok.pipeline.small_files import UnreadableError, text_lines
-from fmritok.pipeline.text_numbers import numbers_of, one_number
+from fmritok.pipeline.text_numbers import numbers_of, plain_numbers
 from fmritok.pipeline.text_table import BIDS, TextTable, find_column
 
 __all__ = ["Event", "events_table", "read_bids_events", "read_fsl_events"]
@@ -56,14 +56,16 @@ def read_fsl_events(path: Path) -> list[Event]:
         If it cannot be read, or a line is something else. An empty file is a condition that did
         not occur.
     """
-    lines = [line.split() for line in text_lines(path)]
+    rows = [fields for line in text_lines(path) if (fields := line.split())]
     try:
-        if any(len(line) not in (0, 3) for line in lines):
+        if any(len(row) != 3 for row in rows):
             raise ValueError("not three columns")
-        rows = [tuple(map(one_number, line)) for line in lines if line]
+        numbers = plain_numbers([field for row in rows for field in row[:2]])
+        plain_numbers([row[2] for row in rows])
     except ValueError as error:
         raise UnreadableError(Reason.NOT_FSL) from error
-    return [Event(onset, duration, path.stem) for onset, duration, _ in rows]
+    condition = path.stem
+    return [Event(*pair, condition) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
 def read_bids_events(path: Path, doubts: list[str] | None = None) -> list[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -9,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["PLACEHOLDERS", "first_examples", "numbers_of", "one_number", "text_to_numbers"]
+__all__ = [
+    "PLACEHOLDERS", "first_examples", "numbers_of", "one_number", "plain_numbers",
+    "text_to_numbers",
+]  # fmt: skip
 
 #: Words and signs that people write for a missing number, in small letters.
 PLACEHOLDERS = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "missing", "unknown",
@@ -63,6 +67,23 @@ def numbers_of(values: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDAr
         return found.to_numpy(np.float64), strange.to_numpy(bool)
     numbers[odd] = np.nan
     return numbers, odd
+
+
+def plain_numbers(texts: Sequence[str]) -> list[float]:
+    """Return the numbers that texts are, all of them finite.
+
+    Raises
+    ------
+    ValueError
+        If one is none.
+    """
+    together = "".join(texts)
+    if "_" in together or not together.isascii():
+        raise ValueError("Python's own spelling of numbers")
+    numbers = list(map(float, texts))
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("not finite")
+    return numbers
 
 
 def one_number(text: str) -> float:

@@ -186,6 +186,7 @@ CASES: list[Callable[[Path], object]] = [
     image(vox_offset=NAN),
     image(scl_slope=2.0, scl_inter=NAN),
     image(scl_slope=float("inf")),
+    image(scl_slope=-1.0, scl_inter=0.0),
     image(datatype=32, bitpix=64),
     image(datatype=128, bitpix=24),
     image(bitpix=7),
