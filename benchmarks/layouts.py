@@ -111,20 +111,26 @@ def write_store(codec: str, chunk: int = 16, shard: int = 640) -> Callable[[Path
     """Make a writer of our own store."""
 
     def write(folder: Path, tokens: Tokens) -> None:
+        from fmritok.pipeline.store.group import create_group, lengthen, read_group
         from fmritok.pipeline.store.location import Location
-        from fmritok.pipeline.store.schema import GroupSpec, create_group, grow_group
+        from fmritok.pipeline.store.precision import StoredRun
+        from fmritok.pipeline.store.runs_table import empty_tables
+        from fmritok.pipeline.store.schema import GroupSpec
+        from fmritok.pipeline.store.writer import write_run
 
         n_frames, n_tokens, dim = tokens.shape
         spec = GroupSpec(
             name="vae", n_tokens=n_tokens, dim=dim, precision=str(tokens.dtype), codec=codec,  # type: ignore[arg-type]
             chunk_frames=chunk, shard_frames=shard,
         )  # fmt: skip
-        group = create_group(Location(folder / "tokens.zarr"), spec)
-        grow_group(group, frames=spec.aligned(n_frames), rows=1)
-        group["tokens"][:n_frames] = tokens  # type: ignore[index]
-        values = np.random.default_rng(0).standard_normal((1, n_tokens, dim)).astype(np.float32)
-        for name in spec.per_run_shapes():
-            group[name][:] = values  # type: ignore[index]
+        location = Location(folder / "tokens.zarr")
+        create_group(location, spec, empty_tables(spec.per_run_shapes()))
+        document = read_group(location, "vae").document
+        lengthen(location, document, frames=spec.aligned(n_frames), rows=1)
+        values = np.random.default_rng(0).standard_normal((n_tokens, dim)).astype(np.float32)
+        scale = values if "scale" in spec.per_run_shapes() else None
+        stored = StoredRun(tokens, values, values, scale)
+        write_run(location, "vae", run_id="run", row=0, start=0, stored=stored)
 
     return write
 

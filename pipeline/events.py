@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,12 +61,11 @@ def read_fsl_events(path: Path) -> list[Event]:
     try:
         if any(len(row) != 3 for row in rows):
             raise ValueError("not three columns")
-        numbers = plain_numbers([field for row in rows for field in row[:2]])
-        plain_numbers([row[2] for row in rows])
+        numbers = plain_numbers(list(chain.from_iterable(rows)))
     except ValueError as error:
         raise UnreadableError(Reason.NOT_FSL) from error
     condition = path.stem
-    return [Event(*pair, condition) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+    return [Event(*pair, condition) for pair in zip(numbers[::3], numbers[1::3], strict=True)]
 
 
 def read_bids_events(path: Path, doubts: list[str] | None = None) -> list[Event]:

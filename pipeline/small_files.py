@@ -10,13 +10,13 @@ import codecs
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fmritok.pipeline.remarks import Reason
-from fmritok.regular import NotAFileError, open_regular
+from fmritok.regular import NotAFileError, open_regular, read_start
 
 __all__ = [
     "JSON_BYTES", "POINTER_BYTES", "TABLE_BYTES", "UnreadableError", "decode_text", "not_fetched",
@@ -77,10 +77,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return fields
 
 
-def text_lines(path: Path, *, limit: int | None = TABLE_BYTES) -> Iterator[str]:
-    """Yield the lines of a text file without their ends: of Unix, Windows or old Macs.
+def text_lines(path: Path, *, limit: int | None = TABLE_BYTES) -> Iterable[str]:
+    """Return the lines of a text file without their ends: of Unix, Windows or old Macs.
 
-    A line is UTF-8, else Windows's Latin-1; the whole file may be UTF-16 with its mark.
+    A line is UTF-8, else Windows's Latin-1; the whole file may be UTF-16 with its mark. Long
+    files are read while the lines are taken.
 
     Parameters
     ----------
@@ -91,21 +92,26 @@ def text_lines(path: Path, *, limit: int | None = TABLE_BYTES) -> Iterator[str]:
     Raises
     ------
     UnreadableError
-        As :func:`read_text`.
+        As :func:`read_text`; of long files also while the lines are taken.
     """
+    with _reasons(path):
+        start = read_start(path, _SHORT)
+    if len(start) >= min(_SHORT, _LONGEST_LINE) or start.startswith(_UTF16):
+        return _long_lines(path, limit)
+    if len(start) <= POINTER_BYTES and _is_pointer(start):
+        raise UnreadableError(Reason.POINTER)
+    return _short_lines(start.removeprefix(codecs.BOM_UTF8))
+
+
+def _long_lines(path: Path, limit: int | None) -> Iterator[str]:
     with _opened(path, limit) as file:
-        start = file.read(_SHORT)
-        if len(start) < min(_SHORT, _LONGEST_LINE) and not start.startswith(_UTF16):  # most files
-            yield from _short_lines(start.removeprefix(codecs.BOM_UTF8))
-            return
-        file.seek(0)
-        start = start[:3]
+        start = file.peek(3)
         if start.startswith(_UTF16):
             yield from _split(decode_text(file.read(TABLE_BYTES)))
             if file.read(1):
                 raise UnreadableError(Reason.TOO_LARGE)
             return
-        if start == codecs.BOM_UTF8:
+        if start.startswith(codecs.BOM_UTF8):
             file.read(3)
         old_mac = None
         while line := file.readline(_LONGEST_LINE):
@@ -172,14 +178,20 @@ def not_fetched(path: Path) -> Reason | None:
 @contextmanager
 def _opened(path: Path, limit: int | None) -> Iterator[io.BufferedReader]:
     """Open a regular file; its errors, also while it is read, become reasons."""
+    with _reasons(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise UnreadableError(Reason.TOO_LARGE)
+        if size <= POINTER_BYTES and _is_pointer(file.peek(POINTER_BYTES)):
+            raise UnreadableError(Reason.POINTER)
+        yield file
+
+
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Turn errors of a file into reasons."""
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if limit is not None and size > limit:
-                raise UnreadableError(Reason.TOO_LARGE)
-            if size <= POINTER_BYTES and _is_pointer(file.peek(POINTER_BYTES)):
-                raise UnreadableError(Reason.POINTER)
-            yield file
+        yield
     except OSError as error:
         raise UnreadableError(_reason(path, error)) from error
     except ValueError as error:  # a NUL in the name

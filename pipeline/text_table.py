@@ -199,8 +199,8 @@ class TextTable:
 class _Lines:
     """Lines with their number; those since the last look are kept on request."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._all = lines
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._all = iter(lines)
         self.number = 0
         self.keeps = False
         self.taken: list[str] = []
