@@ -30,7 +30,7 @@ demo: setup
 	$(BIN)/fmritok tokenize --dataset demo --root $(DEMO)/cohort --store $(DEMO)/tokens.zarr
 	rm -rf $(DEMO)/training
 	$(BIN)/fmritok train --store $(DEMO)/tokens.zarr --out $(DEMO)/training --recipe tiny
-	$(BIN)/python -m fmritok.pipeline.demo.page --cohort $(DEMO)/cohort \
+	$(BIN)/python tools/demo_page.py --cohort $(DEMO)/cohort \
 		--store $(DEMO)/tokens.zarr --training $(DEMO)/training --out $(DEMO)/demo.png
 
 tokenize: setup
@@ -48,9 +48,9 @@ test: setup   # two at a time, each module's tests in one process
 lint: setup   # deptry compares imports with pyproject.toml; the second run has the dev extra, too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m deptry . --extend-exclude 'benchmarks|tokenizers/dcae_tiny'
-	$(BIN)/python -m deptry tests benchmarks tokenizers/dcae_tiny \
-		--ignore DEP002,DEP004 --exclude benchmarks/layouts.py
+	$(BIN)/python -m deptry . --extend-exclude 'benchmarks|tools'
+	$(BIN)/python -m deptry tests tests/support tests/harness benchmarks/speed benchmarks/learning tools tools/dcae_tiny \
+		--ignore DEP002,DEP004 --exclude benchmarks/speed/layouts.py
 	rm -rf .layers && mkdir -p .layers/fmritok && cp -r pipeline tokenizers trainer fmritok/*.py .layers/fmritok/
 	touch .layers/fmritok/tokenizers/__init__.py
 	cd .layers && PYTHONPATH=. $(abspath $(BIN))/lint-imports ../pyproject.toml
@@ -70,12 +70,13 @@ bench: setup   # what it prints is kept in docs/benchmarks.txt
 	for run in "vae.py --weights dcae-tiny" "vae.py --weights full --volumes 1 --repeats 1 --compile" \
 	  "precision.py --weights dcae-tiny" "precision.py --weights full --run sf02 --frames 3" \
 	  "memory.py --frames 600" series.py catalog.py scale.py integrity.py "streaming.py --rounds 5"; \
-	do echo "$$ python benchmarks/$$run"; $(BIN)/python -u benchmarks/$$run; echo; \
+	do echo "$$ python benchmarks/speed/$$run"; $(BIN)/python -u benchmarks/speed/$$run; echo; \
 	done | tee docs/benchmarks.txt
 
+dcae-tiny: export PYTHONSAFEPATH :=   # its scripts import one another
 dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into its model card
-	$(BIN)/python tokenizers/dcae_tiny/train.py --out tokenizers/dcae_tiny $(ARGS)
-	$(BIN)/python tokenizers/dcae_tiny/card.py
+	$(BIN)/python tools/dcae_tiny/train.py --out tokenizers/vae/dcae_tiny $(ARGS)
+	$(BIN)/python tools/dcae_tiny/card.py
 
 clean:
 	rm -rf build dist *.egg-info .layers .typing .mypy_cache .ruff_cache .pytest_cache $(DEMO)

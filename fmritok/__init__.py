@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fmritok.encoder import Encoder, load_encoder
     from fmritok.errors import FmritokError
-    from fmritok.pipeline.one_run import TokenizedRun, tokenize
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore, open_store
+    from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
     from fmritok.trainer.data.dataset import WindowDataset
     from fmritok.trainer.data.window_loader import WindowLoader, window_loader
 
@@ -57,12 +57,12 @@ _MODULES = {
     "FmritokError": "fmritok.errors",
     "TokenGroup": "fmritok.pipeline.store.reader",
     "TokenStore": "fmritok.pipeline.store.reader",
-    "TokenizedRun": "fmritok.pipeline.one_run",
+    "TokenizedRun": "fmritok.pipeline.tokenization.one_run",
     "WindowDataset": "fmritok.trainer.data.dataset",
     "WindowLoader": "fmritok.trainer.data.window_loader",
     "load_encoder": "fmritok.encoder",
     "open_store": "fmritok.pipeline.store.reader",
-    "tokenize": "fmritok.pipeline.one_run",
+    "tokenize": "fmritok.pipeline.tokenization.one_run",
     "window_loader": "fmritok.trainer.data.window_loader",
 }
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from fmritok.errors import expected
-from fmritok.pipeline.one_run import TokenizedRun, tokenize
 from fmritok.pipeline.store.precision import StoredRun, store_precision
+from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
 from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
+from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.features import FrozenEncoder
-from fmritok.trainer.features import load_encoder as load_frozen
-from fmritok.trainer.saved_group import SavedGroup
-from fmritok.trainer.streaming import Batch
+from fmritok.trainer.evaluation.features import FrozenEncoder
+from fmritok.trainer.evaluation.features import load_encoder as load_frozen
+from fmritok.trainer.record.saved_group import SavedGroup
 
 __all__ = ["Embedding", "Encoder", "load_encoder"]
 

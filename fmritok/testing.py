@@ -19,9 +19,9 @@ import pytest
 
 from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
 from fmritok.tokenizers.grid import AFFINE, SHAPE
-from fmritok.tokenizers.intensity import Intensity, VolumeStatistics
 from fmritok.tokenizers.spaces import VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
+from fmritok.tokenizers.vae.intensity import Intensity, VolumeStatistics
 
 
 class VolumeTokenizerContract:

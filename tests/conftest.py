@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmritok.pipeline.fetching import fetch_template
+from fmritok.pipeline.resources.fetching import fetch_template
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.names import IDENTITY
@@ -118,7 +118,7 @@ def fslr(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a small autoencoder of random weights: fast, and of the full one's shape."""
-    from test_vae import save_random_autoencoder
+    from autoencoders import save_random_autoencoder
 
     return str(save_random_autoencoder(tmp_path_factory.mktemp("weights")))
 

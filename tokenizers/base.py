@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.tokenizers.grid import AFFINE, VOXEL_MM
-from fmritok.tokenizers.intensity import Intensity, VolumeStatistics
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
+from fmritok.tokenizers.vae.intensity import Intensity, VolumeStatistics
 
 __all__ = [
     "Frames", "Series", "SeriesTokenizer", "SeriesTokens", "TokenGrid", "Tokenizer", "Tokens",

@@ -18,9 +18,9 @@ TOKENIZERS = Registry(
     "--tokenizer",
     "fmritok.tokenizers",
     {
-        "flatmap": "fmritok.tokenizers.flatmap:FlatmapTokenizer",
-        "network": "fmritok.tokenizers.network:NetworkTokenizer",
-        "vae": "fmritok.tokenizers.vae:VaeTokenizer",
+        "flatmap": "fmritok.tokenizers.flatmap.tokenizer:FlatmapTokenizer",
+        "network": "fmritok.tokenizers.network.tokenizer:NetworkTokenizer",
+        "vae": "fmritok.tokenizers.vae.tokenizer:VaeTokenizer",
     },
 )
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fmritok.errors import expected
-from fmritok.trainer.backends import Backend
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.model.backends import Backend
 
 __all__ = [
     "Config",
@@ -89,7 +89,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The Transformer; see :class:`fmritok.trainer.model.TokenTransformer`."""
+    """The Transformer; see :class:`fmritok.trainer.model.model.TokenTransformer`."""
 
     input: InputForm = "both"
     frame_norm: bool = True

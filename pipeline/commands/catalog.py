@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from fmritok.pipeline.catalog import Cohort, Input
+    from fmritok.pipeline.catalog.cohort import Cohort, Input
 
 
 @click.command()

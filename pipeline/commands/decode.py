@@ -30,7 +30,7 @@ def decode(
     out: Path,
 ) -> None:
     """Decode a run's tokens: to a volume, pictures of the flat map, surface data or a table."""
-    from fmritok.pipeline.decoding import decode_to_file
+    from fmritok.pipeline.tokenization.decoding import decode_to_file
 
     first, _, end = frames.partition(":")
     try:

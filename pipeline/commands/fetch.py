@@ -24,7 +24,7 @@ def fetch() -> None:
 @click.option("--revision", metavar="COMMIT", help="Pin a commit, tag or branch.")
 def weights(hub_id: str | None, revision: str | None) -> None:
     """Fetch the safetensors of a 2D image autoencoder (default: the f32c32 DC-AE of TABLeT)."""
-    from fmritok.tokenizers.weights import DEFAULT_HUB_ID, fetch_weights
+    from fmritok.tokenizers.vae.weights import DEFAULT_HUB_ID, fetch_weights
 
     found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
     echo(f"{found.id} at {found.revision}\n{found.folder}\nsha256 {found.sha256}")
@@ -37,7 +37,7 @@ def weights(hub_id: str | None, revision: str | None) -> None:
               help="Buckner's 7-network label image, from FreeSurfer's page.")  # fmt: skip
 def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
     """Fetch the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
-    from fmritok.pipeline.fetching import fetch_atlas
+    from fmritok.pipeline.resources.fetching import fetch_atlas
 
     echo(f"--set network.atlas={fetch_atlas(out, cerebellum, source)}")
 
@@ -47,7 +47,7 @@ def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
 @_from
 def template(out: Path, source: Path | None) -> None:
     """Fetch the fs_LR 32k flat maps, for CIFTI data."""
-    from fmritok.pipeline.fetching import fetch_template
+    from fmritok.pipeline.resources.fetching import fetch_template
 
     echo(f"--set flatmap.template={fetch_template(out, source)}")
 
@@ -57,6 +57,6 @@ def template(out: Path, source: Path | None) -> None:
 @_out
 def cohort(name: str, out: Path) -> None:
     """Fetch real data to try: 40 subjects of ADHD-200, as nilearn distributes them."""
-    from fmritok.pipeline.fetching import fetch_adhd200_sample
+    from fmritok.pipeline.resources.fetching import fetch_adhd200_sample
 
     echo(f"--dataset adhd200 --root {fetch_adhd200_sample(out)}")

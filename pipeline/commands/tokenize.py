@@ -26,10 +26,10 @@ from fmritok.pipeline.commands.tokenize_output import (
 from fmritok.terminal import new_console
 
 if TYPE_CHECKING:
-    from fmritok.pipeline.catalog import Cohort
-    from fmritok.pipeline.dask_faults import Outcome
-    from fmritok.pipeline.plan import PlannedGroup
-    from fmritok.pipeline.task import Job, RunTask
+    from fmritok.pipeline.catalog.cohort import Cohort
+    from fmritok.pipeline.tokenization.dask_faults import Outcome
+    from fmritok.pipeline.tokenization.plan import PlannedGroup
+    from fmritok.pipeline.tokenization.task import Job, RunTask
 
 Function = Callable[..., Any]
 _ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
@@ -68,8 +68,8 @@ def _tokenizer_options(function: Function) -> Function:
 def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     """Catalogue the cohort and describe the groups that are to be written."""
     from fmritok.pipeline.datasets import catalog_cohort
-    from fmritok.pipeline.plan import check_input, plan_group
     from fmritok.pipeline.store.names import check_group_name
+    from fmritok.pipeline.tokenization.plan import check_input, plan_group
     from fmritok.tokenizers.registry import build_tokenizer
 
     tokenizers, names = options["tokenizers"], options["names"]
@@ -136,9 +136,9 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def plan(store: str, as_json: bool, **options: Any) -> None:
     """Show what a tokenization would do and take; nothing is written."""
     from fmritok.faults import told_apart
-    from fmritok.pipeline.estimate import estimate
-    from fmritok.pipeline.plan import check_cohort
     from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.tokenization.estimate import estimate
+    from fmritok.pipeline.tokenization.plan import check_cohort
 
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
@@ -191,13 +191,13 @@ def tokenize(
     one error.
     """
     from fmritok.faults import told_apart
-    from fmritok.pipeline.estimate import estimate, with_measured_notes
-    from fmritok.pipeline.plan import check_cohort, commit_plan
-    from fmritok.pipeline.scratch import check_scratch
+    from fmritok.pipeline.sources.scratch import check_scratch
     from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.store.locking import MOMENT_S, one_writer
-    from fmritok.pipeline.task import Job
+    from fmritok.pipeline.store.locks.locking import MOMENT_S, one_writer
+    from fmritok.pipeline.tokenization.estimate import estimate, with_measured_notes
+    from fmritok.pipeline.tokenization.plan import check_cohort, commit_plan
+    from fmritok.pipeline.tokenization.task import Job
 
     if scheduler and cluster:
         raise click.UsageError("--scheduler uses a cluster that is there; --cluster starts one. "
@@ -253,7 +253,7 @@ def _run(
     workers: int | None,
     trusted: str | None,
 ) -> None:
-    from fmritok.pipeline.execute import run_on_dask, run_serially
+    from fmritok.pipeline.tokenization.execute import run_on_dask, run_serially
 
     console = new_console(stderr=True)
     finished: Generator[Outcome]

@@ -14,11 +14,11 @@ from fmritok.terminal import echo, labelled
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fmritok.pipeline.catalog import Cohort
-    from fmritok.pipeline.dask_faults import Outcome
-    from fmritok.pipeline.estimate import Estimate
+    from fmritok.pipeline.catalog.cohort import Cohort
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.task import RunTask
+    from fmritok.pipeline.tokenization.dask_faults import Outcome
+    from fmritok.pipeline.tokenization.estimate import Estimate
+    from fmritok.pipeline.tokenization.task import RunTask
 
 __all__ = ["print_estimates", "report", "say", "say_questioned", "show_progress"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmritok.errors import CatalogError
-from fmritok.pipeline.catalog import Adapter, Cohort, Input
+from fmritok.pipeline.catalog.cohort import Adapter, Cohort, Input
 from fmritok.registry import Registry
 
 __all__ = ["DATASETS", "catalog_cohort", "get_adapter"]

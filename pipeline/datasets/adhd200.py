@@ -21,7 +21,14 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fmritok.pipeline.catalog import Cohort, Found, Input, RunFile, build_cohort, checked_root
+from fmritok.pipeline.catalog.cohort import (
+    Cohort,
+    Found,
+    Input,
+    RunFile,
+    build_cohort,
+    checked_root,
+)
 from fmritok.pipeline.datasets.adhd200_phenotypes import padded, read_adhd200_phenotypes
 from fmritok.pipeline.datasets.bids import search_tree
 

@@ -15,13 +15,21 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.errors import CatalogError
-from fmritok.pipeline.ages import ages_in_years
-from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, as_code, sex_labels, tidy
-from fmritok.pipeline.remarks import Remark
-from fmritok.pipeline.small_files import UnreadableError
-from fmritok.pipeline.subject_table import joined_rows, read_subject_table
-from fmritok.pipeline.text_numbers import first_examples
-from fmritok.pipeline.text_table import CSV
+from fmritok.pipeline.catalog.phenotypes import (
+    AGE,
+    SEX,
+    Column,
+    Phenotypes,
+    as_code,
+    sex_labels,
+    tidy,
+)
+from fmritok.pipeline.tables.ages import ages_in_years
+from fmritok.pipeline.tables.remarks import Remark
+from fmritok.pipeline.tables.small_files import UnreadableError
+from fmritok.pipeline.tables.subject_table import joined_rows, read_subject_table
+from fmritok.pipeline.tables.text_numbers import first_examples
+from fmritok.pipeline.tables.text_table import CSV
 
 __all__ = ["padded", "read_adhd200_phenotypes"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fmritok.errors import CatalogError, expected
-from fmritok.pipeline.catalog import (
+from fmritok.pipeline.catalog.cohort import (
     Cohort,
     Found,
     Input,
@@ -29,6 +29,7 @@ from fmritok.pipeline.catalog import (
     checked_root,
     gather,
 )
+from fmritok.pipeline.catalog.events import read_bids_events
 from fmritok.pipeline.datasets.bids_files import (
     BidsFile,
     BidsFolders,
@@ -37,12 +38,11 @@ from fmritok.pipeline.datasets.bids_files import (
     volume_rank,
 )
 from fmritok.pipeline.datasets.bids_participants import read_participants
-from fmritok.pipeline.events import read_bids_events
-from fmritok.pipeline.remarks import Reason, Remark
-from fmritok.pipeline.small_files import UnreadableError, not_fetched
-from fmritok.pipeline.text_numbers import numbers_of
-from fmritok.pipeline.text_table import BIDS, TextTable
-from fmritok.pipeline.timing import read_sidecar
+from fmritok.pipeline.headers.timing import read_sidecar
+from fmritok.pipeline.tables.remarks import Reason, Remark
+from fmritok.pipeline.tables.small_files import UnreadableError, not_fetched
+from fmritok.pipeline.tables.text_numbers import numbers_of
+from fmritok.pipeline.tables.text_table import BIDS, TextTable
 
 __all__ = ["catalog_bids", "search_tree"]
 

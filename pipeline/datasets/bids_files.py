@@ -10,9 +10,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from fmritok.pipeline.remarks import Remark
-from fmritok.pipeline.run_checks import loose_label
-from fmritok.pipeline.small_files import UnreadableError, read_json
+from fmritok.pipeline.catalog.run_checks import loose_label
+from fmritok.pipeline.tables.remarks import Remark
+from fmritok.pipeline.tables.small_files import UnreadableError, read_json
 
 __all__ = ["BidsFile", "BidsFolders", "parse_name", "safe_id", "surface_rank", "volume_rank"]
 

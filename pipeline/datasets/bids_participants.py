@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from fmritok.pipeline.ages import ages_in_years
-from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
-from fmritok.pipeline.remarks import Reason, Remark
-from fmritok.pipeline.small_files import UnreadableError, read_json
-from fmritok.pipeline.subject_table import read_subject_table
-from fmritok.pipeline.text_numbers import first_examples, text_to_numbers
-from fmritok.pipeline.text_table import BIDS, find_column
+from fmritok.pipeline.catalog.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
+from fmritok.pipeline.tables.ages import ages_in_years
+from fmritok.pipeline.tables.remarks import Reason, Remark
+from fmritok.pipeline.tables.small_files import UnreadableError, read_json
+from fmritok.pipeline.tables.subject_table import read_subject_table
+from fmritok.pipeline.tables.text_numbers import first_examples, text_to_numbers
+from fmritok.pipeline.tables.text_table import BIDS, find_column
 
 __all__ = ["read_participants"]
 

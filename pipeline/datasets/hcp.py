@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.errors import CatalogError, expected
-from fmritok.pipeline.catalog import (
+from fmritok.pipeline.catalog.cohort import (
     Cohort,
     Found,
     Input,
@@ -28,13 +28,13 @@ from fmritok.pipeline.catalog import (
     checked_root,
     gather,
 )
-from fmritok.pipeline.events import Event, read_fsl_events
-from fmritok.pipeline.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
-from fmritok.pipeline.remarks import Reason, Remark
-from fmritok.pipeline.small_files import UnreadableError, not_fetched, read_text
-from fmritok.pipeline.subject_table import read_subject_table
-from fmritok.pipeline.text_numbers import one_number
-from fmritok.pipeline.text_table import CSV
+from fmritok.pipeline.catalog.events import Event, read_fsl_events
+from fmritok.pipeline.catalog.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
+from fmritok.pipeline.tables.remarks import Reason, Remark
+from fmritok.pipeline.tables.small_files import UnreadableError, not_fetched, read_text
+from fmritok.pipeline.tables.subject_table import read_subject_table
+from fmritok.pipeline.tables.text_numbers import one_number
+from fmritok.pipeline.tables.text_table import CSV
 
 __all__ = ["catalog_demo", "catalog_hcp"]
 

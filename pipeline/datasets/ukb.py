@@ -27,7 +27,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from fmritok.errors import expected
-from fmritok.pipeline.catalog import (
+from fmritok.pipeline.catalog.cohort import (
     Cohort,
     Found,
     Input,
@@ -37,10 +37,10 @@ from fmritok.pipeline.catalog import (
     gather,
 )
 from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
-from fmritok.pipeline.remarks import Reason, Remark
-from fmritok.pipeline.small_files import UnreadableError, decode_text, read_text
 from fmritok.pipeline.sources.files import open_zip, read_small
-from fmritok.pipeline.text_numbers import one_number
+from fmritok.pipeline.tables.remarks import Reason, Remark
+from fmritok.pipeline.tables.small_files import UnreadableError, decode_text, read_text
+from fmritok.pipeline.tables.text_numbers import one_number
 
 __all__ = ["catalog_ukb"]
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.errors import CatalogError, expected
-from fmritok.pipeline.phenotypes import SEX, Column, Phenotypes, as_code, sex_labels, tidy
-from fmritok.pipeline.remarks import Remark
-from fmritok.pipeline.small_files import UnreadableError
-from fmritok.pipeline.subject_table import read_subject_table
-from fmritok.pipeline.text_table import CSV, TextTable, find_column
+from fmritok.pipeline.catalog.phenotypes import SEX, Column, Phenotypes, as_code, sex_labels, tidy
+from fmritok.pipeline.tables.remarks import Remark
+from fmritok.pipeline.tables.small_files import UnreadableError
+from fmritok.pipeline.tables.subject_table import read_subject_table
+from fmritok.pipeline.tables.text_table import CSV, TextTable, find_column
 
 __all__ = ["read_ukb_phenotypes"]
 

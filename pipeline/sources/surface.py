@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
-from fmritok.pipeline.nifti import scaling, value_type
+from fmritok.pipeline.headers.nifti import scaling, value_type
+from fmritok.pipeline.headers.surface import raw_cifti_header
 from fmritok.pipeline.sources.files import (
     HashedFile,
     check_claim,
@@ -23,7 +24,6 @@ from fmritok.pipeline.sources.files import (
 )
 from fmritok.pipeline.sources.gifti import parse_gifti
 from fmritok.pipeline.sources.whole import skip
-from fmritok.pipeline.surface_headers import raw_cifti_header
 from fmritok.tokenizers.spaces import SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
-from fmritok.pipeline.headers import read_header
+from fmritok.pipeline.headers.run_header import read_header
 from fmritok.pipeline.sources.files import (
     HashedFile,
     check_claim,

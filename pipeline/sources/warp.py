@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
-from fmritok.pipeline.placement import Placement, not_in_mni
+from fmritok.pipeline.headers.placement import Placement, not_in_mni
 from fmritok.pipeline.sources.volume import VolumeSource
 from fmritok.pipeline.sources.whole import read_image
 from fmritok.tokenizers.grid import AFFINE, SHAPE

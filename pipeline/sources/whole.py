@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
-from fmritok.pipeline.headers import looked_at, read_header
-from fmritok.pipeline.nifti import VolumeHeader
+from fmritok.pipeline.headers.nifti import VolumeHeader
+from fmritok.pipeline.headers.run_header import looked_at, read_header
 from fmritok.pipeline.sources.files import (
     HashedFile,
     check_claim,

@@ -13,15 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import ProvenanceMismatchError, StoreError, expected
-from fmritok.pipeline.store.arrays import decode_arrays
-from fmritok.pipeline.store.difference import first_difference
-from fmritok.pipeline.store.layout import parse_direct
-from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name, crc_column
-from fmritok.pipeline.store.root import create_root, group_names, list_group, read_root
-from fmritok.pipeline.store.runs_check import check_static, check_tables
-from fmritok.pipeline.store.schema import GroupSpec, blank_group
-from fmritok.pipeline.store.seal import (
+from fmritok.pipeline.store.chunks.arrays import decode_arrays
+from fmritok.pipeline.store.chunks.layout import parse_direct
+from fmritok.pipeline.store.chunks.shards import DirectArray
+from fmritok.pipeline.store.documents.difference import first_difference
+from fmritok.pipeline.store.documents.root import create_root, group_names, list_group, read_root
+from fmritok.pipeline.store.documents.seal import (
     Document,
     Growing,
     canonical_json,
@@ -32,8 +29,11 @@ from fmritok.pipeline.store.seal import (
     sha256,
     zarr_group,
 )
-from fmritok.pipeline.store.shards import DirectArray
-from fmritok.pipeline.store.switch import replace_tables, table_of
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name, crc_column
+from fmritok.pipeline.store.schema import GroupSpec, blank_group
+from fmritok.pipeline.store.tables.runs_check import check_static, check_tables
+from fmritok.pipeline.store.tables.switch import replace_tables, table_of
 
 __all__ = ["GroupState", "create_group", "is_created", "lengthen", "read_group"]
 

@@ -11,12 +11,12 @@ import pandas as pd
 
 from fmritok.pipeline.store.group import create_group, is_created, lengthen, read_group
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.locking import one_writer
+from fmritok.pipeline.store.locks.locking import one_writer
 from fmritok.pipeline.store.names import IDENTITY, SOURCE
 from fmritok.pipeline.store.records import list_records, remove_record
-from fmritok.pipeline.store.runs_table import RunsTable, empty_tables
 from fmritok.pipeline.store.schema import GroupSpec
-from fmritok.pipeline.store.switch import replace_tables
+from fmritok.pipeline.store.tables.runs_table import RunsTable, empty_tables
+from fmritok.pipeline.store.tables.switch import replace_tables
 
 __all__ = ["allocate", "current_runs", "finalize", "finished_runs", "one_writer"]
 
@@ -38,8 +38,9 @@ def allocate(
     location : Location
     spec : GroupSpec
     runs : pd.DataFrame
-        Catalogued runs: the identity and source columns (:mod:`fmritok.pipeline.store.runs_table`),
-        ``n_frames`` as the tokenizer will write them, and ``problem`` (a reason, or empty): runs
+        Catalogued runs: the identity and source columns
+        (:mod:`fmritok.pipeline.store.tables.runs_table`), ``n_frames`` as
+        the tokenizer will write them, and ``problem`` (a reason, or empty): runs
         with a problem get a row but no frames.
     redo : collection of str
         Finished runs to tokenize again.

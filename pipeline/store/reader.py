@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import StoreError, expected
-from fmritok.pipeline.store.annotations import read_annotation
+from fmritok.pipeline.store.documents.root import group_names, read_root
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.names import crc_column
 from fmritok.pipeline.store.precision import dequantize
 from fmritok.pipeline.store.records import list_records
-from fmritok.pipeline.store.root import group_names, read_root
-from fmritok.pipeline.store.runs_table import RunsTable
+from fmritok.pipeline.store.tables.annotations import read_annotation
+from fmritok.pipeline.store.tables.runs_table import RunsTable
 
 __all__ = ["RunMoments", "TokenGroup", "TokenStore", "open_store"]
 

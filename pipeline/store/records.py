@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fmritok.errors import StoreError, expected
-from fmritok.pipeline.store.documents import check_record, parse_json
+from fmritok.pipeline.store.documents.checks import check_record, parse_json
+from fmritok.pipeline.store.documents.seal import canonical_json, sha256, zarr_group
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.seal import canonical_json, sha256, zarr_group
 
 __all__ = [
     "RunRecord", "list_records", "read_record", "read_records", "record_key", "remove_record",

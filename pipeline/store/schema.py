@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import StoreError, expected
-from fmritok.pipeline.store.codec import Codec
+from fmritok.pipeline.store.chunks.codec import Codec
+from fmritok.pipeline.store.documents.seal import zarr_group
 from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name
 from fmritok.pipeline.store.precision import Precision
-from fmritok.pipeline.store.seal import zarr_group
-from fmritok.pipeline.store.table import encode_arrays, in_memory
+from fmritok.pipeline.store.tables.table import encode_arrays, in_memory
 
 if TYPE_CHECKING:
     import zarr

@@ -2,7 +2,8 @@
 
 Three layers cover a store. Token shards and per-run arrays carry a crc32c on every chunk and the
 run's sha256 of values. A completion record carries its own digest. Everything else (metadata,
-tables, static arrays) is covered by the seal of its group (:mod:`fmritok.pipeline.store.seal`).
+tables, static arrays) is covered by the seal of its group
+(:mod:`fmritok.pipeline.store.documents.seal`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from typing import Any
 import pandas as pd
 
 from fmritok.errors import StoreError
-from fmritok.pipeline.store.annotations import annotation_of
+from fmritok.pipeline.store.chunks.shard_files import forget_all
+from fmritok.pipeline.store.documents.root import ROOT_WAIT_S, forget_group, group_names, read_root
+from fmritok.pipeline.store.documents.seal import (
+    Document,
+    array_document,
+    exists_document,
+    read_document,
+    read_sealed,
+    sha256,
+)
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.locking import MOMENT_S, one_writer
-from fmritok.pipeline.store.mending import mend_tables
+from fmritok.pipeline.store.locks.locking import MOMENT_S, one_writer
 from fmritok.pipeline.store.names import GROUP_TABLES
 from fmritok.pipeline.store.records import (
     RunRecord,
@@ -30,17 +39,9 @@ from fmritok.pipeline.store.records import (
     record_key,
     remove_record,
 )
-from fmritok.pipeline.store.root import ROOT_WAIT_S, forget_group, group_names, read_root
-from fmritok.pipeline.store.seal import (
-    Document,
-    array_document,
-    exists_document,
-    read_document,
-    read_sealed,
-    sha256,
-)
-from fmritok.pipeline.store.shard_files import forget_all
-from fmritok.pipeline.store.switch import table_of
+from fmritok.pipeline.store.tables.annotations import annotation_of
+from fmritok.pipeline.store.tables.mending import mend_tables
+from fmritok.pipeline.store.tables.switch import table_of
 from fmritok.pipeline.store.writer import stored_sha256
 
 __all__ = ["Damage", "drop_runs", "unfinished_groups", "verify_store"]

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, StoreError, expected
-from fmritok.pipeline.store.codec import encode_shard
-from fmritok.pipeline.store.layout import open_direct
+from fmritok.pipeline.store.chunks.codec import encode_shard
+from fmritok.pipeline.store.chunks.layout import open_direct
+from fmritok.pipeline.store.chunks.shards import DirectArray
 from fmritok.pipeline.store.location import PARTIAL, Location
 from fmritok.pipeline.store.precision import StoredRun
 from fmritok.pipeline.store.records import remove_record
-from fmritok.pipeline.store.shards import DirectArray
 
 __all__ = ["array_sha256", "refuse_not_finite", "stored_sha256", "write_run"]
 

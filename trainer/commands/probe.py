@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fmritok.trainer.features import Pool
+    from fmritok.trainer.evaluation.features import Pool
 
 __all__ = ["probe"]
 
@@ -97,8 +97,8 @@ def probe(
 
     from fmritok.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.probing import EventOptions, probe_trainings
-    from fmritok.trainer.scores import scores_table, write_scores
+    from fmritok.trainer.evaluation.probing import EventOptions, probe_trainings
+    from fmritok.trainer.evaluation.scores import scores_table, write_scores
 
     log_to_terminal()
     if device == "auto":

@@ -139,15 +139,15 @@ def _train(
     from fmritok.errors import expected
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore
     from fmritok.terminal import echo, log_to_terminal, new_console
-    from fmritok.trainer.display import figures_table
-    from fmritok.trainer.distributed import Ranks
+    from fmritok.trainer.data.mixing import MixedGroup
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.folder import TrainingFolder, training_of
-    from fmritok.trainer.loop import Trainer
-    from fmritok.trainer.mixing import MixedGroup
     from fmritok.trainer.recipe import build_config, override, read_recipe
-    from fmritok.trainer.resuming import hold_and_open
-    from fmritok.trainer.tracking import import_wandb
+    from fmritok.trainer.record.folder import TrainingFolder, training_of
+    from fmritok.trainer.record.resuming import hold_and_open
+    from fmritok.trainer.record.tracking import import_wandb
+    from fmritok.trainer.training.display import figures_table
+    from fmritok.trainer.training.distributed import Ranks
+    from fmritok.trainer.training.loop import Trainer
 
     log_to_terminal()
     logger = logging.getLogger(__name__)

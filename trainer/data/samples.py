@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.inputs import deviations, values
-from fmritok.trainer.streaming import Batch
-from fmritok.trainer.streaming import WindowDataset as WindowReader
-from fmritok.trainer.windows import Request, RunIndex
+from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.streaming import WindowDataset as WindowReader
+from fmritok.trainer.data.windows import Request, RunIndex
+from fmritok.trainer.model.inputs import deviations, values
 
 __all__ = ["Form", "SampleReader"]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fmritok.errors import expected
 from fmritok.trainer.data.dataset import WindowDataset
+from fmritok.trainer.data.loader import batch_loader
+from fmritok.trainer.data.windows import Request, keyed_generator
 from fmritok.trainer.errors import CheckpointError, ConfigError
-from fmritok.trainer.loader import batch_loader
-from fmritok.trainer.windows import Request, keyed_generator
 
 __all__ = ["WindowLoader", "window_loader"]
 

@@ -6,8 +6,8 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
-from fmritok.trainer.model import TokenTransformer
-from fmritok.trainer.streaming import Batch
+from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.model.model import TokenTransformer
 
 __all__ = ["Figure", "Mean", "Objective", "ObjectiveOutput"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from fmritok.trainer.blocks import Block
 from fmritok.trainer.config import Config
-from fmritok.trainer.layout import TokenLayout
-from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.model.blocks import Block
+from fmritok.trainer.model.layout import TokenLayout
+from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.distill import SelfDistillation
 from fmritok.trainer.objectives.mae import MaskedAutoencoder
 from fmritok.trainer.objectives.mtm import MaskedTokenModelling

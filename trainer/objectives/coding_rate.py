@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmritok.trainer.distributed import sum_over_ranks, total_over_ranks
+from fmritok.trainer.training.distributed import sum_over_ranks, total_over_ranks
 
 __all__ = ["Spread", "centred", "coding_rate", "collapsed_loss", "rate_loss", "spread"]
 

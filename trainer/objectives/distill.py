@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.trainer.config import ObjectiveConfig
-from fmritok.trainer.distributed import is_placeholder, total_over_ranks
-from fmritok.trainer.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
-from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.model.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
+from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
 from fmritok.trainer.objectives.coding_rate import centred, collapsed_loss, rate_loss, spread
 from fmritok.trainer.objectives.views import (
@@ -29,7 +29,7 @@ from fmritok.trainer.objectives.views import (
     slice_mask,
     standardize,
 )
-from fmritok.trainer.streaming import Batch
+from fmritok.trainer.training.distributed import is_placeholder, total_over_ranks
 
 __all__ = ["SelfDistillation", "Student", "network_weight", "teacher_momentum"]
 

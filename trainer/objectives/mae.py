@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.errors import expected
-from fmritok.trainer.attention import Context, make_norm
-from fmritok.trainer.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.model.attention import Context, make_norm
+from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks
+from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.model.rotary import rotation
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
 from fmritok.trainer.objectives.masks import Visible, hidden_tokens, random_visible, tube_visible
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
-from fmritok.trainer.rotary import rotation
-from fmritok.trainer.streaming import Batch
 
 __all__ = ["Decoder", "MaskedAutoencoder"]
 

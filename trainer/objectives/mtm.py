@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from fmritok.errors import expected
 from fmritok.trainer.config import ObjectiveConfig
+from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.inputs import PatchInputs
-from fmritok.trainer.model import TokenTransformer
+from fmritok.trainer.model.inputs import PatchInputs
+from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
 from fmritok.trainer.objectives.masks import hidden_tokens, random_visible, tube_cells
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
-from fmritok.trainer.streaming import Batch
 
 __all__ = ["MaskedTokenModelling"]
 

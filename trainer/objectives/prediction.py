@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fmritok.trainer.config import InputForm
-from fmritok.trainer.inputs import PatchInputs
-from fmritok.trainer.layout import PatchGrid
+from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.model.inputs import PatchInputs
+from fmritok.trainer.model.layout import PatchGrid
 from fmritok.trainer.objectives import Mean
-from fmritok.trainer.streaming import Batch
 
 __all__ = ["PatchTargets", "mean_patches", "prediction_error"]
 

@@ -1,0 +1,112 @@
+"""Whose phenotypes these are: a cohort never replaces those of another cohort's subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from fmritok.errors import StoreError, expected
+from fmritok.pipeline.catalog.cohort import Cohort
+from fmritok.pipeline.store.documents.root import group_names, read_root
+from fmritok.pipeline.store.ledger import current_runs
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.tables.annotations import ANNOTATIONS, read_annotation
+
+__all__ = ["check_annotations", "without_kept"]
+
+_NEXT_STEP = "If this is another cohort, give it a name with --name."
+
+
+def without_kept(cohort: Cohort, kept: Collection[str]) -> Cohort:
+    """Return a cohort without the annotations of runs that stay as they are in the store.
+
+    Phenotypes go with the last of a subject's runs.
+    """
+    if not kept:
+        return cohort
+    runs = cohort.runs[~cohort.runs["run_id"].isin(set(kept))]
+    gone = set(cohort.runs["subject"]) - set(runs["subject"])
+    return replace(
+        cohort,
+        events=cohort.events[~cohort.events["run_id"].isin(set(kept))],
+        phenotypes=cohort.phenotypes[~cohort.phenotypes["subject"].isin(gone)],
+    )
+
+
+def check_annotations(location: Location, cohort: Cohort, kept: Collection[str] = ()) -> None:
+    """Refuse a cohort whose phenotypes would go to another cohort's subjects.
+
+    Refused are subjects whose finished runs are all missing from the catalogue and whose phenotypes
+    say anything else, or more; and another unit of a column, if none of the cohort's runs is in the
+    store yet.
+
+    Parameters
+    ----------
+    location : Location
+    cohort : Cohort
+    kept : collection of str
+        Runs of the catalogue that are not what was tokenized.
+
+    Raises
+    ------
+    StoreError
+        The first value that differs is named.
+    """
+    if not location.exists("zarr.json") or cohort.phenotypes.empty:
+        return
+    mine = set(cohort.runs["run_id"]) - set(kept)
+    known_runs: set[str] = set()
+    is_foreign: dict[str, bool] = {}
+    for group in group_names(read_root(location)):
+        runs = current_runs(location, group)
+        runs = runs[(runs["status"] == "done") & (runs["dataset"] == cohort.dataset)]
+        known_runs |= set(runs["run_id"])
+        for subject, run_id in zip(runs["subject"], runs["run_id"], strict=True):
+            is_foreign[subject] = is_foreign.get(subject, True) and run_id not in mine
+    foreign = {subject for subject, others in is_foreign.items() if others}
+    _check_values(location, cohort, foreign)
+    if known_runs and not known_runs & mine:
+        _check_units(location, cohort)
+
+
+def _check_values(location: Location, cohort: Cohort, foreign: Collection[str]) -> None:
+    table = cohort.phenotypes[cohort.phenotypes["subject"].isin(set(foreign))]
+    if table.empty:
+        return
+    keys = list(ANNOTATIONS["phenotypes"])
+    known = read_annotation(location, "phenotypes")
+    known = known[known["subject"].isin(table["subject"])]
+    rows = {tuple(row[key] for key in keys): row for row in known.to_dict("records")}
+    for row in table.to_dict("records"):
+        old = rows.get(tuple(row[key] for key in keys), {})
+        for name in (n for n in row if n not in keys):
+            if not _is_missing(row[name]) and (
+                _is_missing(old.get(name)) or old[name] != row[name]
+            ):
+                there = "nothing" if _is_missing(old.get(name)) else repr(old[name])
+                raise StoreError(
+                    expected("Phenotypes of subject",
+                             f"{row['subject']} of {row['dataset']} in {location}",
+                             f"{name} = {there}, as the store has it, or a run of the store in "
+                             "this cohort", repr(row[name]), _NEXT_STEP)
+                )  # fmt: skip
+
+
+def _check_units(location: Location, cohort: Cohort) -> None:
+    known = read_annotation(location, "phenotype_columns")
+    known = known[known["dataset"] == cohort.dataset]
+    units = dict(zip(known["column"], known.get("unit", ()), strict=True))
+    for column, unit in zip(cohort.columns["column"], cohort.columns["unit"], strict=True):
+        old = units.get(column)
+        if not _is_missing(old) and not _is_missing(unit) and old != unit:
+            raise StoreError(
+                expected(f"Unit of phenotype column {column} of", cohort.dataset,
+                         f"{old!r}, as the store has it", repr(unit), _NEXT_STEP)
+            )  # fmt: skip
+
+
+def _is_missing(value: Any) -> bool:
+    return bool(pd.isna(value)) or value == ""

@@ -1,0 +1,317 @@
+"""NIfTI headers: from the first bytes of a file to shape, type, place and seconds.
+
+nibabel takes the fields apart. Extensions are not read: the data begin at ``vox_offset``, however
+long what lies before them is.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.errors import RunError, expected
+from fmritok.pipeline.headers.transforms import chosen_transform
+from fmritok.pipeline.sources.files import open_binary, read_fully
+
+__all__ = [
+    "FileStart", "VolumeHeader", "file_start", "parse_volume_header", "raw_header", "scaling",
+    "value_type",
+]  # fmt: skip
+
+#: Bytes of a NIfTI-2 header, the longer one.
+HEADER_BYTES = 540
+_GZIP = b"\x1f\x8b"
+_MAGIC = {348: b"n+1", 540: b"n+2"}
+_CIFTI_INTENTS = range(3000, 3100)
+#: Codes of NIfTI's units of time, in s; 0 is "not said".
+_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
+_NOT_TIME = (32, 40, 48)  # Hz, ppm, rad/s
+_UNITS = 0x3F  # the bits of xyzt_units that NIfTI uses
+_COPY = "Copy the file again from its source."
+
+
+@dataclass(frozen=True)
+class FileStart:
+    """The first bytes of a file, unpacked.
+
+    Attributes
+    ----------
+    content : bytes
+    size : int, optional
+        Bytes of the whole file; None if it is compressed or in a zip file.
+    """
+
+    content: bytes
+    size: int | None
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """What the header of a NIfTI file says.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Three axes of space and, if there is more than one volume, the frames. Further axes of
+        length 1 are left out.
+    affine : np.ndarray of shape (4, 4)
+        Voxel indices to mm.
+    tr : float
+        Repetition time, s; NaN if the header has none.
+    dtype : np.dtype
+    offset : int
+        Bytes before the first voxel.
+    slope, intercept : float
+        ``value = slope * stored + intercept``.
+    transform : str
+        Where the affine is from, as ``sform (MNI)``.
+    questions : tuple of str
+        What is doubtful in the header.
+    intent : int
+        NIfTI's code of what the values are.
+    """
+
+    shape: tuple[int, ...]
+    affine: npt.NDArray[np.float64]
+    tr: float
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    intercept: float
+    transform: str = ""
+    questions: tuple[str, ...] = ()
+    intent: int = 0
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of a 4D file."""
+        return self.shape[3] if len(self.shape) == 4 else 1
+
+
+def file_start(path: Path, n_bytes: int) -> FileStart:
+    """Read the first bytes of a file, unpacked if its name ends in ``.gz``.
+
+    Raises
+    ------
+    RunError
+        If the name does not say truly whether it is compressed.
+    """
+    is_named_gzip = path.suffix == ".gz"
+    with open_binary(path) as raw:
+        if not is_named_gzip:
+            start = FileStart(read_fully(raw, n_bytes), _size(raw))
+            if start.content[:2] == _GZIP:
+                raise _refusal(path, "a file that is not compressed, as its name says",
+                               "gzip data", f"Rename it to {path.name}.gz.")  # fmt: skip
+            return start
+        try:
+            with gzip.open(raw, "rb") as file:
+                return FileStart(read_fully(file, n_bytes), None)
+        except gzip.BadGzipFile:
+            pass
+    with open_binary(path) as raw:
+        first = raw.read(4)
+    if first[:2] != _GZIP and _byte_order(first):
+        raise _refusal(path, "gzip data, as its name says", "a NIfTI file that is not compressed",
+                       f"Rename it to {path.stem}.")  # fmt: skip
+    raise _refusal(path, "a readable NIfTI header", "no gzip data", _COPY)
+
+
+def raw_header(content: bytes, path: Path) -> Any:
+    """Return the fields of a NIfTI header, as nibabel has them.
+
+    Parameters
+    ----------
+    content : bytes
+        The first :data:`HEADER_BYTES` of a file, or all of a shorter one.
+    path : Path
+        For errors.
+
+    Returns
+    -------
+    nibabel.Nifti1Header or nibabel.Nifti2Header
+
+    Raises
+    ------
+    RunError
+    """
+    order = _byte_order(content)
+    if order is None:
+        raise _refusal(path, "a readable NIfTI header",
+                       "other data" if len(content) >= 348 else f"{len(content)} bytes in all",
+                       _COPY)  # fmt: skip
+    length = int.from_bytes(content[:4], "little" if order == "<" else "big")
+    if len(content) < length:
+        raise _refusal(path, f"a readable NIfTI header of {length} bytes",
+                       f"{len(content)} bytes in all", _COPY)  # fmt: skip
+    kind = nib.Nifti2Header if length == 540 else nib.Nifti1Header
+    header: Any = kind(content[:length], order, check=False)  # type: ignore[no-untyped-call]
+    magic = bytes(header["magic"].item())
+    if magic[:3] != _MAGIC[length]:
+        got = {b"ni1": "the header of a pair of files", b"ni2": "the header of a pair of files",
+               b"": "an ANALYZE header, which does not tell where voxels lie"}  # fmt: skip
+        raise _refusal(path, "a NIfTI file of header and data",
+                       got.get(magic[:3], "an unknown kind of header"),
+                       "Convert it to one .nii.gz file.")  # fmt: skip
+    return header
+
+
+def parse_volume_header(start: FileStart, path: Path) -> VolumeHeader:
+    """Read what a NIfTI header says, and check that it can be true.
+
+    Raises
+    ------
+    RunError
+    """
+    with np.errstate(all="ignore"):  # NaN that signal; what they are in is checked
+        return _parsed(raw_header(start.content, path), start.size, path)
+
+
+def _parsed(header: Any, size: int | None, path: Path) -> VolumeHeader:
+    if int(header["intent_code"]) in _CIFTI_INTENTS:
+        raise _refusal(path, "volumes", "a CIFTI file",
+                       "Name it .dtseries.nii, and use --input surface.")  # fmt: skip
+    shape = _shape(header, path)
+    dtype = value_type(header, path)
+    offset = _offset(header, size, path)
+    questions = []
+    if int(header["bitpix"]) not in (0, 8 * dtype.itemsize):
+        questions.append("the header's bitpix does not fit its datatype: the datatype is used")
+    transform = chosen_transform(header, shape[:3], path)
+    slope, intercept = scaling(header, path)
+    if slope < 0:
+        questions.append("the header's slope (scl_slope) is negative: values are turned around")
+    tr, more = _repetition_time(header)
+    if size is not None:
+        _check_size(size, offset, shape, dtype, path)
+    return VolumeHeader(
+        shape=shape,
+        affine=transform.affine,
+        tr=tr,
+        dtype=dtype,
+        offset=offset,
+        slope=slope,
+        intercept=intercept,
+        transform=transform.name,
+        questions=(*questions, *transform.questions, *more),
+        intent=int(header["intent_code"]),
+    )
+
+
+def _size(raw: IO[bytes]) -> int | None:
+    try:
+        return os.fstat(raw.fileno()).st_size
+    except (OSError, AttributeError):
+        return None
+
+
+def _byte_order(start: bytes) -> str | None:
+    """Tell the byte order by the length of the header that it begins with."""
+    for order, name in (("<", "little"), (">", "big")):
+        if int.from_bytes(start[:4], name) in _MAGIC:  # type: ignore[arg-type]
+            return order
+    return None
+
+
+def _shape(header: Any, path: Path) -> tuple[int, ...]:
+    """Return the axes, less those of length 1 beyond the third."""
+    dim = [int(n) for n in header["dim"]]
+    if not 1 <= dim[0] <= 7:
+        raise _refusal(path, "a number of axes (dim[0]) of 1 to 7", dim[0], _COPY)
+    shape = tuple(dim[1 : dim[0] + 1])
+    if len(shape) < 3 or min(shape) < 1:
+        raise _refusal(path, "three axes of at least one voxel each", f"shape {shape}", _COPY)
+    return (*shape[:3], *(n for n in shape[3:] if n > 1)) if len(shape) > 4 else shape
+
+
+def value_type(header: Any, path: Path) -> np.dtype[Any]:
+    """Return the type of the stored values.
+
+    Raises
+    ------
+    RunError
+        If it is not that of real intensities.
+    """
+    try:
+        dtype = np.dtype(header.get_data_dtype())
+    except (KeyError, nib.spatialimages.HeaderDataError):
+        raise _refusal(path, "a datatype that NIfTI knows", int(header["datatype"]),
+                       _COPY) from None  # fmt: skip
+    if dtype.kind == "c":
+        raise _refusal(path, "real intensities", "complex ones",
+                       "Give the magnitude of the image.")  # fmt: skip
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        what = "colours" if dtype.fields else f"datatype {int(header['datatype'])}"
+        raise _refusal(path, "integers or floats of at most 64 bits", what,
+                       "Convert the image to float32.")  # fmt: skip
+    return dtype
+
+
+def _offset(header: Any, size: int | None, path: Path) -> int:
+    stored, least = float(header["vox_offset"]), int(header.single_vox_offset)
+    if stored == 0:
+        return least
+    if not (math.isfinite(stored) and stored >= least and stored == int(stored)):
+        raise _refusal(path, f"data from byte {least} or later (vox_offset)", f"{stored:g}", _COPY)
+    if size is not None and stored > size:
+        raise _refusal(path, f"data within its {size} bytes", f"a vox_offset of {stored:.0f}",
+                       _COPY)  # fmt: skip
+    return int(stored)
+
+
+def scaling(header: Any, path: Path) -> tuple[float, float]:
+    """Return slope and intercept of a header: ``value = slope * stored + intercept``.
+
+    Raises
+    ------
+    RunError
+        If one is no number.
+    """
+    try:
+        slope, intercept = header.get_slope_inter()
+    except nib.spatialimages.HeaderDataError:
+        raise _refusal(path, "an intercept (scl_inter) that is a number",
+                       f"{float(header['scl_inter'])}", _COPY) from None  # fmt: skip
+    if math.isinf(float(header["scl_slope"])):
+        raise _refusal(path, "a slope (scl_slope) that is a number", "inf", _COPY)
+    return (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
+
+
+def _repetition_time(header: Any) -> tuple[float, list[str]]:
+    questions = []
+    units = int(header["xyzt_units"])
+    code = units & 0x38
+    stored = float(header["pixdim"][4]) if int(header["dim"][0]) > 3 else math.nan
+    if code in _NOT_TIME:
+        questions.append("the header's fourth axis is not in units of time: no repetition time")
+    elif code not in _SECONDS or units & ~_UNITS:
+        questions.append("the header's unit of time is not defined by NIfTI: taken for seconds")
+    if float(header["toffset"]) != 0:
+        questions.append("the header has its first frame at another time than 0 (toffset): events "
+                         "are taken to count from the first frame")  # fmt: skip
+    if code in _NOT_TIME or not (math.isfinite(stored) and stored > 0):
+        return math.nan, questions
+    return round(stored * _SECONDS.get(code, 1.0), 6), questions
+
+
+def _check_size(
+    size: int, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], path: Path
+) -> None:
+    """Compare the header with the bytes of a file that is not compressed."""
+    volume = math.prod(shape[:3]) * dtype.itemsize
+    wanted = math.prod(shape) * dtype.itemsize
+    if not wanted <= size - offset < wanted + volume:
+        raise _refusal(path, f"{wanted // volume} whole frames",
+                       f"{(size - offset) // volume} in its {size} bytes", _COPY)  # fmt: skip
+
+
+def _refusal(path: Path, wanted: str, got: object, next_step: str) -> RunError:
+    return RunError(expected("File", path, wanted, got, next_step))

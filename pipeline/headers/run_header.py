@@ -1,0 +1,166 @@
+"""Read the headers of runs in milliseconds, and say what in them cannot belong to a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmritok.errors import MachineError, RunError, expected
+from fmritok.faults import told_apart
+from fmritok.pipeline.headers.nifti import (
+    HEADER_BYTES,
+    VolumeHeader,
+    file_start,
+    parse_volume_header,
+)
+from fmritok.pipeline.headers.placement import not_in_mni
+from fmritok.pipeline.headers.surface import SurfaceHeader, read_cifti_header, read_gifti_header
+from fmritok.regular import NotAFileError
+
+__all__ = ["RunHeader", "header_problem", "looked_at", "read_header", "run_header"]
+
+#: More than any scanner makes: a damaged header, or one that was made up.
+_MOST_FRAMES, _MOST_VOXELS = 2**20, 2**28
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What the catalogue needs of the header of a run.
+
+    Attributes
+    ----------
+    n_frames : int
+        0 if the header cannot be read.
+    tr : float
+        Repetition time, s; NaN if the header has none. Not checked.
+    problem : str
+        Why the run cannot be tokenized; empty if it can.
+    questions : tuple of str
+        What is doubtful in the header.
+    """
+
+    n_frames: int
+    tr: float
+    problem: str = ""
+    questions: tuple[str, ...] = ()
+
+
+@contextmanager
+def looked_at(path: Path, wanted: str) -> Iterator[None]:
+    """Turn whatever comes up while a file of a run is looked at into one error about that file.
+
+    Parameters
+    ----------
+    path : Path
+    wanted : str
+        What the file should be.
+
+    Raises
+    ------
+    RunError
+    MachineError
+        If it is no fault of the file, such as too many open files.
+    """
+    try:
+        with told_apart("source", path):
+            yield
+    except (MachineError, RunError):
+        raise
+    except Exception as error:  # whatever a damaged file makes a library raise
+        got = f"{type(error).__name__}: {error}".rstrip(": .")
+        if isinstance(error, NotAFileError | IsADirectoryError):
+            got = error.strerror or got
+        raise RunError(
+            expected("File", path, wanted, got, "Copy the file again from its source.")
+        ) from error
+
+
+def read_header(path: Path) -> VolumeHeader:
+    """Read a NIfTI header, compressed or not, without reading the data.
+
+    Raises
+    ------
+    RunError
+        If there is no readable NIfTI header, or what it says cannot be.
+    """
+    with looked_at(path, "a readable NIfTI header"):
+        return parse_volume_header(file_start(path, HEADER_BYTES), path)
+
+
+def run_header(path: Path, right: Path | None = None, *, native_ok: bool = False) -> RunHeader:
+    """Read what the catalogue needs of one run; data are not read, except of GIFTI files.
+
+    Parameters
+    ----------
+    path : Path
+        NIfTI volumes, a CIFTI ``dtseries.nii`` or the left ``func.gii``; may lie in a zip file.
+    right : Path, optional
+        The right ``func.gii``.
+    native_ok : bool
+        Whether volumes may lie in native space, because they come with a warp.
+
+    Raises
+    ------
+    MachineError
+        If the file cannot be read through no fault of its own, such as too many open files.
+    """
+    header: SurfaceHeader | VolumeHeader
+    problem = ""
+    try:
+        if path.name.endswith(".dtseries.nii"):
+            with looked_at(path, "a CIFTI-2 dense time series (dtseries.nii)"):
+                header = read_cifti_header(path)
+        elif path.name.endswith((".gii", ".gii.gz")):
+            with looked_at(path, "a GIFTI file"):
+                header = read_gifti_header(path)
+            if right is None:
+                problem = expected("GIFTI run", path, "a left and a right hemisphere",
+                                   "one of them", "Add the other one.")  # fmt: skip
+        else:
+            header = read_header(path)
+            problem = header_problem(header, path, native_ok=native_ok)
+    except RunError as error:
+        return RunHeader(0, float("nan"), str(error))
+    problem = problem or _length_problem(header.n_frames, path)
+    return RunHeader(header.n_frames, header.tr, problem, header.questions)
+
+
+def header_problem(header: VolumeHeader, path: Path, *, native_ok: bool = False) -> str:
+    """Say why a header cannot belong to a run that can be tokenized; empty if it can.
+
+    Parameters
+    ----------
+    header : VolumeHeader
+    path : Path
+        Of its file.
+    native_ok : bool
+        Whether the run may lie in native space, because it comes with a warp.
+    """
+    if len(header.shape) != 4:
+        return expected("Image", path, "four dimensions", f"shape {header.shape}",
+                        "Give the 4D time series, not a single volume.")  # fmt: skip
+    voxels = math.prod(header.shape[:3])
+    if not 0 < voxels <= _MOST_VOXELS:
+        return expected("Image", path, f"1 to {_MOST_VOXELS:,} voxels in a volume",
+                        f"{voxels:,}", "Copy the file again, or repair its header.")  # fmt: skip
+    problem = _length_problem(header.n_frames, path)
+    if problem or native_ok:
+        return problem
+    elsewhere = not_in_mni(header.shape, header.affine)
+    if elsewhere:
+        return expected("Image", path, "a volume in MNI space", elsewhere,
+                        "Warp the run to MNI 2 mm first.")  # fmt: skip
+    return ""
+
+
+def _length_problem(n_frames: int, path: Path) -> str:
+    if 2 <= n_frames <= _MOST_FRAMES:
+        return ""
+    if n_frames > _MOST_FRAMES:
+        return expected("Image", path, f"at most {_MOST_FRAMES:,} frames", f"{n_frames:,}",
+                        "Copy the file again, or repair its header.")  # fmt: skip
+    return expected("Image", path, "at least two frames", n_frames,
+                    "Give the whole time series.")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Arrays of the store: chunks, shards and their files."""

@@ -1,0 +1,1 @@
+"""The zarr.json documents of the store: read with checks, sealed by checksums."""

@@ -1,0 +1,1 @@
+"""Tables of the store: runs, phenotypes and events, replaced as a whole."""

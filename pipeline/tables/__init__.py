@@ -1,0 +1,1 @@
+"""Text tables of a cohort: rows, numbers, ages and subjects, read with bounds."""

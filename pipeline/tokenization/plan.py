@@ -1,0 +1,244 @@
+"""The plan: token groups to be written, frames for every run, and the tasks that are left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+
+from fmritok.errors import FmritokError, expected
+from fmritok.pipeline.catalog.cohort import Cohort
+from fmritok.pipeline.catalog.ownership import check_annotations, without_kept
+from fmritok.pipeline.sources.opening import RunFiles
+from fmritok.pipeline.store.chunks.codec import Codec
+from fmritok.pipeline.store.documents.root import ROOT_WAIT_S, create_root
+from fmritok.pipeline.store.group import is_created
+from fmritok.pipeline.store.ledger import allocate, finalize
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.locks.locking import one_writer
+from fmritok.pipeline.store.names import IDENTITY, SOURCE
+from fmritok.pipeline.store.precision import Precision
+from fmritok.pipeline.store.records import RunRecord, write_record
+from fmritok.pipeline.store.schema import GroupSpec
+from fmritok.pipeline.store.tables.annotations import ANNOTATIONS, write_annotations
+from fmritok.pipeline.tokenization.binding import Binding, check_others_at_work, compare_sources
+from fmritok.pipeline.tokenization.task import GroupJob, RunPart, RunTask
+from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
+from fmritok.tokenizers.stored import kept_options
+
+__all__ = [
+    "PlannedGroup", "check_cohort", "check_input", "commit_plan", "plan_group",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """One token group that is to be written.
+
+    Attributes
+    ----------
+    tokenizer : Tokenizer
+    job : GroupJob
+        The same tokenizer, as workers build it.
+    spec : GroupSpec
+    """
+
+    tokenizer: Tokenizer
+    job: GroupJob
+    spec: GroupSpec
+
+    def runs_of(self, cohort: Cohort) -> pd.DataFrame:
+        """Return the cohort's runs with the frames and repetition time of this group's tokens."""
+        runs = cohort.runs.assign(
+            source_frames=cohort.runs["n_frames"], source_tr=cohort.runs["tr"]
+        )
+        found = [
+            self.tokenizer.timing(int(n), float(tr)) if n > 0 and tr > 0 else (0, tr)
+            for n, tr in zip(runs["n_frames"], runs["tr"], strict=True)
+        ]
+        runs["n_frames"] = [n for n, _ in found]
+        runs["tr"] = [tr for _, tr in found]
+        return runs
+
+
+def plan_group(
+    tokenizer: Tokenizer,
+    options: dict[str, Any],
+    *,
+    name: str | None = None,
+    precision: Precision | None = None,
+    codec: Codec = "zstd",
+) -> PlannedGroup:
+    """Describe the token group that a tokenizer writes.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    options : dict
+        That it was built with.
+    name : str, optional
+        Of the group; default: the tokenizer's.
+    precision : {"int8", "float16"}, optional
+        Default: the tokenizer's.
+    codec : {"zstd", "none"}
+    """
+    grid = tokenizer.grid
+    stored: Precision = precision or tokenizer.default_precision  # type: ignore[assignment]
+    packages = ("fmritok", "torch", "diffusers", "zarr", "nibabel", "nilearn", "numpy", "scipy")
+    spec = GroupSpec(
+        name=name or tokenizer.name,
+        n_tokens=grid.n_tokens,
+        dim=grid.dim,
+        precision=stored,
+        codec=codec,
+        chunk_frames=tokenizer.chunk_frames,
+        run_arrays=tokenizer.run_arrays,
+        static={"coordinates": grid.coordinates, **grid.static},
+        provenance=json.loads(json.dumps(tokenizer.provenance())),
+        notes=tokenizer.notes()
+        | {
+            "options": kept_options(tokenizer, options),
+            "versions": {p: version(p) for p in packages},
+        },
+    )
+    return PlannedGroup(tokenizer, GroupJob(tokenizer.name, json.dumps(options), stored), spec)
+
+
+def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
+    """Refuse a tokenizer that cannot take what was catalogued.
+
+    Raises
+    ------
+    FmritokError
+    """
+    for planned in groups:
+        if cohort_input == "surface" and isinstance(planned.tokenizer, VolumeTokenizer):
+            raise FmritokError(
+                expected("Tokenizer", planned.tokenizer.name, "volumes", "--input surface",
+                         "Tokenize the volumes in a call of its own, into the same store.")
+            )  # fmt: skip
+
+
+def check_cohort(
+    location: Location,
+    groups: Sequence[PlannedGroup],
+    cohort: Cohort,
+    *,
+    redo: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Binding:
+    """Refuse a cohort that would inherit or replace what belongs to another; nothing is written.
+
+    Parameters
+    ----------
+    location, groups, cohort
+    redo, say
+        See :func:`fmritok.pipeline.tokenization.binding.compare_sources`.
+
+    Raises
+    ------
+    StoreError
+        If a finished run, or a subject with phenotypes, is another cohort's.
+    """
+    names = [planned.spec.name for planned in groups]
+    binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
+    check_annotations(location, without_kept(cohort, binding.kept), binding.kept)
+    return binding
+
+
+def commit_plan(
+    location: Location,
+    groups: Sequence[PlannedGroup],
+    cohort: Cohort,
+    binding: Binding | None = None,
+) -> list[RunTask]:
+    """Give the cohort's runs their frames in every group, and return what is left to do.
+
+    The caller holds the groups. Runs with a problem get a failed record: the store tells why they
+    are missing.
+
+    Parameters
+    ----------
+    location, groups, cohort
+    binding : Binding, optional
+        What :func:`check_cohort` returned; by default it is asked here.
+
+    Returns
+    -------
+    list of RunTask
+        One per run that is missing in some group. The longest come first: otherwise a long run at
+        the end would keep one worker busy alone.
+
+    Raises
+    ------
+    StoreError
+        If a finished run, or a subject with phenotypes, is another cohort's, or another process is
+        tokenizing other files under the same ids.
+    """
+    for planned in groups:
+        if is_created(location, planned.spec.name):
+            finalize(location, planned.spec.name)  # what is folded once is not read again below
+    bound = binding or check_cohort(location, groups, cohort)
+    create_root(location)
+    with one_writer(location, wait_s=ROOT_WAIT_S):
+        check_others_at_work(location, [g.spec.name for g in groups], cohort.runs)
+        parts = _allocate(location, groups, cohort, bound)
+        ours = without_kept(cohort, bound.kept)
+        tables = (ours.phenotypes, ours.columns, ours.events)
+        # Events belong to the files that are tokenized now; those of other files go.
+        write_annotations(
+            location, dict(zip(ANNOTATIONS, tables, strict=True)), anew={"events": set(parts)}
+        )
+    files = [f.name for f in fields(RunFiles)]
+    tasks = [
+        RunTask(
+            run["run_id"],
+            RunFiles(**{name: str(run[name]) for name in files}),
+            int(run["n_frames"]),
+            float(run["tr"]),
+            tuple(parts[run["run_id"]]),
+        )
+        for run in cohort.runs.to_dict("records")
+        if run["run_id"] in parts
+    ]
+    return sorted(tasks, key=lambda task: -task.n_frames)
+
+
+def _allocate(
+    location: Location, groups: Sequence[PlannedGroup], cohort: Cohort, bound: Binding
+) -> dict[str, list[RunPart]]:
+    """Return what is to be done of each run that is missing in some group."""
+    parts: dict[str, list[RunPart]] = {}
+    for planned in groups:
+        name = planned.spec.name
+        plan = allocate(
+            location,
+            planned.spec,
+            planned.runs_of(cohort),
+            redo=bound.redo[name],
+            times=bound.times,
+        )
+        for run in plan[plan["status"] != "done"].to_dict("records"):
+            run_id = str(run["run_id"])
+            if run["problem"]:
+                write_record(location, name, RunRecord(run_id, "failed", reason=run["problem"]))
+            else:
+                frames = int(run["start"]), int(run["n_frames"])
+                part = RunPart(name, int(run["row"]), *frames, _columns(run))
+                parts.setdefault(run_id, []).append(part)
+    return parts
+
+
+def _columns(run: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what the ``runs`` table says of a run, as plain values; None where it is not known."""
+    types: dict[str, Any] = {"text": str, "integer": int, "number": float}
+    kinds = {**dict.fromkeys(IDENTITY, "text"), "tr": "number", **SOURCE}
+    return {
+        name: None if pd.isna(run[name]) else types[kind](run[name])
+        for name, kind in kinds.items()
+        if name != "run_id"
+    }

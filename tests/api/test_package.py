@@ -1,0 +1,178 @@
+"""The package stays out of other packages' way, starts fast, and its parts depend one way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import fmritok
+from fmritok.cli import COMMANDS, EXTRAS, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code: str, cwd: Path = ROOT, **more: str) -> str:
+    """Run code in a new interpreter that has the working folder on its path, as users do."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | more
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_huggingface_tokenizers_is_not_shadowed_at_the_root():
+    """Without an ``__init__.py`` our folder is only a namespace candidate, and theirs wins."""
+    assert not (ROOT / "tokenizers" / "__init__.py").exists()
+    found = Path(python("import tokenizers; print(tokenizers.__file__)"))
+    assert "site-packages" in found.parts
+    assert python("import tokenizers; print(tokenizers.Encoding.__name__)") == "Encoding"
+
+
+@pytest.mark.parametrize("safe", ["", "1"])
+@pytest.mark.parametrize("at_root", [True, False])
+def test_all_parts_are_found_from_anywhere(tmp_path, at_root, safe):
+    """An editable install alone does not find the folder without an ``__init__.py``."""
+    code = """
+import fmritok, fmritok.errors, fmritok.tokenizers.registry, fmritok.cli
+import tokenizers
+print(fmritok.tokenizers.registry.__file__, tokenizers.__file__, sep="\\n")
+"""
+    ours, theirs = python(code, ROOT if at_root else tmp_path, PYTHONSAFEPATH=safe).splitlines()
+    assert Path(ours) == ROOT / "tokenizers" / "registry.py"
+    assert "site-packages" in Path(theirs).parts
+
+
+def test_importing_the_package_is_cheap_and_its_names_are_there():
+    code = """
+import json, sys, fmritok
+light = [name for name in ("torch", "numpy", "pandas", "zarr") if name in sys.modules]
+print(json.dumps([light, [n for n in fmritok.__all__ if getattr(fmritok, n, None) is None]]))
+"""
+    assert json.loads(python(code)) == [[], []]
+    assert sorted(fmritok.__all__) == fmritok.__all__
+    assert set(fmritok.__all__) <= set(dir(fmritok))
+    with pytest.raises(AttributeError, match="no attribute 'tokenise'"):
+        _ = fmritok.tokenise
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import json, sys
+from click.testing import CliRunner
+from fmritok.cli import main
+assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+heavy = ["torch", "numpy", "pandas", "zarr", "dask", "diffusers", "nibabel", "matplotlib"]
+print(json.dumps([name for name in heavy if name in sys.modules]))
+"""
+    assert json.loads(python(code)) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "unwanted"),
+    [
+        ("fmritok.trainer.training.loop", ["nibabel", "nilearn", "diffusers", "dask"]),
+        ("fmritok.pipeline.commands.tokenize", ["fmritok.trainer"]),
+        ("fmritok.pipeline.tokenization.execute", ["fmritok.trainer"]),
+        ("fmritok.pipeline.store.reader", ["fmritok.tokenizers", "torch", "nibabel", "dask"]),
+        (
+            "fmritok.tokenizers.vae.tokenizer",
+            ["fmritok.pipeline.store", "fmritok.trainer", "nibabel"],
+        ),
+    ],
+)
+def test_dependencies_point_one_way(part, unwanted):
+    code = f"import sys, json, {part}; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(python(code))
+    assert [name for name in unwanted if name in loaded] == []
+
+
+def test_the_commands_are_these():
+    """New commands are a decision, not an accident."""
+    assert list(COMMANDS) == [
+        "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
+        "probe", "list",
+    ]  # fmt: skip
+    for name in COMMANDS:
+        result = CliRunner().invoke(main, [name, "--help"])
+        assert result.exit_code == 0, name
+        assert result.output.startswith("Usage:")
+
+
+def test_exit_codes_of_wrong_usage_and_of_errors(tmp_path):
+    assert CliRunner().invoke(main, ["catalog"]).exit_code == 2
+    assert CliRunner().invoke(main, ["no-such-command"]).exit_code == 2
+    missing = CliRunner().invoke(main, ["verify", "--store", str(tmp_path / "no")])
+    assert missing.exit_code == 1
+    assert "Traceback" not in missing.output
+
+
+def test_weights_are_never_unpickled():
+    """No module can load a pickle."""
+    for folder in ("pipeline", "tokenizers", "trainer"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            for word in ("torch.load(", "import pickle", "allow_pickle=True"):
+                assert word not in text, f"{word} in {path}"
+
+
+#: Packages that come with an extra only; yaml comes with zarr, too.
+EXTRA = ["torch", "scipy", "nibabel", "nilearn", "sklearn", "diffusers", "dask", "distributed",
+         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub"]  # fmt: skip
+
+
+def without_extras(code: str) -> str:
+    """Run code in an interpreter that has no package of an extra."""
+    return python(
+        f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRA}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+{code}
+"""
+    )
+
+
+def test_the_base_install_reads_inspects_and_verifies_stores(make_store):
+    location, written = make_store([20, 12], n_tokens=3, dim=4)
+    found = without_extras(f"""
+import fmritok
+from click.testing import CliRunner
+from fmritok.cli import main
+store = fmritok.open_store({location.url!r})
+print(store["vae"]["demo_100_run0"].shape, len(store.runs), len(store.phenotypes))
+for command in ("inspect", "verify"):
+    result = CliRunner().invoke(main, [command, "--store", {location.url!r}])
+    print(result.exit_code, result.exception)
+""")
+    assert found.splitlines() == ["(20, 3, 4) 2 0", "0 None", "0 None"]
+
+
+@pytest.mark.parametrize("command", list(EXTRAS))
+def test_a_command_without_its_extra_says_which(command, tmp_path):
+    found = without_extras(f"""
+from click.testing import CliRunner
+from fmritok.cli import main
+more = {{
+    "fetch": ["weights"], "demo-data": ["x"],
+    "decode": ["--store", "x", "--run", "x", "--out", "x.nii"],
+    "list": ["tokenizers"], "train": ["--store", "x"],
+    "probe": ["--store", "x", "--training", "x", "--target", "sex"],
+}}
+cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]
+arguments = more.get({command!r}, cohort[:4] if {command!r} == "catalog" else cohort)
+result = CliRunner().invoke(main, [{command!r}, *arguments])
+print(result.exit_code, result.output)
+""")
+    assert found.startswith("1 Error: "), found
+    assert f"pip install 'fmritok[{EXTRAS[command]}]'" in found

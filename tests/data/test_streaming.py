@@ -1,0 +1,367 @@
+"""Loaders hand out what is stored, in the sampler's order, with any number of workers."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from fmritok.errors import ProvenanceMismatchError, StoreError
+from fmritok.pipeline.store.chunks import shard_files
+from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.trainer.data.aligned import aligned_indices, aligned_loader, covered_frames
+from fmritok.trainer.data.loader import _as_it_is
+from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
+from fmritok.trainer.data.streaming import (
+    Meter,
+    WindowDataset,
+    collate,
+    window_loader,
+)
+from fmritok.trainer.data.windows import (
+    EndlessBatches,
+    Request,
+    RunIndex,
+    WindowBatches,
+    all_windows,
+    random_windows,
+)
+from fmritok.trainer.data.workers import prepare_worker
+from fmritok.trainer.errors import ConfigError, TrainingError
+from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
+
+
+@pytest.fixture
+def opened(make_store):
+    """Open a small store with one run that is shorter than a window."""
+    location, written = make_store([70, 5, 40], n_tokens=3, dim=4)
+    group = TokenStore(location.url).group()
+    return group, RunIndex.of(group.runs, sorted(group.runs["run_id"])), written
+
+
+def _batches(index, **position):
+    return EndlessBatches(index, window=16, windows_per_run=3, batch_size=4, seed=1, **position)
+
+
+def _equal(a, b):
+    return all(
+        torch.equal(x, y) if torch.is_tensor(x) else x == y for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_batches_hold_stored_integers_moments_and_seconds(opened):
+    group, index, written = opened
+    for batch in islice(window_loader(group, index, _batches(index), workers=0), 5):
+        assert batch.tokens.dtype == torch.int8
+        restored = batch.mean[:, None] + batch.scale[:, None] * batch.tokens
+        for i, run in enumerate(batch.runs.tolist()):
+            n = 5 if index.n_frames[run] == 5 else 16
+            valid = torch.ones(16, dtype=torch.bool) if batch.valid is None else batch.valid[i]
+            assert valid.tolist() == [True] * n + [False] * (batch.tokens.shape[1] - n)
+            x = torch.from_numpy(written[str(index.run_id[run])])
+            windows = x.unfold(0, n, 1).movedim(-1, 1)
+            assert (windows - restored[i, :n]).abs().flatten(1).amax(1).min() < 0.004
+            assert (batch.tokens[i, n:] == 0).all()
+        times = torch.arange(batch.tokens.shape[1]) * 0.72
+        torch.testing.assert_close(batch.times, times.expand(len(batch.times), -1))
+
+
+def test_a_batch_without_short_runs_has_no_padding_mask(opened):
+    group, index, _ = opened
+    dataset = WindowDataset(group, index)
+    full, short = Request(0, 0, 0, 3, 16, 1), Request(0, 1, 1, 0, 5, 2)
+    assert collate([dataset[full], dataset[full]]).valid is None
+    assert collate([dataset[full], dataset[short]]).valid is not None
+    assert collate([dataset[short]]).tokens.shape == (1, 5, 3, 4)
+
+
+def test_workers_read_the_same_batches_and_resume_anywhere(opened):
+    """The parent has the store open already: workers must open it anew and never hang."""
+    group, index, _ = opened
+    group.read(0, 1)
+    expected = list(islice(window_loader(group, index, _batches(index), workers=0), 12))
+    for workers, stop in ((2, 0), (2, 5)):
+        position = {} if not stop else {"epoch": expected[stop - 1].epoch,
+                                        "seen": expected[stop - 1].seen}  # fmt: skip
+        loader = window_loader(group, index, _batches(index, **position), workers=workers)
+        got = list(islice(loader, 12 - stop))
+        assert all(_equal(a, b) for a, b in zip(got, expected[stop:], strict=True))
+
+
+def test_a_dataset_is_pickled_without_what_it_opened(opened):
+    group, index, _ = opened
+    dataset = WindowDataset(group, index)
+    request = Request(0, 0, 2, 3, 16, 1)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(dataset))[request].tokens, dataset[request].tokens
+    )
+
+
+def test_a_store_in_memory_cannot_be_read_by_workers(make_store):
+    location, _ = make_store([20], url="memory://trainer.zarr")
+    group = TokenStore(location.url).group()
+    index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
+    with pytest.raises(ConfigError, match=r"--workers: expected 0, because memory://"):
+        window_loader(group, index, _batches(index), workers=1)
+    assert next(iter(window_loader(group, index, _batches(index), workers=0))).n_frames > 0
+
+
+def test_the_meter_tells_waiting_from_working(monkeypatch):
+    clock = iter([0.0, 9.0, 10.0, 10.0, 11.0, 14.0])  # before, after next; finish
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    meter = Meter(["a", "b"])
+    assert meter.next() == "a"
+    assert meter.finish(100) == (10.0, 0.9)
+    assert meter.next() == "b"
+    assert meter.finish(100) == (25.0, 0.25)
+    assert meter.overall == (25.0, 0.25)  # the first step started the workers
+
+
+def test_a_batch_read_at_once_equals_its_windows_collated(opened):
+    group, index, _ = opened
+    dataset = WindowDataset(group, index)
+    for requests in islice(_batches(index), 10):
+        one = collate([dataset[request] for request in requests])
+        assert _equal(dataset.__getitems__(requests), one)
+
+
+def test_windows_of_one_read_are_read_once_and_are_the_same(opened, monkeypatch):
+    group, index, _ = opened
+    dataset, reads = WindowDataset(group, index), []
+    read = TokenGroup.read
+    monkeypatch.setattr(TokenGroup, "read", lambda *a: reads.append(a[2]) or read(*a))
+    windows = random_windows(index, window=16, windows_per_run=8, windows_per_read=4,
+                             read_frames=24, seed=0, epoch=0)  # fmt: skip
+    for requests in windows.batches(8):
+        reads.clear()
+        batch = dataset.__getitems__(requests)
+        assert len(reads) == 2
+        assert max(reads) <= 24
+        assert _equal(batch, collate([dataset[request] for request in requests]))
+
+
+def test_labels_of_events_are_in_the_batch(opened):
+    group, index, _ = opened
+    windows = replace(all_windows(index, window=5), label=np.arange(14 + 1 + 8) % 3)
+    loader = window_loader(group, index, list(windows.batches(6)), workers=0)
+    assert torch.cat([batch.labels for batch in loader]).tolist() == windows.label.tolist()
+    assert next(iter(window_loader(group, index, _batches(index), workers=0))).labels is None
+
+
+def test_damage_names_the_run_and_the_shard_also_from_a_worker(opened):
+    group, index, _ = opened
+    run = index.run_id.tolist().index("demo_102_run2")
+    shard = Path(group.location.url, "vae/tokens/c", str(index.start[run] // 32), "0", "0")
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    named = rf"run demo_102_run2 in .*: expected readable frames 0:8, got Chunk {shard}"
+    requests = [[Request(0, 0, run, 0, 8, 1)]]
+    for workers in (0, 1):
+        with pytest.raises(StoreError, match=named):
+            list(window_loader(group, index, requests, workers=workers))
+    moments = Path(group.location.url, "vae/std/c", str(index.row[0]), "0", "0")
+    moments.write_bytes(moments.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=f"run {index.run_id[0]} .*readable mean, deviation"):
+        list(window_loader(group, index, [[Request(0, 0, 0, 0, 8, 1)]], workers=0))
+
+
+def test_what_a_worker_gets_of_40000_runs_is_small(opened):
+    """No tables: numbers, and the ids that errors name."""
+    group, index, _ = opened
+    n = 40_000
+    ids = np.array([f"ukb_{1000000 + i}_2_rfMRI_REST" for i in range(n)])
+    columns = {name: np.resize(column, n) for name, column in vars(index).items()}
+    big = RunIndex(**{**columns, "run_id": ids})
+    group.all_runs = pd.concat([group.all_runs] * (n // 3), ignore_index=True)
+    group.runs = group.all_runs
+    assert len(pickle.dumps(WindowDataset(group, big))) < 150 * n
+    assert len(pickle.dumps(group)) < 5000
+
+
+@pytest.fixture
+def two_stores(make_store, tmp_path):
+    """Open two stores of other subjects."""
+    groups = [
+        TokenStore(make_store(lengths, url=tmp_path / f"{seed}.zarr", subjects=subjects,
+                              n_tokens=3, dim=4, seed=seed)[0].url).group()
+        for seed, lengths, subjects in ((1, [40, 30, 50], ["1", "2", "3"]), (2, [45], ["4"]))
+    ]  # fmt: skip
+    return groups
+
+
+def test_a_mix_of_stores_reads_each_run_from_its_own(two_stores):
+    mix = MixedGroup(two_stores, weights=[1, 2])
+    assert (mix.n_tokens, mix.dim, mix.name) == (3, 4, "vae")
+    index = RunIndex.of(mix.runs, mix.runs["run_id"].tolist())
+    assert index.store.tolist() == [0, 0, 0, 1]
+
+    def windows_of(epoch):
+        return mixed_windows(index, mix.weights, window=16, windows_per_run=3, seed=0, epoch=epoch)
+
+    stream = WindowBatches(windows_of, batch_size=4)
+    batches = list(islice(window_loader(mix, index, stream, workers=1), 6))
+    stores = index.store[torch.cat([b.runs for b in batches]).numpy()]
+    assert np.bincount(stores).tolist() == [8, 16]
+    requests = islice(stream, 6)
+    for batch, asked in zip(batches, requests, strict=True):
+        for i, request in enumerate(asked):
+            group = two_stores[index.store[request.run]]
+            start = index.start[request.run] + request.first
+            np.testing.assert_array_equal(batch.tokens[i], group.read(int(start), 16))
+            moments = group.moments(int(index.row[request.run]))
+            np.testing.assert_array_equal(batch.scale[i], moments.scale)
+
+
+def test_stores_that_do_not_go_together_are_refused(two_stores, make_store, tmp_path):
+    one, other = two_stores
+    with pytest.raises(ConfigError, match=r"Run demo_1_run0: expected in one of the stores"):
+        MixedGroup([one, one])
+    for weights in ([1], [1, 0]):
+        with pytest.raises(ConfigError, match="Weights of 2 stores"):
+            MixedGroup(two_stores, weights)
+    location, _ = make_store([20], url=tmp_path / "f.zarr", precision="float16", n_tokens=3, dim=4)
+    with pytest.raises(ProvenanceMismatchError, match=r"precision = 'int8' \(as .*got 'float16'"):
+        MixedGroup([one, TokenStore(location.url).group()])
+    other.contract = {**other.contract, "codec": "none", "shard_frames": 64}  # means the same
+    assert "codec" not in MixedGroup(two_stores).contract
+    location, _ = make_store([20], url="memory://mix.zarr", subjects=["9"], n_tokens=3, dim=4)
+    mix = MixedGroup([one, TokenStore(location.url).group()])
+    index = RunIndex.of(mix.runs, mix.runs["run_id"].tolist())
+    with pytest.raises(ConfigError, match=r"0, because memory://mix"):
+        window_loader(mix, index, [], workers=1)
+
+
+@pytest.fixture
+def two_groups(make_store, tmp_path):
+    """Open two groups of the same runs: at 0.72 s, and resampled to 2 s."""
+    groups = {}
+    for name, lengths, tr in (("vae", [100, 60], 0.72), ("network", [36, 20], 2.0)):
+        location, _ = make_store(
+            lengths, url=tmp_path / f"{name}.zarr", n_tokens=3, dim=4, seed=len(groups)
+        )
+        groups[name] = TokenStore(location.url).group()
+        groups[name].runs["tr"] = tr
+    return groups
+
+
+def test_groups_read_together_cover_the_same_seconds(two_groups):
+    ids = two_groups["vae"].runs["run_id"].tolist()
+    indices = aligned_indices(two_groups, ids)
+    assert indices["vae"].n_frames.tolist() == [100, 55]
+    windows = random_windows(indices["vae"], window=25, windows_per_run=8, seed=0, epoch=0)
+    loaded = aligned_loader(two_groups, indices, list(windows.batches(4)), workers=1)
+    for batch, requests in zip(loaded, windows.batches(4), strict=True):
+        own, other = batch["vae"], batch["network"]
+        assert own.draws.equal(other.draws)
+        for i, request in enumerate(requests):
+            begin, end = 0.72 * request.first, 0.72 * (request.first + 25)
+            valid = slice(None) if other.valid is None else other.valid[i]
+            seconds = other.times[i][valid].numpy() + begin
+            expected = np.arange(indices["network"].n_frames[request.run]) * 2.0
+            expected = expected[(expected > begin - 1e-4) & (expected < end - 1e-4)]
+            np.testing.assert_allclose(seconds, expected, atol=1e-4)
+            frames = np.rint(seconds / 2).astype(int)
+            start = int(indices["network"].start[request.run])
+            stored = two_groups["network"].read(start + frames[0], len(frames))
+            np.testing.assert_array_equal(other.tokens[i][valid], stored)
+            np.testing.assert_allclose(own.times[i], np.arange(25) * 0.72, rtol=1e-6)
+
+
+def test_following_windows_share_no_frame_of_another_group_and_leave_none_out():
+    edges = np.arange(0, 1000, 25)
+    for tr, other in ((0.72, 2.0), (0.72, 0.72), (2.0, 0.72), (0.735, 1.0), (0.8, 0.1)):
+        frames = covered_frames(edges, np.float64(tr), np.float64(other))
+        assert frames[0] == 0
+        assert (frames * other >= edges * tr - 1e-6).all()
+        assert ((frames - 1) * other < edges * tr).all()
+    np.testing.assert_array_equal(covered_frames(edges, np.float64(0.72), np.float64(0.72)), edges)
+
+
+def test_runs_without_common_frames_or_missing_in_a_group_are_named(two_groups):
+    ids = two_groups["vae"].runs["run_id"].tolist()
+    two_groups["network"].runs["tr"] = 0.01
+    with pytest.raises(TrainingError, match=r"Run demo_100_run0: expected at least one common"):
+        aligned_indices(two_groups, ids)
+    two_groups["network"].runs = two_groups["network"].runs[:1]
+    with pytest.raises(TrainingError, match="Run demo_101_run1: expected a finished run"):
+        aligned_indices(two_groups, ids)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_ranks_and_their_workers_read_every_sample_once(opened, size):
+    group, index, _ = opened
+    got = []
+    for rank in range(size):
+        share = ShareOfBatches(EndlessBatches(index, window=16, windows_per_run=6, batch_size=4,
+                                              seed=1), Ranks(rank, size))  # fmt: skip
+        loader = window_loader(group, index, share, workers=2 if size == 1 else 1)
+        got += [batch for batch in islice(loader, 5) if batch.seen]
+    windows = random_windows(index, window=16, windows_per_run=6, seed=1, epoch=0)
+    draws = torch.cat([batch.draws for batch in got]).tolist()
+    assert sorted(draws) == sorted(windows.draw.tolist())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_never_hang_on_a_store_that_is_open_and_being_read(opened, method):
+    """The parent reads in a thread all the time, with zarr-python too, while the workers start."""
+    group, index, _ = opened
+    stop = threading.Event()
+
+    def keep_reading():
+        while not stop.is_set():
+            group.read(0, 40)
+            group.array("coordinates")
+
+    requests = list(islice(_batches(index), 6))
+    expected = [WindowDataset(group, index).__getitems__(batch) for batch in requests]
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    try:
+        loader = DataLoader(
+            WindowDataset(group, index), batch_sampler=requests, collate_fn=_as_it_is,
+            num_workers=2, multiprocessing_context=method, worker_init_fn=prepare_worker,
+            timeout=60,
+        )  # fmt: skip
+        got = list(loader)
+    finally:
+        stop.set()
+        reader.join()
+    assert all(_equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_memory_and_open_files_stay_flat(make_store):
+    """A short soak: the whole one is `python benchmarks/speed/streaming.py --soak 50000`."""
+    location, _ = make_store([64] * 80, n_tokens=8, dim=256)
+    group = TokenStore(location.url).group()
+    index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
+    loader = iter(window_loader(
+        group, index, EndlessBatches(index, window=32, windows_per_run=2, batch_size=8, seed=0),
+        workers=2,
+    ))  # fmt: skip
+
+    def measure():
+        gc.collect()
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        return sum(p.memory_info().rss for p in processes), sum(p.num_fds() for p in processes)
+
+    for _ in range(80):
+        next(loader)
+    before = measure()
+    for _ in range(160):
+        next(loader)
+    after = measure()
+    assert after[0] - before[0] < 12 * 2**20
+    assert after[1] - before[1] < 40
+    assert len(shard_files._process()._shards) <= shard_files._OPEN_FILES

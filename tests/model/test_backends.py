@@ -1,0 +1,148 @@
+"""Every backend equals the float64 reference; packed sequences equal padded ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.model.backends import Packing, _choose, _log_choice, attend, choose_backend
+from fmritok.trainer.model.blocks import Block
+from fmritok.trainer.model.layout import TokenLayout
+from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.model.rotary import rotation
+
+LENGTHS = (7, 12, 7, 1)
+#: Largest absolute difference to float64, for inputs of standard deviation 1.
+TOLERANCE = 1e-5
+CAN_TRAIN = ["sdpa", "math"] + (["flex", "xformers"] if torch.cuda.is_available() else [])
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _qkv(batch, length):
+    torch.manual_seed(0)
+    return (torch.randn(batch, heads, length, 16, device=DEVICE) for heads in (6, 2, 2))
+
+
+def _reference(q, k, v, sees):
+    """Attend in float64 with repeated heads; ``sees`` is [B L M]."""
+    q, k, v = q.double(), k.double().repeat_interleave(3, 1), v.double().repeat_interleave(3, 1)
+    scores = (q @ k.mT / math.sqrt(16)).masked_fill(~sees[:, None], -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("backend", ["sdpa", "math", "flex", "xformers"])
+@pytest.mark.parametrize("kind", ["all", "padded", "packed"])
+def test_backends_equal_float64(backend, kind):
+    if backend == "xformers" and (DEVICE == "cpu" or find_spec("xformers") is None):
+        pytest.skip("xformers needs a GPU")
+    rows, length = (1, sum(LENGTHS)) if kind == "packed" else (4, 12)
+    q, k, v = _qkv(rows, length)
+    sees, mask = torch.ones(rows, length, length, dtype=torch.bool, device=DEVICE), None
+    if kind == "padded":
+        mask = torch.arange(12, device=DEVICE) < torch.tensor(LENGTHS, device=DEVICE)[:, None]
+        sees &= mask[:, None]
+    elif kind == "packed":
+        mask = Packing(LENGTHS)
+        sequence = mask.sequence(q.device)
+        sees &= sequence[:, None] == sequence
+    with torch.no_grad():
+        got = attend(q, k, v, mask, backend).double()
+    torch.testing.assert_close(got, _reference(q, k, v, sees), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("backend", CAN_TRAIN)
+def test_gradients_of_packed_sequences_are_those_of_each_alone(backend):
+    inputs = [x.requires_grad_() for x in _qkv(1, sum(LENGTHS))]
+    weight = torch.randn(1, 6, sum(LENGTHS), 16, device=DEVICE)
+    packed = torch.autograd.grad(
+        (attend(*inputs, Packing(LENGTHS), backend) * weight).sum(), inputs
+    )
+    parts = zip(*(x.split(LENGTHS, 2) for x in (*inputs, weight)), strict=True)
+    alone = sum((attend(q, k, v, None, backend) * w).sum() for q, k, v, w in parts)
+    for one, other in zip(packed, torch.autograd.grad(alone, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=10 * TOLERANCE)
+
+
+def test_the_choice_is_logged_with_its_reason(caplog):
+    _choose.cache_clear()
+    _log_choice.cache_clear()
+    with caplog.at_level("INFO"):
+        assert choose_backend("auto", "cpu", True, True) == "sdpa"
+        choose_backend("auto", "cpu", True, False)
+    assert caplog.messages == ["Attention by sdpa: the others need a GPU, and this is the cpu"]
+    assert choose_backend("flex", "cpu", True, False) == "flex"
+    with pytest.raises(ConfigError, match=r"model\.attention: .*flex \(torch has no gradient"):
+        choose_backend("flex", "cpu", True, True)
+    with pytest.raises(ConfigError, match=r"xformers \(xformers "):
+        choose_backend("xformers", "cpu", False, True)
+
+
+def test_a_layer_compiles_to_one_graph():
+    _choose.cache_clear()
+    _log_choice.cache_clear()
+    config = ModelConfig(width=16, heads=2, mlp_width=16)
+    by = rotation(torch.rand(1, 9, 4), config)
+    found = torch._dynamo.explain(Block(config))(torch.randn(1, 9, 16), by, None)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
+SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, registers=1)
+
+
+def _model(**options):
+    torch.manual_seed(0)
+    return TokenTransformer(replace(SMALL, **options), TokenLayout(5, 7))
+
+
+def _run(model):
+    torch.manual_seed(1)
+    frames, static = torch.randn(3, 9, 5, 7), torch.randn(3, 5, 7)
+    valid = torch.arange(9) < torch.tensor([9, 4, 9])[:, None]
+    times = (torch.arange(9) * 0.72).expand(3, -1)
+    out = model(model.embed(frames), static, times, valid)
+    (out.cls.square().sum() + (out.tokens * valid[..., None, None]).square().sum()).backward()
+    return out, {name: p.grad for name, p in model.named_parameters()}, valid
+
+
+def test_packing_equals_padding_in_values_and_gradients():
+    (one, gradients, valid), (other, others, _) = _run(_model()), _run(_model(packing=False))
+    torch.testing.assert_close(one.cls, other.cls, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.tokens[valid], other.tokens[valid], rtol=1e-4, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_checkpointing_changes_no_number(kind):
+    (one, gradients, _), (other, others, _) = _run(_model()), _run(_model(checkpointing=kind))
+    assert torch.equal(one.cls, other.cls)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-5, atol=1e-6)
+
+
+class _Count(TorchDispatchMode):
+    """Counts how often attention is computed."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="counts the kernel of the CPU")
+@pytest.mark.parametrize(("kind", "calls"), [("none", 2), ("selective", 2), ("full", 4)])
+def test_selective_checkpointing_does_not_repeat_attention(kind, calls):
+    model, x = _model(checkpointing=kind), torch.randn(1, 40, 5, 32, requires_grad=True)
+    with _Count() as count:
+        out = model(x, torch.randn(1, 5, 7), torch.arange(40.0)[None])
+        out.tokens.sum().backward()
+    assert count.calls == calls

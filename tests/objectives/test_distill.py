@@ -1,0 +1,381 @@
+"""Self-distillation: schedules, losses equal to float64 definitions, views, and collapse seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.model.inputs import deviations
+from fmritok.trainer.model.layout import TokenLayout
+from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.objectives.coding_rate import (
+    centred,
+    coding_rate,
+    collapsed_loss,
+    rate_loss,
+    spread,
+)
+from fmritok.trainer.objectives.distill import (
+    SelfDistillation,
+    network_weight,
+    teacher_momentum,
+)
+from fmritok.trainer.objectives.views import (
+    augment,
+    crop_frames,
+    default_crop,
+    slice_mask,
+    standardize,
+)
+
+MODEL = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp_width=32, input="residual")
+OBJECTIVE = ObjectiveConfig(name="distill", head_width=24, projection=8)
+DRAWS = torch.arange(400) * 7919
+
+
+def _unit(*shape):
+    torch.manual_seed(0)
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def test_schedules_at_their_ends_and_middle():
+    assert [teacher_momentum(p, 0.99) for p in (0, 0.5, 1)] == pytest.approx([0.99, 0.995, 1.0])
+    weights = [network_weight(p, 0.5, 0.05) for p in (0, 0.0125, 0.025, 0.05, 0.5, 1)]
+    assert weights == pytest.approx([0.5, 0.25 * (1 + math.sqrt(0.5)), 0.25, 0, 0, 0])
+    assert network_weight(0, 0.5, 0.0) == 0
+
+
+def test_the_coding_rate_equals_its_eigenvalues_in_float64():
+    x, m, p, eps = _unit(12, 8), 12, 8, 0.05
+    values = np.linalg.eigvalsh(x.double().numpy().T @ x.double().numpy())
+    rate = 0.5 * np.log1p(p / (m * eps) * values).sum() * (p + m) / (p * m)
+    assert float(coding_rate(x, precision=eps)) == pytest.approx(rate, rel=1e-10)
+
+
+def test_the_coding_rate_in_closed_form():
+    """All rows equal; and one row along each direction."""
+    p, eps = 8, 0.05
+    same = _unit(1, p).expand(20, p)
+    rate = 0.5 * math.log(1 + p / eps) * (p + 20) / (p * 20)
+    assert float(coding_rate(same, precision=eps)) == pytest.approx(rate, rel=1e-6)
+    even = 0.5 * p * math.log(1 + 1 / eps) * (2 * p) / p**2
+    assert float(coding_rate(torch.eye(p), precision=eps)) == pytest.approx(even)
+    assert even > rate
+
+
+def test_autocast_does_not_reach_the_determinant():
+    x = _unit(12, 8)
+    exact = rate_loss(x.view(2, 6, 8), x.flip(0).view(2, 6, 8), precision=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = rate_loss(x.view(2, 6, 8), x.flip(0).view(2, 6, 8), precision=0.05)
+    assert torch.equal(exact, cast)
+
+
+def test_the_rate_loss_equals_its_definition():
+    student, teacher = _unit(2, 6, 8), _unit(4, 6, 8)[2:]
+    s, t = student.double(), teacher.double()
+    cosine = ((s[0] * t[1]).sum(-1).mean() + (s[1] * t[0]).sum(-1).mean()) / 2
+    rates = [coding_rate((s[i] + t[i]) / 2, precision=0.1) for i in range(2)]
+    expected = -cosine - sum(rates) / 2
+    assert float(rate_loss(student, teacher, precision=0.1)) == pytest.approx(float(expected))
+
+
+def test_collapsed_embeddings_are_told_from_even_ones():
+    same = _unit(1, 8).expand(30, 8)
+    views = same.expand(2, 30, 8)
+    collapsed = collapsed_loss(torch.tensor(30.0), 8, precision=0.05)
+    torch.testing.assert_close(rate_loss(views, views, precision=0.05), collapsed)
+    std, rank = spread(same)
+    assert std < 1e-6
+    assert rank == pytest.approx(1.0, abs=1e-3)
+    std, rank = spread(torch.cat([torch.eye(8), -torch.eye(8)]))
+    assert std == pytest.approx(1.0)
+    assert rank == pytest.approx(8.0)
+    two = torch.tensor([[1.0, 0], [-1, 0], [1, 0], [-1, 0]])
+    assert spread(two).rank == pytest.approx(1.0)
+    even = _unit(30, 8)
+    assert (
+        rate_loss(torch.stack([even, even]), torch.stack([even, even]), precision=0.05) < collapsed
+    )
+
+
+def test_crops_lie_within_windows_and_reach_every_start():
+    frames = torch.arange(30.0).view(1, 30, 1, 1).expand(400, 30, 2, 1)
+    times = torch.arange(30).expand(400, 30) * 2.0
+    valid = torch.arange(30) < torch.where(DRAWS % 2 == 0, 30, 12)[:, None]
+    crops = [crop_frames(frames, times, valid, DRAWS, length=20, view=view) for view in (0, 1)]
+    for crop in crops:
+        assert crop.frames.shape == (400, 20, 2, 1)
+        start = crop.frames[:, 0, 0, 0]
+        assert torch.equal(crop.frames[:, :, 0, 0], start[:, None] + torch.arange(20))
+        assert set(start[::2].tolist()) == set(range(11))
+        assert set(start[1::2].tolist()) == {0}
+        assert crop.valid.sum(1).tolist() == [20, 12] * 200
+        assert torch.equal(crop.times, times[:, :20])
+    assert (crops[0].frames != crops[1].frames).any()
+    crops = [default_crop(*sizes) for sizes in ((180, 20), (32, 8), (32, 1), (8, 8))]
+    assert crops == [120, 16, 21, 8]
+
+
+def test_views_that_lie_apart_share_no_frame():
+    frames = torch.arange(30.0).view(1, 30, 1, 1).expand(400, 30, 2, 1)
+    times = torch.arange(30).expand(400, 30) * 2.0
+    one, two = (
+        crop_frames(frames, times, None, DRAWS, length=12, view=view, apart=True) for view in (0, 1)
+    )
+    assert set(one.frames[:, 0, 0, 0].tolist()) == {0, 1, 2, 3}
+    assert set(two.frames[:, 0, 0, 0].tolist()) == {15, 16, 17, 18}
+    long = crop_frames(frames, times, None, DRAWS, length=20, view=1, apart=True)
+    assert set(long.frames[:, 0, 0, 0].tolist()) == {10}, "as far apart as there is room"
+    assert default_crop(180, 20, apart=True) == 80
+
+
+def test_a_crop_is_standardized_over_its_own_frames():
+    """Equal to numpy's, over frames that are not padding; what does not vary becomes 0."""
+    torch.manual_seed(0)
+    frames = 3 + 2 * torch.randn(400, 30, 2, 3)
+    frames[..., 2] = 0.7
+    times = torch.arange(30).expand(400, 30) * 2.0
+    valid = torch.arange(30) < torch.where(DRAWS % 2 == 0, 30, 12)[:, None]
+    crop = crop_frames(frames, times, valid, DRAWS, length=20, view=0)
+    got = standardize(crop)
+    for i in (0, 1):
+        n = (20, 12)[i]
+        x = crop.frames[i, :n].double().numpy()
+        expected = (x - x.mean(0)) / np.where(x.std(0) > 1e-3, x.std(0), np.inf)
+        np.testing.assert_allclose(got[i, :n], expected, atol=1e-5)
+        assert (got[i, n:] == 0).all()
+    assert (got[..., 2] == 0).all()
+
+
+def test_no_mark_of_the_run_is_left_on_standardized_views():
+    """Means and standard deviations of a run change what is compared, unless it is standardized."""
+    batch = _batch()
+    factor = torch.linspace(0.5, 2, batch.std[0].numel()).view_as(batch.std[0])
+    other = batch._replace(std=batch.std * factor, mean=batch.mean + factor)
+    losses = {
+        name: [
+            float(_objective(standardize=name)(each).loss.value.detach()) for each in (batch, other)
+        ]
+        for name in (False, True)
+    }
+    assert abs(losses[False][0] - losses[False][1]) > 1e-3
+    assert losses[True][0] == pytest.approx(losses[True][1], abs=1e-5)
+
+
+def test_augmentations_have_the_asked_sizes():
+    ones = torch.ones(400, 40, 30, 1)
+    quiet = replace(OBJECTIVE, noise=0.0)
+    out = augment(ones, DRAWS, quiet, view=0)[..., 0]
+    assert torch.equal(out, augment(ones, DRAWS, quiet, view=0)[..., 0])
+    assert torch.equal(out[5:6], augment(ones[5:6], DRAWS[5:6], quiet, view=0)[..., 0])
+    assert not torch.equal(out, augment(ones, DRAWS, quiet, view=1)[..., 0])
+    tokens, frames = (out == 0).all(1).sum(1), (out == 0).all(2).sum(1)
+    assert (int(tokens.min()), int(tokens.max())) == (1, 2)
+    assert int(frames.min()) == 0
+    assert int(frames.max()) in (10, 11)
+    edges = torch.diff((out == 0).all(2).int(), dim=1).abs().sum(1)
+    assert edges.max() <= 2, "one block of time"
+    scale = out.amax((1, 2))
+    assert 0.8 <= scale.min() < 0.82
+    assert 1.18 < scale.max() <= 1.2
+    noise = augment(torch.zeros(400, 40, 30, 1), DRAWS, OBJECTIVE, view=0)
+    assert float(noise.std()) == pytest.approx(0.1, rel=0.01)
+    most = replace(quiet, drop_tokens=1.0, drop_time=1.0)
+    for n_tokens in (1, 2, 5):
+        out = augment(torch.ones(400, 4, n_tokens, 1), DRAWS, most, view=0)
+        assert out.flatten(1).any(1).all(), "something is left of every view"
+
+
+def test_slices_hide_whole_cells_or_a_stretch_of_time_half_of_the_time():
+    hidden = slice_mask(DRAWS, None, OBJECTIVE, n_patches=5, n_cells=9, view=0)
+    assert torch.equal(hidden, slice_mask(DRAWS, None, OBJECTIVE, n_patches=5, n_cells=9, view=0))
+    in_time = hidden.all(2).any(1)
+    in_space = hidden.all(1).any(1)
+    assert not (in_time & in_space).any()
+    for chosen in (in_time, in_space):
+        assert float(chosen.float().mean()) == pytest.approx(0.25, abs=0.07)
+    assert set(hidden[in_time].all(2).sum(1).tolist()) == {3, 4}
+    assert set(hidden[in_space].all(1).sum(1).tolist()) == {5, 6, 7}
+    assert torch.diff(hidden[in_time][:, :, 0].int(), dim=1).abs().sum(1).max() <= 2
+    # Of padded windows the same: one of their own patches is left, and one is hidden.
+    own = torch.where(DRAWS % 2 == 0, 5, 2)
+    valid = torch.arange(5) < own[:, None]
+    padded = slice_mask(DRAWS, valid, OBJECTIVE, n_patches=5, n_cells=9, view=0)
+    assert torch.equal(padded[own == 5], hidden[own == 5])
+    assert not (padded & ~valid[..., None]).any()
+    some = padded.any((1, 2))
+    assert torch.equal(some, hidden.any((1, 2)))
+    assert not (padded | ~valid[..., None]).all((1, 2)).any()
+    one = slice_mask(DRAWS, None, OBJECTIVE, n_patches=1, n_cells=1, view=0)
+    assert not one.any()
+
+
+def _batch(lengths=(24, 24, 24, 24), kind="network"):
+    torch.manual_seed(3)
+    B, T, S, D = len(lengths), max(lengths), 6, 1 if kind == "network" else 4
+    valid = torch.arange(T) < torch.tensor(lengths)[:, None]
+    tokens = torch.randint(-99, 99, (B, T, S, D)) * valid[..., None, None]
+    std = 0.5 + torch.rand(B, S, D)
+    return Batch(
+        tokens.to(torch.int8), torch.randn(B, S, D), std, std / 40,
+        torch.arange(T).expand(B, T) * 2.0, None if valid.all() else valid, torch.arange(B),
+        torch.arange(B) + 5, 0, B, sum(lengths),
+    )  # fmt: skip
+
+
+def _objective(kind="network", form="residual", **options):
+    torch.manual_seed(0)
+    layout = {
+        "network": TokenLayout(6, 1, 4, network=np.array([0, 0, 1, 1, 1, 2])),
+        "flatmap": TokenLayout(6, 4, 4, pixel_mask=np.arange(24).reshape(6, 4) % 5 > 0),
+        "plain": TokenLayout(6, 4, 1),
+    }[kind]
+    encoder = TokenTransformer(replace(MODEL, input=form), layout)
+    return SelfDistillation(encoder, replace(OBJECTIVE, **options), window=24)
+
+
+def test_the_whole_loss_equals_its_float64_definition():
+    model, batch = _objective(slice_probability=1.0), _batch((24, 24, 24, 10))
+    with torch.no_grad():
+        for p in model.teacher.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    calls = {"student": [], "teacher": []}
+    for name, taken in calls.items():
+        getattr(model, name).register_forward_hook(
+            lambda _, args, out, taken=taken: taken.append((args, [x.double() for x in out]))
+        )
+    progress = 0.02
+    with torch.no_grad():
+        loss = model(batch, progress=progress).loss
+
+    def rate(i):
+        s, t = ([call[1][i].flatten(0, -2) for call in calls[n]] for n in ("student", "teacher"))
+        together = ((s[0] * t[1]).sum(-1).mean() + (s[1] * t[0]).sum(-1).mean()) / 2
+        apart = sum(coding_rate((s[v] + t[v]) / 2, precision=0.05) for v in range(2)) / 2
+        return -together - apart
+
+    tokens = []
+    for (args, student), (_, teacher) in zip(calls["student"], calls["teacher"], strict=True):
+        for b in range(4):
+            hidden = args[1][b]
+            if args[0].valid is not None:
+                hidden = hidden & args[0].valid[b][:, None]
+            cosine = (student[1][b] * teacher[1][b]).sum(-1)[hidden]
+            tokens.append(-cosine.mean() if len(cosine) else cosine.sum())
+    weight = 0.25 * (1 + math.cos(math.pi * progress / 0.05))
+    expected = rate(0) + 0.5 * sum(tokens) / 8 + weight * rate(2)
+    assert float(loss.value) == pytest.approx(float(expected), rel=1e-5)
+    assert loss.n_values == 4
+
+
+def test_a_view_is_summed_up_by_cls_or_by_its_mean_token_or_by_those_of_its_cells():
+    for summary in ("cls", "mean", "cells"):
+        student, batch = _objective(summary=summary).student, _batch((24, 10))
+        inputs = student.encoder.inputs(batch)
+        B, U, C, _ = inputs.patches.shape
+        with torch.no_grad():
+            found = student(inputs, torch.zeros(B, U, C, dtype=torch.bool))[0]
+            encoded = student.encoder(
+                student.encoder.embed(inputs.patches), None, inputs.times, inputs.valid
+            )
+            valid = inputs.valid.double()[:, :, None, None]
+            cells = ((encoded.tokens.double() * valid).sum(1) / valid.sum(1)).float()
+            wanted = {"cls": encoded.cls, "mean": cells.mean(1)}.get(summary)
+            if wanted is None:
+                wanted = student.gather(torch.cat([cells[:, c] for c in range(C)], dim=1))
+            wanted = torch.nn.functional.normalize(student.head(wanted), dim=-1)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_teacher_sees_everything_and_is_an_average():
+    model, batch = _objective(slice_probability=1.0), _batch()
+    seen = []
+    model.teacher.register_forward_hook(lambda _, args, out: seen.append(args[1]))
+    model(batch).loss.total.backward()
+    assert not any(hidden.any() for hidden in seen)
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is not None for p in model.student.parameters())
+    before = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for p in model.student.parameters():
+            p.add_(1.0)
+    model.after_step(0.5)
+    for old, slow, fast in zip(before, model.teacher.parameters(), model.student.parameters(),
+                               strict=True):  # fmt: skip
+        torch.testing.assert_close(slow, 0.995 * old + 0.005 * fast)
+    assert model.features is model.teacher.encoder
+
+
+@pytest.mark.parametrize("kind", ["plain", "flatmap", "network"])
+@pytest.mark.parametrize("form", ["residual", "both", "absolute"])
+def test_every_group_and_form_trains_and_reports(kind, form):
+    model = _objective(kind, form)
+    measures = model(_batch(kind=kind), measure=True, progress=0.0).measures
+    assert measures.keys() == {
+        "loss", "loss_collapsed", "loss_cls", "loss_tokens", "embedding_std", "effective_rank",
+        "agreement", "alignment",
+    }  # fmt: skip
+    assert all(torch.isfinite(m.value) for m in measures.values())
+    assert 1 <= measures["effective_rank"].value < 4
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_a_collapsed_model_has_the_collapsed_loss(centre):
+    model = _objective(slice_probability=1.0, centre=centre)
+    for part in (model.student, model.teacher):
+        torch.nn.init.zeros_(part.head[2].weight)
+        torch.nn.init.ones_(part.head[2].bias)
+    for progress in (0.0, 1.0):
+        measures = model(_batch(), measure=True, progress=progress).measures
+        assert float(measures["loss"].value) == pytest.approx(
+            float(measures["loss_collapsed"].value), rel=1e-5
+        )
+        assert measures["embedding_std"].value < 1e-3
+        assert measures["agreement"].value == pytest.approx(0.0 if centre else 1.0, abs=1e-5)
+        assert measures["alignment"].value == pytest.approx(0.0, abs=1e-5)
+
+
+def test_windows_are_compared_less_their_mean():
+    """Equal to taking the mean away by hand; rows that do not count change nothing for others."""
+    model, plain = _objective(centre=True), _objective()
+    inputs = model._view(batch := _batch(), deviations(batch), 0)
+    hidden = torch.zeros(inputs.patches.shape[:3], dtype=torch.bool)
+    raw = []
+    plain.student.head.register_forward_hook(lambda *call: raw.append(call[2].detach().double()))
+    others = plain.student(inputs, hidden)
+    got = model.student(inputs, hidden)
+    expected = torch.nn.functional.normalize(raw[0] - raw[0].mean(0), dim=-1)
+    torch.testing.assert_close(got[0].double(), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(got[1], others[1])
+    assert torch.equal(got[2], others[2])
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(centred(x), x - x.mean(0))
+
+
+def test_alignment_is_what_views_of_a_window_share_beyond_those_of_two_windows():
+    model = _objective(slice_probability=0.0, momentum=0.0)
+    embedded = []
+    for part in (model.student, model.teacher):
+        part.register_forward_hook(lambda *call: embedded.append(call[2][0].detach().double()))
+    torch.nn.init.normal_(model.student.head[2].weight)
+    batch = _batch()
+    got = float(model(batch, measure=True).measures["alignment"].value)
+    one, teacher_one, other, teacher_other = embedded
+    expected = 0.0
+    for student, teacher in ((one, teacher_other), (other, teacher_one)):
+        cosine = [[float(s @ t) for t in teacher] for s in student]
+        n = len(cosine)
+        expected += sum(cosine[i][i] for i in range(n)) / n / 2
+        expected -= (
+            sum(cosine[i][j] for i in range(n) for j in range(n) if i != j) / n / (n - 1) / 2
+        )
+    assert abs(expected) > 1e-3
+    assert got == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,293 @@
+"""The offline path through the command line: good runs in, bad runs aside, the rest is kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from cohorts import SHAPE, real_tree, write_phenotypes, write_run
+from commands import inspect, tokenize, written
+from tiny import fmritok
+
+from fmritok.pipeline.sources.volumes import RunVolumes
+from fmritok.pipeline.store import ledger
+from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
+
+SUFFIX = "rfMRI_REST1_LR"
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    root = tmp_path / "hcp"
+    for i in range(3):
+        write_run(root, f"10000{i}", frames=3 + i)
+    write_phenotypes(root, ["100000", "100001", "100002"])
+    return root
+
+
+def test_tokens_in_the_store_are_the_encoder_s(tree, tmp_path, weights):
+    store = tmp_path / "t.zarr"
+    result = tokenize(tree, store, weights)
+    assert result.exit_code == 0, result.output
+    group = TokenStore(store).group()
+    assert group.runs["n_frames"].tolist() == [3, 4, 5]
+    tokenizer = VaeTokenizer(weights)
+    tokenizer.setup()
+    run = group.run("hcp_100001_rfMRI_REST1_LR")
+    volumes = RunVolumes.read(next(tree.glob(f"100001/**/{SUFFIX}_*.nii.gz")))
+    frames = np.concatenate([block for _, block in volumes.blocks()])
+    exact = tokenizer.encode(frames, tokenizer.fit(volumes.statistics))
+    step = group.moments(run["row"]).scale
+    assert (np.abs(group.values(run["run_id"]) - exact) <= 0.51 * step + 1e-5).all()
+    plain = zarr.open_array(store / "vae" / "tokens", mode="r")
+    assert plain[run["start"] : run["start"] + 4].shape == (4, 27, 3072)
+    assert group.array("coordinates").shape == (27, 3)
+
+
+def test_the_store_explains_itself(tree, tmp_path, weights):
+    store = tmp_path / "t.zarr"
+    tokenize(tree, store, weights)
+    found = inspect(store)
+    group = found["groups"]["vae"]
+    assert group["shape"] == [12, 27, 3072]
+    assert group["dtype"] == "int8"
+    assert len(group["provenance"]["weights"]["sha256"]) == 64
+    assert group["provenance"]["intensity"] == {"mode": "max"}
+    assert group["notes"]["weights"]["id"] == weights
+    assert group["notes"]["versions"]["torch"]
+    run = found["runs"][0]
+    assert {k: run[k] for k in ("run_id", "subject", "status", "reason", "groups")} == {
+        "run_id": "hcp_100000_rfMRI_REST1_LR",
+        "subject": "100000",
+        "status": "done",
+        "reason": "",
+        "groups": {"vae": {"start": 0, "n_frames": 3, "status": "done", "reason": ""}},
+    }
+    record = zarr.open_group(store, mode="r")["vae/records/hcp_100000_rfMRI_REST1_LR"].attrs
+    assert record["normalizer"]["maximum"] > 900
+    assert record["placement"].startswith("exact")
+    assert TokenStore(store).phenotypes["Gender"].tolist() == ["M", "F", "M"]
+    assert "100000" not in fmritok("inspect", "--store", store).output
+    assert fmritok("verify", "--store", store).exit_code == 0
+
+
+def test_real_runs_and_back_to_volumes(data, tmp_path):
+    """The real MNI runs go through the default encoder and come back as brains."""
+    import nibabel as nib
+
+    root, store = real_tree(tmp_path / "hcp", data), tmp_path / "t.zarr"
+    result = fmritok("tokenize", "--dataset", "hcp", "--root", root, "--store", store,
+                     "--executor", "serial")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "back.nii.gz"
+    run_id = "hcp_100002_rfMRI_REST1_LR"
+    decoded = fmritok("decode", "--store", store, "--run", run_id, "--frames", "2:4", "--out", out)
+    assert decoded.exit_code == 0, decoded.output
+    image = nib.load(out)
+    assert image.shape == (96, 96, 96, 2)
+    assert image.header.get_zooms()[3] == 2.0
+    source = RunVolumes.read(next(root.glob(f"100002/**/{SUFFIX}_*.nii.gz")))
+    original = np.concatenate([block for _, block in source.blocks()])[2]
+    brain = original > 0
+    assert np.corrcoef(np.asarray(image.dataobj)[..., 0][brain], original[brain])[0, 1] > 0.8
+    bad = fmritok("decode", "--store", store, "--run", run_id, "--frames", "90:99", "--out", out)
+    assert "a span within 0:12" in bad.output
+
+
+def test_zscore_group_beside_the_other(tree, tmp_path, weights):
+    store = tmp_path / "t.zarr"
+    tokenize(tree, store, weights)
+    more = tokenize(tree, store, weights, "--intensity", "zscore", "--group", "vae-zscore",
+                    "--precision", "float16")  # fmt: skip
+    assert more.exit_code == 0, more.output
+    assert set(TokenStore(store).groups) == {"vae", "vae-zscore"}
+    group = TokenStore(store).group("vae-zscore")
+    assert group.array("voxel_std", 0).max() > 0
+    assert fmritok("verify", "--store", store).exit_code == 0
+    out = tmp_path / "back.nii.gz"
+    back = fmritok("decode", "--store", store, "--group", "vae-zscore", "--out", out,
+                   "--run", "hcp_100002_rfMRI_REST1_LR")  # fmt: skip
+    assert back.exit_code == 0, back.output
+    assert "expected one of vae, vae-zscore" in fmritok(
+        "decode", "--store", store, "--out", out, "--run", "x").output  # fmt: skip
+
+
+def test_bf16_keeps_its_measured_error(tree, tmp_path, weights):
+    store = tmp_path / "t.zarr"
+    assert tokenize(tree, store, weights, "--dtype", "bf16").exit_code == 0
+    note = inspect(store)["groups"]["vae"]["notes"]["bf16_against_fp32"]
+    assert 0 < note["relative_error"] < 0.05
+    assert note["run_id"] == "hcp_100000_rfMRI_REST1_LR"
+
+
+def test_bad_runs_are_set_aside_and_the_rest_goes_on(tree, tmp_path, weights):
+    """Every kind of spoiled run in one cohort: each has its reason, the good runs are unharmed."""
+    rng = np.random.default_rng(0)
+    blob = np.zeros((*SHAPE, 4), np.float32)
+    blob[40:50, 40:50, 40:50] = rng.uniform(500, 600, (10, 10, 10, 4))
+    with_nan = blob.copy()
+    with_nan[45, 45, 45, 2] = np.nan
+    native = np.diag([-2.4, 2.4, 2.4, 1.0])
+    spoiled = {
+        "200001": ({"values": with_nan}, "Frame 2"),
+        "200002": ({"values": blob[..., 0]}, "four dimensions"),
+        "200003": ({"values": blob[..., :1]}, "at least two frames"),
+        "200004": ({"values": blob[:64, :64, :33], "affine": native}, "MNI space"),
+        "200005": ({"values": blob, "tr": 0.0}, "Repetition time"),
+        "200006": ({"values": blob, "tr": 500.0}, "got 500 s"),
+        "200007": ({"values": blob * 0}, "nothing but 0"),
+        "200008": ({"values": np.repeat(blob[..., :1], 4, 3)}, "the same in every frame"),
+    }
+    for subject, (arguments, _) in spoiled.items():
+        write_run(tree, subject, **arguments)
+    cut = write_run(tree, "200009", frames=6)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
+    spoiled["200009"] = ({}, "6 whole frames")
+    write_run(tree, "200010")
+    write_run(tree, "200010", extension=".nii")
+    spoiled["200010"] = ({}, "Run id")
+
+    store = tmp_path / "t.zarr"
+    result = tokenize(tree, store, weights)
+    assert result.exit_code == 1
+    runs = {r["subject"]: r for r in inspect(store)["runs"]}
+    for subject, (_, words) in spoiled.items():
+        assert runs[subject]["status"] == "failed"
+        assert words in runs[subject]["reason"], runs[subject]["reason"]
+        assert subject in result.output
+    assert [runs[f"10000{i}"]["status"] for i in range(3)] == ["done"] * 3
+    assert fmritok("verify", "--store", store).exit_code == 0
+    record = zarr.open_group(store, mode="r")["vae/records/hcp_200009_rfMRI_REST1_LR"].attrs
+    assert "Traceback" in record["traceback"]
+
+    clean = tmp_path / "clean.zarr"
+    tokenize(tree, clean, weights)
+    assert written(clean) == written(store)
+
+
+def test_a_repaired_run_is_taken_up(tree, tmp_path, weights):
+    path = next(tree.glob(f"100001/**/{SUFFIX}_*.nii.gz"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    store = tmp_path / "t.zarr"
+    assert tokenize(tree, store, weights).exit_code == 1
+    path.write_bytes(whole)
+    assert tokenize(tree, store, weights).exit_code == 0
+    other = tmp_path / "once.zarr"
+    tokenize(tree, other, weights)
+    assert written(store) == written(other)
+
+
+def test_damage_is_dropped_and_redone(tree, tmp_path, weights):
+    """Bit rot in one run: verify names and drops it, the same command brings it back."""
+    store = tmp_path / "t.zarr"
+    tokenize(tree, store, weights)
+    before = written(store)
+    shard = store / "vae/tokens/c/1/0/0"
+    rotten = bytearray(shard.read_bytes())
+    rotten[len(rotten) // 2] ^= 4
+    shard.write_bytes(rotten)
+    found = fmritok("verify", "--store", store, "--drop")
+    assert found.exit_code == 1
+    assert "damaged run hcp_100001_rfMRI_REST1_LR" in found.output
+    assert "1 runs dropped" in found.output
+    assert tokenize(tree, store, weights).exit_code == 0
+    assert written(store) == before
+    assert fmritok("verify", "--store", store).output.strip() == f"{store} is sound"
+
+
+def test_another_configuration_is_refused(tree, tmp_path, weights):
+    store = tmp_path / "t.zarr"
+    tokenize(tree, store, weights)
+    for more, words in [
+        (("--intensity", "zscore"), "provenance.intensity.mode = 'max'"),
+        (("--precision", "float16"), "precision = 'int8'"),
+        (("--dtype", "bf16"), "provenance.dtype = 'fp32'"),
+        (("--weights", "dcae-tiny"), "provenance.weights"),
+    ]:
+        result = tokenize(tree, store, weights, *more)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert "--group NAME" in result.output
+
+
+def test_wrong_paths(tree, tmp_path, weights):
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert "got a file" in tokenize(tree, file, weights).output
+    assert "got nothing there" in tokenize(tmp_path / "no", tmp_path / "s.zarr", weights).output
+    (tmp_path / "empty").mkdir()
+    result = tokenize(tmp_path / "empty", tmp_path / "s.zarr", weights)
+    assert result.exit_code == 1
+    assert "got no such file" in result.output
+    assert not (tmp_path / "s.zarr").exists()
+    assert fmritok("tokenize", "--dataset", "hcp").exit_code == 2
+
+
+def test_a_dry_run_and_a_plan_write_nothing(tree, tmp_path, weights):
+    store = tmp_path / "s.zarr"
+    assert tokenize(tree, store, weights, "--dry-run").exit_code == 0
+    result = fmritok("plan", "--dataset", "hcp", "--root", tree, "--store", store,
+                     "--weights", weights, "--json")  # fmt: skip
+    [found] = json.loads(result.output)
+    assert (found["runs"], found["frames"]) == (3, 12)
+    assert found["raw_bytes"] == 12 * 27 * 3072
+    assert found["seconds"] > 0
+    assert not store.exists()
+
+
+def test_no_space_left_stops_with_one_error_and_keeps_what_is_done(
+    tree, tmp_path, weights, monkeypatch
+):
+    """The disk fills up while the second run is written; a rerun ends in the same store."""
+    store = tmp_path / "t.zarr"
+    write, calls = Location.write, []
+
+    def full(self, key, data):
+        calls.append(key)
+        if sum("/tokens/c/" in key for key in calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, key, data)
+
+    monkeypatch.setattr(Location, "write", full)
+    result = tokenize(tree, store, weights)
+    assert result.exit_code == 1
+    assert "No space left on device. Free some space" in result.output
+    assert "hcp_100001" in result.output
+    assert [r["status"] for r in inspect(store)["runs"]] == ["planned", "planned", "done"]
+    monkeypatch.undo()
+    assert tokenize(tree, store, weights).exit_code == 0
+    other = tmp_path / "once.zarr"
+    tokenize(tree, other, weights)
+    assert written(store) == written(other)
+
+
+def test_a_memory_store_needs_the_serial_executor(tree, weights):
+    assert tokenize(tree, "memory://cohort.zarr", weights).exit_code == 0
+    assert TokenStore("memory://cohort.zarr").group().runs["n_frames"].sum() == 12
+    refused = tokenize(tree, "memory://other.zarr", weights, executor="dask")
+    assert "Use --executor serial" in refused.output
+
+
+def test_a_run_that_ended_without_a_row_is_named_and_the_exit_status_is_1(
+    tree, tmp_path, weights, monkeypatch
+):
+    """As when another process wrote the table: nothing that is missing counts as done."""
+    finalize = ledger.finalize
+
+    def without_the_last(location, group):
+        return finalize(location, group).iloc[:-1]
+
+    store = tmp_path / "t.zarr"
+    assert tokenize(tree, store, weights).exit_code == 0
+    monkeypatch.setattr(ledger, "finalize", without_the_last)
+    result = tokenize(tree, store, weights)
+    assert result.exit_code == 1
+    assert "vae: 2 runs" in result.output
+    assert "its row is gone from the store: run the same command again" in result.output

@@ -1,0 +1,140 @@
+"""``fmritok train``: with nothing but a store; its errors and exit codes; its signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fmritok.cli import main
+from fmritok.trainer.recipe import read_recipe
+from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.metrics import read_metrics
+
+SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16"]
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store([40, 9, 33], n_tokens=3, dim=4)[0].url
+
+
+def _train(*options, small=True):
+    settings = [x for assignment in SMALL for x in ("--set", assignment)] if small else []
+    return CliRunner().invoke(main, ["train", *map(str, options), *settings])
+
+
+def test_a_store_is_all_that_is_needed(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = CliRunner().invoke(main, ["train", "--store", store, "--steps", "20"])
+    assert result.exit_code == 0, result.output
+    (out,) = Path("trainings").iterdir()
+    assert out.name.startswith("tiny-")
+    assert f"Checkpoint: {out / 'checkpoints' / 'step-00000020'}" in result.output
+    for word in ("held-out subjects", "mean token", "time courses alone", "tokens/s", "waiting"):
+        assert word in result.output
+    names = {path.name for path in out.iterdir()}
+    assert names == {"checkpoints", "config.yaml", "loss.png", "metrics.jsonl", "split.json",
+                     "tensorboard"}  # fmt: skip
+    assert read_recipe(str(out / "config.yaml"))["train"]["steps"] == 20
+
+
+def test_resume_takes_the_configuration_of_the_checkpoint(store, tmp_path):
+    out = tmp_path / "a"
+    options = ("--store", store, "--workers", 0, "--device", "cpu")
+    assert _train(*options, "--out", out, "--steps", 5, "--seed", 3).exit_code == 0
+    assert find_checkpoint(out).state["config"]["train"]["seed"] == 3
+    done = _train(*options, "--resume", out, small=False)
+    assert done.exit_code == 0, done.output
+    assert len(read_metrics(out)) == 6
+    other = _train(*options, "--resume", out, "--steps", 9, small=False)
+    assert other.exit_code == 1
+    assert "train.steps = 5 (as it was saved), got 9" in other.output
+    again = _train(*options, "--out", out)
+    assert again.exit_code == 2
+    assert f"Go on with that training by --resume {out}" in again.output
+    new = _train(*options, "--init-from", out, "--out", tmp_path / "b", "--steps", 2)
+    assert new.exit_code == 0, new.output
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--resume", "a", "--init-from", "b"], 2, "Give one of them"),
+        (["--recipe", "huge"], 2, "got 'huge'"),
+        (["--set", "optim.lrr=1"], 2, "Did you mean optim.lr?"),
+        (["--set", "data.subjects=3"], 2, "at most the 2 subjects that are not held out, got 3"),
+        (["--device", "abacus"], 2, "--device: expected a device that torch can use here"),
+        (["--resume", "nowhere"], 1, "Checkpoint nowhere: expected a folder"),
+        (["--init-from", "nowhere"], 1, "Checkpoint nowhere: expected a folder"),
+        (["--group", "flatmap"], 1, "expected one of vae, got flatmap"),
+    ],
+)
+def test_errors_say_what_where_and_what_next(store, tmp_path, options, code, message):
+    result = _train("--store", store, "--out", tmp_path / "x", *options, small=False)
+    assert result.exit_code == code
+    assert message in result.output.replace("\n", " ")
+
+
+def test_what_is_no_store(tmp_path):
+    result = _train("--store", tmp_path / "nothing", "--out", tmp_path / "x")
+    assert result.exit_code == 1
+    assert "expected a store made by `fmritok tokenize`" in result.output
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
+    """Clusters and Ctrl-C signal every process of the job, loader workers too."""
+    out = tmp_path / "a"
+    command = [sys.executable, "-m", "fmritok.cli", "train", "--store", store, "--out",
+               str(out), "--workers", "1", "--steps", "100000", "--device", "cpu"]  # fmt: skip
+    for assignment in SMALL:
+        command += ["--set", assignment]
+    process = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 12:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, text = process.communicate(timeout=30)
+    step = find_checkpoint(out).step
+    assert process.returncode == 1
+    assert f"got {signal.Signals(number).name} after step {step}" in text
+    assert f"go on with --resume {out}" in text
+    assert "Traceback" not in text
+    assert read_metrics(out)[-1]["step"] == step
+
+
+def test_importing_the_command_imports_nothing_heavy():
+    code = (
+        "import sys, fmritok.trainer.commands.train;"
+        "print([m for m in ('torch', 'zarr', 'numpy', 'rich', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_trainer_needs_nothing_of_the_offline_half(store, tmp_path):
+    code = (
+        "import sys; from fmritok.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "names = ('nibabel', 'nilearn', 'diffusers', 'dask', 'distributed')\n"
+        "print('imported', [m for m in names if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "train", "--store", store, "--out", str(tmp_path / "a"),
+               "--steps", "1", "--workers", "0", "--device", "cpu"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "imported []" in done.stdout

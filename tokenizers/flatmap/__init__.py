@@ -1,0 +1,1 @@
+"""``flatmap``: cortical activity on a flat map, in patches."""

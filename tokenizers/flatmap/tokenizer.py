@@ -1,0 +1,222 @@
+"""``flatmap``: cortical activity painted on a flat map of both hemispheres, cut into patches.
+
+After fm-MAE and CortexMAE (Lane et al., arXiv 2510.13768): each vertex's time course is
+standardized, resampled if another repetition time is asked for, and interpolated onto the pixels of
+a flat map; cells of 16x16 pixels that hold cortex are the tokens. Volumes are sampled between the
+white and the pial surface first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from fmritok.errors import RunError, expected
+from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
+from fmritok.tokenizers.flatmap.cortex import EMBEDDED_TEMPLATE, CortexTemplate, load_template
+from fmritok.tokenizers.flatmap.pictures import save_pictures, save_surfaces
+from fmritok.tokenizers.flatmap.pixels import PATCH, FlatGrid, build_flat_grid
+from fmritok.tokenizers.sampling import trilinear
+from fmritok.tokenizers.spaces import LEFT, RIGHT, SampleSpace, SurfaceSpace, VolumeSpace
+from fmritok.tokenizers.sparse import SparseMap
+from fmritok.tokenizers.stored import StoredTokens, rebuild
+from fmritok.tokenizers.temporal import resample, resampled_frames, standardize
+
+__all__ = ["FlatmapTokenizer"]
+
+#: Where a volume is sampled, from the white (0) to the pial surface (1).
+_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
+_FRAMES_AT_ONCE = 64
+#: Of the cortex's vertices, how many may be missing from a surface file.
+_MISSING_ALLOWED = 0.01
+
+
+class FlatmapTokenizer(SeriesTokenizer):
+    """Paint cortex on a flat map.
+
+    Parameters
+    ----------
+    template : str
+        ``fsaverage5`` (embedded), or the path of a template; see
+        :mod:`fmritok.tokenizers.flatmap.cortex`.
+    tr : float, optional
+        Seconds between frames of tokens (1.0 in the published model); default: the run's own.
+    """
+
+    name: ClassVar[str] = "flatmap"
+    default_precision: ClassVar[str] = "float16"
+    file_types: ClassVar[tuple[str, ...]] = (".png", ".func.gii")
+
+    def __init__(self, template: str = EMBEDDED_TEMPLATE, *, tr: float | None = None) -> None:
+        self.reference = template
+        self.tr = tr
+        self._places: dict[str, SparseMap] = {}
+
+    @cached_property
+    def template(self) -> CortexTemplate:
+        """The surfaces."""
+        return load_template(self.reference)
+
+    @cached_property
+    def flat(self) -> FlatGrid:
+        """The pixels."""
+        return build_flat_grid(self.template)
+
+    @cached_property
+    def painting(self) -> SparseMap:
+        """The map from vertices of both hemispheres to the features of all tokens."""
+        flat = self.flat
+        row = np.repeat(flat.feature, 3)
+        entries = (flat.weight.ravel(), (row, flat.vertex.ravel()))
+        shape = (len(flat.cell) * PATCH**2, sum(self.template.n_vertices))
+        return SparseMap(scipy.sparse.coo_array(entries, shape))
+
+    @cached_property
+    def grid(self) -> TokenGrid:
+        """Cells that hold cortex, row by row; features are pixels of a cell, row by row."""
+        flat, template = self.flat, self.template
+        middle = np.concatenate([h.middle for h in template.hemispheres])
+        where = np.einsum("pk,pkd->pd", flat.weight, middle[flat.vertex])
+        token = flat.feature // PATCH**2
+        count = np.bincount(token, minlength=len(flat.cell))
+        centre = np.stack([np.bincount(token, x, len(flat.cell)) for x in where.T], axis=1)
+        layout = {
+            "image": list(flat.shape),
+            "pixel_mm": flat.pixel_mm,
+            "patch": PATCH,
+            "token_order": "cells that hold cortex, row by row from superior, left hemisphere left",
+            "feature_order": "pixels of a cell, row by row; 0 where `pixel_mask` is False",
+            "orientation": "anterior outwards in both hemispheres, superior up",
+            "static": {"cell": "row and column of each token's cell, in cells",
+                       "pixel_mask": "pixels that are cortex"},
+        }  # fmt: skip
+        return TokenGrid(
+            len(flat.cell),
+            PATCH**2,
+            (centre / count[:, None]).astype(np.float32),
+            layout,
+            {"pixel_mask": flat.mask, "cell": flat.cell.astype(np.int32)},
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what decides what the tokens mean."""
+        return {
+            "tokenizer": self.name,
+            "template": {"space": self.template.space, "sha256": self.template.sha256},
+            "painting": {"sha256": self.painting.sha256, "interpolation": "barycentric"},
+            "volume_sampling": {"depths": list(_DEPTHS), "interpolation": "trilinear"},
+            "standardized": "each vertex over time",
+            "tr": self.tr if self.tr is None else
+            {"seconds": self.tr, "interpolation": "pchip", "antialias": "chebyshev, order 8"},
+            "layout": dict(self.grid.layout),
+        }  # fmt: skip
+
+    def notes(self) -> dict[str, Any]:
+        """Return where the template came from."""
+        return {"template": self.reference}
+
+    def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
+        """Return frames and repetition time after resampling."""
+        return resampled_frames(n_frames, tr, self.tr), self.tr or tr
+
+    def setup(self) -> None:
+        """Build the maps that all runs share."""
+        _ = self.painting
+
+    @classmethod
+    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+        """Draw the flat map, for which the store is enough; or write each hemisphere's vertices."""
+        if out.suffix == ".png":
+            save_pictures(stored, out)
+            return [out]
+        tokenizer = rebuild(stored, cls, places)
+        assert isinstance(tokenizer, FlatmapTokenizer)
+        left = tokenizer.template.n_vertices[0]
+        return save_surfaces(tokenizer.vertices(stored.tokens), left, stored.tr, out)
+
+    def vertices(self, tokens: Tokens) -> Series:
+        """Return the mean of the pixels that each vertex is part of (n_vertices, n_frames)."""
+        matrix = self.painting.matrix
+        total = np.asarray(matrix.sum(axis=0)).ravel()
+        sums = matrix.T @ tokens.reshape(len(tokens), -1).T.astype(np.float64)
+        return (sums / np.maximum(total, 1e-9)[:, None]).astype(np.float32)
+
+    def problem(self, space: SampleSpace) -> str:
+        """Say why runs of a kind cannot be encoded: surfaces of another mesh."""
+        if isinstance(space, SurfaceSpace) and space.n_vertices != self.template.n_vertices:
+            return f"{self.template.n_vertices[0]} vertices of {self.template.space} a hemisphere"
+        return ""
+
+    def places(self, space: SampleSpace) -> SparseMap:
+        """Return the map from samples to the template's vertices."""
+        if space.key not in self._places:
+            build = self._from_volume if isinstance(space, VolumeSpace) else self._from_surface
+            self._places[space.key] = build(space)  # type: ignore[arg-type, operator]
+        return self._places[space.key]
+
+    def encode_series(
+        self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
+    ) -> SeriesTokens:
+        """Standardize, resample and paint the vertices' time courses."""
+        needed = np.zeros(len(series), bool)
+        needed[self.flat.vertex] = True
+        varies = standardize(series)
+        if not varies[needed].any():
+            raise RunError(
+                expected("Run", "on the cortical surface", "vertices that vary over time", "none",
+                         "Check that the data lie in the template's space.")
+            )  # fmt: skip
+        if self.tr is not None:
+            series = resample(series, tr, self.tr, "pchip")
+        lost = int((needed & ~varies).sum())
+        return SeriesTokens(
+            self._painted(series),
+            {"vertices_without_signal": lost, "vertices": int(needed.sum())},
+        )
+
+    def _painted(self, series: Series) -> Iterator[Tokens]:
+        for first in range(0, series.shape[1], _FRAMES_AT_ONCE):
+            features = self.painting.apply(series[:, first : first + _FRAMES_AT_ONCE])
+            cells = features.reshape(-1, PATCH**2, features.shape[1])
+            tokens = np.empty((features.shape[1], len(cells), PATCH**2), np.float32)
+            for number, cell in enumerate(cells):  # cell by cell, the copy stays in the cache
+                tokens[:, number] = cell.T
+            yield tokens
+
+    def _from_surface(self, space: SurfaceSpace) -> SparseMap:
+        """Pick the template's vertices out of the samples."""
+        wrong = self.problem(space)
+        if wrong:
+            raise RunError(
+                expected("Surface data", f"for template {self.reference}", wrong,
+                         space.description, "Choose the template of the data.")
+            )  # fmt: skip
+        column = np.concatenate([space.columns(part) for part in (LEFT, RIGHT)])
+        needed = np.unique(self.flat.vertex)
+        missing = needed[column[needed] < 0]
+        if len(missing) > _MISSING_ALLOWED * len(needed):
+            raise RunError(
+                expected("Surface data", f"for template {self.reference}",
+                         f"all of its {len(needed)} cortical vertices",
+                         f"{len(missing)} of them missing", "Choose the template of the data.")
+            )  # fmt: skip
+        found = np.flatnonzero(column >= 0)
+        entries = (np.ones(len(found)), (found, column[found]))
+        return SparseMap(scipy.sparse.coo_array(entries, (len(column), space.n_samples)))
+
+    def _from_volume(self, space: VolumeSpace) -> SparseMap:
+        """Average trilinear samples between the white and the pial surface."""
+        total = None
+        for depth in _DEPTHS:
+            points = np.concatenate(
+                [(1 - depth) * h.inner + depth * h.outer for h in self.template.hemispheres]
+            )
+            part = trilinear(space, points) / len(_DEPTHS)
+            total = part if total is None else total + part
+        return SparseMap(total)

@@ -1,0 +1,1 @@
+"""``network``: parcels of functional networks."""

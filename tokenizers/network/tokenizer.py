@@ -1,0 +1,165 @@
+"""``network``: the mean time courses of an atlas's parcels, in the order of functional networks.
+
+After Brain-Semantoks (Gijsen et al., arXiv 2512.11582): parcel means, a band-pass filter,
+resampling to a common repetition time, and a z-score of each parcel over the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from fmritok.errors import FmritokError, RunError, expected
+from fmritok.terminal import spreadsheet_cell
+from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid
+from fmritok.tokenizers.network.atlas import EMBEDDED_ATLAS, Atlas, load_atlas
+from fmritok.tokenizers.spaces import SampleSpace
+from fmritok.tokenizers.sparse import SparseMap
+from fmritok.tokenizers.stored import StoredTokens
+from fmritok.tokenizers.temporal import bandpass, resample, resampled_frames, standardize
+
+__all__ = ["NetworkTokenizer"]
+
+
+class NetworkTokenizer(SeriesTokenizer):
+    """Average parcels.
+
+    Parameters
+    ----------
+    atlas : str
+        ``seitzman300`` (embedded), or the path of a table; see
+        :mod:`fmritok.tokenizers.network.atlas`.
+    band : tuple of float, optional
+        Lowest and highest frequency that are kept, Hz; None keeps all.
+    tr : float, optional
+        Seconds between frames of tokens; None keeps the run's own.
+    """
+
+    name: ClassVar[str] = "network"
+    default_precision: ClassVar[str] = "float16"
+    chunk_frames: ClassVar[int] = 64
+    file_types: ClassVar[tuple[str, ...]] = (".tsv",)
+
+    def __init__(
+        self,
+        atlas: str = EMBEDDED_ATLAS,
+        *,
+        band: tuple[float, float] | None = (0.01, 0.1),
+        tr: float | None = 2.0,
+    ) -> None:
+        self.reference = atlas
+        self.band = None if band is None else (float(band[0]), float(band[1]))
+        self.tr = tr
+        if self.band is not None and not 0 < self.band[0] < self.band[1]:
+            raise FmritokError(
+                expected("Option", "network.band", "two frequencies, the lower one first, in Hz",
+                         band, "Give for instance network.band=[0.01,0.1], or null.")
+            )  # fmt: skip
+        self._places: dict[str, SparseMap] = {}
+
+    @cached_property
+    def atlas(self) -> Atlas:
+        """The parcels."""
+        return load_atlas(self.reference)
+
+    @cached_property
+    def grid(self) -> TokenGrid:
+        """One token per parcel, with one feature; parcels of a network are neighbours."""
+        atlas = self.atlas
+        layout = {
+            "token_order": "parcels by network, in the order of `parcels`",
+            "parcels": [str(name) for name in atlas.table["name"]],
+            "networks": list(atlas.networks),
+            "static": {"network": "index of each parcel's network in `networks`"},
+        }
+        return TokenGrid(len(atlas), 1, atlas.centres, layout, {"network": atlas.network})
+
+    @property
+    def run_arrays(self) -> dict[str, tuple[int, ...]]:
+        """Coverage of each parcel: samples with signal, and their share."""
+        return {"samples": (len(self.atlas),), "coverage": (len(self.atlas),)}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what decides what the tokens mean."""
+        return {
+            "tokenizer": self.name,
+            "atlas": {"sha256": self.atlas.sha256},
+            "band_hz": None if self.band is None else
+            {"low": self.band[0], "high": self.band[1], "filter": "butterworth, order 5, twice"},
+            "tr": self.tr if self.tr is None else {"seconds": self.tr, "interpolation": "linear"},
+            "standardized": "each parcel over time",
+            "layout": dict(self.grid.layout),
+        }  # fmt: skip
+
+    def notes(self) -> dict[str, Any]:
+        """Return where the atlas came from."""
+        return {"atlas": self.reference}
+
+    def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
+        """Return frames and repetition time after resampling."""
+        return resampled_frames(n_frames, tr, self.tr), self.tr or tr
+
+    def setup(self) -> None:
+        """Load the atlas."""
+        _ = self.grid
+
+    @classmethod
+    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+        """Write a table of parcels; only the store is needed."""
+        import pandas as pd
+
+        names = [spreadsheet_cell(str(name)) for name in stored.provenance["layout"]["parcels"]]
+        table = pd.DataFrame(stored.tokens[:, :, 0], columns=names)
+        seconds = (stored.first + np.arange(len(table))) * stored.tr
+        table.insert(0, "seconds", seconds)
+        table.to_csv(out, sep="\t", index=False, float_format="%.6g")
+        return [out]
+
+    def places(self, space: SampleSpace) -> SparseMap:
+        """Return the map from samples to parcel means."""
+        if space.key not in self._places:
+            members = self.atlas.members(space)
+            sizes = np.array([len(m) for m in members])
+            offsets = np.concatenate([[0], np.cumsum(sizes)])
+            weights = np.repeat(1 / np.maximum(sizes, 1), sizes)
+            entries = (weights, np.concatenate(members), offsets)
+            self._places[space.key] = SparseMap(
+                scipy.sparse.csr_array(entries, (len(members), space.n_samples))
+            )
+        return self._places[space.key]
+
+    def encode_series(
+        self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
+    ) -> SeriesTokens:
+        """Filter, resample and standardize the parcels' means."""
+        if not (signal > 0).any():
+            raise RunError(
+                expected("Run", f"in the parcels of {self.reference}", "signal", "none",
+                         "Check that the data lie in the atlas's space.")
+            )  # fmt: skip
+        empty = signal == 0
+        if self.band is not None:
+            series = bandpass(series, tr, *self.band)
+        if self.tr is not None:
+            # What the band-pass left can be sampled more slowly without another filter.
+            series = resample(series, tr, self.tr, "linear", antialias=not self._is_band_limited)
+        series[empty] = 0
+        standardize(series)
+        return SeriesTokens(
+            iter([np.ascontiguousarray(series.T)[:, :, None]]),
+            {"empty_parcels": float(empty.sum())},
+            {
+                "samples": signal,
+                "coverage": (signal / np.maximum(places.counts, 1)).astype(np.float32),
+            },
+        )
+
+    @property
+    def _is_band_limited(self) -> bool:
+        return self.band is not None and self.tr is not None and self.band[1] < 0.5 / self.tr

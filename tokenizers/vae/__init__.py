@@ -1,0 +1,1 @@
+"""``vae``: slices of volumes through a pretrained 2D image autoencoder."""

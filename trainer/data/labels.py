@@ -1,0 +1,166 @@
+"""What is to be read off an encoder's features: a trait, a kind of run, or what was happening."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmritok.errors import expected
+from fmritok.trainer.data.events import EventWindows
+from fmritok.trainer.data.split import families
+from fmritok.trainer.errors import ConfigError
+
+__all__ = ["EVENT_TARGET", "Labels", "event_labels", "labels_of", "runs_where"]
+
+#: The target that is read from windows of events, not from whole runs.
+EVENT_TARGET = "trial_type"
+_RUN_COLUMNS = ("task", "session", "site", "dataset")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is to be read off: one label of each unit, a subject, a run or an event.
+
+    Attributes
+    ----------
+    target : str
+    kind : {"classes", "number"}
+    unit : {"subject", "run", "event"}
+    of_row : np.ndarray of shape (n_rows,), int64
+        Unit of each row of the features, a run or an event; -1 if it has no label.
+    values : np.ndarray of shape (n_units,)
+        Classes as text, or numbers.
+    family : np.ndarray of shape (n_units,), str
+    within : tuple of np.ndarray of shape (n_units,), str
+        Smaller groups within families, outermost first: of a run its subject, of an event its
+        subject and its run.
+    details : dict
+        What else the record should say of them.
+    """
+
+    target: str
+    kind: Literal["classes", "number"]
+    unit: Literal["subject", "run", "event"]
+    of_row: npt.NDArray[np.int64]
+    values: npt.NDArray[Any]
+    family: npt.NDArray[np.str_]
+    within: tuple[npt.NDArray[np.str_], ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def runs_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Return the runs that fulfil every ``column=value``; one column's values are alternatives.
+
+    Raises
+    ------
+    ConfigError
+        If a condition is something else, or no run is left.
+    """
+    wanted: dict[str, list[str]] = {}
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals or column not in (*_RUN_COLUMNS, "subject"):
+            raise ConfigError(
+                expected("Option", "--where",
+                         f"COLUMN=VALUE with one of {', '.join(_RUN_COLUMNS)}, subject",
+                         repr(condition), "For example: --where task=rest")
+            )  # fmt: skip
+        wanted.setdefault(column, []).append(value)
+    for column, values in wanted.items():
+        there = runs[column].astype(str)
+        if not there.isin(values).any():
+            raise ConfigError(
+                expected("Option", "--where", f"{column} among {', '.join(sorted(set(there)))}",
+                         ", ".join(values), "Choose one that runs have.")
+            )  # fmt: skip
+        runs = runs[there.isin(values)]
+    return runs
+
+
+def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labels:
+    """Find a target by its column: of the subjects' table, else of the runs'.
+
+    Text and truth values are classes, and so are numbers with two values; others are numbers.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column, or fewer than two different labels in it.
+    """
+    names = [c for c in phenotypes.columns if c not in ("dataset", "subject", "session")]
+    subject = _subjects(runs)
+    if target in names:
+        key = phenotypes["dataset"].astype(str) + "/" + phenotypes["subject"].astype(str)
+        column = pd.Series(phenotypes[target].to_numpy(), index=key.to_numpy())
+        column = column[column.notna() & (column.astype(str) != "")]
+        of_subject = column[~column.index.duplicated()].reindex(subject)  # the first session's
+        units, unit, values = subject, "subject", of_subject.reset_index(drop=True)
+    elif target in runs.columns and target in _RUN_COLUMNS:
+        units, unit, values = (
+            runs["run_id"].to_numpy(str),
+            "run",
+            runs[target].reset_index(drop=True),
+        )
+    else:
+        columns = ", ".join([*names, *_RUN_COLUMNS, EVENT_TARGET])
+        raise ConfigError(
+            expected("Option", "--target", f"one of {columns}", target, "Choose one of them.")
+        )
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    known = values.notna().to_numpy()
+    if not numeric:
+        values = values.astype(str)
+        known = known & (values != "").to_numpy()
+    distinct = sorted(values[known].unique().tolist())
+    _require_two(target, distinct)
+    chosen, first, inverse = np.unique(units[known], return_index=True, return_inverse=True)
+    of_row = np.full(len(runs), -1)
+    of_row[known] = inverse
+    kind: Literal["classes", "number"] = "number" if numeric and len(distinct) > 2 else "classes"
+    labels = values[known].to_numpy()[first]
+    return Labels(
+        target, kind, unit, of_row,  # type: ignore[arg-type]
+        labels.astype(float) if kind == "number" else labels.astype(str),
+        families(runs)[known][first],
+        () if unit == "subject" else (subject[known][first],),
+    )  # fmt: skip
+
+
+def event_labels(found: EventWindows, runs: pd.DataFrame) -> Labels:
+    """Label the windows of events: every row of the features is a unit.
+
+    Parameters
+    ----------
+    found : EventWindows
+    runs : pd.DataFrame
+        The run of each window.
+
+    Raises
+    ------
+    ConfigError
+        If all events are of one trial type.
+    """
+    _require_two(EVENT_TARGET, found.trial_types)
+    values = np.array(found.trial_types)[found.windows.label]
+    details = {"events_left_out": found.left_out, "runs": int(runs["run_id"].nunique())}
+    return Labels(
+        EVENT_TARGET, "classes", "event", np.arange(len(values)), values, families(runs),
+        (_subjects(runs), runs["run_id"].to_numpy(str)), details,
+    )  # fmt: skip
+
+
+def _subjects(runs: pd.DataFrame) -> npt.NDArray[np.str_]:
+    return (runs["dataset"].astype(str) + "/" + runs["subject"].astype(str)).to_numpy(str)
+
+
+def _require_two(target: str, distinct: Sequence[Any]) -> None:
+    if len(distinct) < 2:
+        raise ConfigError(
+            expected("Option", "--target", f"two or more different labels in {target}",
+                     ", ".join(map(str, distinct)) or "none", "Choose another column.")
+        )  # fmt: skip

@@ -1,0 +1,316 @@
+"""Read windows straight from the token store, in loader processes, with exact resume.
+
+Workers are told which window to read (:class:`~fmritok.trainer.data.windows.Request`), so they
+hold no state: order and position belong to the sampler alone, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from fmritok.errors import StoreError, expected
+from fmritok.pipeline.store.reader import RunMoments, TokenGroup
+from fmritok.trainer.data.loader import batch_loader
+from fmritok.trainer.data.mixing import MixedGroup
+from fmritok.trainer.data.windows import Request, RunIndex
+from fmritok.trainer.training.faults import is_out_of_memory
+
+__all__ = ["Batch", "Meter", "Rate", "WindowDataset", "collate", "window_loader"]
+
+_CACHED_RUNS = 64  # 1 MB each at 27 x 3072
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+class Window(NamedTuple):
+    """One window as a worker reads it."""
+
+    request: Request
+    tokens: npt.NDArray[Any]
+    moments: RunMoments
+    tr: float
+
+
+class Batch(NamedTuple):
+    """Windows of one step, as stored: the model turns them into values on its device.
+
+    Dimensions: B windows, T frames, S tokens of a frame (cells), D features.
+    """
+
+    tokens: Tensor
+    """stored values [B T S D], int8 or float16; 0 where a short window is padded"""
+    mean: Tensor
+    """run's mean [B S D], float32"""
+    std: Tensor
+    """run's standard deviation [B S D], float32"""
+    scale: Tensor | None
+    """step of the stored integers [B S D], float32; None for float16"""
+    times: Tensor
+    """time since the first frame of the window [B T], seconds, float32"""
+    valid: Tensor | None
+    """frames that are not padding [B T], bool; None if there is no padding"""
+    runs: Tensor
+    """position in the run index [B], int64"""
+    draws: Tensor
+    """each window's random number [B], int64"""
+    epoch: int
+    seen: int
+    """samples of the epoch that have been read with this batch"""
+    n_frames: int
+    """frames in the batch, padding not counted"""
+    labels: Tensor | None = None
+    """class of each window's event [B], int64; None if the windows are not locked to events"""
+
+    def to(self, device: torch.device) -> Batch:
+        """Move the tensors to a device."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        return self._replace(**moved)
+
+
+class WindowDataset(Dataset[Window]):
+    """Reads the windows of requests; opened anew in every process.
+
+    Parameters
+    ----------
+    group : TokenGroup or MixedGroup
+    index : RunIndex
+    """
+
+    def __init__(self, group: TokenGroup | MixedGroup, index: RunIndex) -> None:
+        self.group, self.index = group, index
+        self.groups = group.groups if isinstance(group, MixedGroup) else (group,)
+        self._moments = lru_cache(_CACHED_RUNS)(self._read_moments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mix's table of runs stays behind, as that of a group does.
+        return {"groups": self.groups, "index": self.index}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["groups"][0], state["index"])  # type: ignore[misc]
+        self.groups = state["groups"]
+
+    def __getitem__(self, request: Request) -> Window:
+        tokens = self.read(request.run, request.first, request.n_frames)
+        return Window(
+            request, tokens, self._moments(request.run), float(self.index.tr[request.run])
+        )
+
+    def __getitems__(self, requests: list[Request]) -> Batch:
+        """Read a batch, each window straight to its place in it."""
+        tokens = _new_batch(self.groups[0], requests)
+        values = tokens.numpy()
+        for neighbours in _neighbours(requests):
+            run, low = neighbours[0][1].run, min(r.first for _, r in neighbours)
+            high = max(r.first + r.n_frames for _, r in neighbours)
+            if len(neighbours) == 1:
+                place, request = neighbours[0]
+                self.read(run, low, high - low, values[place, : request.n_frames])
+                continue
+            frames = self.read(run, low, high - low)
+            for place, request in neighbours:
+                start = request.first - low
+                values[place, : request.n_frames] = frames[start : start + request.n_frames]
+        for place, request in enumerate(requests):
+            values[place, request.n_frames :] = 0
+        moments = [self._moments(request.run) for request in requests]
+        trs = [float(self.index.tr[request.run]) for request in requests]
+        return _batch(requests, tokens, moments, trs)
+
+    def read(
+        self, run: int, first: int, n_frames: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Return stored tokens of a run's consecutive frames (n_frames, n_tokens, dim).
+
+        Raises
+        ------
+        StoreError
+            If they cannot be read, or differ from their checksum; the run is named.
+        """
+        group = self._group(run)
+        start = int(self.index.start[run]) + first
+        with self._naming(run, f"frames {first}:{first + n_frames}"):
+            return group.read(start, n_frames, out)
+
+    def _group(self, run: int) -> TokenGroup:
+        group: TokenGroup = self.groups[int(self.index.store[run])]
+        return group
+
+    def _read_moments(self, run: int) -> RunMoments:
+        with self._naming(run, "mean, deviation and scale"):
+            return self._group(run).moments(int(self.index.row[run]))
+
+    @contextmanager
+    def _naming(self, run: int, what: str) -> Iterator[None]:
+        """Say which run it is that cannot be read."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error) or getattr(error, "errno", None) in _TOO_MANY_FILES:
+                raise  # nothing is wrong with the run
+            location = self._group(run).location
+            step = "Run `fmritok verify --drop`, and tokenize again."
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                step = "Check the disk or the network that the store is on; its runs may be whole."
+            raise StoreError(
+                expected("Tokens of run", f"{self.index.run_id[run]} in {location}",
+                         f"readable {what}", error, step)
+            ) from error  # fmt: skip
+
+
+def collate(windows: list[Window]) -> Batch:
+    """Stack windows; shorter ones are padded at the end."""
+    longest = max(len(window.tokens) for window in windows)
+    shape = (len(windows), longest, *windows[0].tokens.shape[1:])
+    tokens = np.zeros(shape, windows[0].tokens.dtype)
+    for padded, window in zip(tokens, windows, strict=True):
+        padded[: len(window.tokens)] = window.tokens
+    requests = [window.request for window in windows]
+    moments = [window.moments for window in windows]
+    return _batch(requests, torch.from_numpy(tokens), moments, [window.tr for window in windows])
+
+
+def _batch(
+    requests: list[Request], tokens: Tensor, moments: list[RunMoments], trs: list[float]
+) -> Batch:
+    """Put what was read of each window together."""
+    lengths = np.array([request.n_frames for request in requests])
+    frames = np.arange(tokens.shape[1])
+    times = np.array(trs)[:, None] * frames
+    scales = [m.scale for m in moments if m.scale is not None]
+    labels = torch.tensor([request.label for request in requests])
+    return Batch(
+        tokens=tokens,
+        mean=torch.from_numpy(np.stack([m.mean for m in moments])),
+        std=torch.from_numpy(np.stack([m.std for m in moments])),
+        scale=torch.from_numpy(np.stack(scales)) if scales else None,
+        times=torch.from_numpy(times.astype(np.float32)),
+        valid=torch.from_numpy(frames < lengths[:, None])
+        if (lengths < len(frames)).any()
+        else None,
+        runs=torch.tensor([request.run for request in requests]),
+        draws=torch.tensor([request.draw for request in requests]),
+        epoch=requests[-1].epoch,
+        seen=requests[-1].sample + 1,
+        n_frames=int(lengths.sum()),
+        labels=labels if (labels >= 0).all() else None,
+    )
+
+
+def _new_batch(group: TokenGroup, requests: list[Request]) -> Tensor:
+    """Make room for the tokens of a batch [B T S D]; in a worker, where the trainer sees it."""
+    shape = (len(requests), max(r.n_frames for r in requests), group.n_tokens, group.dim)
+    dtype = torch.from_numpy(np.empty(0, group.precision)).dtype
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage: Any = torch.UntypedStorage
+    shared = storage._new_shared(math.prod(shape) * dtype.itemsize)
+    tokens: Tensor = torch.empty(0, dtype=dtype).set_(shared).view(shape)
+    return tokens
+
+
+def _neighbours(requests: list[Request]) -> Iterator[list[tuple[int, Request]]]:
+    """Yield the windows, with their places, that one read of frames serves at no extra cost."""
+    together: list[tuple[int, Request]] = []
+    low = high = frames = 0
+    for place, request in sorted(
+        enumerate(requests), key=lambda each: (each[1].run, each[1].first)
+    ):
+        first, end = request.first, request.first + request.n_frames
+        frames += request.n_frames
+        fits = bool(together) and request.run == together[0][1].run
+        if fits and max(high, end) - min(low, first) <= frames:
+            together.append((place, request))
+            low, high = min(low, first), max(high, end)
+            continue
+        if together:
+            yield together
+        together, low, high, frames = [(place, request)], first, end, request.n_frames
+    yield together
+
+
+def window_loader(
+    group: TokenGroup | MixedGroup,
+    index: RunIndex,
+    batches: Iterable[list[Request]],
+    *,
+    workers: int,
+    pin_memory: bool = False,
+) -> Iterable[Batch]:
+    """Make a loader of the requested batches, in their order.
+
+    Raises
+    ------
+    ConfigError
+        If workers are wanted for a store that lives in this process's memory.
+    """
+    dataset = WindowDataset(group, index)
+    locations = [each.location for each in dataset.groups]
+    return batch_loader(dataset, locations, batches, workers=workers, pin_memory=pin_memory)
+
+
+class Meter:
+    """Hands out batches, and measures how long each step took and how long it waited for data.
+
+    Parameters
+    ----------
+    batches : iterable of Batch
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = iter(batches)
+        self._start = self._waited = 0.0
+        self._steps = 0
+        self._total = np.zeros(3)
+
+    def next(self) -> Batch:
+        """Wait for the next batch."""
+        self._start = time.perf_counter()
+        batch = next(self._batches)
+        self._waited = time.perf_counter() - self._start
+        return batch
+
+    def finish(self, n_tokens: int) -> Rate:
+        """End the step that :meth:`next` began, and return its rate."""
+        step = np.array([n_tokens, time.perf_counter() - self._start, self._waited])
+        self._steps += 1
+        if self._steps > 1:  # the first one waits for the workers to start
+            self._total += step
+        return Rate.of(step)
+
+    def close(self) -> None:
+        """Let go of the loader, which ends its workers: they ignore all signals."""
+        self._batches = iter(())
+
+    @property
+    def overall(self) -> Rate:
+        """Rate of all steps but the first."""
+        return Rate.of(self._total)
+
+
+class Rate(NamedTuple):
+    """How fast training went."""
+
+    tokens_per_s: float
+    stall_share: float
+    """share of the time spent waiting for data"""
+
+    @classmethod
+    def of(cls, figures: npt.NDArray[np.float64]) -> Rate:
+        """Take the rate from tokens, seconds and seconds waited."""
+        tokens, seconds, waited = figures.tolist()
+        return cls(tokens / seconds, waited / seconds) if seconds else cls(0.0, 0.0)

@@ -1,0 +1,1 @@
+"""The Transformer: from stored tokens to outputs."""

@@ -1,0 +1,77 @@
+"""Grouped-query attention over tokens that have a place in time and space."""
+
+# B windows, L tokens of a sequence, M tokens attended to, H query heads, G key-value heads,
+# K features of a head, W model width
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.model.backends import Mask, attend
+from fmritok.trainer.model.rotary import Rotation, rotate, start_offsets
+
+__all__ = ["Attention", "Context", "make_norm"]
+
+
+class Context(NamedTuple):
+    """Other tokens to attend to, instead of a sequence's own."""
+
+    x: Tensor
+    """[B M W]"""
+    by: Rotation | None
+
+
+class Attention(nn.Module):
+    """Attention with shared key-value heads, and optionally normed queries and keys."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.backend = config.attention
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.head_dim = config.width // config.heads
+        self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=config.bias)
+        self.key_value = nn.Linear(
+            config.width, 2 * self.kv_heads * self.head_dim, bias=config.bias
+        )
+        self.output = nn.Linear(self.heads * self.head_dim, config.width, bias=config.bias)
+        self.query_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.key_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        start = start_offsets(config)
+        self.offsets = None if start is None else nn.Parameter(start)
+
+    def forward(
+        self, x_BLW: Tensor, by: Rotation | None, mask: Mask, context: Context | None = None
+    ) -> Tensor:
+        """Return the attended sequence [B L W]; without a context it attends to itself."""
+        seen = Context(x_BLW, by) if context is None else context
+        q_BHLK = self.query(x_BLW).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        kv_BMGK = self.key_value(seen.x).unflatten(-1, (2 * self.kv_heads, self.head_dim))
+        k_BGMK, v_BGMK = kv_BMGK.transpose(1, 2).chunk(2, dim=1)
+        q_BHLK, k_BGMK = self.query_norm(q_BHLK), self.key_norm(k_BGMK)
+        if self.offsets is not None and by is not None and seen.by is not None:
+            q_BHLK = rotate(q_BHLK + self.offsets[0], by)
+            k_BGMK = rotate(k_BGMK + self.offsets[1], seen.by)
+        dtype = v_BGMK.dtype
+        x_BHLK = attend(q_BHLK.to(dtype), k_BGMK.to(dtype), v_BGMK, mask, self.backend)
+        attended_BLW: Tensor = self.output(x_BHLK.transpose(1, 2).flatten(2))
+        return attended_BLW
+
+
+class RMSNorm(nn.RMSNorm):
+    """Its weight follows the input's type: torch's fused kernels take no mixture of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input divided by its root mean square, times the weight."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
+def make_norm(config: ModelConfig, size: int) -> nn.Module:
+    """Return the configured normalisation over the last axis."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(size, eps=1e-6)
+    return nn.LayerNorm(size, bias=config.bias)

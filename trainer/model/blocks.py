@@ -1,0 +1,181 @@
+"""Pre-norm layers, and how a stack of them is run: packed or padded, checkpointed or not."""
+
+# B windows, L tokens of a sequence, M tokens of a context, N chosen tokens, W model width,
+# X all tokens of a batch
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.model.attention import Attention, Context, make_norm
+from fmritok.trainer.model.backends import Mask, Packing
+from fmritok.trainer.model.rotary import Rotation
+
+__all__ = ["Block", "Mlp", "initialise_linears", "run_blocks"]
+
+_aten = torch.ops.aten
+#: What selective checkpointing keeps: at long windows, attention is the most work to repeat.
+_KEPT = {
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+class Mlp(nn.Module):
+    """Two matrices and a nonlinearity, or three with a gate (SwiGLU)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.kind = config.mlp
+        gates = 2 if config.mlp == "swiglu" else 1
+        self.inner = nn.Linear(config.width, gates * config.mlp_width, bias=config.bias)
+        self.outer = nn.Linear(config.mlp_width, config.width, bias=config.bias)
+
+    def forward(self, x_BLW: Tensor) -> Tensor:
+        """Return [B L W]."""
+        inner: Tensor = self.inner(x_BLW)
+        if self.kind == "swiglu":
+            gate, inner = inner.chunk(2, dim=-1)
+            inner = F.silu(gate) * inner
+        else:
+            inner = F.gelu(inner) if self.kind == "gelu" else F.relu(inner)
+        outer: Tensor = self.outer(inner)
+        return outer
+
+
+class Block(nn.Module):
+    """One pre-norm layer; its attention is to its own sequence, or to a context.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config, config.width)
+        self.attention = Attention(config)
+        self.mlp_norm = make_norm(config, config.width)
+        self.mlp = Mlp(config)
+        # How much each branch adds at the start, per feature.
+        start = torch.full((2, config.width), config.layer_scale)
+        self.scales = nn.Parameter(start) if config.layer_scale else None
+
+    def forward(
+        self,
+        x_BLW: Tensor,
+        by: Rotation | None,
+        mask: Mask,
+        context: Context | None = None,
+        wanted_BN: Tensor | None = None,
+    ) -> Tensor:
+        """Return [B L W], or of the wanted tokens alone, which attend to all, [B N W]."""
+        one, other = (1.0, 1.0) if self.scales is None else self.scales
+        normed_BLW = self.attention_norm(x_BLW)
+        if wanted_BN is not None:
+            context = Context(normed_BLW, by)
+            x_BLW, normed_BLW = _take(x_BLW, wanted_BN), _take(normed_BLW, wanted_BN)
+            by = None if by is None else Rotation(
+                *(_take(part[:, 0], wanted_BN)[:, None] for part in by)
+            )  # fmt: skip
+        x_BLW = x_BLW + one * self.attention(normed_BLW, by, mask, context)
+        x_BLW = x_BLW + other * self.mlp(self.mlp_norm(x_BLW))
+        return x_BLW
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module],
+    x_BLW: Tensor,
+    by: Rotation | None,
+    keep_BL: Tensor | None,
+    config: ModelConfig,
+    context: Context | None = None,
+    wanted_BN: Tensor | None = None,
+) -> Tensor:
+    """Run layers over sequences of unequal length.
+
+    Tokens that are not kept are left out altogether (``config.packing``), so that they cost
+    nothing; or they are carried along and never attended to.
+
+    Parameters
+    ----------
+    blocks : iterable of Block
+    x_BLW : torch.Tensor of shape (B, L, W)
+    by : Rotation, optional
+    keep_BL : torch.Tensor of shape (B, L), bool, optional
+        Tokens that exist; of the context [B M], if there is one. None for all.
+    config : ModelConfig
+    context : Context, optional
+    wanted_BN : torch.Tensor of shape (B, N), int64, optional
+        The tokens that are asked for: without packing, the last layer leaves the others out.
+
+    Returns
+    -------
+    torch.Tensor of shape (B, L, W), or (B, N, W) of the wanted tokens
+        Undefined, but finite, where a token does not exist.
+    """
+    mask: Mask = keep_BL
+    packed = config.packing and keep_BL is not None and context is None
+    shape = x_BLW.shape
+    if packed and keep_BL is not None:
+        mask = Packing(tuple(keep_BL.sum(1).tolist()))
+        chosen_X = keep_BL.flatten().nonzero()[:, 0]
+        x_BLW = x_BLW.flatten(0, 1)[chosen_X][None]
+        if by is not None:
+            by = Rotation(*(part.transpose(1, 2).flatten(0, 1)[chosen_X].transpose(0, 1)[None]
+                            for part in by))  # fmt: skip
+    *first, last = blocks
+    for block in first:
+        x_BLW = _run(block, config, x_BLW, by, mask, context)
+    x_BLW = _run(last, config, x_BLW, by, mask, context, None if packed else wanted_BN)
+    if packed:
+        empty = x_BLW.new_zeros(shape[0] * shape[1], shape[2])
+        x_BLW = empty.index_copy(0, chosen_X, x_BLW[0]).view(shape)
+        x_BLW = x_BLW if wanted_BN is None else _take(x_BLW, wanted_BN)
+    return x_BLW
+
+
+def initialise_linears(module: nn.Module, layers: int) -> None:
+    """Draw the weights of all linear layers; what adds to a deep residual stream starts smaller."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            adds = name.endswith(("attention.output", "mlp.outer"))
+            depth = (2 * layers) ** -0.5 if adds else 1.0
+            nn.init.normal_(part.weight, std=depth * part.in_features**-0.5)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:
+    """Return the tokens at the given places [B N X]."""
+    return x_BLX.gather(1, index_BN[:, :, None].expand(-1, -1, x_BLX.shape[-1]))
+
+
+def _run(block: nn.Module, config: ModelConfig, x_BLW: Tensor, *others: Any) -> Tensor:
+    out: Tensor
+    if config.checkpointing == "none" or not torch.is_grad_enabled():
+        out = block(x_BLW, *others)
+    elif config.checkpointing == "full":
+        out = checkpoint(block, x_BLW, *others, use_reentrant=False)
+    else:
+        contexts = partial(create_selective_checkpoint_contexts, _policy)
+        out = checkpoint(block, x_BLW, *others, use_reentrant=False, context_fn=contexts)
+    return out
+
+
+def _policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE

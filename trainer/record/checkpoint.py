@@ -1,0 +1,286 @@
+"""One checkpoint: a folder that is there whole or not at all, holds no pickle, and checks itself.
+
+================================  =================================================================
+``model.safetensors``             the weights
+``optimizer.safetensors``         AdamW's state, under parameter names
+``tokens.safetensors``            what the tokens are: contract, options, static arrays
+``runs.json``                     the split: ids of the runs, each with what its tokens are
+``metrics.jsonl``                 the rows of all steps so far
+``state.json``                    position, configuration, what the tokens mean; the sha256 of every
+                                  other file, and a digest of itself
+================================  =================================================================
+
+Checkpoints of format 1 (release 0.1.0) have weights, optimizer and state alone, and no checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from fmritok.errors import expected
+from fmritok.pipeline.store.documents.seal import canonical_json, sha256
+from fmritok.trainer.config import Config
+from fmritok.trainer.errors import CheckpointError, ConfigError
+from fmritok.trainer.recipe import build_config
+from fmritok.trainer.record.tensor_files import damaged, load_moments, load_weights, step_of
+from fmritok.trainer.training.sharding import WholeTensors
+
+__all__ = [
+    "METRICS",
+    "REPLACED",
+    "RUNS",
+    "TOKENS",
+    "Checkpoint",
+    "is_checkpoint",
+    "write_checkpoint",
+]
+
+_logger = logging.getLogger(__name__)
+
+_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+RUNS, METRICS, TOKENS = "runs.json", "metrics.jsonl", "tokens.safetensors"
+#: Ending of a checkpoint's name while another one takes its place.
+REPLACED = ".replaced"
+_FORMAT, _FORMAT_1 = "fmritok checkpoint 2", "fmritok checkpoint 1"
+#: What a state of format 1, which has no digest, must have.
+_FIELDS = {"step": int, "position": dict, "config": dict, "group": dict, "split": str}
+
+
+def write_checkpoint(
+    target: Path, tensors: WholeTensors, state: Mapping[str, Any], texts: Mapping[str, bytes]
+) -> None:
+    """Write a checkpoint beside its final place, flush it, and put it there.
+
+    Parameters
+    ----------
+    target : Path
+        A checkpoint that is there already is replaced.
+    tensors : WholeTensors
+    state : dict
+        JSON-able, with ``step``.
+    texts : dict of str to bytes
+        The other files, by name.
+
+    Raises
+    ------
+    OSError, SafetensorError
+        If the disk refuses; what was there is as it was.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    partial.mkdir()
+    try:
+        save_file(tensors.weights, partial / _MODEL, metadata={"format": "pt"})
+        save_file(tensors.moments, partial / _OPTIMIZER, metadata={"format": "pt"})
+        for name, data in texts.items():
+            (partial / name).write_bytes(data)
+        whole = {"format": _FORMAT, **state}
+        whole["files"] = {path.name: _file_sha256(path) for path in sorted(partial.iterdir())}
+        whole["digest"] = sha256(canonical_json(whole))
+        (partial / _STATE).write_bytes(canonical_json(whole))
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+        _put_in_place(partial, target)
+    except (OSError, SafetensorError):
+        shutil.rmtree(partial, ignore_errors=True)  # make room
+        raise
+    sync(target.parent)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a path is meant to be one checkpoint, whole or not."""
+    return (path / _STATE).is_file() or (path.is_dir() and step_of(path) is not None)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose state was read and found intact; other files are compared when read.
+
+    Attributes
+    ----------
+    folder : Path
+    state : dict
+        What ``state.json`` holds.
+    """
+
+    folder: Path
+    state: Mapping[str, Any]
+    _compared: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """Read the state of a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, damaged, or of a format that this release does not know.
+        """
+        file = folder / _STATE
+        if not file.is_file():  # a pipe would be waited for
+            raise damaged(file, "the state of a checkpoint", "nothing")
+        try:
+            data = file.read_bytes()
+            state = json.loads(data)
+            kind = state.get("format")
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            got = error.strerror if isinstance(error, OSError) else "something else"
+            raise damaged(file, "the state of a checkpoint, as JSON", got) from error
+        if kind not in (_FORMAT, _FORMAT_1):
+            raise CheckpointError(
+                expected("Checkpoint", folder, f"format {_FORMAT!r}", repr(kind),
+                         "Use the fmritok release that wrote it.")
+            )  # fmt: skip
+        if kind == _FORMAT_1:
+            intact = "digest" not in state and all(
+                isinstance(state.get(name), kind_of) for name, kind_of in _FIELDS.items()
+            )
+            _logger.warning(
+                "%s was written by fmritok 0.1: it has no checksums of its files and of the tokens "
+                "it was trained on, so that they could not be compared", folder,
+            )  # fmt: skip
+        else:
+            body = {name: value for name, value in state.items() if name != "digest"}
+            intact = canonical_json(state) == data
+            intact = intact and state.get("digest") == sha256(canonical_json(body))
+        if not intact or step_of(folder) not in (None, state["step"]):
+            raise damaged(file, "a state that matches its digest and the step", "another")
+        return cls(folder, state)
+
+    @property
+    def training(self) -> Path:
+        """The folder of its training; of a copy that lies elsewhere, the checkpoint itself."""
+        parent = self.folder.absolute().parent
+        return parent.parent if parent.name == "checkpoints" else self.folder.absolute()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state["step"])
+
+    @property
+    def config(self) -> Config:
+        """The configuration; options that an older release did not have take their default.
+
+        Raises
+        ------
+        CheckpointError
+            If it has an option that this release does not know.
+        """
+        try:
+            return build_config(self.state["config"])
+        except ConfigError as error:
+            raise CheckpointError(
+                expected("Configuration of checkpoint", self.folder, "options of this release",
+                         f"others ({error})", "Use the fmritok release that wrote it.")
+            ) from error  # fmt: skip
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it has checksums; those of format 1 have none."""
+        return "files" in self.state
+
+    def check(self) -> None:
+        """Compare all files with their checksums.
+
+        Raises
+        ------
+        CheckpointError
+            For the first one that is missing or differs.
+        """
+        for name in self.state["files"] if self.is_sealed else (_MODEL, _OPTIMIZER):
+            self._file(name)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a file of that name was saved with it."""
+        return name in self.state.get("files", {})
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return a file's content, compared with its checksum."""
+        return self._file(name).read_bytes()
+
+    def sha256(self) -> str:
+        """Return the checksum of the weights."""
+        self._file(_MODEL)
+        found = self.state["files"][_MODEL] if self.is_sealed else None
+        return found or _file_sha256(self.folder / _MODEL)
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Put the weights into a model.
+
+        Raises
+        ------
+        CheckpointError
+            If they are damaged or do not fit; the first tensor that does not is named.
+        """
+        load_weights(self._file(_MODEL), model)
+
+    def load_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put AdamW's state back, by parameter names.
+
+        Raises
+        ------
+        CheckpointError
+            If it is damaged, or does not fit the model.
+        """
+        # A parameter that never had a gradient has no state; a sealed file says so itself.
+        lacking = self.is_sealed or not self.step
+        load_moments(self._file(_OPTIMIZER), model, optimizer, lacking=lacking)
+
+    def _file(self, name: str) -> Path:
+        """Return a file's path, compared with its checksum once."""
+        file = self.folder / name
+        if name in self._compared:
+            return file
+        if not file.is_file():
+            raise damaged(file, "a file of a whole checkpoint", "nothing")
+        if self.is_sealed:
+            wanted = self.state["files"].get(name)
+            try:
+                found = _file_sha256(file)
+            except OSError as error:
+                raise damaged(file, "a file that can be read", error.strerror) from error
+            if found != wanted:
+                raise damaged(file, "the content that state.json names", "another")
+        self._compared.add(name)
+        return file
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Give a whole checkpoint its name; one that has the name already goes, but not before."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    hidden = target.rename(target.with_name(f".{target.name}{REPLACED}"))
+    try:
+        partial.rename(target)
+    except OSError:
+        hidden.rename(target)
+        raise
+    shutil.rmtree(hidden, ignore_errors=True)

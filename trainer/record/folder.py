@@ -1,0 +1,332 @@
+"""The folder of one training: all that is in it has its name here, and one training at a time.
+
+===================  ==============================================================================
+``checkpoints/``     ``step-00000100/`` and so on: all that a training goes on from
+``metrics.jsonl``    the rows of all steps
+``config.yaml``      the resolved configuration, for people
+``split.json``       who is trained on and who is held out, for people
+``loss.png``         the loss curves
+``tensorboard/``     figures
+``wandb-id``         which run of W&B follows this training
+``.lock``            which process is at work
+===================  ==============================================================================
+
+Files are written whole under another name and then renamed. What a checkpoint does not hold is not
+needed to go on: a resumed training writes the others again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fmritok.errors import expected
+from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
+from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
+from fmritok.trainer.record.checkpoint import (
+    METRICS,
+    REPLACED,
+    Checkpoint,
+    is_checkpoint,
+    write_checkpoint,
+)
+from fmritok.trainer.record.tensor_files import load_weights, step_of
+from fmritok.trainer.training.faults import write_whole, writing
+from fmritok.trainer.training.sharding import WholeTensors
+
+__all__ = [
+    "TrainingFolder",
+    "find_checkpoint",
+    "find_weights",
+    "init_weights",
+    "refuse_used",
+    "training_of",
+]
+
+_logger = logging.getLogger(__name__)
+
+
+class TrainingFolder:
+    """The folder of a training, which may not be there yet.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    config, split, metrics, picture, wandb_id, tensorboard : Path
+        What is in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.split = path / "split.json"
+        self.metrics = path / METRICS
+        self.picture = path / "loss.png"
+        self.wandb_id = path / "wandb-id"
+        self.tensorboard = path / "tensorboard"
+        self._checkpoints = path / "checkpoints"
+        self._lock: LockFile | None = None
+        self._is_new = False
+
+    def hold(self) -> None:
+        """Take the folder for this training, and make it if it is not there; twice is once.
+
+        Raises
+        ------
+        TrainingError
+            If another training holds the folder (its process, host and start are named), if the
+            folder cannot be written, or if it is a file or a checkpoint.
+        """
+        if self._lock is not None:
+            return
+        real = Path(os.path.realpath(self.path))
+        is_new = not real.exists()
+        if not is_new and not real.is_dir():
+            raise TrainingError(
+                expected("Folder of the training", self.path, "a folder, or nothing yet", "a file",
+                         "Choose another one with --out.")
+            )  # fmt: skip
+        if is_checkpoint(real):
+            raise TrainingError(
+                expected("Folder of the training", self.path, "a folder of its own",
+                         "a checkpoint, whose files would be replaced",
+                         "Choose another one with --out.")
+            )  # fmt: skip
+        lock, then = LockFile(real / ".lock"), "Or choose another one with --out."
+        with writing("Folder of the training", self.path, then=then):
+            try:
+                lock.acquire()
+            except HeldError as error:
+                raise TrainingError(
+                    expected("Folder of the training", real, "one training at a time",
+                             f"another one that is running ({error})",
+                             "Wait for it, stop it, or choose another folder with --out.")
+                ) from error  # fmt: skip
+        self._lock, self._is_new = lock, is_new
+        with writing("Checkpoint", self._checkpoints, kind=CheckpointError):
+            self._clean()
+
+    def release(self) -> None:
+        """Give the folder back; one that was made for nothing is removed."""
+        if self._lock is None:
+            return
+        self._lock.release()
+        self._lock = None
+        if self._is_new:
+            with suppress(OSError):  # not empty
+                self.path.rmdir()
+
+    def write(self, file: Path, text: str) -> None:
+        """Write one of the folder's small files whole.
+
+        Raises
+        ------
+        TrainingError
+            If the disk does not take it; the file is as it was.
+        """
+        with writing("File", file, then="Then start again, or go on with --resume."):
+            write_whole(file, text)
+
+    def checkpoints(self) -> list[Path]:
+        """Return the folders of the checkpoints, oldest first, damaged ones too."""
+        found = [p for p in self._checkpoints.glob("step-*") if step_of(p) is not None]
+        return sorted(found, key=lambda path: step_of(path) or 0)
+
+    def has(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether a checkpoint is one of this training's."""
+        return os.path.realpath(checkpoint.training) == os.path.realpath(self.path)
+
+    def latest(self) -> Checkpoint:
+        """Return the latest checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, or its state is damaged.
+        """
+        return Checkpoint.read(self._last(self.checkpoints()))
+
+    def last_whole(self) -> Checkpoint:
+        """Return the latest checkpoint that is not damaged; say so if there are later ones.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none.
+        """
+        found = self.checkpoints()
+        while True:
+            last = self._last(found)
+            try:
+                whole = Checkpoint.read(last)
+                whole.check()
+                return whole
+            except CheckpointError as error:
+                if not last.exists():  # a training at work dropped it
+                    found = self.checkpoints()
+                elif len(found) == 1:
+                    raise
+                else:
+                    found = found[:-1]
+                    _logger.warning("Going back to %s. %s", found[-1].name, error)
+
+    def save(
+        self, tensors: WholeTensors, state: Mapping[str, Any], texts: Mapping[str, bytes], *,
+        keep: int,
+    ) -> Path:  # fmt: skip
+        """Write a checkpoint that exists whole or not at all, and drop all but the last ``keep``.
+
+        Parameters
+        ----------
+        tensors : WholeTensors
+        state : dict
+            JSON-able, with ``step``.
+        texts : dict of str to bytes
+            Further files, by name.
+        keep : int
+
+        Returns
+        -------
+        Path
+            The checkpoint's folder.
+
+        Raises
+        ------
+        CheckpointError
+            If the disk refuses it (full, read-only, gone); earlier checkpoints are as they were.
+        """
+        folder, step = self._checkpoints, state["step"]
+        target = folder / f"step-{step:08d}"
+        then = f"Then go on with --resume {self.path}, or start again if it has no checkpoint."
+        with writing("Checkpoint", target, then=then, kind=CheckpointError):
+            folder.mkdir(exist_ok=True)  # not its parent: a folder that is gone stays gone
+            self._clean()
+            write_checkpoint(target, tensors, state, texts)
+            self._drop(step, keep)
+        return target
+
+    def drop(self, step: int, *, keep: int) -> None:
+        """Drop all but the last ``keep`` checkpoints up to a step, and those after it.
+
+        Later ones are damaged: the training had to go back behind them.
+
+        Raises
+        ------
+        CheckpointError
+            If the disk refuses.
+        """
+        with writing("Checkpoints", self._checkpoints, kind=CheckpointError):
+            self._drop(step, keep)
+
+    def _drop(self, step: int, keep: int) -> None:
+        found = self.checkpoints()
+        past = [path for path in found if (step_of(path) or 0) <= step]
+        for old in [*past[:-keep], *found[len(past) :]]:
+            _remove(old)
+
+    def _clean(self) -> None:
+        """Remove what a process that was killed left between two names of a checkpoint."""
+        for hidden in self._checkpoints.glob(".step-*"):
+            place = self._checkpoints / hidden.name[1:].removesuffix(REPLACED)
+            if hidden.name.endswith(REPLACED) and not place.exists():
+                hidden.rename(place)
+            else:
+                shutil.rmtree(hidden, ignore_errors=True)
+
+    def _last(self, checkpoints: list[Path]) -> Path:
+        if checkpoints:
+            return checkpoints[-1]
+        next_step = "Check the path."
+        if self.path.suffix == ".safetensors" or list(self.path.glob("*.safetensors")):
+            next_step = "For weights alone, start a new training with --init-from FILE."
+        got = "no checkpoint in it" if self.path.exists() else "nothing"
+        wanted = "a folder that `fmritok train` wrote, or one of its checkpoints"
+        raise CheckpointError(expected("Checkpoint", self.path, wanted, got, next_step))
+
+
+def training_of(path: Path) -> TrainingFolder:
+    """Return the folder of a training, given it or one of its checkpoints.
+
+    Raises
+    ------
+    ConfigError
+        If the checkpoint lies in no training's folder.
+    """
+    if not is_checkpoint(path):
+        return TrainingFolder(path)
+    parent = path.absolute().parent
+    if parent.name != "checkpoints":
+        raise ConfigError(
+            expected("Option", "--out", f"a folder, as {path} lies in none of a training",
+                     "none", "Give one.")
+        )  # fmt: skip
+    return TrainingFolder(parent.parent)
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """Return a checkpoint, given it or its training's folder (then the latest).
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or its state is damaged.
+    """
+    return Checkpoint.read(path) if is_checkpoint(path) else TrainingFolder(path).latest()
+
+
+def refuse_used(folder: TrainingFolder) -> None:
+    """Refuse to start a new training in a folder that has checkpoints of another one.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if folder.checkpoints():
+        raise ConfigError(
+            expected("Option", "--out", "a folder without checkpoints", folder.path,
+                     f"Go on with that training by --resume {folder.path}, or choose another one.")
+        )  # fmt: skip
+
+
+def find_weights(path: Path) -> Path | Checkpoint:
+    """Return a file of weights alone, a checkpoint, or the latest checkpoint of a training.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    if path.is_file() and not is_checkpoint(path.parent):
+        return path
+    return find_checkpoint(path.parent if path.is_file() else path)
+
+
+def init_weights(source: Path | Checkpoint, model: nn.Module) -> None:
+    """Load weights from what :func:`find_weights` found.
+
+    Raises
+    ------
+    CheckpointError
+        If they are damaged or do not fit the model.
+    """
+    if isinstance(source, Checkpoint):
+        source.load_weights(model)
+    else:
+        load_weights(source, model)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint so that nobody ever sees half of it."""
+    with suppress(FileNotFoundError):  # somebody else deleted it
+        hidden = folder.rename(folder.with_name(f".{folder.name}.removed"))
+        shutil.rmtree(hidden, ignore_errors=True)  # what is left goes with the next checkpoint

@@ -1,0 +1,258 @@
+"""The record of a training: JSON lines, TensorBoard, and the loss curve drawn from them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fmritok.errors import expected
+from fmritok.trainer.config import Config
+from fmritok.trainer.data.split import Split
+from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.objectives import Figure
+from fmritok.trainer.recipe import to_yaml
+from fmritok.trainer.record.board import Board
+from fmritok.trainer.record.checkpoint import METRICS, Checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
+from fmritok.trainer.record.resuming import earlier_rows
+from fmritok.trainer.record.tracking import WandbRun
+from fmritok.trainer.training.faults import reason, write_whole, writing
+
+__all__ = [
+    "MetricsLog",
+    "begin_record",
+    "draw_losses",
+    "last_figures",
+    "optionally",
+    "read_metrics",
+]
+
+_logger = logging.getLogger(__name__)
+
+
+def optionally(what: object, do: Callable[[], Any]) -> bool:
+    """Do what a training can go on without; if it fails, say so and return False.
+
+    Its errors may be of any kind: W&B has its own, and they are no reason to stop.
+    """
+    try:
+        do()
+    except Exception as error:
+        _logger.warning("Training goes on without %s: %s", what, reason(error))
+        return False
+    return True
+
+
+class MetricsLog:
+    """Appends rows to ``metrics.jsonl`` and figures to ``tensorboard/``.
+
+    The rows are essential: a resumed training goes on with them. TensorBoard and W&B are not; the
+    first failure of either is said, and training goes on without it.
+
+    Parameters
+    ----------
+    folder : TrainingFolder
+    rows : bytes
+        Lines to begin with: of a resumed training, those up to its checkpoint. Whatever else was
+        in the file is dropped.
+    step : int
+        Last step of these.
+    wandb : WandbRun, optional
+        Gets what TensorBoard gets.
+
+    Raises
+    ------
+    TrainingError
+        If the disk does not take the rows.
+    """
+
+    def __init__(
+        self,
+        folder: TrainingFolder,
+        *,
+        rows: bytes = b"",
+        step: int = 0,
+        wandb: WandbRun | None = None,
+    ) -> None:
+        self._path, self._wandb = folder.metrics, wandb
+        self._size, self._digest = len(rows), hashlib.sha256(rows)
+        self._board: Board | None = None
+        with self._writing():
+            write_whole(self._path, rows)
+            self._file = self._path.open("r+b", buffering=0)
+            self._file.seek(self._size)
+        optionally("TensorBoard", lambda: self._open_board(folder.tensorboard, step + 1))
+
+    def rows(self) -> bytes:
+        """Make sure that all rows are on the disk, under their name, and return them.
+
+        Raises
+        ------
+        TrainingError
+            If they are not, for instance because somebody deleted the folder.
+        """
+        with self._writing():
+            os.fsync(self._file.fileno())
+            rows = self._path.read_bytes()
+        if hashlib.sha256(rows).digest() != self._digest.digest():
+            raise TrainingError(
+                expected("Metrics", self._path, "the rows that this training wrote", "others",
+                         "Go on with --resume, which writes them again, or choose another --out.")
+            )  # fmt: skip
+        return rows
+
+    def write(self, kind: str, row: dict[str, Any], *, draw: bool = True) -> None:
+        """Append a row with its ``step``; it survives a killed process.
+
+        Raises
+        ------
+        TrainingError
+            If the disk does not take it; the rows before it are whole.
+        """
+        with self._writing():
+            self._append(json.dumps({"kind": kind, **row}).encode() + b"\n")
+        board, wandb = self._board, self._wandb
+        if not draw:
+            return
+        if board is not None and not optionally("TensorBoard", lambda: _draw(board, kind, row)):
+            self._board = None
+        if wandb is not None and not optionally("W&B", lambda: wandb.write(kind, row)):
+            self._wandb = None
+
+    def close(self) -> None:
+        """Close all of them."""
+        with suppress(OSError):  # of some network disks; nothing is buffered here
+            self._file.close()
+        if self._board is not None:
+            optionally("TensorBoard", self._board.close)
+        if self._wandb is not None:
+            optionally("W&B", self._wandb.close)
+
+    def _open_board(self, folder: Path, first_step: int) -> None:
+        self._board = Board(folder, first_step=first_step)
+
+    def _append(self, data: bytes) -> None:
+        """Write all of it, or leave the file as it was."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise
+        self._size += len(data)
+        self._digest.update(data)
+
+    def _writing(self) -> Any:
+        then = "Then go on with --resume, or start again if there is no checkpoint."
+        return writing("Metrics", self._path, then=then)
+
+
+def begin_record(
+    folder: TrainingFolder,
+    config: Config,
+    split: Split,
+    checkpoint: Checkpoint | None,
+    project: str | None,
+) -> MetricsLog:
+    """Write what is known before the first step to the folder of a training.
+
+    Parameters
+    ----------
+    folder : TrainingFolder
+    config : Config
+    split : Split
+    checkpoint : Checkpoint, optional
+        What is gone on from, with its rows.
+    project : str, optional
+        Of W&B.
+
+    Raises
+    ------
+    TrainingError
+        If the disk does not take it, or W&B refuses.
+    """
+    folder.write(folder.config, to_yaml(config))
+    folder.write(folder.split, split.to_json())
+    wandb = None if project is None else WandbRun(folder, project, asdict(config))
+    rows, step = (b"", 0) if checkpoint is None else (earlier_rows(checkpoint), checkpoint.step)
+    return MetricsLog(folder, rows=rows, step=step, wandb=wandb)
+
+
+def _draw(board: Board, kind: str, row: dict[str, Any]) -> None:
+    for name, value in row.items():
+        if name != "step":
+            board.add_scalar(f"{kind}/{name}", value, row["step"])
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a training's ``metrics.jsonl``; half a row at its end is left out.
+
+    Raises
+    ------
+    TrainingError
+        If another row cannot be read.
+    """
+    whole, _, _ = (folder / METRICS).read_bytes().rpartition(b"\n")
+    rows = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise TrainingError(
+                expected("Metrics", folder / METRICS, f"a row of JSON in line {number}",
+                         "something else", "Go on with --resume, which writes the rows again.")
+            ) from error  # fmt: skip
+    return rows
+
+
+def last_figures(folder: Path) -> dict[str, float]:
+    """Return the figures of the last row of a training; none if it has lost its rows."""
+    row = (read_metrics(folder) or [{}])[-1]
+    return {name: value for name, value in row.items() if isinstance(value, float)}
+
+
+def draw_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
+    """Draw figures of training and validation, and those of a trivial model.
+
+    Parameters
+    ----------
+    folder : TrainingFolder
+    shown : sequence of Figure
+        One panel for each measure, with all that it is compared with.
+    """
+    from matplotlib.figure import Figure as Picture
+
+    rows = read_metrics(folder.path)
+    train = [row for row in rows if row["kind"] == "train"]
+    validation = [row for row in rows if row["kind"] == "validation"]
+    panels: dict[str, list[Figure]] = {}
+    for one in shown:
+        panels.setdefault(one.name, []).append(one)
+    picture = Picture(figsize=(4.5 * max(len(panels), 1), 3.6), layout="constrained")
+    grid = picture.subplots(1, max(len(panels), 1), squeeze=False)[0]
+    for axes, (name, figures) in zip(grid, panels.items(), strict=False):
+        for source, label, style in (
+            (train, "training", {"lw": 0.8, "alpha": 0.6, "color": "tab:blue"}),
+            (validation, "validation", {"marker": "o", "ms": 3, "color": "tab:orange"}),
+        ):
+            rows = [row for row in source if name in row]
+            axes.plot([r["step"] for r in rows], [r[name] for r in rows], label=label, **style)
+        for one, dashes in zip(figures, ("--", ":", "-."), strict=False):
+            rows = [row for row in validation or train if one.trivial in row]
+            steps, trivial = [r["step"] for r in rows], [r[one.trivial] for r in rows]
+            axes.plot(steps, trivial, f"k{dashes}", lw=1, label=one.trivial_label)
+        axes.set(title=figures[0].label, xlabel="step")
+        axes.legend(frameon=False)
+    image = io.BytesIO()
+    picture.savefig(image, format="png", dpi=120)
+    write_whole(folder.picture, image.getvalue())

@@ -1,0 +1,191 @@
+"""Several processes that train one model: who is who, whose share, sums over all of them.
+
+Under ``torchrun`` every process is one rank; without it there is one. A step's windows are divided
+among the ranks: their number does not change what is trained on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
+
+from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.windows import Request
+from fmritok.trainer.errors import OtherProcessError
+
+__all__ = [
+    "Ranks", "ShareOfBatches", "is_placeholder", "split_batch", "sum_over_ranks",
+    "total_over_ranks",
+]  # fmt: skip
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process it is among all that train together.
+
+    Attributes
+    ----------
+    rank, size, local : int
+        Its number, how many there are, and its number on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @classmethod
+    def join(cls, device_type: str) -> Ranks:
+        """Meet the other processes that ``torchrun`` started; alone without it."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if device_type == "cuda":
+            torch.cuda.set_device(local)
+        return cls(dist.get_rank(), size, local)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def leave(self) -> None:
+        """Part from the others."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def agreed(self, value: Result) -> Result:
+        """Return the first process's value of what may differ, such as the time."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def first_only(self, do: Callable[[], Result]) -> Result | None:
+        """Let the first process do something while the others wait; if it fails, all stop.
+
+        Parameters
+        ----------
+        do : callable
+            Called in the first process.
+
+        Returns
+        -------
+        object or None
+            What it returned; None in the other processes.
+
+        Raises
+        ------
+        OtherProcessError
+            In the other processes, if it failed; the first one raises what it raised.
+        """
+        result: Result | None = None
+        failed: Exception | None = None
+        if self.is_first:
+            try:
+                result = do()
+            except Exception as error:
+                failed = error
+        if self.size > 1:
+            told = self.agreed(None if failed is None else str(failed))
+            if told is not None and not self.is_first:
+                raise OtherProcessError(told)
+        if failed is not None:
+            raise failed
+        return result
+
+    def of_first(self, do: Callable[[], Result]) -> Result:
+        """Let the first process do something, and return its result in all; it must be picklable.
+
+        Raises
+        ------
+        OtherProcessError
+            As in :meth:`first_only`.
+        """
+        result = self.agreed(self.first_only(do))
+        return cast("Result", result)
+
+
+class ShareOfBatches:
+    """One rank's share of every batch. All ranks get the same number of batches.
+
+    Windows of one read (``data.windows_per_read``) go to one rank. A batch with fewer reads than
+    ranks is divided by windows instead: reading twice costs less than a rank without work. A rank
+    that a small batch leaves without a window gets a placeholder, which counts nowhere: the ranks
+    must go through the same steps.
+
+    Parameters
+    ----------
+    batches : iterable of sequences of Request
+    ranks : Ranks
+    """
+
+    def __init__(self, batches: Iterable[Sequence[Request]], ranks: Ranks) -> None:
+        self.batches, self.ranks = batches, ranks
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        for batch in self.batches:
+            yield self._share(batch) or [batch[0]._replace(sample=-1)]
+
+    def _share(self, batch: Sequence[Request]) -> list[Request]:
+        rank, size = self.ranks.rank, self.ranks.size
+        reads = [list(windows) for _, windows in groupby(batch, _read_of)]
+        if len(reads) >= size:
+            return [window for read in reads[rank::size] for window in read]
+        each, more = divmod(len(batch), size)
+        low, high = (each * edge + min(edge, more) for edge in (rank, rank + 1))
+        return list(batch[low:high])
+
+
+def _read_of(request: Request) -> tuple[int, int]:
+    return request.read, request.sample if request.read < 0 else 0
+
+
+def is_placeholder(batch: Batch) -> bool:
+    """Tell whether a batch stands for no windows at all."""
+    return batch.seen == 0
+
+
+def split_batch(batch: Batch, n_parts: int) -> list[Batch]:
+    """Return the windows of a batch in parts; where there are too few, placeholders."""
+    if n_parts == 1:
+        return [batch]
+    parts = []
+    for rows in torch.arange(len(batch.draws)).tensor_split(n_parts):
+        chosen = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
+        tensors: dict[str, Any] = {
+            name: value[chosen]
+            for name, value in batch._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        seen = batch.seen if len(rows) else 0
+        parts.append(batch._replace(**tensors, seen=seen))
+    return parts
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, with its gradient."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    total: Tensor = _differentiable_all_reduce(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+def total_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, without a gradient."""
+    if dist.is_available() and dist.is_initialized():
+        x = x.detach().clone()
+        dist.all_reduce(x)
+    return x

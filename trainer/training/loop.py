@@ -1,0 +1,342 @@
+"""The training loop: steps, validation, checkpoints; stops and goes on exactly where it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from fmritok.errors import expected
+from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.terminal import new_console
+from fmritok.trainer.config import Config
+from fmritok.trainer.data.feed import Feed
+from fmritok.trainer.data.mixing import MixedGroup
+from fmritok.trainer.data.streaming import Batch, Meter
+from fmritok.trainer.errors import StoppedError, TrainingError
+from fmritok.trainer.model.layout import TokenLayout
+from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.record.checkpoint import METRICS, RUNS, TOKENS, Checkpoint
+from fmritok.trainer.record.folder import TrainingFolder, find_weights, init_weights, refuse_used
+from fmritok.trainer.record.metrics import (
+    MetricsLog,
+    begin_record,
+    draw_losses,
+    last_figures,
+    optionally,
+)
+from fmritok.trainer.record.resuming import (
+    choose_split,
+    runs_json,
+    to_resume,
+    training_state,
+)
+from fmritok.trainer.record.saved_group import SavedGroup
+from fmritok.trainer.training.display import TrainingDisplay
+from fmritok.trainer.training.distributed import Ranks
+from fmritok.trainer.training.faults import losing_others, within_memory
+from fmritok.trainer.training.learner import Learner, Step
+from fmritok.trainer.training.progress import Position, Summary
+from fmritok.trainer.training.sharding import WholeTensors, whole_tensors
+from fmritok.trainer.training.stopping import StopRequest
+
+__all__ = ["Trainer"]
+
+_MORE_MEMORY = (
+    "In a new training, choose a smaller data.batch_size or data.window, a larger train.accumulate "
+    "(the batch in parts) or model.checkpointing=full; --init-from takes the weights of this one."
+)
+
+
+class Trainer:
+    """Trains one model on one token group, of one store or of several.
+
+    Parameters
+    ----------
+    config : Config
+    group : TokenGroup or MixedGroup
+    out : Path or TrainingFolder
+        Folder of the training; several processes take the first one's.
+    device : torch.device
+    workers : int
+        Loader processes; the result does not depend on it.
+    resume : Path or Checkpoint, optional
+        What to go on from, exactly: a checkpoint, or a training's folder (then its latest
+        checkpoint that is not damaged).
+    init_from : Path, optional
+        Weights to start from.
+    ranks : Ranks, optional
+        This process among those that train together; the result depends on how many there are by
+        the order of sums alone.
+    shard : bool
+        Divide the model among the processes; see :mod:`fmritok.trainer.training.sharding`.
+    wandb : str, optional
+        Project of W&B to follow the training in.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is damaged, or belongs to another configuration or other tokens.
+    TrainingError
+        If another training holds the folder, or it cannot be written.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        group: TokenGroup | MixedGroup,
+        *,
+        out: Path | TrainingFolder,
+        device: torch.device,
+        workers: int = 0,
+        resume: Path | Checkpoint | None = None,
+        init_from: Path | None = None,
+        ranks: Ranks | None = None,
+        shard: bool = False,
+        wandb: str | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.config, self.group = config, group
+        self.device, self.workers = device, workers
+        self.ranks = ranks or Ranks()
+        self.folder = out if isinstance(out, TrainingFolder) else TrainingFolder(out)
+        self.console = console or new_console(stderr=True, quiet=not self.ranks.is_first)
+        self.metrics: MetricsLog | None = None
+        self._saved: Path | None = None
+        self._validation_loader: Iterable[Batch] = ()
+        self._last_measures: dict[str, float] = {}
+        try:
+            with self._faults():
+                self._prepare(resume, init_from, shard, wandb)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(
+        self,
+        resume: Path | Checkpoint | None,
+        init_from: Path | None,
+        shard: bool,
+        wandb: str | None,
+    ) -> None:
+        """Take the folder, and make all that the first step needs."""
+        config, group, device, ranks = self.config, self.group, self.device, self.ranks
+        path = ranks.agreed(self.folder.path)
+        if path != self.folder.path:
+            self.folder = TrainingFolder(path)
+        ranks.first_only(self.folder.hold)
+        checkpoint = None
+        if resume is None:
+            ranks.first_only(lambda: refuse_used(self.folder))
+        else:
+            checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, config, group))
+        self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
+        self.feed = Feed(
+            config, group, self.split,
+            ranks=ranks, workers=self.workers, pin_memory=device.type == "cuda",
+        )  # fmt: skip
+        self.index, self.validation_index = self.feed.index, self.feed.validation_index
+        self._runs, self._tokens = runs_json(group, self.split), SavedGroup.of(group).to_bytes()
+
+        if device.type == "cuda" and config.train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            self.model = build_objective(config, layout)
+        if init_from is not None:
+            init_weights(ranks.of_first(lambda: find_weights(init_from)), self.model)
+        if checkpoint is not None:
+            checkpoint.load_weights(self.model)
+        epochs = config.train.epochs
+        self.n_steps = config.train.steps or self.feed.steps_per_epoch * (epochs or 0)
+        self.learner = Learner(
+            self.model, config, n_steps=self.n_steps, device=device, ranks=ranks, shard=shard
+        )
+        self.position = Position()
+        if checkpoint is not None:
+            checkpoint.load_optimizer(self.model, self.learner.optimizer)
+            self.position = Position(**checkpoint.state["position"])
+            if self.folder.has(checkpoint):
+                self._saved = checkpoint.folder
+        self.metrics = ranks.first_only(
+            lambda: begin_record(self.folder, config, self.split, checkpoint, wandb)
+        )
+        self.learner.prepare()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done, and the last validation."""
+        return self.position.step >= self.n_steps and not self._is_validation_due
+
+    def run(self) -> Summary:
+        """Train to the end; of a training that is at its end, return what came of it.
+
+        Raises
+        ------
+        StoppedError
+            After SIGINT or SIGTERM, when the checkpoint is saved.
+        TrainingError
+            If the loss is not a number (the batch's runs are named), or if the machine fails:
+            disk, memory, loader workers, another process.
+        """
+        display = TrainingDisplay(self.console, n_steps=self.n_steps, step=self.position.step)
+        with closing(self), self._faults():
+            rate = None
+            if not self.is_finished:
+                meter = Meter(self.feed.training(self.position))
+                self._validation_loader = self.feed.validation()
+                with closing(meter), StopRequest() as stop, display:
+                    self._train(meter, stop, display)
+                rate = meter.overall
+            else:
+                self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
+                if self._saved is None:  # its end is copied into another folder
+                    self._save()
+                step, keep = self.position.step, self.config.train.keep_checkpoints
+                self.ranks.first_only(lambda: self.folder.drop(step, keep=keep))
+            assert self._saved is not None
+            picture: Path | None = self.folder.picture
+            if self.ranks.is_first and not optionally(picture, self._draw):
+                picture = None
+            return Summary(
+                step=self.position.step,
+                figures=self.position.validation or self._last_measures,
+                shown=self.model.figures,
+                validated=self.position.validation is not None,
+                rate=rate,
+                checkpoint=self._saved,
+                picture=picture,
+            )
+
+    def close(self) -> None:
+        """End the validation workers, close the metrics and give the folder back."""
+        self._validation_loader = ()
+        if self.metrics is not None:
+            self.metrics.close()
+        self.folder.release()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turn faults of the machine into one error each."""
+        with (
+            losing_others(self.folder.path, self.ranks.size),
+            within_memory(self.device, _MORE_MEMORY),
+        ):
+            yield
+
+    def _train(self, meter: Meter, stop: StopRequest, display: TrainingDisplay) -> None:
+        """Take steps, validate and save, to the end or to a signal."""
+        if self._validate_if_due(stop, display):  # a stop had left it undone
+            self._save()
+        while self.position.step < self.n_steps:
+            row = self._step(meter)
+            display.step(row["step"], row["loss"], meter.overall)
+            self._validate_if_due(stop, display)
+            step = self.position.step
+            signal = stop.agreed(self.ranks)
+            due = step % self.config.train.checkpoint_every == 0
+            if signal or due or step == self.n_steps:
+                self._save()
+            if signal and (step < self.n_steps or self._is_validation_due):
+                raise self._stopped(signal)
+
+    def _step(self, meter: Meter) -> dict[str, Any]:
+        """Train on the next batch, and write what happened to the metrics."""
+        step = self.position.step
+        logged = (step + 1) % self.config.train.log_every == 0 or step + 1 == self.n_steps
+        batch = meter.next()
+        done = self.learner.learn(batch, step, measure=logged)
+        if not done.is_finite:
+            raise self._not_finite(batch, done)
+        seen = done.n_windows
+        if batch.epoch == self.position.epoch:
+            seen += self.position.seen
+        self.position = replace(self.position, step=step + 1, epoch=batch.epoch, seen=seen)
+        rate = meter.finish(done.n_frames * self.group.n_tokens)
+        self._last_measures = done.measures or self._last_measures
+        row = {
+            "step": step + 1,
+            "epoch": batch.epoch,
+            **done.measures,
+            "loss": done.loss,
+            "lr": done.lr,
+            "grad_norm": done.grad_norm,
+            **rate._asdict(),
+            "memory_bytes": self._memory(),
+        }
+        if self.metrics is not None:
+            self.metrics.write("train", row, draw=logged)
+        return row
+
+    def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
+        """Validate every so many steps and at the end, unless it was done or a signal came."""
+        if not self._is_validation_due:
+            return False
+        step = self.position.step
+        # Several processes cannot leave in the middle: they sum up together.
+        figures = self.learner.evaluate(
+            self._validation_loader, lambda: stop.signal and self.ranks.size == 1
+        )
+        if figures is None:
+            return False
+        self.position = replace(self.position, validated=step, validation=figures)
+        if self.metrics is not None:
+            self.metrics.write("validation", {"step": step, **figures})
+        display.validation(step, figures, self.model.figures)
+        return True
+
+    @property
+    def _is_validation_due(self) -> bool:
+        step = self.position.step
+        due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
+        return due and self.position.validated != step and len(self.validation_index) > 0
+
+    def _draw(self) -> None:
+        draw_losses(self.folder, self.model.figures)
+
+    def _save(self) -> None:
+        """Write a checkpoint; all processes take part, the first one writes."""
+        tensors = whole_tensors(self.model, self.learner.optimizer, keep=self.ranks.is_first)
+        self._saved = self.ranks.of_first(lambda: self._write(tensors))
+
+    def _write(self, tensors: WholeTensors) -> Path:
+        assert self.metrics is not None
+        state = training_state(self.position, self.config, self.group, self.split)
+        texts = {RUNS: self._runs, TOKENS: self._tokens, METRICS: self.metrics.rows()}
+        keep = self.config.train.keep_checkpoints
+        return self.folder.save(tensors, state, texts, keep=keep)
+
+    def _memory(self) -> int:
+        """Return the peak of the GPU's memory, or this process's resident memory."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return int(psutil.Process().memory_info().rss)
+
+    def _stopped(self, signal: str) -> StoppedError:
+        step, out = self.position.step, self.folder.path
+        return StoppedError(
+            expected("Training", out, f"{self.n_steps} steps", f"{signal} after step {step}",
+                     f"Saved in {self._saved}: go on with --resume {out}")
+        )  # fmt: skip
+
+    def _not_finite(self, batch: Batch, step: Step) -> TrainingError:
+        shares = [self.index.run_id[batch.runs.cpu().numpy()].tolist()] * self.ranks.size
+        if self.ranks.size > 1:
+            dist.all_gather_object(shares, shares[0])
+        runs = ", ".join(sorted({run for share in shares for run in share}))
+        number = self.position.step + 1
+        return TrainingError(
+            expected("Loss of step", f"{number} on the runs {runs}", "finite numbers",
+                     f"loss {step.loss} and gradient norm {step.grad_norm}",
+                     "Check these runs with `fmritok verify`; else lower optim.lr.")
+        )  # fmt: skip
