@@ -42,9 +42,9 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
 
     from fmritok.trainer.config import Config
     from fmritok.trainer.data.streaming import Batch
+    from fmritok.trainer.model import attention
     from fmritok.trainer.model.blocks import run_blocks
     from fmritok.trainer.model.layout import TokenLayout
-    from fmritok.trainer.model.model import attention
     from fmritok.trainer.model.model import model as transformer
     from fmritok.trainer.objectives.build import build_objective
     from fmritok.trainer.recipe import build_config, read_recipe

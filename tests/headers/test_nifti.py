@@ -15,8 +15,8 @@ from images import AFFINE, FIELDS, SHAPE, bids_path, change, replaced, series, w
 
 from fmritok.cli import main
 from fmritok.errors import MachineError, RunError
+from fmritok.pipeline.catalog import cohort as catalog_module
 from fmritok.pipeline.catalog.cohort import RunFile
-from fmritok.pipeline.catalog.cohort import cohort as catalog_module
 from fmritok.pipeline.datasets import get_adapter
 from fmritok.pipeline.headers.run_header import read_header, run_header
 from fmritok.pipeline.sources.checking import checked_blocks

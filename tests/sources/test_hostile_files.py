@@ -311,7 +311,7 @@ def test_less_than_a_frame_more_than_the_header_tells_of_is_read(tmp_path):
 
 
 def test_arrays_of_a_gifti_file_are_counted_across_parts(tmp_path, monkeypatch):
-    from fmritok.pipeline.headers.run_header import surface as surface_headers
+    from fmritok.pipeline.headers import surface as surface_headers
 
     text = b"<GIFTI>" + b"".join(b'<DataArray Dim0="7">%s</DataArray>' % (b"x" * n)
                                  for n in range(200)) + b"</GIFTI>"  # fmt: skip

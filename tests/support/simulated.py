@@ -6,6 +6,7 @@ import numpy as np
 
 from fmritok.pipeline.demo.config import DemoConfig
 
+REST = "rfMRI_REST1_LR"
 NONE = DemoConfig(
     subjects=2,
     sex_effect=0.0,

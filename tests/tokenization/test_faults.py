@@ -27,7 +27,7 @@ from fmritok.errors import (
     WeightsError,
 )
 from fmritok.faults import told_apart
-from fmritok.pipeline.headers.run_header import nifti
+from fmritok.pipeline.headers import nifti
 from fmritok.pipeline.sources.scratch import ScratchArray
 from fmritok.pipeline.sources.volume import VolumeSource
 from fmritok.pipeline.store.location import Location
