@@ -108,7 +108,7 @@ class Tokenizer(ABC):
         """Load weights and templates; called once per process, before anything is encoded."""
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
         """Turn tokens back into a file for people, as far as that is possible.
 
         Parameters
@@ -116,7 +116,7 @@ class Tokenizer(ABC):
         stored : StoredTokens
         out : Path
             Ends in one of :attr:`file_types`.
-        places : dict of str to str
+        overrides : dict of str to str
             Options that are different on this machine, such as where the weights lie.
 
         Returns
@@ -133,11 +133,11 @@ class VolumeTokenizer(Tokenizer):
     file_types: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
         """Write decoded volumes on the canonical grid, in the file's intensities."""
         import nibabel as nib
 
-        frames = cls.decode_stored(stored, places)
+        frames = cls.decode_stored(stored, overrides)
         image = nib.Nifti1Image(np.moveaxis(frames, 0, -1), AFFINE)
         image.header.set_xyzt_units("mm", "sec")
         image.header.set_zooms((VOXEL_MM, VOXEL_MM, VOXEL_MM, stored.tr))
@@ -147,9 +147,9 @@ class VolumeTokenizer(Tokenizer):
         return [out]
 
     @classmethod
-    def decode_stored(cls, stored: StoredTokens, places: Mapping[str, str]) -> Frames:
+    def decode_stored(cls, stored: StoredTokens, overrides: Mapping[str, str]) -> Frames:
         """Return decoded volumes (n_frames, 96, 96, 96), float32."""
-        tokenizer = rebuild(stored, cls, places)
+        tokenizer = rebuild(stored, cls, overrides)
         assert isinstance(tokenizer, VolumeTokenizer)
         return tokenizer.decode(stored.tokens, tokenizer.restore(stored.scalars, stored.arrays))
 

@@ -59,7 +59,7 @@ def kept_options(tokenizer: Tokenizer, options: Mapping[str, Any]) -> dict[str, 
     return plain
 
 
-def rebuild(stored: StoredTokens, kind: type[Tokenizer], places: Mapping[str, str]) -> Tokenizer:
+def rebuild(stored: StoredTokens, kind: type[Tokenizer], overrides: Mapping[str, str]) -> Tokenizer:
     """Build the tokenizer that wrote a group, and check that it is the same.
 
     Parameters
@@ -67,7 +67,7 @@ def rebuild(stored: StoredTokens, kind: type[Tokenizer], places: Mapping[str, st
     stored : StoredTokens
     kind : type
         Its class.
-    places : dict of str to str
+    overrides : dict of str to str
         Options that are different here, such as where the weights lie.
 
     Raises
@@ -76,14 +76,14 @@ def rebuild(stored: StoredTokens, kind: type[Tokenizer], places: Mapping[str, st
         If it is not the same: the first field of the provenance that differs is named.
     """
     known = inspect.signature(kind).parameters
-    unknown = [name for name in places if name not in known]
+    unknown = [name for name in overrides if name not in known]
     if unknown:
         raise FmritokError(
             expected("Option", f"--{unknown[0]} of tokenizer {kind.name}", "none of that name",
-                     places[unknown[0]], "Leave it away.")
+                     overrides[unknown[0]], "Leave it away.")
         )  # fmt: skip
-    options = {**stored.notes["options"], **places}
-    if "weights" in places:
+    options = {**stored.notes["options"], **overrides}
+    if "weights" in overrides:
         options.pop("revision", None)  # of a hub id
     tokenizer = kind(**options)
     made = json.loads(json.dumps(tokenizer.provenance()))

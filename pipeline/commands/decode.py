@@ -40,6 +40,6 @@ def decode(
             f"expected FIRST:END, got {frames!r}", param_hint="--frames"
         ) from error
     given = {"weights": weights, "template": template}
-    places = {name: place for name, place in given.items() if place}
-    for path in decode_to_file(store, group, run_id, span, out, places=places):
+    overrides = {name: value for name, value in given.items() if value}
+    for path in decode_to_file(store, group, run_id, span, out, overrides=overrides):
         echo(f"{path}")

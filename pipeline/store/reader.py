@@ -22,7 +22,7 @@ from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.store.tables.annotations import read_annotation
 from fmritok.pipeline.store.tables.runs_table import RunsTable
 
-__all__ = ["RunMoments", "TokenGroup", "TokenStore", "open_store"]
+__all__ = ["RunStatistics", "TokenGroup", "TokenStore", "open_store"]
 
 
 def open_store(url: str | PathLike[str]) -> TokenStore:
@@ -42,7 +42,7 @@ def open_store(url: str | PathLike[str]) -> TokenStore:
 
 
 @dataclass(frozen=True)
-class RunMoments:
+class RunStatistics:
     """Statistics of one run's tokens over its frames.
 
     Attributes
@@ -161,10 +161,10 @@ class TokenGroup:
         """
         return self._arrays["tokens"].read(start, n_frames, out, self._crcs["tokens"])
 
-    def moments(self, row: int) -> RunMoments:
+    def statistics(self, row: int) -> RunStatistics:
         """Return the statistics of the run in the given row of the ``runs`` table."""
         scale = self.array("scale", row) if self.precision == "int8" else None
-        return RunMoments(self.array("mean", row), self.array("std", row), scale)
+        return RunStatistics(self.array("mean", row), self.array("std", row), scale)
 
     def values(
         self, run_id: str, first: int = 0, n_frames: int | None = None
@@ -185,8 +185,9 @@ class TokenGroup:
         """
         run = self.run(run_id)
         length = int(run["n_frames"]) - first if n_frames is None else n_frames
-        moments = self.moments(int(run["row"]))
-        return dequantize(self.read(int(run["start"]) + first, length), moments.mean, moments.scale)
+        run_statistics = self.statistics(int(run["row"]))
+        tokens = self.read(int(run["start"]) + first, length)
+        return dequantize(tokens, run_statistics.mean, run_statistics.scale)
 
     def array(self, name: str, row: int | None = None) -> npt.NDArray[Any]:
         """Return a static array, or one run's row of a per-run array.

@@ -95,8 +95,8 @@ class GroupSpec:
 
     def per_run_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the arrays with one row per run and the shape of a row."""
-        moments = ["mean", "std"] + (["scale"] if self.precision == "int8" else [])
-        return {name: (self.n_tokens, self.dim) for name in moments} | dict(self.run_arrays)
+        statistics = ["mean", "std"] + (["scale"] if self.precision == "int8" else [])
+        return {name: (self.n_tokens, self.dim) for name in statistics} | dict(self.run_arrays)
 
     def contract(self) -> dict[str, Any]:
         """Return the attributes that must be equal for runs to share a group."""

@@ -25,7 +25,7 @@ from typing import Any
 
 from fmritok.errors import FmritokError, expected
 
-__all__ = ["KNOWN", "ClusterRecipe", "read_recipe", "started"]
+__all__ = ["KNOWN", "ClusterConfig", "read_cluster", "started"]
 
 #: Modules of Dask's cluster packages, and their classes.
 KNOWN = {
@@ -51,7 +51,7 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class ClusterRecipe:
+class ClusterConfig:
     """What a YAML says of a cluster.
 
     Attributes
@@ -111,7 +111,7 @@ class ClusterRecipe:
             ) from error  # fmt: skip
 
 
-def read_recipe(path: Path) -> ClusterRecipe:
+def read_cluster(path: Path) -> ClusterConfig:
     """Read a cluster's YAML.
 
     Raises
@@ -122,7 +122,7 @@ def read_recipe(path: Path) -> ClusterRecipe:
     import yaml
 
     try:
-        return ClusterRecipe(**yaml.safe_load(path.read_text()))
+        return ClusterConfig(**yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise FmritokError(
             expected("Cluster file", path, "YAML with cluster, options and workers",
@@ -139,14 +139,14 @@ def started(path: Path, trusted: str | None = None) -> Iterator[Any]:
     path : Path
         Its YAML.
     trusted : str, optional
-        See :meth:`ClusterRecipe.build`.
+        See :meth:`ClusterConfig.build`.
 
     Yields
     ------
     distributed.deploy.Cluster
     """
-    recipe = read_recipe(path)
-    with recipe.build(trusted) as cluster:
-        if recipe.workers is not None:
-            cluster.scale(recipe.workers)
+    config = read_cluster(path)
+    with config.build(trusted) as cluster:
+        if config.workers is not None:
+            cluster.scale(config.workers)
         yield cluster

@@ -23,7 +23,7 @@ def decode_to_file(
     frames: slice,
     out: Path,
     *,
-    places: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Decode consecutive frames of a run to a file whose name says what is wanted.
 
@@ -34,7 +34,7 @@ def decode_to_file(
     out : Path
         ``.nii`` or ``.nii.gz`` for ``vae``; ``.png`` or ``.func.gii`` (one per hemisphere) for
         ``flatmap``; ``.tsv`` for ``network``; what another tokenizer writes.
-    places : dict of str to str, optional
+    overrides : dict of str to str, optional
         Options of the tokenizer that are different on this machine than where the store was
         written: where the autoencoder (``weights``) or the cortical template (``template``) lies.
 
@@ -52,7 +52,7 @@ def decode_to_file(
     """
     opened = TokenStore(store).group(group)
     with _understood(opened):
-        return _decode(opened, run_id, frames, out, places or {})
+        return _decode(opened, run_id, frames, out, overrides or {})
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def _understood(group: TokenGroup) -> Iterator[None]:
 
 
 def _decode(
-    opened: TokenGroup, run_id: str, frames: slice, out: Path, places: Mapping[str, str]
+    opened: TokenGroup, run_id: str, frames: slice, out: Path, overrides: Mapping[str, str]
 ) -> list[Path]:
     kind: type[Tokenizer] = TOKENIZERS.find(str(opened.provenance["tokenizer"]))
     if not any(out.name.endswith(ending) for ending in kind.file_types):
@@ -82,7 +82,7 @@ def _decode(
         )  # fmt: skip
     stored = stored_tokens(opened, run_id, frames)
     out.parent.mkdir(parents=True, exist_ok=True)
-    return kind.save(stored, out, places)
+    return kind.save(stored, out, overrides)
 
 
 def stored_tokens(group: TokenGroup, run_id: str, frames: slice = slice(None)) -> StoredTokens:

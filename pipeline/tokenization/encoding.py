@@ -17,11 +17,11 @@ from fmritok.pipeline.sources.volumes import RunVolumes, scaled_product
 from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
 from fmritok.tokenizers.sparse import SparseMap
 
-__all__ = ["Encoded", "SeriesEncoding", "VolumeEncoding"]
+__all__ = ["RunTokens", "SeriesEncoding", "VolumeEncoding"]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class RunTokens:
     """The tokens of one run, and what is stored beside them.
 
     Attributes
@@ -56,7 +56,7 @@ class VolumeEncoding:
         self._tokenizer, self._scratch = tokenizer, scratch
         self.consumer = volumes
 
-    def finish(self) -> Encoded:
+    def finish(self) -> RunTokens:
         """Encode the run, once all of its blocks were added."""
         volumes, grid = self.consumer, self._tokenizer.grid
         intensity = self._tokenizer.fit(volumes.statistics)
@@ -65,7 +65,7 @@ class VolumeEncoding:
         )
         for first, block in volumes.blocks():
             tokens[first : first + len(block)] = self._tokenizer.encode(block, intensity)
-        return Encoded(tokens, intensity.scalars, intensity.arrays, volumes.description)
+        return RunTokens(tokens, intensity.scalars, intensity.arrays, volumes.description)
 
 
 class SeriesEncoding:
@@ -118,7 +118,7 @@ class SeriesEncoding:
         zero = -source.intercept / source.slope if source.intercept else 0
         return self._places.signal(block, zero)
 
-    def finish(self) -> Encoded:
+    def finish(self) -> RunTokens:
         """Encode the run, once all of its blocks were added."""
         assert self._signal is not None
         grid = self._tokenizer.grid
@@ -132,4 +132,4 @@ class SeriesEncoding:
         assert done == n_frames
         self._series = np.empty((0, 0), np.float32)
         how = f"{self._source.space.description}, map {self._places.sha256[:12]}"
-        return Encoded(tokens, made.scalars, made.arrays, how + self._source.description)
+        return RunTokens(tokens, made.scalars, made.arrays, how + self._source.description)

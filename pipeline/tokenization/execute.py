@@ -168,7 +168,7 @@ def _finished(
 def _client(
     job: Job,
     scheduler: str | None,
-    recipe: Path | None,
+    cluster_file: Path | None,
     workers: int | None,
     trusted: str | None,
 ) -> Iterator[tuple[Client, int]]:
@@ -180,10 +180,10 @@ def _client(
         with _connected(scheduler) as client:
             yield client, 0
         return
-    if recipe:
+    if cluster_file:
         from fmritok.pipeline.tokenization.clusters import started
 
-        with started(recipe, trusted) as found, Client(found) as client:
+        with started(cluster_file, trusted) as found, Client(found) as client:
             yield client, 0
         return
     count = workers or default_workers()

@@ -20,7 +20,7 @@ from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.memory import MemorySource, files_of, space_of_samples
 from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
-from fmritok.pipeline.tokenization.encoding import Encoded, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
 from fmritok.tokenizers.base import SeriesTokenizer, SeriesTokens, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import SurfaceSpace
@@ -159,7 +159,7 @@ def _checked(files: RunFiles, tr: float | None) -> float:
 
 def _encode(
     source: RunSource, tokenizer: Tokenizer, tr: float, scratch: Path | None, where: str
-) -> Encoded:
+) -> RunTokens:
     with ExitStack() as held:
         encoding: VolumeEncoding | SeriesEncoding
         if isinstance(tokenizer, VolumeTokenizer):
@@ -183,7 +183,7 @@ def _encode(
 
 def _encode_series(
     series: npt.NDArray[Any], tokenizer: Tokenizer, tr: float | None, scratch: Path | None
-) -> tuple[Encoded | SeriesTokens, float]:
+) -> tuple[RunTokens | SeriesTokens, float]:
     """Encode time courses of vertices or of the tokenizer's own parcels."""
     n_frames, n_samples = series.shape
     if tr is None or not isinstance(tokenizer, SeriesTokenizer):
@@ -211,9 +211,9 @@ def _encode_series(
 
 
 def _tokenized(
-    tokenizer: Tokenizer, encoded: Encoded | SeriesTokens, seconds: float
+    tokenizer: Tokenizer, encoded: RunTokens | SeriesTokens, seconds: float
 ) -> TokenizedRun:
-    if isinstance(encoded, Encoded):
+    if isinstance(encoded, RunTokens):
         values, description = encoded.tokens[:], encoded.description
         encoded.tokens.close()
     else:

@@ -25,7 +25,7 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.writer import refuse_not_finite, write_run
-from fmritok.pipeline.tokenization.encoding import Encoded, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 
@@ -279,7 +279,7 @@ class _RunWork:
             seconds=clock.seconds,
         )
 
-    def _write(self, part: RunPart, encoded: Encoded) -> dict[str, dict[str, str]]:
+    def _write(self, part: RunPart, encoded: RunTokens) -> dict[str, dict[str, str]]:
         if len(encoded.tokens) != part.n_frames:
             raise RunError(
                 expected("Tokens", f"of run {self._task.run_id}", f"{part.n_frames} frames, as "

@@ -59,7 +59,7 @@ def _equal(a, b):
     )
 
 
-def test_batches_hold_stored_integers_moments_and_seconds(opened):
+def test_batches_hold_stored_integers_statistics_and_seconds(opened):
     group, index, written = opened
     for batch in islice(window_loader(group, index, _batches(index), workers=0), 5):
         assert batch.tokens.dtype == torch.int8
@@ -170,8 +170,8 @@ def test_damage_names_the_run_and_the_shard_also_from_a_worker(opened):
     for workers in (0, 1):
         with pytest.raises(StoreError, match=named):
             list(window_loader(group, index, requests, workers=workers))
-    moments = Path(group.location.url, "vae/std/c", str(index.row[0]), "0", "0")
-    moments.write_bytes(moments.read_bytes()[:-1])
+    statistics = Path(group.location.url, "vae/std/c", str(index.row[0]), "0", "0")
+    statistics.write_bytes(statistics.read_bytes()[:-1])
     with pytest.raises(StoreError, match=f"run {index.run_id[0]} .*readable mean, deviation"):
         list(window_loader(group, index, [[Request(0, 0, 0, 0, 8, 1)]], workers=0))
 
@@ -219,8 +219,8 @@ def test_a_mix_of_stores_reads_each_run_from_its_own(two_stores):
             group = two_stores[index.store[request.run]]
             start = index.start[request.run] + request.first
             np.testing.assert_array_equal(batch.tokens[i], group.read(int(start), 16))
-            moments = group.moments(int(index.row[request.run]))
-            np.testing.assert_array_equal(batch.scale[i], moments.scale)
+            statistics = group.statistics(int(index.row[request.run]))
+            np.testing.assert_array_equal(batch.scale[i], statistics.scale)
 
 
 def test_stores_that_do_not_go_together_are_refused(two_stores, make_store, tmp_path):

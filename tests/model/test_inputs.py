@@ -30,7 +30,7 @@ def batch_and_truth(request, make_store):
     batch = collate([dataset[Request(0, 0, 0, 7, 16, 1)], dataset[Request(0, 1, 1, 0, 5, 2)]])
     truth = []
     for i, (first, n) in enumerate([(7, 16), (0, 5)]):
-        m = group.moments(i)
+        m = group.statistics(i)
         stored = group.read(int(index.start[i]) + first, n).astype(np.float64)
         mean, std = m.mean.astype(np.float64), m.std.astype(np.float64)
         value = stored if m.scale is None else mean + m.scale.astype(np.float64) * stored

@@ -327,7 +327,7 @@ def test_a_group_reads_without_zarr_python_once_it_is_open(make_store, monkeypat
     tokens, scale = plain["tokens"][:], plain["scale"][1]
     monkeypatch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("zarr-python was used"))
     np.testing.assert_array_equal(group.read(0, 70), tokens[:70])
-    np.testing.assert_array_equal(group.moments(1).scale, scale)
+    np.testing.assert_array_equal(group.statistics(1).scale, scale)
     assert group.read(start, 5, out := np.empty((5, 3, 4), np.int8)) is out
     np.testing.assert_array_equal(out, tokens[start : start + 5])
 

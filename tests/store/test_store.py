@@ -79,7 +79,7 @@ def test_round_trip_and_plain_zarr_reading(make_store, precision, url):
         values = group.values(run_id)
         assert np.abs(values - x).max() < 0.004 if precision == "int8" else 0.01
         np.testing.assert_array_equal(group.values(run_id, 3, 2), values[3:5])
-        np.testing.assert_array_equal(group.moments(run["row"]).std, stored.std)
+        np.testing.assert_array_equal(group.statistics(run["row"]).std, stored.std)
 
 
 def test_a_person_with_zarr_alone_meets_no_warning(make_store):

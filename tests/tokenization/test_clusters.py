@@ -1,4 +1,4 @@
-"""Clusters for real: a scheduler and workers of their own, and what recipes turn into."""
+"""Clusters for real: a scheduler and workers of their own, and what their files turn into."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.store.verify import verify_store
 from fmritok.pipeline.tokenization import execute
-from fmritok.pipeline.tokenization.clusters import KNOWN, read_recipe
+from fmritok.pipeline.tokenization.clusters import KNOWN, read_cluster
 from fmritok.pipeline.tokenization.dask_faults import LostRuns, Patience
 from fmritok.pipeline.tokenization.task import Job, RunTask
 
-RECIPES = Path(__file__).resolve().parents[2] / "docs" / "clusters"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "clusters"
 GROUPS = ("--tokenizer", "flatmap", "--tokenizer", "network", "--set", "network.band=null",
           "--set", "network.tr=null")  # fmt: skip
 RUNS = 24
@@ -136,12 +136,12 @@ def test_a_scheduler_that_does_not_answer_is_one_error(tree, tmp_path, monkeypat
     assert "Dask scheduler tcp://127.0.0.1:1: expected one that answers" in result.output
 
 
-def test_the_slurm_recipe_asks_for_what_it_says(monkeypatch, tmp_path):
+def test_the_slurm_example_asks_for_what_it_says(monkeypatch, tmp_path):
     """The job script that SLURM would be given: resources, environment, one thread per worker."""
-    recipe = read_recipe(RECIPES / "slurm.yaml")
-    assert recipe.workers == 40
+    config = read_cluster(EXAMPLES / "slurm.yaml")
+    assert config.workers == 40
     pytest.importorskip("dask_jobqueue")
-    with recipe.build() as cluster:
+    with config.build() as cluster:
         script = cluster.job_script()
     lines = script.splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
@@ -155,16 +155,16 @@ def test_the_slurm_recipe_asks_for_what_it_says(monkeypatch, tmp_path):
     assert "--nworkers" not in start or "--nworkers 1" in start
 
 
-def test_every_recipe_reads_and_names_what_to_install():
-    for path in sorted(RECIPES.glob("*.yaml")):
-        recipe = read_recipe(path)
-        package = recipe.cluster.partition(".")[0]
+def test_every_example_reads_and_names_what_to_install():
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        config = read_cluster(path)
+        package = config.cluster.partition(".")[0]
         assert f"pip install {package.replace('_', '-')}" in path.read_text()
         try:
             __import__(package)
         except ImportError:
             with pytest.raises(FmritokError, match=f"Install {package.replace('_', '-')}"):
-                recipe.build()
+                config.build()
 
 
 def test_a_cluster_file_starts_a_cluster(tree, tmp_path):
@@ -195,8 +195,8 @@ def test_wrong_cluster_files_have_words(tmp_path, text, words):
     trusted = ("distributed.deploy.NoSuchCluster", "distributed.SpecCluster")
 
     def build():
-        recipe = read_recipe(path)
-        return recipe.build(recipe.cluster if recipe.cluster in trusted else None)
+        config = read_cluster(path)
+        return config.build(config.cluster if config.cluster in trusted else None)
 
     with pytest.raises(FmritokError, match=words):
         build()

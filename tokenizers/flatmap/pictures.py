@@ -27,13 +27,11 @@ def flat_images(stored: StoredTokens) -> Floats:
         NaN where there is no cortex.
     """
     layout: dict[str, Any] = stored.provenance["layout"]
-    patch, (rows, columns) = int(layout["patch"]), layout["image"]
+    edge, (rows, columns) = int(layout["patch"]), layout["image"]
     cells, mask, tokens = stored.array("cell"), stored.array("pixel_mask"), stored.tokens
-    blocks = np.full(
-        (len(tokens), rows // patch, columns // patch, patch, patch), np.nan, np.float32
-    )
+    blocks = np.full((len(tokens), rows // edge, columns // edge, edge, edge), np.nan, np.float32)
     known = np.where(mask, tokens, np.nan)
-    blocks[:, cells[:, 0], cells[:, 1]] = known.reshape(len(tokens), -1, patch, patch)
+    blocks[:, cells[:, 0], cells[:, 1]] = known.reshape(len(tokens), -1, edge, edge)
     return blocks.transpose(0, 1, 3, 2, 4).reshape(len(tokens), rows, columns)
 
 

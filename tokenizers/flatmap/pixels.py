@@ -17,10 +17,10 @@ import numpy.typing as npt
 from fmritok.errors import FmritokError, expected
 from fmritok.tokenizers.flatmap.cortex import CortexTemplate, Hemisphere
 
-__all__ = ["PATCH", "FlatGrid", "build_flat_grid"]
+__all__ = ["CELL", "FlatGrid", "build_flat_grid"]
 
 #: Edge of a cell, pixels.
-PATCH = 16
+CELL = 16
 #: Between the hemispheres, mm.
 _GAP_MM = 8.0
 #: Triangles with a longer edge bridge a cut, mm.
@@ -63,17 +63,17 @@ class FlatGrid:
     def feature(self) -> Integers:
         """Where each valid pixel goes: cell * 256 + row in the cell * 16 + column in the cell."""
         row, column = np.divmod(self.pixel, self.shape[1])
-        cells = np.full((self.shape[0] // PATCH, self.shape[1] // PATCH), -1, np.int64)
+        cells = np.full((self.shape[0] // CELL, self.shape[1] // CELL), -1, np.int64)
         cells[tuple(self.cell.T)] = np.arange(len(self.cell))
-        place = cells[row // PATCH, column // PATCH]
-        return place * PATCH**2 + (row % PATCH) * PATCH + column % PATCH
+        place = cells[row // CELL, column // CELL]
+        return place * CELL**2 + (row % CELL) * CELL + column % CELL
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
         """Valid pixels of every cell, shape (n_cells, 256)."""
-        mask = np.zeros(len(self.cell) * PATCH**2, bool)
+        mask = np.zeros(len(self.cell) * CELL**2, bool)
         mask[self.feature] = True
-        return mask.reshape(-1, PATCH**2)
+        return mask.reshape(-1, CELL**2)
 
 
 def build_flat_grid(template: CortexTemplate) -> FlatGrid:
@@ -87,9 +87,9 @@ def build_flat_grid(template: CortexTemplate) -> FlatGrid:
         If the grid is not made of whole cells.
     """
     rows, columns = template.grid
-    if rows % PATCH or columns % PATCH or min(rows, columns) <= 0:
+    if rows % CELL or columns % CELL or min(rows, columns) <= 0:
         raise FmritokError(
-            expected("Grid of template", template.space, f"multiples of {PATCH} pixels",
+            expected("Grid of template", template.space, f"multiples of {CELL} pixels",
                      template.grid, "Change it in template.yaml.")
         )  # fmt: skip
     faces = [_faces(h) for h in template.hemispheres]
@@ -111,8 +111,8 @@ def build_flat_grid(template: CortexTemplate) -> FlatGrid:
     found[1] = (found[1][0], found[1][1] + template.n_vertices[0], found[1][2])
     pixel, vertex, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
     pixel, first = np.unique(pixel, return_index=True)
-    occupied = np.zeros((rows // PATCH, columns // PATCH), bool)
-    occupied[pixel // columns // PATCH, pixel % columns // PATCH] = True
+    occupied = np.zeros((rows // CELL, columns // CELL), bool)
+    occupied[pixel // columns // CELL, pixel % columns // CELL] = True
     return FlatGrid(
         (rows, columns), pixel_mm, pixel, vertex[first], weight[first], np.argwhere(occupied)
     )

@@ -21,7 +21,7 @@ from fmritok.errors import RunError, expected
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.flatmap.cortex import EMBEDDED_TEMPLATE, CortexTemplate, load_template
 from fmritok.tokenizers.flatmap.pictures import save_pictures, save_surfaces
-from fmritok.tokenizers.flatmap.pixels import PATCH, FlatGrid, build_flat_grid
+from fmritok.tokenizers.flatmap.pixels import CELL, FlatGrid, build_flat_grid
 from fmritok.tokenizers.sampling import trilinear
 from fmritok.tokenizers.spaces import LEFT, RIGHT, SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
@@ -74,7 +74,7 @@ class FlatmapTokenizer(SeriesTokenizer):
         flat = self.flat
         row = np.repeat(flat.feature, 3)
         entries = (flat.weight.ravel(), (row, flat.vertex.ravel()))
-        shape = (len(flat.cell) * PATCH**2, sum(self.template.n_vertices))
+        shape = (len(flat.cell) * CELL**2, sum(self.template.n_vertices))
         return SparseMap(scipy.sparse.coo_array(entries, shape))
 
     @cached_property
@@ -83,13 +83,13 @@ class FlatmapTokenizer(SeriesTokenizer):
         flat, template = self.flat, self.template
         middle = np.concatenate([h.middle for h in template.hemispheres])
         where = np.einsum("pk,pkd->pd", flat.weight, middle[flat.vertex])
-        token = flat.feature // PATCH**2
+        token = flat.feature // CELL**2
         count = np.bincount(token, minlength=len(flat.cell))
         centre = np.stack([np.bincount(token, x, len(flat.cell)) for x in where.T], axis=1)
         layout = {
             "image": list(flat.shape),
             "pixel_mm": flat.pixel_mm,
-            "patch": PATCH,
+            "patch": CELL,
             "token_order": "cells that hold cortex, row by row from superior, left hemisphere left",
             "feature_order": "pixels of a cell, row by row; 0 where `pixel_mask` is False",
             "orientation": "anterior outwards in both hemispheres, superior up",
@@ -98,7 +98,7 @@ class FlatmapTokenizer(SeriesTokenizer):
         }  # fmt: skip
         return TokenGrid(
             len(flat.cell),
-            PATCH**2,
+            CELL**2,
             (centre / count[:, None]).astype(np.float32),
             layout,
             {"pixel_mask": flat.mask, "cell": flat.cell.astype(np.int32)},
@@ -130,12 +130,12 @@ class FlatmapTokenizer(SeriesTokenizer):
         _ = self.painting
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
         """Draw the flat map, for which the store is enough; or write each hemisphere's vertices."""
         if out.suffix == ".png":
             save_pictures(stored, out)
             return [out]
-        tokenizer = rebuild(stored, cls, places)
+        tokenizer = rebuild(stored, cls, overrides)
         assert isinstance(tokenizer, FlatmapTokenizer)
         left = tokenizer.template.n_vertices[0]
         return save_surfaces(tokenizer.vertices(stored.tokens), left, stored.tr, out)
@@ -183,8 +183,8 @@ class FlatmapTokenizer(SeriesTokenizer):
     def _painted(self, series: Series) -> Iterator[Tokens]:
         for first in range(0, series.shape[1], _FRAMES_AT_ONCE):
             features = self.painting.apply(series[:, first : first + _FRAMES_AT_ONCE])
-            cells = features.reshape(-1, PATCH**2, features.shape[1])
-            tokens = np.empty((features.shape[1], len(cells), PATCH**2), np.float32)
+            cells = features.reshape(-1, CELL**2, features.shape[1])
+            tokens = np.empty((features.shape[1], len(cells), CELL**2), np.float32)
             for number, cell in enumerate(cells):  # cell by cell, the copy stays in the cache
                 tokens[:, number] = cell.T
             yield tokens

@@ -110,7 +110,7 @@ class NetworkTokenizer(SeriesTokenizer):
         _ = self.grid
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
         """Write a table of parcels; only the store is needed."""
         import pandas as pd
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from fmritok.errors import StoreError, expected
-from fmritok.pipeline.store.reader import RunMoments, TokenGroup
+from fmritok.pipeline.store.reader import RunStatistics, TokenGroup
 from fmritok.trainer.data.loader import batch_loader
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.data.windows import Request, RunIndex
@@ -38,7 +38,7 @@ class Window(NamedTuple):
 
     request: Request
     tokens: npt.NDArray[Any]
-    moments: RunMoments
+    statistics: RunStatistics
     tr: float
 
 
@@ -94,7 +94,7 @@ class WindowDataset(Dataset[Window]):
     def __init__(self, group: TokenGroup | MixedGroup, index: RunIndex) -> None:
         self.group, self.index = group, index
         self.groups = group.groups if isinstance(group, MixedGroup) else (group,)
-        self._moments = lru_cache(_CACHED_RUNS)(self._read_moments)
+        self._statistics = lru_cache(_CACHED_RUNS)(self._read_statistics)
 
     def __getstate__(self) -> dict[str, Any]:
         # A mix's table of runs stays behind, as that of a group does.
@@ -107,7 +107,7 @@ class WindowDataset(Dataset[Window]):
     def __getitem__(self, request: Request) -> Window:
         tokens = self.read(request.run, request.first, request.n_frames)
         return Window(
-            request, tokens, self._moments(request.run), float(self.index.tr[request.run])
+            request, tokens, self._statistics(request.run), float(self.index.tr[request.run])
         )
 
     def __getitems__(self, requests: list[Request]) -> Batch:
@@ -127,9 +127,9 @@ class WindowDataset(Dataset[Window]):
                 values[place, : request.n_frames] = frames[start : start + request.n_frames]
         for place, request in enumerate(requests):
             values[place, request.n_frames :] = 0
-        moments = [self._moments(request.run) for request in requests]
+        statistics = [self._statistics(request.run) for request in requests]
         trs = [float(self.index.tr[request.run]) for request in requests]
-        return _batch(requests, tokens, moments, trs)
+        return _batch(requests, tokens, statistics, trs)
 
     def read(
         self, run: int, first: int, n_frames: int, out: npt.NDArray[Any] | None = None
@@ -150,9 +150,9 @@ class WindowDataset(Dataset[Window]):
         group: TokenGroup = self.groups[int(self.index.store[run])]
         return group
 
-    def _read_moments(self, run: int) -> RunMoments:
+    def _read_statistics(self, run: int) -> RunStatistics:
         with self._naming(run, "mean, deviation and scale"):
-            return self._group(run).moments(int(self.index.row[run]))
+            return self._group(run).statistics(int(self.index.row[run]))
 
     @contextmanager
     def _naming(self, run: int, what: str) -> Iterator[None]:
@@ -180,23 +180,23 @@ def collate(windows: list[Window]) -> Batch:
     for padded, window in zip(tokens, windows, strict=True):
         padded[: len(window.tokens)] = window.tokens
     requests = [window.request for window in windows]
-    moments = [window.moments for window in windows]
-    return _batch(requests, torch.from_numpy(tokens), moments, [window.tr for window in windows])
+    statistics = [window.statistics for window in windows]
+    return _batch(requests, torch.from_numpy(tokens), statistics, [window.tr for window in windows])
 
 
 def _batch(
-    requests: list[Request], tokens: Tensor, moments: list[RunMoments], trs: list[float]
+    requests: list[Request], tokens: Tensor, statistics: list[RunStatistics], trs: list[float]
 ) -> Batch:
     """Put what was read of each window together."""
     lengths = np.array([request.n_frames for request in requests])
     frames = np.arange(tokens.shape[1])
     times = np.array(trs)[:, None] * frames
-    scales = [m.scale for m in moments if m.scale is not None]
+    scales = [m.scale for m in statistics if m.scale is not None]
     labels = torch.tensor([request.label for request in requests])
     return Batch(
         tokens=tokens,
-        mean=torch.from_numpy(np.stack([m.mean for m in moments])),
-        std=torch.from_numpy(np.stack([m.std for m in moments])),
+        mean=torch.from_numpy(np.stack([m.mean for m in statistics])),
+        std=torch.from_numpy(np.stack([m.std for m in statistics])),
         scale=torch.from_numpy(np.stack(scales)) if scales else None,
         times=torch.from_numpy(times.astype(np.float32)),
         valid=torch.from_numpy(frames < lengths[:, None])
