@@ -1,4 +1,4 @@
-"""The tokenizers there are: an explicit table, and an entry-point group for third parties."""
+"""Registry of tokenizers: an explicit table, and an entry-point group for third parties."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ TOKENIZERS = Registry(
 
 
 def build_tokenizer(name: str, options: Mapping[str, Any]) -> Tokenizer:
-    """Build a tokenizer from its name and options; nothing heavy is loaded yet.
+    """Build a tokenizer from its name and options, without loading its weights.
 
     Parameters
     ----------
     name : str
     options : dict
-        Keyword arguments of the tokenizer's class.
+        Keyword arguments of its class.
 
     Raises
     ------
     FmritokError
-        If there is no such tokenizer, or it has no such option.
+        If the name or an option is unknown.
     """
     kind: type[Tokenizer] = TOKENIZERS.find(name)
     known = [p for p in signature(kind).parameters]

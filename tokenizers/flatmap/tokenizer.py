@@ -1,9 +1,9 @@
-"""``flatmap``: cortical activity painted on a flat map of both hemispheres, cut into patches.
+"""The ``flatmap`` tokenizer: cortical activity on a flat map of both hemispheres, cut into cells.
 
-After fm-MAE and CortexMAE (Lane et al., arXiv 2510.13768): each vertex's time course is
-standardized, resampled if another repetition time is asked for, and interpolated onto the pixels of
-a flat map; cells of 16x16 pixels that hold cortex are the tokens. Volumes are sampled between the
-white and the pial surface first.
+The method of fm-MAE and CortexMAE (Lane et al., arXiv 2510.13768). Volumes are first sampled
+between the white and the pial surface. The time course of each vertex is standardized, optionally
+resampled in time, and interpolated onto the pixels of a flat map. The tokens are the cells of
+16 x 16 pixels that contain cortex.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from fmritok.tokenizers.temporal import resample, resampled_frames, standardize
 
 __all__ = ["FlatmapTokenizer"]
 
-#: Where a volume is sampled, from the white (0) to the pial surface (1).
+#: Depths at which a volume is sampled, from the white (0) to the pial surface (1).
 _DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _FRAMES_AT_ONCE = 64
-#: Of the cortex's vertices, how many may be missing from a surface file.
+#: Largest share of cortical vertices that a surface file may lack.
 _MISSING_ALLOWED = 0.01
 
 
 class FlatmapTokenizer(SeriesTokenizer):
-    """Paint cortex on a flat map.
+    """Tokenize cortical activity on a flat map.
 
     Parameters
     ----------
     template : str
-        ``fsaverage5`` (embedded), or the path of a template; see
+        ``fsaverage5`` (shipped with nilearn), or the path of a template; see
         :mod:`fmritok.tokenizers.flatmap.cortex`.
     tr : float, optional
-        Seconds between frames of tokens (1.0 in the published model); default: the run's own.
+        Seconds between token frames (1.0 in the published model). Default: the run's own.
     """
 
     name: ClassVar[str] = "flatmap"
@@ -60,17 +60,17 @@ class FlatmapTokenizer(SeriesTokenizer):
 
     @cached_property
     def template(self) -> CortexTemplate:
-        """The surfaces."""
+        """The cortical template."""
         return load_template(self.reference)
 
     @cached_property
     def flat(self) -> FlatGrid:
-        """The pixels."""
+        """The pixel grid of the flat map."""
         return build_flat_grid(self.template)
 
     @cached_property
     def painting(self) -> SparseMap:
-        """The map from vertices of both hemispheres to the features of all tokens."""
+        """The sparse map from vertices of both hemispheres to the features of all tokens."""
         flat = self.flat
         row = np.repeat(flat.feature, 3)
         entries = (flat.weight.ravel(), (row, flat.vertex.ravel()))
@@ -79,7 +79,7 @@ class FlatmapTokenizer(SeriesTokenizer):
 
     @cached_property
     def grid(self) -> TokenGrid:
-        """Cells that hold cortex, row by row; features are pixels of a cell, row by row."""
+        """One token per cell with cortex, one feature per pixel of the cell; both row by row."""
         flat, template = self.flat, self.template
         middle = np.concatenate([h.middle for h in template.hemispheres])
         where = np.einsum("pk,pkd->pd", flat.weight, middle[flat.vertex])
@@ -105,7 +105,7 @@ class FlatmapTokenizer(SeriesTokenizer):
         )
 
     def provenance(self) -> dict[str, Any]:
-        """Return what decides what the tokens mean."""
+        """Return all settings that change the tokens."""
         return {
             "tokenizer": self.name,
             "template": {"space": self.template.space, "sha256": self.template.sha256},
@@ -118,20 +118,20 @@ class FlatmapTokenizer(SeriesTokenizer):
         }  # fmt: skip
 
     def notes(self) -> dict[str, Any]:
-        """Return where the template came from."""
+        """Return the template as the user gave it."""
         return {"template": self.reference}
 
     def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
-        """Return frames and repetition time after resampling."""
+        """Return the number of frames and the repetition time after resampling."""
         return resampled_frames(n_frames, tr, self.tr), self.tr or tr
 
     def setup(self) -> None:
-        """Build the maps that all runs share."""
+        """Build the map from vertices to pixels."""
         _ = self.painting
 
     @classmethod
     def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
-        """Draw the flat map, for which the store is enough; or write each hemisphere's vertices."""
+        """Draw the flat map (needs no template), or write the vertices of each hemisphere."""
         if out.suffix == ".png":
             save_pictures(stored, out)
             return [out]
@@ -141,20 +141,20 @@ class FlatmapTokenizer(SeriesTokenizer):
         return save_surfaces(tokenizer.vertices(stored.tokens), left, stored.tr, out)
 
     def vertices(self, tokens: Tokens) -> Series:
-        """Return the mean of the pixels that each vertex is part of (n_vertices, n_frames)."""
+        """Return the mean over the pixels of each vertex, shape (n_vertices, n_frames)."""
         matrix = self.painting.matrix
         total = np.asarray(matrix.sum(axis=0)).ravel()
         sums = matrix.T @ tokens.reshape(len(tokens), -1).T.astype(np.float64)
         return (sums / np.maximum(total, 1e-9)[:, None]).astype(np.float32)
 
     def problem(self, space: SampleSpace) -> str:
-        """Say why runs of a kind cannot be encoded: surfaces of another mesh."""
+        """Return why runs in a sample space cannot be encoded: surfaces must have its mesh."""
         if isinstance(space, SurfaceSpace) and space.n_vertices != self.template.n_vertices:
             return f"{self.template.n_vertices[0]} vertices of {self.template.space} a hemisphere"
         return ""
 
     def places(self, space: SampleSpace) -> SparseMap:
-        """Return the map from samples to the template's vertices."""
+        """Return the map from samples to template vertices."""
         if space.key not in self._places:
             build = self._from_volume if isinstance(space, VolumeSpace) else self._from_surface
             self._places[space.key] = build(space)  # type: ignore[arg-type, operator]
@@ -163,7 +163,7 @@ class FlatmapTokenizer(SeriesTokenizer):
     def encode_series(
         self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
     ) -> SeriesTokens:
-        """Standardize, resample and paint the vertices' time courses."""
+        """Standardize and resample the time courses of vertices, and map them to pixels."""
         needed = np.zeros(len(series), bool)
         needed[self.flat.vertex] = True
         varies = standardize(series)
@@ -185,12 +185,14 @@ class FlatmapTokenizer(SeriesTokenizer):
             features = self.painting.apply(series[:, first : first + _FRAMES_AT_ONCE])
             cells = features.reshape(-1, CELL**2, features.shape[1])
             tokens = np.empty((features.shape[1], len(cells), CELL**2), np.float32)
-            for number, cell in enumerate(cells):  # cell by cell, the copy stays in the cache
+            for number, cell in enumerate(
+                cells
+            ):  # one cell at a time stays in the cache
                 tokens[:, number] = cell.T
             yield tokens
 
     def _from_surface(self, space: SurfaceSpace) -> SparseMap:
-        """Pick the template's vertices out of the samples."""
+        """Build the map that selects the template's vertices among the samples of a surface."""
         wrong = self.problem(space)
         if wrong:
             raise RunError(
@@ -211,7 +213,7 @@ class FlatmapTokenizer(SeriesTokenizer):
         return SparseMap(scipy.sparse.coo_array(entries, (len(column), space.n_samples)))
 
     def _from_volume(self, space: VolumeSpace) -> SparseMap:
-        """Average trilinear samples between the white and the pial surface."""
+        """Build the map that averages trilinear samples between white and pial surface."""
         total = None
         for depth in _DEPTHS:
             points = np.concatenate(
