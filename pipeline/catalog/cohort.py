@@ -295,7 +295,7 @@ def build_cohort(
     by_id: dict[str, list[RunFile]] = {}
     for file in found.files:
         if not is_run_id(file.run_id):  # ids become names of files in the store
-            found.left_out.append((file.path, "its name makes no run id: use letters, digits, "
+            found.left_out.append((file.path, "its name cannot be a run id: use letters, digits, "
                                    "_ and -, at most 200 in all"))  # fmt: skip
             continue
         by_id.setdefault(file.run_id, []).append(file)

@@ -90,7 +90,7 @@ def _check_values(location: Location, cohort: Cohort, foreign: Collection[str]) 
                 raise StoreError(
                     expected("Phenotypes of subject",
                              f"{row['subject']} of {row['dataset']} in {location}",
-                             f"{name} = {there}, as the store has it, or a run of the store in "
+                             f"{name} = {there}, as in the store, or a run of the store in "
                              "this cohort", repr(row[name]), _NEXT_STEP)
                 )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _check_units(location: Location, cohort: Cohort) -> None:
         if not _is_missing(old) and not _is_missing(unit) and old != unit:
             raise StoreError(
                 expected(f"Unit of phenotype column {column} of", cohort.dataset,
-                         f"{old!r}, as the store has it", repr(unit), _NEXT_STEP)
+                         f"{old!r}, as in the store", repr(unit), _NEXT_STEP)
             )  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def _search(place: Path, *, folders: BidsFolders, dataset: str, input: Input) ->
     for _, group in groupby(files, key=lambda file: file.run_key):
         _search_run(list(group), folders, dataset, input, found)
     unnamed = folders.unnamed(place.name, _EXTENSIONS[input])
-    found.left_out += [(path, "its name is none of BIDS") for path in unnamed]
+    found.left_out += [(path, "its name does not follow BIDS") for path in unnamed]
     if found.files:
         found.subject_tables += folders.tables_of(place.name)
     return found
@@ -167,7 +167,7 @@ def _search_run(
         elif "echo" in file.entities:
             reason = "a single echo: the combined time series is tokenized"
         elif rank(file) is None:
-            reason = f"in none of the spaces that are used: {_SPACES[input]}"
+            reason = f"in an unsupported space. Supported: {_SPACES[input]}"
         else:
             usable.append(file)
             continue

@@ -166,7 +166,7 @@ def _search(
         return found
     match = _RUN.match(folder.name)
     if match is None and folder.name not in _MERGED:
-        found.left_out.append((folder, "not the folder of one rest or task run"))
+        found.left_out.append((folder, "not a folder of a single rest or task run"))
         return found
     if match is None or not (match["number"] or match["direction"]):
         some = any(name.endswith((".nii.gz", ".nii")) for name in names)

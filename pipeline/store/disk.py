@@ -105,5 +105,5 @@ def within(root: Path, path: Path) -> Path:
 
 def _no_file(path: Path, got: object) -> StoreError:
     return StoreError(
-        expected("Store file", path, "a file that fmritok wrote", got, "Restore it from a copy.")
+        expected("Store file", path, "a regular file", got, "Restore it from a copy.")
     )

@@ -132,7 +132,7 @@ class GroupState:
             )  # fmt: skip
         except ValueError as error:
             raise StoreError(
-                expected("Table", f"{location}/{document.key('runs')}", "runs that can be", error,
+                expected("Table", f"{location}/{document.key('runs')}", "valid runs", error,
                          "Run `fmritok verify --drop`, which makes it again.")
             ) from error  # fmt: skip
         return {"runs": runs, "chunks": chunks}
@@ -161,8 +161,8 @@ def read_group(location: Location, name: str) -> GroupState:
         is_lost = name in group_names(read_root(location))
         raise StoreError(
             expected("Token group", f"{name} of {location}",
-                     "one that was made to its end",
-                     "nothing, although the store must have it" if is_lost else "none of that name",
+                     "a complete group",
+                     "none, although the store lists it" if is_lost else "none of that name",
                      "Restore it from a copy; `fmritok verify --drop` forgets it." if is_lost else
                      "List the groups with `fmritok inspect`, or tokenize again.")
         )  # fmt: skip
@@ -248,6 +248,6 @@ def _refuse_mix(location: Location, spec: GroupSpec, document: Document) -> None
         name, theirs, ours = difference
         raise ProvenanceMismatchError(
             expected(f"Token group {spec.name} of", location,
-                     f"{name} = {theirs!r} (as the store has it)", repr(ours),
+                     f"{name} = {theirs!r} (as in the store)", repr(ours),
                      "Use the same options, or write another group with --group NAME.")
         )  # fmt: skip

@@ -324,7 +324,7 @@ def _checked(key: str) -> str:
     """Return a key that stays below its store: names in a store come from other people's files."""
     if key.startswith("/") or ".." in key.split("/") or "\0" in key:
         raise StoreError(
-            expected("Name", repr(key), "one that stays within the store",
-                     "one that leads out of it", "Do not use this store: it was edited.")
+            expected("Name", repr(key), "a path within the store",
+                     "a path outside of it", "Do not use this store: it was edited.")
         )  # fmt: skip
     return key

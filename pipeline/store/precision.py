@@ -84,7 +84,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
     if not np.isfinite(total).all():
         bad = sum(int((~np.isfinite(block)).sum()) for _, block in _blocks(values))
         raise RunError(
-            expected("Encoder output of", where, "finite values", f"{bad} NaN or infinite values",
+            expected("Tokens of", where, "finite values", f"{bad} NaN or infinite values",
                      "Check the run's intensities; with bf16, try fp32.")
         )  # fmt: skip
     exact_mean = total / n_frames
@@ -102,7 +102,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
         largest = float(max(np.abs(low).max(), np.abs(high).max()))
         if largest > float(np.finfo(np.float16).max):
             raise RunError(
-                expected("Encoder output of", where, "values below 65504 for float16",
+                expected("Tokens of", where, "values below 65504 for float16",
                          f"{largest:g}", "Use --precision int8.")
             )  # fmt: skip
         halves = np.empty(values.shape, np.float16)

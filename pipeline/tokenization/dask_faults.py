@@ -126,7 +126,7 @@ class Patience:
             self._seen = time.monotonic()
         elif self._is_local and time.monotonic() - self._seen > WITHOUT_WORKERS_S:
             raise MachineError(
-                expected("Dask workers", "on this machine", "one that is alive",
+                expected("Dask workers", "on this machine", "a live worker",
                          f"none for {WITHOUT_WORKERS_S:.0f} s", "The system kills processes that "
                          "take too much memory: use fewer --workers. Then run the same command: "
                          "finished runs are kept.")

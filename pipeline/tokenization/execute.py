@@ -107,7 +107,7 @@ def run_on_dask(
 
     if not Location(job.store).is_shared:
         raise FmritokError(
-            expected("Store", job.store, "a place that worker processes can see", "memory://",
+            expected("Store", job.store, "a store that worker processes can open", "memory://",
                      "Use --executor serial.")
         )  # fmt: skip
     # A scheduler may serve several calls: two tasks of one key would be one task to it.

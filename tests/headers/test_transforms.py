@@ -20,7 +20,7 @@ def outcome(path):
 
 def test_without_a_code_nobody_knows_where_voxels_lie(tmp_path):
     path = write_image(tmp_path / "r.nii.gz", codes=(0, 0))
-    assert "got 0 and 0: nobody knows where its voxels lie" in outcome(path)[0]
+    assert "got 0 and 0: the position of its voxels is unknown" in outcome(path)[0]
     with pytest.raises(RunError, match="nobody knows where"):
         open_run(RunFiles(str(path)))
 
@@ -84,15 +84,15 @@ def test_a_qform_that_is_not_used_may_be_unreadable(tmp_path):
     path = write_image(tmp_path / "r.nii.gz", quatern=(0.7, 0.7, 0.2))
     assert outcome(path) == ("", ("the qform cannot be read: the sform is used",))
     path = write_image(tmp_path / "r.nii.gz", codes=(0, 1), quatern=(0.7, 0.7, 0.2))
-    assert "a quaternion that is none in its qform" in outcome(path)[0]
+    assert "an invalid quaternion in its qform" in outcome(path)[0]
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"srow_x": (float("nan"), 0, 0, -70)}, "NaN or infinite numbers in its sform"),
-        ({"srow_x": (0, 0, 0, -70)}, "axes that fall together"),
-        ({"srow_x": (0, 10, 0, -70)}, "axes that fall together"),
+        ({"srow_x": (0, 0, 0, -70)}, "linearly dependent axes"),
+        ({"srow_x": (0, 10, 0, -70)}, "linearly dependent axes"),
         ({"srow_x": (100, 0, 0, -700)}, "expected voxels of 0.3 to 12 mm, got 100 x 10 x 10"),
         ({"srow_x": (0.01, 0, 0, -70)}, "expected voxels of 0.3 to 12 mm"),
         ({"srow_x": (10, 0, 0, 500)}, "does not hold the MNI brain"),

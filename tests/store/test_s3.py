@@ -134,7 +134,7 @@ def test_without_credentials_it_is_one_clear_error(bucket, monkeypatch, tmp_path
     result = fmritok("inspect", "--store", f"{bucket}/t.zarr")
     assert result.exit_code == 1
     assert "Traceback" not in result.output
-    assert "expected a place that answers, got NoCredentialsError" in result.output
+    assert "expected a location that answers, got NoCredentialsError" in result.output
 
 
 def test_one_process_at_a_time_writes_a_group_on_s3(bucket):

@@ -206,7 +206,7 @@ def test_an_object_store_is_read_by_the_same_code(make_array, rng, sharded):
         np.testing.assert_array_equal(direct.read(start, n_rows), whole[start : start + n_rows])
     remote.remove(direct.file_key(1))
     shard_files._process()._shards.clear()
-    with pytest.raises(StoreError, match="expected what a finished run wrote, got nothing"):
+    with pytest.raises(StoreError, match="expected the data of a finished run, got nothing"):
         direct.read(direct.file_rows, 8)
 
 

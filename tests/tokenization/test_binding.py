@@ -250,7 +250,7 @@ def test_more_phenotypes_of_another_cohort_s_subjects_are_refused(tree, tmp_path
     (other / "unrestricted_lab_1_1_2026.csv").write_text("Subject,Height\n100001,170\n100002,180\n")
     refused = tokenize(other, store)
     assert refused.exit_code == 1
-    assert "expected Height = nothing, as the store has it" in refused.output
+    assert "expected Height = nothing, as in the store" in refused.output
     assert contents(store)[1].equals(before)
 
 

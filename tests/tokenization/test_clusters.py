@@ -366,7 +366,7 @@ def test_a_local_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch)
     local = Patience(is_local=True)
     local.check(1)
     time.sleep(0.01)
-    with pytest.raises(MachineError, match="one that is alive"):
+    with pytest.raises(MachineError, match="a live worker"):
         local.check(0)
 
 

@@ -185,9 +185,7 @@ class FlatmapTokenizer(SeriesTokenizer):
             features = self.painting.apply(series[:, first : first + _FRAMES_AT_ONCE])
             cells = features.reshape(-1, CELL**2, features.shape[1])
             tokens = np.empty((features.shape[1], len(cells), CELL**2), np.float32)
-            for number, cell in enumerate(
-                cells
-            ):  # one cell at a time stays in the cache
+            for number, cell in enumerate(cells):  # one cell at a time stays in the cache
                 tokens[:, number] = cell.T
             yield tokens
 

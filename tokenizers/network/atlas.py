@@ -8,7 +8,7 @@ An atlas is a tab-separated table with one row per parcel. Label images lie in t
     Buckner_1            Buckner  Buckner.nii.gz       1
 
 ``image`` is a label image in MNI space, for volumes and for the voxels of CIFTI files.
-``cifti_image`` is a ``dlabel.nii``, for all grayordinates of CIFTI files, where it takes precedence.
+``cifti_image`` is a ``dlabel.nii``, for all grayordinates of CIFTI files. It takes precedence.
 Instead of ``image`` and ``label``, a table may have ``x``, ``y``, ``z`` and ``radius`` in mm.
 """
 

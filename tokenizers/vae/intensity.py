@@ -128,7 +128,7 @@ def fit_intensity(
                 got = f"{statistics.below:.0%} of all magnitude below 0, which would be lost"
             raise RunError(
                 expected("Run", "in MNI space with intensity max",
-                         "positive intensities, as before the mean is taken away", got,
+                         "positive intensities, as before demeaning", got,
                          "Tokenize it with --intensity zscore (and --group NAME, for a group of "
                          "its own), or take the run before it was denoised.")
             )  # fmt: skip

@@ -122,7 +122,7 @@ class DirectArray:
             place = file.places[position]
             if place is None:
                 raise StoreError(
-                    expected("Chunk", f"{position} of {file.path}", "what a finished run wrote",
+                    expected("Chunk", f"{position} of {file.path}", "the data of a finished run",
                              "nothing there", NEXT_STEP)
                 )  # fmt: skip
             wanted = None if crcs is None else _wanted(crcs, number, file)
@@ -148,7 +148,7 @@ class DirectArray:
                 expected(
                     "File",
                     f"{self.location}/{key}",
-                    "what a finished run wrote",
+                    "the data of a finished run",
                     "nothing there",
                     NEXT_STEP,
                 )

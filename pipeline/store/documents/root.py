@@ -89,7 +89,7 @@ def _is_there(location: Location) -> bool:
         return location.exists("zarr.json")
     except Exception as error:  # every object store has its own kinds
         raise StoreError(
-            expected("Token store", location, "a place that answers",
+            expected("Token store", location, "a location that answers",
                      f"{type(error).__name__}: {error}",
                      "Check the address, and the credentials in the environment.")
         ) from error  # fmt: skip
