@@ -273,7 +273,7 @@ def test_steps_of_grayordinates(tmp_path):
     assert run_header(grayordinates(path, step=720, exponent=-3)).tr == 0.72
     found = run_header(grayordinates(path, unit="HERTZ"))
     assert np.isnan(found.tr)
-    assert "not counted in seconds" in found.questions[0]
+    assert "not in seconds" in found.questions[0]
     found = run_header(grayordinates(path, start=3.0))
     assert "another time than 0 (SeriesStart)" in found.questions[0]
 

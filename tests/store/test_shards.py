@@ -139,7 +139,7 @@ def test_an_absent_chunk_or_file_is_an_error(make_direct, zstd):
     array, direct = make_direct(zstd=zstd)
     _shard(array, 1).unlink()
     assert (array[64:128] == 0).all()  # what zarr-python makes of it
-    with pytest.raises(StoreError, match=r"tokens/c/1/0/0: expected what a finished run"):
+    with pytest.raises(StoreError, match=r"tokens/c/1/0/0: expected the data of a finished run"):
         direct.read(60, 10)
     array.with_config({"write_empty_chunks": False})[16:32] = 0
     assert (array[16:32] == 0).all()

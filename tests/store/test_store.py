@@ -313,7 +313,7 @@ def test_a_group_that_is_gone_is_forgotten_when_asked_and_made_anew(make_store, 
     location, _ = make_store([20])
     location.remove_tree("vae")
     spec = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32)
-    with pytest.raises(StoreError, match="the store must have it.*verify --drop"):
+    with pytest.raises(StoreError, match="the store lists it.*verify --drop"):
         allocate(location, spec, run_table([10]))
     drop_runs(location, list(verify_store(location)))
     assert list(verify_store(location)) == []
