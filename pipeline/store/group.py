@@ -163,7 +163,7 @@ def read_group(location: Location, name: str) -> GroupState:
             expected("Token group", f"{name} of {location}",
                      "a complete group",
                      "none, although the store lists it" if is_lost else "none of that name",
-                     "Restore it from a copy; `fmritok verify --drop` removes it from the list." if is_lost else
+                     "Restore it from a copy; `fmritok verify --drop` unlists it." if is_lost else
                      "List the groups with `fmritok inspect`, or tokenize again.")
         )  # fmt: skip
     return GroupState(location, *read_sealed(location, name))

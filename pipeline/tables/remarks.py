@@ -1,7 +1,7 @@
-"""The sentences of the catalogue about tables, sidecars, names and links.
+"""Messages of the catalogue about tables, sidecars, names and links.
 
-Equal things are said in equal words, so that the same fault of a thousand files makes one line.
-``docs/files.md`` lists them; a test keeps both in step.
+Equal faults have equal messages: the same fault of a thousand files is reported in one line.
+``docs/files.md`` lists all messages; a test compares them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Reason(StrEnum):
 
 
 class Remark(StrEnum):
-    """What is doubtful in a file that is used, or what the lack of it costs; details may follow."""
+    """A doubt about a used file, or the consequence of an unusable one. Details may follow."""
 
     NO_MOTION = "head motion is unknown"
     NO_EVENTS = "its events are not used"
@@ -66,5 +66,5 @@ class Remark(StrEnum):
     BAD_MOTION = "frames without a numeric displacement are not counted"
 
     def with_reason(self, reason: object) -> str:
-        """Return the remark with its reason behind it."""
+        """Return the remark followed by its reason."""
         return f"{self.value}: {reason}"

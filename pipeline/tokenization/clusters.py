@@ -1,4 +1,4 @@
-"""Start the Dask cluster that a small YAML describes, such as SLURM jobs.
+"""Start a Dask cluster from a YAML file, for example as SLURM jobs.
 
 ::
 
@@ -8,10 +8,10 @@
     workers: 40
 
 ``cluster`` is a class of one of Dask's cluster packages (:data:`KNOWN`), ``options`` its arguments.
-Recipes for SLURM, Kubernetes and several GPUs lie in ``docs/clusters``.
+``docs/clusters`` has examples for SLURM, Kubernetes and several GPUs.
 
-A file that imports and calls what it likes is a program. Other classes are therefore imported only
-if the user names them on the command line, too.
+A YAML file that can import any class is a program. Classes outside of Dask's packages are therefore
+imported only if the user also names them on the command line.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """What a YAML says of a cluster.
+    """Configuration of a cluster.
 
     Attributes
     ----------
     cluster : str
         Class of the cluster, with its module.
     options : dict
-        Its arguments.
+        Arguments of the class.
     workers : int, optional
-        To ask for; default: what the options say.
+        Number of workers to request. Default: as in the options.
     """
 
     cluster: str
@@ -69,18 +69,18 @@ class ClusterConfig:
     workers: int | None = None
 
     def build(self, trusted: str | None = None) -> Any:
-        """Make the cluster, without asking for workers.
+        """Create the cluster, without requesting workers.
 
         Parameters
         ----------
         trusted : str, optional
-            A class that may be imported although it is not one of :data:`KNOWN`.
+            A class outside of :data:`KNOWN` that may be imported.
 
         Raises
         ------
         FmritokError
-            If its class is neither known nor trusted, its package is not installed, or it does not
-            take the options.
+            If the class is neither known nor trusted, its package is not installed, or an option is
+            unknown.
         """
         module, _, name = str(self.cluster).rpartition(".")
         if name not in KNOWN.get(module, ()) and self.cluster != trusted:
@@ -112,12 +112,12 @@ class ClusterConfig:
 
 
 def read_cluster(path: Path) -> ClusterConfig:
-    """Read a cluster's YAML.
+    """Read the YAML file of a cluster.
 
     Raises
     ------
     FmritokError
-        If it is no such file.
+        If the file is missing or invalid.
     """
     import yaml
 
@@ -132,12 +132,12 @@ def read_cluster(path: Path) -> ClusterConfig:
 
 @contextmanager
 def started(path: Path, trusted: str | None = None) -> Iterator[Any]:
-    """Start a cluster, and close it at the end.
+    """Start a cluster; close it on exit.
 
     Parameters
     ----------
     path : Path
-        Its YAML.
+        YAML file of the cluster.
     trusted : str, optional
         See :meth:`ClusterConfig.build`.
 

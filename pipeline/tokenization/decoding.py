@@ -1,4 +1,4 @@
-"""Turn a run's tokens back into what they were made of, as the store says they were made."""
+"""Decode stored tokens of a run to volumes, pictures, surfaces or tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decode_to_file(
     *,
     overrides: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Decode consecutive frames of a run to a file whose name says what is wanted.
+    """Decode consecutive frames of a run to a file. The extension chooses the format.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ def decode_to_file(
     frames : slice
     out : Path
         ``.nii`` or ``.nii.gz`` for ``vae``; ``.png`` or ``.func.gii`` (one per hemisphere) for
-        ``flatmap``; ``.tsv`` for ``network``; what another tokenizer writes.
+        ``flatmap``; ``.tsv`` for ``network``; any ``file_types`` of other tokenizers.
     overrides : dict of str to str, optional
-        Options of the tokenizer that are different on this machine than where the store was
-        written: where the autoencoder (``weights``) or the cortical template (``template``) lies.
+        Options of the tokenizer that differ on this machine: the path of the autoencoder
+        (``weights``) or of the cortical template (``template``).
 
     Returns
     -------
@@ -46,9 +46,9 @@ def decode_to_file(
     Raises
     ------
     StoreError
-        If there is no such run, or its tokens do not become such a file.
+        If there is no such run, or the tokenizer cannot write this format.
     FmritokError
-        If weights or template are not those that the group was made with.
+        If weights or template differ from those of the group.
     """
     opened = TokenStore(store).group(group)
     with _understood(opened):
@@ -57,7 +57,7 @@ def decode_to_file(
 
 @contextmanager
 def _understood(group: TokenGroup) -> Iterator[None]:
-    """Say that a group is another one where what it tells of its tokenizer cannot be followed."""
+    """Turn exceptions from invalid metadata of a group into one error that names the group."""
     try:
         yield
     except FmritokError:
@@ -65,7 +65,7 @@ def _understood(group: TokenGroup) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise StoreError(
             expected(f"Token group {group.name} of", group.location,
-                     "what its tokenizer needs to decode", f"{type(error).__name__}: {error}",
+                     "valid metadata for decoding", f"{type(error).__name__}: {error}",
                      "Restore the store from a copy, or tokenize again.")
         ) from error  # fmt: skip
 
@@ -86,12 +86,12 @@ def _decode(
 
 
 def stored_tokens(group: TokenGroup, run_id: str, frames: slice = slice(None)) -> StoredTokens:
-    """Read consecutive frames of a run, and all that decoding them needs.
+    """Read consecutive frames of a run, with the metadata for decoding.
 
     Raises
     ------
     StoreError
-        If there is no such run, or it has no such frames.
+        If there is no such run, or it does not have these frames.
     """
     run = group.run(run_id)
     first, end, _ = frames.indices(int(run["n_frames"]))

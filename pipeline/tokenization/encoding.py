@@ -1,4 +1,4 @@
-"""One run on its way through one tokenizer: blocks of samples in, tokens out."""
+"""Encoding of one run with one tokenizer: blocks of samples in, tokens out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["RunTokens", "SeriesEncoding", "VolumeEncoding"]
 
 @dataclass(frozen=True)
 class RunTokens:
-    """The tokens of one run, and what is stored beside them.
+    """Tokens of one run, with its scalars and arrays.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class RunTokens:
     scalars : dict of str to float
     arrays : dict of str to np.ndarray
     description : str
-        How the file's samples became the tokenizer's.
+        Description of the map from the samples of the file to those of the tokenizer.
     """
 
     tokens: ScratchArray
@@ -40,13 +40,13 @@ class RunTokens:
 
 
 class VolumeEncoding:
-    """A run through a frame-by-frame tokenizer; the volumes may be shared with others.
+    """Encoding with a :class:`VolumeTokenizer`. Several encodings may share the volumes of a run.
 
     Parameters
     ----------
     tokenizer : VolumeTokenizer
     volumes : RunVolumes
-        The caller adds the run's blocks to it.
+        The caller adds the blocks of the run.
     scratch : Path, optional
     """
 
@@ -69,7 +69,7 @@ class VolumeEncoding:
 
 
 class SeriesEncoding:
-    """A run through a tokenizer of time courses.
+    """Encoding with a :class:`SeriesTokenizer`.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class SeriesEncoding:
             )  # fmt: skip
         self._tokenizer, self._source, self._tr, self._scratch = tokenizer, source, tr, scratch
         self._places = self._matrix = tokenizer.places(source.space)
-        if source.to_space is not None:  # one product for both, instead of one after another
+        if source.to_space is not None:  # one product instead of two
             self._matrix = SparseMap(self._places.matrix @ source.to_space.matrix)
         self._series = np.empty((self._places.shape[0], source.n_frames), np.float32)
         self._signal: npt.NDArray[np.float32] | None = None
@@ -104,7 +104,7 @@ class SeriesEncoding:
         self.consumer = self
 
     def add(self, block: npt.NDArray[Any]) -> None:
-        """Map the next frames of the run; all must have been added before :meth:`finish`."""
+        """Map the next frames of the run. Add all frames before :meth:`finish`."""
         if self._signal is None:
             self._signal = self._count_signal(block)
         values = scaled_product(self._matrix, block, self._source)

@@ -1,4 +1,4 @@
-"""What a plan will take: frames, bytes, time, working files, and the error of its arithmetic."""
+"""Estimates of a plan: frames, bytes, time, temporary files, and the error of its arithmetic."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from fmritok.tokenizers.vae.intensity import VolumeStatistics
 
 __all__ = ["Estimate", "estimate", "with_measured_notes"]
 
-#: int8 residuals and float16 take about these parts of their raw size with zstd, on real runs.
+#: Compressed share of the raw size with zstd, measured on real runs, by store dtype.
 _COMPRESSED = {"int8": 0.5, "float16": 0.8}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What it will take to write one token group.
+    """Estimated effort to write one token group.
 
     Attributes
     ----------
     group : str
     runs, frames : int
-        To be tokenized now.
+        Runs and frames to tokenize.
     done : int
-        Runs that the store has already.
+        Runs that are finished already.
     problems : int
         Runs that cannot be tokenized.
     raw_bytes, stored_bytes : int
-        Tokens before and, roughly, after compression.
+        Size of the tokens before compression, and roughly after it.
     seconds : float
-        Of one worker; NaN if the encoder was not timed.
+        Time of one worker; NaN if the tokenizer was not timed.
     scratch_bytes : int
-        Working files of one worker, for the longest run.
+        Temporary files of one worker, for the longest run.
     """
 
     group: str
@@ -60,13 +60,13 @@ class Estimate:
 def estimate(
     cohort: Cohort, planned: PlannedGroup, location: Location, *, timed: bool = False
 ) -> Estimate:
-    """Estimate what one group takes; nothing is written.
+    """Estimate the effort for one group, without writing anything.
 
     Parameters
     ----------
     cohort, planned, location
     timed : bool
-        Whether to encode one frame to tell the time, where a tokenizer works frame by frame.
+        Whether to measure the time of one frame. Only for tokenizers of volumes.
     """
     spec, runs = planned.spec, planned.runs_of(cohort)
     done = runs["run_id"].isin(finished_runs(location, spec.name))
@@ -97,9 +97,9 @@ def estimate(
 def with_measured_notes(
     cohort: Cohort, planned: PlannedGroup, location: Location, scratch: Path | None
 ) -> PlannedGroup:
-    """Add what reduced precision costs on one frame of the first readable run.
+    """Add the error of reduced precision, measured on the first readable run, to the notes.
 
-    Only for a tokenizer that was asked for reduced precision, and for a group that is new.
+    Only for tokenizers with reduced precision, and for new groups.
     """
     tokenizer, spec = planned.tokenizer, planned.spec
     if (
@@ -116,7 +116,7 @@ def with_measured_notes(
                 voxel_statistics=tokenizer.needs_voxel_statistics,
                 scratch=scratch,
             )
-        except Exception:  # a bad run has its own report later
+        except Exception:  # a bad run is reported later
             continue
         with volumes:
             try:
@@ -131,7 +131,7 @@ def with_measured_notes(
 
 
 def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
-    """Time one frame of noise: nothing in it is background."""
+    """Measure the time of one frame of noise, which has no background."""
     tokenizer.setup()
     frame = np.random.default_rng(0).uniform(1, 100, (1, *SHAPE)).astype(np.float32)
     still = np.ones(SHAPE, np.float32)

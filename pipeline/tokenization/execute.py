@@ -1,4 +1,4 @@
-"""Run the tasks of a plan: one by one in this process, or on a Dask cluster."""
+"""Executors: run the tasks of a plan one by one in this process, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 __all__ = ["default_workers", "run_on_dask", "run_serially"]
 
-#: Tasks handed out per worker: one at work, one to follow.
+#: Submitted tasks per worker: one running, one queued.
 _IN_FLIGHT = 2
-#: How long to wait for a task before workers that joined are looked for, s.
+#: How long to wait for a task before counting the workers again, s.
 _LOOK_AGAIN_S = 5.0
-#: Times a task may lose its worker before its run is given up.
+#: How often a task may lose its worker before its run is given up.
 _ALLOWED_FAILURES = 2
-#: On loopback; another port is taken if this one is in use.
+#: Address of the dashboard, on loopback. If the port is in use, Dask takes another one.
 _DASHBOARD = "127.0.0.1:8787"
-#: What a worker with the full-size autoencoder needs for a long run, bytes.
+#: Memory of a worker with the full-size autoencoder for a long run, bytes.
 _MEMORY_A_WORKER = 4e9
 
 Say = Callable[[str], None]
 
 
 def default_workers() -> int:
-    """Return one worker per GPU; without one, one per core as far as memory allows.
+    """Return the default number of workers: one per GPU, else one per core within the memory.
 
-    Workers of one thread each read, encode and write side by side, and do not wait for one another
-    at every layer as the threads of one worker do.
+    Several workers with one thread are faster than one worker with several threads: threads of one
+    worker wait for each other at every layer of the network.
     """
     import psutil
     import torch
@@ -58,7 +58,7 @@ def default_workers() -> int:
 
 
 def run_serially(tasks: Sequence[RunTask], job: Job) -> Generator[Outcome]:
-    """Tokenize runs in this process, in order."""
+    """Tokenize runs one after another in this process."""
     for task in tasks:
         yield task, tokenize_run(task, job)
 
@@ -73,11 +73,11 @@ def run_on_dask(
     trusted: str | None = None,
     say: Say = print,
 ) -> Generator[Outcome]:
-    """Tokenize runs on a Dask cluster, in the order in which they finish.
+    """Tokenize runs on a Dask cluster. Yields results in the order of completion.
 
-    A run that takes its worker down with it is tried again on another, then given up; the rest goes
-    on. A bounded number of tasks is out at any time, and only small records come back. When the
-    machine is at fault, no more tasks are handed out; those that are out end first.
+    A run that kills its worker is tried again on another one, then given up; other runs continue.
+    The number of submitted tasks is bounded, and tasks return only small records. After a fault of
+    the machine no more tasks are submitted, and running ones may finish.
 
     Parameters
     ----------
@@ -86,22 +86,22 @@ def run_on_dask(
     scheduler : str, optional
         Address of a running cluster.
     cluster : Path, optional
-        YAML of a cluster to start, see :mod:`fmritok.pipeline.tokenization.clusters`.
-        Default, with neither: a ``LocalCluster`` for this call.
+        YAML file of a cluster to start; see :mod:`fmritok.pipeline.tokenization.clusters`.
+        Default, without ``scheduler``: a ``LocalCluster`` for this call.
     workers : int, optional
-        Of the local cluster; default: :func:`default_workers`.
+        Workers of the local cluster. Default: :func:`default_workers`.
     trusted : str, optional
-        A class of clusters that the YAML may name, see
+        Another class of clusters allowed in the YAML; see
         :mod:`fmritok.pipeline.tokenization.clusters`.
     say : callable
-        Told the address of the dashboard.
+        Called with messages for the user, such as the address of the dashboard.
 
     Raises
     ------
     MachineError
         If the machine, the scheduler or the workers are at fault.
     FmritokError
-        If the store's objects are not visible to other processes.
+        If other processes cannot see the objects of the store.
     """
     from distributed import KilledWorker
 
@@ -110,7 +110,7 @@ def run_on_dask(
             expected("Store", job.store, "a store that worker processes can open", "memory://",
                      "Use --executor serial.")
         )  # fmt: skip
-    # A scheduler may serve several calls: two tasks of one key would be one task to it.
+    # Keys must be unique: a scheduler that serves several calls merges tasks with equal keys.
     call = f"{job.store}-{uuid.uuid4().hex}"
     with _client(job, scheduler, cluster, workers, trusted) as (client, threads):
         say(f"Dask dashboard: {client.dashboard_link}")
@@ -121,7 +121,7 @@ def run_on_dask(
         patience = Patience(is_local=not (scheduler or cluster))
         while True:
             with scheduler_watched(client):
-                # Workers may join late or leave: look at how many there are, again and again.
+                # Workers may join late or leave: count them in every round.
                 threads_now = sum(client.nthreads().values())
                 patience.check(threads_now)
                 room = _IN_FLIGHT * max(1, threads_now) - len(flying)
@@ -153,7 +153,7 @@ def run_on_dask(
 def _finished(
     flying: dict[Future, RunTask],
 ) -> list[tuple[Future, BaseException | None, dict[str, RunRecord] | None]]:
-    """Wait a while for tasks to end; return their errors or their records."""
+    """Wait a while for tasks to finish, and return their errors or records."""
     from distributed import wait
 
     try:
@@ -172,7 +172,7 @@ def _client(
     workers: int | None,
     trusted: str | None,
 ) -> Iterator[tuple[Client, int]]:
-    """Connect to a cluster, or make one whose workers share the cores without crowding them."""
+    """Connect to a cluster, or start one with at most one thread per core."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -201,14 +201,14 @@ def _client(
                 LocalCluster(
                     n_workers=count,
                     threads_per_worker=1,
-                    # Its pages and its "stop" button are for this machine only.
+                    # Loopback only: the dashboard has a "stop" button.
                     host="127.0.0.1",
                     dashboard_address=_DASHBOARD,
                     local_directory=job.scratch or None,
                     silence_logs=50,
                 )
             )
-        except (RuntimeError, OSError) as error:  # a worker died before it was there
+        except (RuntimeError, OSError) as error:  # a worker died before it was ready
             raise MachineError(
                 expected("Dask cluster", "on this machine", f"{count} workers to start",
                          f"{type(error).__name__}: {error}",
@@ -224,23 +224,23 @@ def _connected(scheduler: str) -> Client:
         return Client(scheduler)
     except (OSError, ValueError) as error:
         raise MachineError(
-            expected("Dask scheduler", scheduler, "one that answers, at tcp://HOST:PORT",
+            expected("Dask scheduler", scheduler, "an answer at tcp://HOST:PORT",
                      f"{type(error).__name__}: {error}",
                      "Start it with `dask scheduler`, or check the address.")
         ) from error  # fmt: skip
 
 
 def _worker_environment(threads: int) -> dict[str, str]:
-    """Return what a worker's process has to find when it starts.
+    """Return the environment variables of worker processes.
 
-    Dask's own settings are one thread, and a heap that is given back to the system after every
-    layer of a network: encoding then spends more than half of its time on page faults.
+    Dask's defaults are one thread, and a heap that is returned to the system after every layer of a
+    network. With them, encoding spends more than half of its time on page faults.
     """
     heap = str(256 << 20)
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take busy cores from one another
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads compete for busy cores
         "MALLOC_TRIM_THRESHOLD_": heap,
         "MALLOC_MMAP_THRESHOLD_": heap,
     }

@@ -143,7 +143,7 @@ def test_an_absent_chunk_or_file_is_an_error(make_direct, zstd):
         direct.read(60, 10)
     array.with_config({"write_empty_chunks": False})[16:32] = 0
     assert (array[16:32] == 0).all()
-    with pytest.raises(StoreError, match=r"Chunk 1 of .*tokens/c/0/0/0: expected what a"):
+    with pytest.raises(StoreError, match=r"Chunk 1 of .*tokens/c/0/0/0: expected the data of a"):
         direct.read(15, 2)
     np.testing.assert_array_equal(direct.read(0, 16), array[0:16])
 

@@ -286,7 +286,7 @@ def test_a_missing_file_is_an_error_of_every_reader(make_store, array):
     plain = zarr.open_group(location.url, mode="r")["vae"][array]
     assert plain[0].min() == -128 if array == "tokens" else np.isnan(plain[0]).all()
     group = TokenStore(location.url).group()
-    with pytest.raises(StoreError, match=rf"{key}: expected what a .* got nothing"):
+    with pytest.raises(StoreError, match=rf"{key}: expected the data of a .* got nothing"):
         group.array("std", 0) if array == "std" else group.values("demo_100_run0")
 
 
