@@ -340,7 +340,7 @@ def test_workers_that_the_system_kills_are_one_error_with_the_next_step(monkeypa
 
     monkeypatch.setattr(execute, "tokenize_run", die)
     monkeypatch.setattr(execute, "_ALLOWED_FAILURES", 0)
-    with pytest.raises(MachineError, match=r"runs hcp_\d_REST1, .* workers that survive.*use fewer --work"):
+    with pytest.raises(MachineError, match=r"hcp_\d_REST1, .* workers that survive.*use fewer --w"):
         list(execute.run_on_dask(some_tasks(6), Job("/a.zarr", {}), workers=1, say=quiet))
 
 
