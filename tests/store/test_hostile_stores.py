@@ -373,7 +373,7 @@ def test_nothing_is_written_or_removed_through_a_link_that_leads_elsewhere(sound
         lambda: location.create("vae/records/x", b""),
         lambda: location.remove_tree("vae/records/demo_100_run0"),
     ):
-        with pytest.raises(StoreError, match="Nothing is written or removed there"):
+        with pytest.raises(StoreError, match="writes and removes nothing outside of the store"):
             change()
     assert sorted(p.name for p in elsewhere.iterdir()) == [
         "demo_100_run0", "demo_101_run1", "zarr.json",
