@@ -1,6 +1,6 @@
 """Features of windows and of whole runs from a frozen encoder, trained or not."""
 
-# B windows, U patches, C cells, W model width, X = W or C * W pooled
+# X = W, or C * W with cells kept apart
 
 from __future__ import annotations
 

@@ -6,9 +6,6 @@ kernel, on a GPU. ``math`` materialises the scores in float32: the reference.
 Dropout, 3-D inputs and repeated keys would all silently take torch's quadratic-memory path.
 """
 
-# B rows, L tokens of a row, M tokens attended to, H query heads, G key-value heads,
-# K features of a head
-
 from __future__ import annotations
 
 import logging
@@ -56,30 +53,30 @@ Mask = Tensor | Packing | None
 
 
 def attend(
-    q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, mask: Mask = None, backend: Backend = "auto"
+    q_BHLJ: Tensor, k_BGMJ: Tensor, v_BGMJ: Tensor, mask: Mask = None, backend: Backend = "auto"
 ) -> Tensor:
     """Attend over whole sequences; H / G query heads share each key-value head.
 
     Parameters
     ----------
-    q_BHLK : torch.Tensor of shape (B, H, L, K)
-    k_BGMK, v_BGMK : torch.Tensor of shape (B, G, M, K)
+    q_BHLJ : torch.Tensor of shape (B, H, L, J)
+    k_BGMJ, v_BGMJ : torch.Tensor of shape (B, G, M, J)
     mask : torch.Tensor of shape (B, M), bool, or Packing, optional
         A packing needs B = 1 and L = M.
     backend : {"auto", "sdpa", "xformers", "flex", "math"}
 
     Returns
     -------
-    torch.Tensor of shape (B, H, L, K)
+    torch.Tensor of shape (B, H, L, J)
 
     Raises
     ------
     ConfigError
         If the backend cannot be used here.
     """
-    needs_gradient = torch.is_grad_enabled() and q_BHLK.requires_grad
-    name = choose_backend(backend, q_BHLK.device.type, isinstance(mask, Packing), needs_gradient)
-    return _BACKENDS[name](q_BHLK, k_BGMK, v_BGMK, mask)
+    needs_gradient = torch.is_grad_enabled() and q_BHLJ.requires_grad
+    name = choose_backend(backend, q_BHLJ.device.type, isinstance(mask, Packing), needs_gradient)
+    return _BACKENDS[name](q_BHLJ, k_BGMJ, v_BGMJ, mask)
 
 
 # Otherwise what it logs would cut compiled layers into pieces.

@@ -1,8 +1,5 @@
 """Pre-norm layers, and how a stack of them is run: packed or padded, checkpointed or not."""
 
-# B windows, L tokens of a sequence, M tokens of a context, N chosen tokens, W model width,
-# X all tokens of a batch
-
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -133,10 +130,10 @@ def run_blocks(
     shape = x_BLW.shape
     if packed and keep_BL is not None:
         mask = Packing(tuple(keep_BL.sum(1).tolist()))
-        chosen_X = keep_BL.flatten().nonzero()[:, 0]
-        x_BLW = x_BLW.flatten(0, 1)[chosen_X][None]
+        chosen_N = keep_BL.flatten().nonzero()[:, 0]
+        x_BLW = x_BLW.flatten(0, 1)[chosen_N][None]
         if by is not None:
-            by = Rotation(*(part.transpose(1, 2).flatten(0, 1)[chosen_X].transpose(0, 1)[None]
+            by = Rotation(*(part.transpose(1, 2).flatten(0, 1)[chosen_N].transpose(0, 1)[None]
                             for part in by))  # fmt: skip
     *first, last = blocks
     for block in first:
@@ -144,7 +141,7 @@ def run_blocks(
     x_BLW = _run(last, config, x_BLW, by, mask, context, None if packed else wanted_BN)
     if packed:
         empty = x_BLW.new_zeros(shape[0] * shape[1], shape[2])
-        x_BLW = empty.index_copy(0, chosen_X, x_BLW[0]).view(shape)
+        x_BLW = empty.index_copy(0, chosen_N, x_BLW[0]).view(shape)
         x_BLW = x_BLW if wanted_BN is None else _take(x_BLW, wanted_BN)
     return x_BLW
 

@@ -1,8 +1,5 @@
 """Input embeddings: from a patch of any token group to a vector of the model's width."""
 
-# B windows, U patches, C cells, P frames of a patch, E features of a cell in a frame, F = P * E,
-# N patches of one network, R its parcels, H heads of a long convolution, K taps, W model width
-
 from __future__ import annotations
 
 import math
@@ -54,7 +51,7 @@ class LongConvolution(nn.Module):
             self.start_norm.copy_(self.kernel().norm(dim=-1, keepdim=True))
 
     def kernel(self) -> Tensor:
-        """Return the whole kernels, lag 0 first [R H K]."""
+        """Return the whole kernels, lag 0 first [E H Y]."""
         scales = len(self.kernels)
         parts = [
             part.repeat_interleave(2 ** max(scale - 1, 0), dim=-1) * _DECAY ** (scales - 1 - scale)
@@ -62,22 +59,22 @@ class LongConvolution(nn.Module):
         ]
         return torch.cat(parts, dim=-1) / self.start_norm
 
-    def forward(self, x_NRP: Tensor) -> Tensor:
-        """Return [N R*H P]: the heads of the first channel, then those of the second, ...
+    def forward(self, x_NEP: Tensor) -> Tensor:
+        """Return [N E*H P]: the heads of the first channel, then those of the second, ...
 
         Patches are short, so the convolution is one product with a matrix for each channel:
         several times faster than torch's convolution of separate channels.
         """
-        kernel_RHK = self.kernel()
-        channels, heads, taps = kernel_RHK.shape
-        times = torch.arange(x_NRP.shape[-1], device=x_NRP.device)
+        kernel_EHY = self.kernel()
+        channels, heads, taps = kernel_EHY.shape
+        times = torch.arange(x_NEP.shape[-1], device=x_NEP.device)
         lag_PP = times - times[:, None]
         reached_PP = (lag_PP >= 0) & (lag_PP < taps)
-        matrix_RHPP = kernel_RHK[..., lag_PP.clamp(0, taps - 1)] * reached_PP
-        matrix_RHPP = matrix_RHPP + self.skip[:, None, None] * (lag_PP == 0)
-        matrix_RPX = matrix_RHPP.transpose(1, 2).flatten(2)
-        y_NRX = torch.bmm(x_NRP.transpose(0, 1), matrix_RPX).transpose(0, 1)
-        return torch.unflatten(y_NRX, 2, (heads, -1)).flatten(1, 2)
+        matrix_EHPP = kernel_EHY[..., lag_PP.clamp(0, taps - 1)] * reached_PP
+        matrix_EHPP = matrix_EHPP + self.skip[:, None, None] * (lag_PP == 0)
+        matrix_EPX = matrix_EHPP.transpose(1, 2).flatten(2)
+        y_NEX = torch.bmm(x_NEP.transpose(0, 1), matrix_EPX).transpose(0, 1)
+        return torch.unflatten(y_NEX, 2, (heads, -1)).flatten(1, 2)
 
 
 class NetworkTokenizer(nn.Module):
@@ -96,10 +93,10 @@ class NetworkTokenizer(nn.Module):
         self.mix = nn.Linear(parcels * heads, half)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_NRP: Tensor) -> Tensor:
+    def forward(self, x_NEP: Tensor) -> Tensor:
         """Return [N W]."""
-        dense_NPW = self.dense(x_NRP).mT
-        long_NPW = self.mix(self.long(x_NRP).mT)
+        dense_NPW = self.dense(x_NEP).mT
+        long_NPW = self.mix(self.long(x_NEP).mT)
         pooled_NW = F.gelu(torch.cat([dense_NPW, long_NPW], dim=-1)).mean(1)
         normed_NW: Tensor = self.norm(pooled_NW)
         return normed_NW

@@ -5,9 +5,6 @@ quarter of its time course. So the run's mean is taken away before any cast, unl
 way (``absolute``) is asked for.
 """
 
-# B windows, T frames, S stored tokens of a frame, D features; C cells, U patches, P frames of a
-# patch, F features of a patch: see layout.py
-
 from __future__ import annotations
 
 from typing import NamedTuple

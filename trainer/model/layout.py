@@ -1,8 +1,5 @@
 """How a group's tokens become the patches that a model sees: cells in space, patches in time."""
 
-# B windows, T frames, S stored tokens of a frame, D stored features, C cells the model sees,
-# E features of a cell in a frame, P frames of a patch, U patches of a window, F = P * E
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """One pre-norm Transformer for the token sequences of any token group."""
 
-# B windows, U patches of a window, C cells, S stored tokens of a frame, D stored features,
-# F features of a patch, W model width, N any chosen patches of a window, R CLS and registers,
-# L = R + S (static tokens, form `both`) + N tokens of the whole sequence
+# L = R + S (static tokens, form `both`) + N: the whole sequence
 
 from __future__ import annotations
 

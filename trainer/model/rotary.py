@@ -1,8 +1,5 @@
 """Rotary embedding: where tokens are, in seconds and millimetres, by turning queries and keys."""
 
-# B windows, L tokens of a sequence, A axes of a place (seconds; mm right, anterior, superior),
-# H query or key heads, K features of a head, P = K / 2 rotated pairs
-
 from __future__ import annotations
 
 import math
@@ -24,9 +21,9 @@ class Rotation(NamedTuple):
     """Cosine and sine of every token's angles."""
 
     cos: Tensor
-    """[B 1 L P], float32"""
+    """[B 1 L J/2], float32"""
     sin: Tensor
-    """[B 1 L P], float32"""
+    """[B 1 L J/2], float32"""
 
 
 def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
@@ -49,19 +46,19 @@ def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
     parts = [_angles(places_BLA[..., 0], in_time, (config.min_period, config.max_period))]
     if in_space:
         parts += [_angles(x_BL, in_space, _WAVELENGTHS) for x_BL in places_BLA[..., 1:].unbind(-1)]
-    angles_B1LP = torch.cat(parts, dim=-1)[:, None]
-    return Rotation(angles_B1LP.cos(), angles_B1LP.sin())
+    angles_B1LX = torch.cat(parts, dim=-1)[:, None]
+    return Rotation(angles_B1LX.cos(), angles_B1LX.sin())
 
 
-def rotate(x_BHLK: Tensor, by: Rotation) -> Tensor:
-    """Rotate the pairs (k, k + K/2) of each head, in float32."""
-    one, other = x_BHLK.float().chunk(2, dim=-1)
+def rotate(x_BHLJ: Tensor, by: Rotation) -> Tensor:
+    """Rotate the pairs (j, j + J/2) of each head, in float32."""
+    one, other = x_BHLJ.float().chunk(2, dim=-1)
     turned = (one * by.cos - other * by.sin, other * by.cos + one * by.sin)
-    return torch.cat(turned, dim=-1).to(x_BHLK.dtype)
+    return torch.cat(turned, dim=-1).to(x_BHLJ.dtype)
 
 
 def start_offsets(config: ModelConfig) -> Tensor | None:
-    """Return what is added to all queries and keys before they are turned, at the start [2 K].
+    """Return what is added to all queries and keys before they are turned, at the start [2 J].
 
     What all queries and keys have in common turns, by rotation, into a preference for tokens near
     by. Without one, attention starts uniform over the window, where residuals average out to
@@ -90,7 +87,7 @@ def _head_pairs(config: ModelConfig) -> int:
 
 
 def _angles(x_BL: Tensor, pairs: int, periods: tuple[float, float]) -> Tensor:
-    """Return 2 pi x / period for log-spaced periods from the shortest to the longest [B L P]."""
+    """Return 2 pi x / period for log-spaced periods, shortest to longest [B L pairs]."""
     shortest, longest = periods
     steps = torch.linspace(0, 1, pairs, device=x_BL.device, dtype=torch.float32)
     return x_BL[..., None].float() * (2 * math.pi / (shortest * (longest / shortest) ** steps))
