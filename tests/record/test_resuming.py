@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Leave the picture out, which takes more time than these trainings."""
-    monkeypatch.setattr("fmritok.trainer.training.loop.draw_losses", lambda *_: None)
+    monkeypatch.setattr("fmritok.trainer.training.loop.plot_losses", lambda *_: None)
 
 
 @pytest.fixture

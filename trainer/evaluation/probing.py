@@ -95,10 +95,10 @@ def probe_trainings(
         encoders = [(name, [(None, seeds)])]
         if untrained:
             encoders.append((f"untrained, as {name}", [(seed, [seed]) for seed in seeds]))
-        for encoder, draws in encoders:
+        for encoder, variants in encoders:
             sources = []
             scores: list[list[Score]] = [[] for _ in questions]
-            for seed, of_folds in draws:
+            for seed, of_folds in variants:
                 frozen = load_encoder(checkpoint.folder, group, untrained_seed=seed)
                 sources.append(frozen.source)
                 whole = None

@@ -1,4 +1,4 @@
-"""Grouped-query attention over tokens that have a place in time and space."""
+"""Grouped-query attention with rotary positions in time and space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Attention", "Context", "make_norm"]
 
 
 class Context(NamedTuple):
-    """Other tokens to attend to, instead of a sequence's own."""
+    """Keys and values come from these tokens (cross-attention)."""
 
     x: Tensor
     """[B M W]"""
@@ -23,7 +23,7 @@ class Context(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Attention with shared key-value heads, and optionally normed queries and keys."""
+    """Attention with shared key-value heads and optional normalisation of queries and keys."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BLW: Tensor, by: Rotation | None, mask: Mask, context: Context | None = None
     ) -> Tensor:
-        """Return the attended sequence [B L W]; without a context it attends to itself."""
+        """Return the attended sequence [B L W]; self-attention unless a context is given."""
         seen = Context(x_BLW, by) if context is None else context
         q_BHLJ = self.query(x_BLW).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
         kv_BMGJ = self.key_value(seen.x).unflatten(-1, (2 * self.kv_heads, self.head_dim))
@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """Its weight follows the input's type: torch's fused kernels take no mixture of two."""
+    """RMSNorm with the weight cast to the input's dtype: fused kernels need equal dtypes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input divided by its root mean square, times the weight."""

@@ -1,4 +1,4 @@
-"""Rotary embedding: where tokens are, in seconds and millimetres, by turning queries and keys."""
+"""Rotary embedding of positions in seconds and millimetres."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fmritok.trainer.config import ModelConfig
 __all__ = ["N_AXES", "Rotation", "rotate", "rotation", "start_offsets"]
 
 N_AXES = 4
-#: Millimetres: from twice the distance of neighbouring cells to twice a brain's length.
+#: Millimetres: twice the distance of neighbouring cells to twice the length of a brain.
 _WAVELENGTHS = (40.0, 300.0)
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every token's angles."""
+    """Cosine and sine of each token's rotation angles."""
 
     cos: Tensor
     """[B 1 L J/2], float32"""
@@ -26,13 +26,13 @@ class Rotation(NamedTuple):
     """[B 1 L J/2], float32"""
 
 
-def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
-    """Turn places into rotation angles, each axis in pairs of its own.
+def rotation(positions_BLA: Tensor, config: ModelConfig) -> Rotation | None:
+    """Compute rotation angles from positions; every axis has feature pairs of its own.
 
     Parameters
     ----------
-    places_BLA : torch.Tensor of shape (B, L, 4), float32
-        Seconds, then millimetres to the right, anterior and superior; 0 for tokens without any.
+    positions_BLA : torch.Tensor of shape (B, L, 4), float32
+        Seconds, then millimetres to the right, anterior and superior; 0 without a position.
     config : ModelConfig
 
     Returns
@@ -43,9 +43,11 @@ def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
     if config.position == "none":
         return None
     in_time, in_space = _pairs(config)
-    parts = [_angles(places_BLA[..., 0], in_time, (config.min_period, config.max_period))]
+    parts = [_angles(positions_BLA[..., 0], in_time, (config.min_period, config.max_period))]
     if in_space:
-        parts += [_angles(x_BL, in_space, _WAVELENGTHS) for x_BL in places_BLA[..., 1:].unbind(-1)]
+        parts += [
+            _angles(x_BL, in_space, _WAVELENGTHS) for x_BL in positions_BLA[..., 1:].unbind(-1)
+        ]
     angles_B1LX = torch.cat(parts, dim=-1)[:, None]
     return Rotation(angles_B1LX.cos(), angles_B1LX.sin())
 
@@ -58,12 +60,12 @@ def rotate(x_BHLJ: Tensor, by: Rotation) -> Tensor:
 
 
 def start_offsets(config: ModelConfig) -> Tensor | None:
-    """Return what is added to all queries and keys before they are turned, at the start [2 J].
+    """Return the initial constants added to queries and keys before the rotation [2 J].
 
-    What all queries and keys have in common turns, by rotation, into a preference for tokens near
-    by. Without one, attention starts uniform over the window, where residuals average out to
-    nothing, and a model needs many steps to find the frame it is in, or the cells beside it. Time
-    and space weigh alike, and time as much as it does alone.
+    A constant added to all queries and keys makes rotary attention favour nearby tokens from the
+    first step. Without it, attention starts uniform over the window, residuals average to zero, and
+    the model needs many steps to find its own frame and the neighbouring cells. Time and space
+    have equal weight; adding space does not weaken time.
     """
     if config.position == "none":
         return None
@@ -76,7 +78,7 @@ def start_offsets(config: ModelConfig) -> Tensor | None:
 
 
 def _pairs(config: ModelConfig) -> tuple[int, int]:
-    """Return the pairs for time, and for each axis of space."""
+    """Return the numbers of feature pairs for time and for each axis of space."""
     pairs = _head_pairs(config)
     in_space = pairs // N_AXES if config.position == "space_time" else 0
     return pairs - 3 * in_space, in_space

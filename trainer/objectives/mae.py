@@ -67,10 +67,10 @@ class Decoder(nn.Module):
     def forward(
         self,
         x_BNW: Tensor,
-        places_BNA: Tensor,
+        positions_BNA: Tensor,
         keep_BN: Tensor | None,
         cells_BQ: Tensor,
-        places_BQA: Tensor,
+        positions_BQA: Tensor,
         keep_BQ: Tensor | None,
     ) -> Tensor:
         """Return what :attr:`head` turns into the queried patches [B Q O]."""
@@ -78,12 +78,12 @@ class Decoder(nn.Module):
         x_BNO = self.entry(x_BNW)
         query_BQO = (self.query + self.spatial[cells_BQ]).to(x_BNO.dtype)
         if self.kind == "cross":
-            context = Context(x_BNO, rotation(places_BNA, self.config))
-            by_BQ = rotation(places_BQA, self.config)
+            context = Context(x_BNO, rotation(positions_BNA, self.config))
+            by_BQ = rotation(positions_BQA, self.config)
             x_BQO = run_blocks(self.blocks, query_BQO, by_BQ, keep_BN, self.config, context)
         else:
             x_BLO = torch.cat([x_BNO, query_BQO], dim=1)
-            by_BL = rotation(torch.cat([places_BNA, places_BQA], dim=1), self.config)
+            by_BL = rotation(torch.cat([positions_BNA, positions_BQA], dim=1), self.config)
             keep_BL = None
             if keep_BN is not None or keep_BQ is not None:
                 keep_BL = torch.ones(x_BLO.shape[:2], dtype=torch.bool, device=x_BLO.device)
@@ -155,17 +155,17 @@ class MaskedAutoencoder(nn.Module):
         )
         # CLS and registers stand before the visible tokens, at the window's first frame.
         before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
-        places_BNA = self.encoder.grid.places(times_BN, shown.cells)
+        positions_BNA = self.encoder.grid.positions(times_BN, shown.cells)
         keep_BN = None
         if shown.keep is not None:
             keep_BN = F.pad(shown.keep, (before.shape[1], 0), value=True)
         cells_BQ = index_BQ % C
         x_BQO = self.decoder(
             torch.cat([before, encoded.tokens], dim=1),
-            F.pad(places_BNA, (0, 0, before.shape[1], 0)),
+            F.pad(positions_BNA, (0, 0, before.shape[1], 0)),
             keep_BN,
             cells_BQ,
-            self.encoder.grid.places(inputs.times.gather(1, index_BQ // C), cells_BQ),
+            self.encoder.grid.positions(inputs.times.gather(1, index_BQ // C), cells_BQ),
             keep_BQ,
         )
         windows_B1 = torch.arange(B, device=index_BQ.device)[:, None]

@@ -120,9 +120,9 @@ class MaskedTokenModelling(nn.Module):
             share = 1 - self.config.mask_ratio
             shown = random_visible(draws, valid_BU, n_patches=U, n_cells=C, share=share)
             return hidden_tokens(shown, valid_BU, n_patches=U, n_cells=C)
-        cells_BM = tube_cells(draws, n_cells=C, n_chosen=self.n_masked)
-        patches_U1 = torch.arange(U, device=cells_BM.device)[:, None]
-        return (patches_U1 * C + cells_BM[:, None]).flatten(1), None
+        cells_BN = tube_cells(draws, n_cells=C, n_chosen=self.n_masked)
+        patches_U1 = torch.arange(U, device=cells_BN.device)[:, None]
+        return (patches_U1 * C + cells_BN[:, None]).flatten(1), None
 
     def _residual_loss(
         self, batch: Batch, inputs: PatchInputs, x_KW: Tensor, index_K: Tensor, hidden_BUC: Tensor

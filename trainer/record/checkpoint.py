@@ -35,7 +35,7 @@ from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.recipe import build_config
-from fmritok.trainer.record.tensor_files import damaged, load_moments, load_weights, step_of
+from fmritok.trainer.record.tensor_files import damaged, load_optimizer_state, load_weights, step_of
 from fmritok.trainer.training.sharding import WholeTensors
 
 __all__ = [
@@ -237,7 +237,7 @@ class Checkpoint:
         """
         # A parameter that never had a gradient has no state; a sealed file says so itself.
         lacking = self.is_sealed or not self.step
-        load_moments(self._file(_OPTIMIZER), model, optimizer, lacking=lacking)
+        load_optimizer_state(self._file(_OPTIMIZER), model, optimizer, lacking=lacking)
 
     def _file(self, name: str) -> Path:
         """Return a file's path, compared with its checksum once."""

@@ -23,13 +23,13 @@ from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.checkpoint import METRICS, Checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.resuming import earlier_rows
-from fmritok.trainer.record.tracking import WandbRun
+from fmritok.trainer.record.tracking import WandbTracker
 from fmritok.trainer.training.faults import reason, write_whole, writing
 
 __all__ = [
     "MetricsLog",
     "begin_record",
-    "draw_losses",
+    "plot_losses",
     "last_figures",
     "optionally",
     "read_metrics",
@@ -65,7 +65,7 @@ class MetricsLog:
         in the file is dropped.
     step : int
         Last step of these.
-    wandb : WandbRun, optional
+    wandb : WandbTracker, optional
         Gets what TensorBoard gets.
 
     Raises
@@ -80,7 +80,7 @@ class MetricsLog:
         *,
         rows: bytes = b"",
         step: int = 0,
-        wandb: WandbRun | None = None,
+        wandb: WandbTracker | None = None,
     ) -> None:
         self._path, self._wandb = folder.metrics, wandb
         self._size, self._digest = len(rows), hashlib.sha256(rows)
@@ -109,7 +109,7 @@ class MetricsLog:
             )  # fmt: skip
         return rows
 
-    def write(self, kind: str, row: dict[str, Any], *, draw: bool = True) -> None:
+    def write(self, kind: str, row: dict[str, Any], *, plot: bool = True) -> None:
         """Append a row with its ``step``; it survives a killed process.
 
         Raises
@@ -120,9 +120,11 @@ class MetricsLog:
         with self._writing():
             self._append(json.dumps({"kind": kind, **row}).encode() + b"\n")
         board, wandb = self._board, self._wandb
-        if not draw:
+        if not plot:
             return
-        if board is not None and not optionally("TensorBoard", lambda: _draw(board, kind, row)):
+        if board is not None and not optionally(
+            "TensorBoard", lambda: _add_scalars(board, kind, row)
+        ):
             self._board = None
         if wandb is not None and not optionally("W&B", lambda: wandb.write(kind, row)):
             self._wandb = None
@@ -183,12 +185,12 @@ def begin_record(
     """
     folder.write(folder.config, to_yaml(config))
     folder.write(folder.split, split.to_json())
-    wandb = None if project is None else WandbRun(folder, project, asdict(config))
+    wandb = None if project is None else WandbTracker(folder, project, asdict(config))
     rows, step = (b"", 0) if checkpoint is None else (earlier_rows(checkpoint), checkpoint.step)
     return MetricsLog(folder, rows=rows, step=step, wandb=wandb)
 
 
-def _draw(board: Board, kind: str, row: dict[str, Any]) -> None:
+def _add_scalars(board: Board, kind: str, row: dict[str, Any]) -> None:
     for name, value in row.items():
         if name != "step":
             board.add_scalar(f"{kind}/{name}", value, row["step"])
@@ -221,7 +223,7 @@ def last_figures(folder: Path) -> dict[str, float]:
     return {name: value for name, value in row.items() if isinstance(value, float)}
 
 
-def draw_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
+def plot_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
     """Draw figures of training and validation, and those of a trivial model.
 
     Parameters

@@ -14,10 +14,10 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.training.sharding import share_like
 
-__all__ = ["damaged", "load_moments", "load_weights", "step_of"]
+__all__ = ["damaged", "load_optimizer_state", "load_weights", "step_of"]
 
 _NAME = re.compile(r"step-(\d{8,})")
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_STATES = ("step", "exp_avg", "exp_avg_sq")
 
 
 def load_weights(file: Path, model: nn.Module) -> None:
@@ -39,7 +39,7 @@ def load_weights(file: Path, model: nn.Module) -> None:
     model.load_state_dict(found)
 
 
-def load_moments(
+def load_optimizer_state(
     file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, lacking: bool
 ) -> None:
     """Put AdamW's state back, by parameter names.
@@ -60,7 +60,7 @@ def load_moments(
     found = _read(file)
     fused = optimizer.defaults["fused"]
     for name, parameter in model.named_parameters():
-        tensors = {key: found.pop(f"{key}.{name}", None) for key in _MOMENTS}
+        tensors = {key: found.pop(f"{key}.{name}", None) for key in _STATES}
         may_lack = lacking or not parameter.requires_grad
         if may_lack and all(tensor is None for tensor in tensors.values()):
             continue

@@ -12,10 +12,10 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.record.folder import TrainingFolder
 
-__all__ = ["WandbRun", "import_wandb"]
+__all__ = ["WandbTracker", "import_wandb"]
 
 
-class WandbRun:
+class WandbTracker:
     """A run of W&B that follows one training.
 
     Parameters
