@@ -1,7 +1,7 @@
-"""Linear models of wide features: ridge and logistic regression, their strength chosen in folds.
+"""Fit ridge and logistic regression of wide features, with the penalty chosen in inner folds.
 
-Both penalise squared weights, so a rotation of the features does not change what they predict. One
-decomposition for each fold then serves all strengths, and any number of columns of labels.
+Both penalise squared weights: a rotation of the features does not change predictions. One
+decomposition per fold serves all penalties and all columns of labels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PENALTIES = np.logspace(-1, 5, 13)  # of ridge, for every 100 features
 _STRENGTHS = np.logspace(-4, 1, 6)  # of logistic regression: the inverse of a penalty
 _DEFAULT_STRENGTH = float(_STRENGTHS[1])
 _INNER_FOLDS = 3
-_RANK = 1e-10  # of the largest variance: below it there is only rounding
+_RANK = 1e-10  # of the largest variance; smaller ones are rounding
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -30,7 +30,7 @@ class Rotated:
     Parameters
     ----------
     x : np.ndarray of shape (n_units, n_features)
-        Of the training units.
+        Features of the training units.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Rotated:
 
 
 def ridge(x: Floats, y: Floats, family: npt.NDArray[np.str_], x_test: Floats) -> Floats:
-    """Predict numbers, each column by the penalty that predicts it best in folds of families.
+    """Predict numbers by ridge regression; each column has its own penalty, chosen in inner folds.
 
     Parameters
     ----------
@@ -95,15 +95,15 @@ def _ridge(rotated: Rotated, y: Floats, z_test: Floats, penalty: float | Floats)
 def choose_strength(
     x: Floats, y: npt.NDArray[np.int64], family: npt.NDArray[np.str_], n_classes: int
 ) -> float:
-    """Return the strength of logistic regression that predicts best in folds of families.
+    """Return the strength of logistic regression (inverse penalty) with the best inner folds.
 
-    With fewer than two families of a class there are no such folds, and a weak one is taken.
+    Inner folds need two families of every class. Without them, a default is returned.
 
     Parameters
     ----------
     x : np.ndarray of shape (n_units, n_features)
     y : np.ndarray of shape (n_units,), int
-        Number of each unit's class.
+        Class of each unit.
     family : np.ndarray of shape (n_units,), str
     n_classes : int
     """
@@ -133,9 +133,9 @@ def logistic(
     rotated : Rotated
         Features of the training units.
     y : np.ndarray of shape (n_units,), int
-        Number of each one's class. A class without any gets the probability 0.
+        Class of each unit. A class without units gets probability 0.
     z_test : np.ndarray of shape (n_test, n_directions)
-        Of the units to predict, from :meth:`Rotated.of`.
+        Features of the units to predict, from :meth:`Rotated.of`.
     strength : float
     n_classes : int
     """
