@@ -38,7 +38,7 @@ class TooLargeError(OSError):
     """A file is larger than allowed; the text gives both sizes."""
 
     def __init__(self, path: str | os.PathLike[str], size: int, at_most: int) -> None:
-        what = f"{size:,} bytes, more than the limit of {at_most:,}"
+        what = f"{size:,} bytes, but at most {at_most:,} are allowed"
         super().__init__(what)
         self.filename, self.strerror = os.fspath(path), what
 

@@ -161,7 +161,7 @@ def test_what_cannot_change_the_weights_may_change(group, tmp_path):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("train.steps=9", r"train\.steps = 6 .*rate of every step depends on the number of all"),
+        ("train.steps=9", r"train\.steps = 6 .*schedule depends on the total number of steps"),
         ("data.max_validation_windows=3", r"data\.max_validation_windows = 64 .*--init-from"),
         ("data.split_seed=1", r"data\.split_seed = 0"),
         ("train.seed=1", r"train\.seed = 0"),

@@ -249,8 +249,8 @@ def draw_windows(
     order = np.repeat(generator.permutation(len(run)), windows_per_read)
     draw = _draws(generator, len(order))
     if windows_per_read > 1:
-        # One start is drawn as for a single window, and a range of starts placed at random around it.
-        # The start is uniform within the range, and so are the others: every window has the
+        # One start is drawn as for a single window. A range of starts is placed at random around
+        # it. The start is uniform within the range, and so are the others: every window has the
         # distribution of a single one.
         room = (read_frames or window) - window
         low = first - generator.integers(0, room, len(run), endpoint=True)
