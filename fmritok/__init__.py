@@ -67,7 +67,7 @@ _MODULES = {
 }
 
 # In a checkout, the other folders are beside this one. An editable install does not find
-# ``tokenizers``: it has no ``__init__.py``, which would hide HuggingFace's package.
+# ``tokenizers``, which has no ``__init__.py``: with one, it would hide HuggingFace's package.
 _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "tokenizers").is_dir():
     __path__.append(str(_root))

@@ -58,7 +58,7 @@ def batch_loader(
     if workers and private:
         raise ConfigError(
             expected("Option", "--workers", f"0, because {private[0]} belongs to this process",
-                     workers, "Leave --workers away.")
+                     workers, "Omit --workers.")
         )  # fmt: skip
     return _Loader(
         _Reporting(dataset),
@@ -168,7 +168,7 @@ class _Batches(Iterator[Any]):
                 step = _MEMORY_STEP
         else:
             got = f"process {pid}, which ended with exit status {code}"
-        return _error("all of them to go on", got, step)
+        return _error("all of them to keep running", got, step)
 
 
 def _known(error: BaseException) -> FmritokError | None:

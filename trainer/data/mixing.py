@@ -70,7 +70,7 @@ class MixedGroup:
         if len(twice):
             raise ConfigError(
                 expected("Run", twice.iloc[0], "in one of the stores that are mixed", "in two",
-                         "Leave one of the stores away.")
+                         "Omit one of the stores.")
             )  # fmt: skip
 
     @property
