@@ -1,7 +1,7 @@
-"""Errors that tell a user what is wrong, where, and what to do next.
+"""Errors of fmritok and the form of their messages.
 
-Every message has the form ``<what> <where>: expected <...>, got <...>. <next step>``;
-:func:`expected` builds it, so that no caller forgets a part.
+Every message is ``<what> <where>: expected <...>, got <...>. <next step>``, built by
+:func:`expected`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class RunError(FmritokError, ValueError):
 
 
 class MachineError(FmritokError):
-    """The machine or the set-up is at fault, not a run: it stops a tokenization.
+    """A fault of the machine or the set-up, not of a run: tokenization stops.
 
-    No run is recorded as failed because of it; see :mod:`fmritok.faults`.
+    No run is recorded as failed; see :mod:`fmritok.faults`.
     """
 
 
@@ -48,7 +48,7 @@ class AtlasError(FmritokError, ValueError):
 
 
 class WeightsError(FmritokError, ValueError):
-    """Encoder weights are missing, unsafe or do not fit their configuration."""
+    """Weights are missing, unsafe or do not fit their configuration."""
 
 
 class StoreError(FmritokError, ValueError):
@@ -56,7 +56,7 @@ class StoreError(FmritokError, ValueError):
 
 
 class ProvenanceMismatchError(StoreError):
-    """What is about to be written or mixed was made with another configuration."""
+    """Tokens to be written or mixed were made with another configuration."""
 
 
 def expected(what: str, where: object, expected: str, got: object, next_step: str) -> str:
@@ -65,13 +65,13 @@ def expected(what: str, where: object, expected: str, got: object, next_step: st
     Parameters
     ----------
     what : str
-        What is wrong, in a few words.
+        Subject of the error, in a few words.
     where : object
         The file, run or option concerned.
     expected, got : str, object
-        What was needed, and what was found.
+        What was needed and what was found.
     next_step : str
-        One sentence that says what to do.
+        One sentence with the next action.
 
     Returns
     -------

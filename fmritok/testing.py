@@ -1,4 +1,4 @@
-"""What every tokenizer promises: classes of tests for other distributions to inherit.
+"""Contract tests of tokenizers, for other distributions to inherit.
 
 ::
 
@@ -25,7 +25,7 @@ from fmritok.tokenizers.vae.intensity import Intensity, VolumeStatistics
 
 
 class VolumeTokenizerContract:
-    """Inherit, and give a fixture ``tokenizer`` that builds yours."""
+    """Contract of tokenizers of volumes: inherit and override the fixture ``tokenizer``."""
 
     @pytest.fixture
     def tokenizer(self) -> VolumeTokenizer:
@@ -83,7 +83,7 @@ class VolumeTokenizerContract:
 
 
 class SeriesTokenizerContract:
-    """Inherit, and give a fixture ``tokenizer`` that builds yours; it must take volumes."""
+    """Contract of tokenizers of time courses: the fixture ``tokenizer`` must accept volumes."""
 
     @pytest.fixture
     def tokenizer(self) -> SeriesTokenizer:

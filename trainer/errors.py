@@ -15,7 +15,7 @@ __all__ = [
 
 
 class ConfigError(FmritokError, ValueError):
-    """An option is unknown, of the wrong type, or does not go with another."""
+    """An option is unknown, of the wrong type, or conflicts with another."""
 
 
 class CheckpointError(FmritokError, ValueError):
@@ -23,11 +23,11 @@ class CheckpointError(FmritokError, ValueError):
 
 
 class TrainingError(FmritokError, RuntimeError):
-    """Training cannot start, or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class OtherProcessError(TrainingError):
-    """The first of several processes failed, and reports it: this one only ends with it."""
+    """Another rank failed and reports the error; this one only exits."""
 
 
 class LeakageError(TrainingError):
@@ -35,4 +35,4 @@ class LeakageError(TrainingError):
 
 
 class StoppedError(TrainingError):
-    """Training was asked to stop before its end, and saved a checkpoint."""
+    """Training stopped early on request and saved a checkpoint."""

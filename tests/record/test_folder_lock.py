@@ -111,7 +111,7 @@ def test_an_out_that_is_a_file_or_below_one_is_refused(store, tmp_path):
     file.write_text("mine")
     code, text = _train(store, "--out", file)
     assert code == 1
-    assert "expected a folder, or nothing yet, got a file. Choose another one with --out." in text
+    assert "expected a folder or a new path, got a file. Choose another one with --out." in text
     code, text = _train(store, "--out", file / "below")
     assert code == 1
     assert "Not a directory" in text

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Leave the picture out, which takes more time than these trainings."""
-    monkeypatch.setattr("fmritok.trainer.training.loop.draw_losses", lambda *_: None)
+    monkeypatch.setattr("fmritok.trainer.training.loop.plot_losses", lambda *_: None)
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_what_cannot_change_the_weights_may_change(group, tmp_path):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("train.steps=9", r"train\.steps = 6 .*rate of every step depends on the number of all"),
+        ("train.steps=9", r"train\.steps = 6 .*schedule depends on the total number of steps"),
         ("data.max_validation_windows=3", r"data\.max_validation_windows = 64 .*--init-from"),
         ("data.split_seed=1", r"data\.split_seed = 0"),
         ("train.seed=1", r"train\.seed = 0"),
@@ -299,7 +299,7 @@ def test_a_checkpoint_is_no_folder_for_a_training(group, tmp_path, option):
     shutil.copytree(checkpoint.folder, copy)
     done = _command(group, option, copy, "--out", copy)
     assert done.exit_code == 1
-    assert "a folder of its own, got a checkpoint" in " ".join(done.output.split())
+    assert "a folder that is no checkpoint, got a checkpoint" in " ".join(done.output.split())
     find_checkpoint(copy).check()
     assert sorted(p.name for p in copy.iterdir()) == sorted(
         p.name for p in checkpoint.folder.iterdir()
@@ -338,7 +338,7 @@ def test_a_training_of_format_1_goes_on_exactly_and_says_what_was_not_compared(
     wanted = read_metrics(old)
     with caplog.at_level(logging.WARNING):
         trainer = _trainer(group, old, "train.seed=3", resume=old)
-    assert "it has no checksums of its files and of the tokens" in caplog.text
+    assert "it has no checksums. Its files and tokens were not" in caplog.text
     assert trainer.position.step == 3
     trainer.run()
     rows = read_metrics(old)

@@ -92,7 +92,7 @@ def test_a_small_zip_with_a_member_of_gigabytes(tmp_path, image):
     download(tmp_path, 1000002, {IMAGE: image, MOTION: b"0.06\n"})
     problems, left_out = reasons(tmp_path)
     assert problems == {"1000001": "", "1000002": ""}
-    assert "at most 4,096 can be meant" in left_out[Path(MOTION).name]
+    assert "at most 4,096 are allowed" in left_out[Path(MOTION).name]
 
 
 def flagged(path: Path, *, flags: int = 0, method: int | None = None) -> None:

@@ -181,7 +181,7 @@ def test_a_full_disk_does_not_take_the_rows_of_a_resumed_training(group, tmp_pat
 
 def test_a_row_that_does_not_fit_leaves_whole_rows(tmp_path):
     log = MetricsLog(TrainingFolder(tmp_path))
-    log.write("train", {"step": 1}, draw=False)
+    log.write("train", {"step": 1}, plot=False)
 
     class Full:
         def __init__(self, file):
@@ -195,7 +195,7 @@ def test_a_row_that_does_not_fit_leaves_whole_rows(tmp_path):
 
     log._file = Full(log._file)
     with pytest.raises(TrainingError, match="No space"):
-        log.write("train", {"step": 10**9}, draw=False)
+        log.write("train", {"step": 10**9}, plot=False)
     assert read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
 
 

@@ -222,7 +222,7 @@ def test_one_subject_trains_without_validation_and_says_so(make_store, tmp_path,
     location, _ = make_store([40], n_tokens=3, dim=4)
     with caplog.at_level(logging.WARNING):
         summary = _trainer(TokenStore(location.url).group(), tmp_path, "train.steps=3").run()
-    assert "WITHOUT validation: the store has one subject" in caplog.text
+    assert "WITHOUT validation: the store has a single subject" in caplog.text
     assert not summary.validated
     assert summary.figures["residual_loss"] > 0
 

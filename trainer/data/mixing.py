@@ -1,4 +1,4 @@
-"""Several stores as one: runs of all of them, each store with its share of every epoch."""
+"""Mix several stores: all their runs as one group, with a share of each epoch per store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LAYOUT = (
 
 
 class MixedGroup:
-    """Token groups of several stores that were made alike; trained on as if they were one.
+    """Token groups of several stores with the same meaning, used as one group.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class MixedGroup:
     Raises
     ------
     ProvenanceMismatchError
-        If the tokens of two groups do not mean the same; the first differing field is named.
+        If the tokens of two groups differ in meaning; names the first field that differs.
     ConfigError
         If a weight is not above 0, or two stores hold a run of the same id.
     """
@@ -70,7 +70,7 @@ class MixedGroup:
         if len(twice):
             raise ConfigError(
                 expected("Run", twice.iloc[0], "in one of the stores that are mixed", "in two",
-                         "Leave one of the stores away.")
+                         "Omit one of the stores.")
             )  # fmt: skip
 
     @property
@@ -125,10 +125,10 @@ def mixed_windows(
     windows_per_read: int = 1,
     read_frames: int | None = None,
 ) -> Windows:
-    """Draw an epoch's random windows, each store with its share of them.
+    """Draw the random windows of an epoch, with a share per store.
 
-    An epoch has as many windows as without weights. A store's runs all come up equally often: what
-    an epoch has no room for comes first in the next, and a store that is too small starts again.
+    The number of windows is the same as without weights. All runs of a store are drawn equally
+    often: windows left over in one epoch come first in the next, and a small store starts again.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def mixed_windows(
 
 
 def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Divide a whole number by weights; what is left over goes to the largest remainders."""
+    """Divide an integer by weights, with the largest-remainder method."""
     exact = total * weights / weights.sum()
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1

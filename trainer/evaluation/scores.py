@@ -1,4 +1,4 @@
-"""Scores of probes, written down with their folds and set beside those of permuted labels."""
+"""Write the scores of probes with folds and chance levels, as JSON, CSV and a table."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Row:
 
 
 def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Write ``probe.json``, two tables and ``folds.json``; return what the first holds.
+    """Write ``probe.json``, two tables and ``folds.json``; return the content of the first.
 
-    ``probe.csv`` has a row for each seed, ``probe_folds.csv`` one for each fold.
+    ``probe.csv`` has one row per seed, ``probe_folds.csv`` one per fold.
 
     Raises
     ------
     TrainingError
-        If the disk does not take them.
+        If the disk refuses.
     """
     summary, table, fold_table, folds = [], [], [], {}
     for row in rows:
@@ -98,16 +98,16 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _or_none(values: npt.NDArray[Any]) -> list[float | None]:
-    """Return numbers as JSON has them, which has no NaN."""
+    """Return numbers with NaN as None, for JSON."""
     return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
-    """Sum up the scores of permuted labels, of all seeds together; None if there are none.
+    """Summarise the scores of permuted labels over all seeds; None without any.
 
-    ``limit`` is what the best 5 % of them reach, ``p`` the share that is at least as good as the
-    mean over the seeds of the real labels' score. That mean scatters less than the score of one
-    seed, so p is rather too large than too small.
+    ``limit`` is their best 5 % quantile. ``p`` is the share at least as good as the real labels'
+    mean over the seeds. A permuted score is of a single seed and varies more than that mean: p is
+    conservative.
     """
     permuted = np.concatenate([score.permuted[name] for score in scores])
     if not len(permuted):
@@ -124,7 +124,7 @@ def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
 
 
 def scores_table(summary: Sequence[dict[str, Any]]) -> Table:
-    """Set mean and standard deviation over the seeds beside what permuted labels reach."""
+    """Return a table of mean and standard deviation over the seeds beside chance levels."""
     table = Table("encoder", "target", "n", "figure", "mean", "SD", "by chance", "95 %", "p")
     for row in summary:
         for name in _SHOWN:

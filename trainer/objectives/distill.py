@@ -223,17 +223,17 @@ class SelfDistillation(nn.Module):
             view=view,
             apart=self.config.apart,
         )
-        frames_BQSD = standardize(crop) if self.config.standardize else crop.frames
-        frames_BQSD = augment(frames_BQSD, batch.draws, self.config, view=view)
+        frames_BTSD = standardize(crop) if self.config.standardize else crop.frames
+        frames_BTSD = augment(frames_BTSD, batch.draws, self.config, view=view)
         grid = self.encoder.grid
         if grid.layout.kind == "flatmap":
-            frames_BQSD = frames_BQSD * grid.known
+            frames_BTSD = frames_BTSD * grid.known
         if model.input == "absolute" and grid.layout.has_mean:
-            frames_BQSD = torch.addcmul(batch.mean[:, None], batch.std[:, None], frames_BQSD)
+            frames_BTSD = torch.addcmul(batch.mean[:, None], batch.std[:, None], frames_BTSD)
         if crop.valid is not None:
-            frames_BQSD = frames_BQSD.masked_fill(~crop.valid[:, :, None, None], 0.0)
+            frames_BTSD = frames_BTSD.masked_fill(~crop.valid[:, :, None, None], 0.0)
         static_BSD = batch.mean if model.input == "both" else None
-        return fold_inputs(frames_BQSD, static_BSD, crop.times, crop.valid, grid)
+        return fold_inputs(frames_BTSD, static_BSD, crop.times, crop.valid, grid)
 
     def _collapsed(self, hidden_share: Tensor, weight: float, n: Tensor, n_cells: int) -> Tensor:
         """Return the loss if all embeddings were one vector."""

@@ -3,9 +3,6 @@
 After MAE (He et al., arXiv 2111.06377) and CortexMAE (Lane et al., arXiv 2510.13768).
 """
 
-# B windows, U patches, C cells, N visible tokens of a window, Q queried tokens of a window,
-# F features of a patch, W model width, V decoder width, K queried tokens of a batch
-
 from __future__ import annotations
 
 from dataclasses import replace
@@ -70,32 +67,32 @@ class Decoder(nn.Module):
     def forward(
         self,
         x_BNW: Tensor,
-        places_BNA: Tensor,
+        positions_BNA: Tensor,
         keep_BN: Tensor | None,
         cells_BQ: Tensor,
-        places_BQA: Tensor,
+        positions_BQA: Tensor,
         keep_BQ: Tensor | None,
     ) -> Tensor:
-        """Return what :attr:`head` turns into the queried patches [B Q V]."""
+        """Return what :attr:`head` turns into the queried patches [B Q O]."""
         N = x_BNW.shape[1]
-        x_BNV = self.entry(x_BNW)
-        query_BQV = (self.query + self.spatial[cells_BQ]).to(x_BNV.dtype)
+        x_BNO = self.entry(x_BNW)
+        query_BQO = (self.query + self.spatial[cells_BQ]).to(x_BNO.dtype)
         if self.kind == "cross":
-            context = Context(x_BNV, rotation(places_BNA, self.config))
-            by_BQ = rotation(places_BQA, self.config)
-            x_BQV = run_blocks(self.blocks, query_BQV, by_BQ, keep_BN, self.config, context)
+            context = Context(x_BNO, rotation(positions_BNA, self.config))
+            by_BQ = rotation(positions_BQA, self.config)
+            x_BQO = run_blocks(self.blocks, query_BQO, by_BQ, keep_BN, self.config, context)
         else:
-            x_BLV = torch.cat([x_BNV, query_BQV], dim=1)
-            by_BL = rotation(torch.cat([places_BNA, places_BQA], dim=1), self.config)
+            x_BLO = torch.cat([x_BNO, query_BQO], dim=1)
+            by_BL = rotation(torch.cat([positions_BNA, positions_BQA], dim=1), self.config)
             keep_BL = None
             if keep_BN is not None or keep_BQ is not None:
-                keep_BL = torch.ones(x_BLV.shape[:2], dtype=torch.bool, device=x_BLV.device)
+                keep_BL = torch.ones(x_BLO.shape[:2], dtype=torch.bool, device=x_BLO.device)
                 keep_BL[:, :N] = True if keep_BN is None else keep_BN
                 keep_BL[:, N:] = True if keep_BQ is None else keep_BQ
-            x_BLV = run_blocks(self.blocks, x_BLV, by_BL, keep_BL, self.config)
-            x_BQV = x_BLV[:, N:]
-        normed_BQV: Tensor = self.norm(x_BQV)
-        return normed_BQV
+            x_BLO = run_blocks(self.blocks, x_BLO, by_BL, keep_BL, self.config)
+            x_BQO = x_BLO[:, N:]
+        normed_BQO: Tensor = self.norm(x_BQO)
+        return normed_BQO
 
 
 class MaskedAutoencoder(nn.Module):
@@ -158,26 +155,26 @@ class MaskedAutoencoder(nn.Module):
         )
         # CLS and registers stand before the visible tokens, at the window's first frame.
         before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
-        places_BNA = self.encoder.grid.places(times_BN, shown.cells)
+        positions_BNA = self.encoder.grid.positions(times_BN, shown.cells)
         keep_BN = None
         if shown.keep is not None:
             keep_BN = F.pad(shown.keep, (before.shape[1], 0), value=True)
         cells_BQ = index_BQ % C
-        x_BQV = self.decoder(
+        x_BQO = self.decoder(
             torch.cat([before, encoded.tokens], dim=1),
-            F.pad(places_BNA, (0, 0, before.shape[1], 0)),
+            F.pad(positions_BNA, (0, 0, before.shape[1], 0)),
             keep_BN,
             cells_BQ,
-            self.encoder.grid.places(inputs.times.gather(1, index_BQ // C), cells_BQ),
+            self.encoder.grid.positions(inputs.times.gather(1, index_BQ // C), cells_BQ),
             keep_BQ,
         )
         windows_B1 = torch.arange(B, device=index_BQ.device)[:, None]
         index_K = (windows_B1 * (U * C) + index_BQ).flatten()
-        x_KV = x_BQV.flatten(0, 1)
+        x_KO = x_BQO.flatten(0, 1)
         if keep_BQ is not None:
-            index_K, x_KV = index_K[keep_BQ.flatten()], x_KV[keep_BQ.flatten()]
+            index_K, x_KO = index_K[keep_BQ.flatten()], x_KO[keep_BQ.flatten()]
         targets = PatchTargets(inputs, self.encoder.grid, error="l2", chunk=self.config.chunk)
-        loss = prediction_error(self.decoder.head, x_KV, index_K, targets)
+        loss = prediction_error(self.decoder.head, x_KO, index_K, targets)
         measures = {}
         if measure:
             with torch.no_grad():

@@ -1,7 +1,5 @@
 """What is hidden and what is shown: pure functions of each window's own random number."""
 
-# B windows, U patches, C cells, N visible tokens of a window, Q hidden ones, M chosen cells
-
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -55,10 +53,10 @@ def tube_visible(
     draws: Tensor, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, n_shown: int
 ) -> Visible:
     """Show the same cells in all patches of a window."""
-    cells_BM = tube_cells(draws, n_cells=n_cells, n_chosen=n_shown)
+    cells_BN = tube_cells(draws, n_cells=n_cells, n_chosen=n_shown)
     patches_N = torch.arange(n_patches, device=draws.device).repeat_interleave(n_shown)
     keep_BN = None if valid_BU is None else valid_BU.repeat_interleave(n_shown, dim=1)
-    return Visible(patches_N.expand(len(draws), -1), cells_BM.repeat(1, n_patches), keep_BN)
+    return Visible(patches_N.expand(len(draws), -1), cells_BN.repeat(1, n_patches), keep_BN)
 
 
 def random_visible(

@@ -4,9 +4,6 @@ After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All is drawn from each 
 number, so that it depends neither on the batch nor on the process.
 """
 
-# B windows, T frames, Q frames of a crop, S stored tokens of a frame, D features, U patches,
-# C cells
-
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -28,11 +25,11 @@ class Crop(NamedTuple):
     """Consecutive frames of each window."""
 
     frames: Tensor
-    """[B Q S D]"""
+    """[B T S D]"""
     times: Tensor
-    """[B Q], seconds from the crop's first frame"""
+    """[B T], seconds from the crop's first frame"""
     valid: Tensor | None
-    """[B Q], bool"""
+    """[B T], bool"""
 
 
 def default_crop(window: int, patch: int, *, apart: bool = False) -> int:
@@ -68,55 +65,57 @@ def crop_frames(
             low = min(n // 2, high)
         starts.append(int(generator_of(draw, _START + view).integers(low, high, endpoint=True)))
     start_B1 = torch.tensor(starts, device=draws.device)[:, None]
-    index_BQ = start_B1 + torch.arange(length, device=draws.device)
-    chosen_BQ11 = index_BQ[:, :, None, None].expand(-1, -1, *frames_BTSD.shape[2:])
-    times_BQ = times_BT.gather(1, index_BQ)
-    valid_BQ = None if valid_BT is None else valid_BT.gather(1, index_BQ)
-    if valid_BQ is not None and bool(valid_BQ.all()):
-        valid_BQ = None
-    return Crop(frames_BTSD.gather(1, chosen_BQ11), times_BQ - times_BQ[:, :1], valid_BQ)
+    index_BT = start_B1 + torch.arange(length, device=draws.device)
+    chosen_BT11 = index_BT[:, :, None, None].expand(-1, -1, *frames_BTSD.shape[2:])
+    crop_times_BT = times_BT.gather(1, index_BT)
+    crop_valid_BT = None if valid_BT is None else valid_BT.gather(1, index_BT)
+    if crop_valid_BT is not None and bool(crop_valid_BT.all()):
+        crop_valid_BT = None
+    return Crop(
+        frames_BTSD.gather(1, chosen_BT11), crop_times_BT - crop_times_BT[:, :1], crop_valid_BT
+    )
 
 
 def standardize(crop: Crop) -> Tensor:
-    """Bring each feature to mean 0 and standard deviation 1 over the crop's own frames [B Q S D].
+    """Bring each feature to mean 0 and standard deviation 1 over the crop's own frames [B T S D].
 
     Frames that are padding, and features that do not vary over the crop, become 0.
     """
     if crop.valid is None:
-        weight_BQ11 = torch.ones_like(crop.frames[:, :, :1, :1])
+        weight_BT11 = torch.ones_like(crop.frames[:, :, :1, :1])
     else:
-        weight_BQ11 = crop.valid[:, :, None, None].to(crop.frames.dtype)
-    count_B111 = weight_BQ11.sum(1, keepdim=True)
-    mean_B1SD = (crop.frames * weight_BQ11).sum(1, keepdim=True) / count_B111
-    centred_BQSD = (crop.frames - mean_B1SD) * weight_BQ11
-    std_B1SD = (centred_BQSD.square().sum(1, keepdim=True) / count_B111).sqrt()
-    return centred_BQSD * torch.where(std_B1SD > _STILL, 1 / std_B1SD, 0.0)
+        weight_BT11 = crop.valid[:, :, None, None].to(crop.frames.dtype)
+    count_B111 = weight_BT11.sum(1, keepdim=True)
+    mean_B1SD = (crop.frames * weight_BT11).sum(1, keepdim=True) / count_B111
+    centred_BTSD = (crop.frames - mean_B1SD) * weight_BT11
+    std_B1SD = (centred_BTSD.square().sum(1, keepdim=True) / count_B111).sqrt()
+    return centred_BTSD * torch.where(std_B1SD > _STILL, 1 / std_B1SD, 0.0)
 
 
-def augment(frames_BQSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view: int) -> Tensor:
+def augment(frames_BTSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view: int) -> Tensor:
     """Drop tokens and a block of time, scale, add noise; frames are in standard deviations.
 
     Up to ``drop_tokens`` of the stored tokens (at least one, but never all) and one block of up to
     ``drop_time`` of the frames become 0; all is multiplied by 1 +- ``jitter``; ``noise`` is a
     standard deviation.
     """
-    Q, S = frames_BQSD.shape[1:3]
-    factors = np.ones((len(draws), Q, S), np.float32)
+    T, S = frames_BTSD.shape[1:3]
+    factors = np.ones((len(draws), T, S), np.float32)
     noise = []
     for factor, draw in zip(factors, draws.tolist(), strict=True):
         generator = generator_of(draw, _AUGMENT + view)
         if config.drop_tokens:
             n_dropped = min(max(1, int(generator.uniform(0, config.drop_tokens) * S)), S - 1)
             factor[:, generator.permutation(S)[:n_dropped]] = 0
-        length = int(generator.uniform(0, config.drop_time) * Q)
-        first = int(generator.integers(0, Q - length, endpoint=True))
+        length = int(generator.uniform(0, config.drop_time) * T)
+        first = int(generator.integers(0, T - length, endpoint=True))
         factor[first : first + length] = 0
         factor *= generator.uniform(1 - config.jitter, 1 + config.jitter)
         if config.noise:
             seed = int(generator.integers(2**63 - 1))
-            own = torch.Generator(frames_BQSD.device).manual_seed(seed)
-            noise.append(torch.randn(frames_BQSD.shape[1:], generator=own, device=own.device))
-    out = frames_BQSD * torch.from_numpy(factors).to(frames_BQSD.device)[..., None]
+            own = torch.Generator(frames_BTSD.device).manual_seed(seed)
+            noise.append(torch.randn(frames_BTSD.shape[1:], generator=own, device=own.device))
+    out = frames_BTSD * torch.from_numpy(factors).to(frames_BTSD.device)[..., None]
     return out.add_(torch.stack(noise), alpha=config.noise) if noise else out
 
 
