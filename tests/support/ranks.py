@@ -128,13 +128,13 @@ def resume_as_rank(rank, store, folder):
 
 
 def poison_as_rank(rank, store, folder):
-    ranks, moments = _join(rank, folder), TokenGroup.moments
+    ranks, moments = _join(rank, folder), TokenGroup.statistics
 
     def poisoned(group, row):
         found = moments(group, row)
         return replace(found, mean=found.mean * np.nan)
 
-    TokenGroup.moments = poisoned
+    TokenGroup.statistics = poisoned
     try:
         trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
     except TrainingError as error:

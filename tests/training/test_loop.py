@@ -204,7 +204,7 @@ def test_init_from_takes_weights_only(group, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_and_names_the_runs(group, tmp_path, monkeypatch):
     trainer = _trainer(group, tmp_path)
     poisoned = str(trainer.index.run_id[0])
-    row, moments = int(group.run(poisoned)["row"]), TokenGroup.moments
+    row, moments = int(group.run(poisoned)["row"]), TokenGroup.statistics
 
     def poison(self, of_row):
         found = moments(self, of_row)
