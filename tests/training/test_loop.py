@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_runs(group, tmp_path, m
         found = moments(self, of_row)
         return replace(found, mean=found.mean * np.nan) if of_row == row else found
 
-    monkeypatch.setattr(TokenGroup, "moments", poison)
+    monkeypatch.setattr(TokenGroup, "statistics", poison)
     with pytest.raises(TrainingError, match=rf"on the runs .*{poisoned}.*got loss nan"):
         trainer.run()
     steps = [row["step"] for row in read_metrics(tmp_path)]
