@@ -25,8 +25,7 @@ from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.training.loop import Trainer
 
 SMALL = ["data.window=8", "data.batch_size=4", "model.width=16", "model.layers=1",
-         "model.mlp_width=16", "train.steps=2", "objective.head_width=16",
-         "objective.projection=8"]  # fmt: skip
+         "model.mlp_width=16", "train.steps=2"]  # fmt: skip
 
 
 def _runs(n_subjects=24):

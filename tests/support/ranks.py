@@ -70,12 +70,12 @@ def train_as_rank(rank, store, folder):
 def rate_as_rank(rank, folder, x_MZ):
     ranks = _join(rank, folder)
     own = (x_MZ[:5] if rank == 0 else x_MZ[5:]).clone().requires_grad_()
-    rate = coding_rate(own, precision=0.05)
+    rate = coding_rate(own, epsilon=0.05)
     (rate * len(own)).backward()
     # As DistributedDataParallel and the learner do it: sum of gradients, divided by all rows.
     np.savez(f"{folder}/{rank}.npz", rate=rate.item(), gradient=own.grad / len(x_MZ))
     nothing = own.detach()[:1].requires_grad_()
-    alone = coding_rate(nothing if rank else own.detach(), precision=0.05, count=not rank)
+    alone = coding_rate(nothing if rank else own.detach(), epsilon=0.05, count=not rank)
     np.save(f"{folder}/alone{rank}.npy", alone.item())
     ranks.leave()
 
@@ -86,7 +86,7 @@ SHARDED = {
     "mae": ["objective.name=mae", "model.checkpointing=selective"],
     "distill": ["objective.name=distill", "objective.centre=true"],
     "full": ["model.checkpointing=full", "objective.chunk=8", "train.accumulate=3"],
-    "bf16": ["train.precision=bf16", "model.layers=2"],
+    "bf16": ["train.dtype=bf16", "model.layers=2"],
     # One graph: windows of one length, no validation.
     "compiled": ["train.compile=true", "data.window=9", "train.steps=2",
                  "data.validation_fraction=0"],
