@@ -8,7 +8,7 @@ import torch
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.data.streaming import WindowDataset, collate
+from fmritok.trainer.data.streaming import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import model_inputs
@@ -30,8 +30,8 @@ def batch(make_store):
     location, _ = make_store([40, 5], n_tokens=6, dim=4, values=values)
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    dataset = WindowDataset(group, index)
-    return collate([dataset[Request(0, 0, 0, 7, 16, 11)], dataset[Request(0, 1, 1, 0, 5, 22)]])
+    reader = WindowReader(group, index)
+    return reader.__getitems__([Request(0, 0, 0, 7, 16, 11), Request(0, 1, 1, 0, 5, 22)])
 
 
 def _objective(form="both", **options):

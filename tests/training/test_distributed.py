@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from ranks import RUNS, SMALL, rate_as_rank, train, train_as_rank
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import WindowDataset, collate
+from fmritok.trainer.data.streaming import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
 from fmritok.trainer.record.folder import find_checkpoint
@@ -112,8 +112,8 @@ def test_windows_of_one_read_go_to_one_rank(batch_size, per_read):
 
 def test_a_batch_in_parts_is_the_batch(make_store):
     group = TokenStore(make_store([20, 20], n_tokens=2, dim=3)[0].url).group()
-    dataset = WindowDataset(group, RunIndex.of(group.runs, group.runs["run_id"].tolist()))
-    batch = collate([dataset[Request(0, i, i % 2, 0, 9, i)] for i in range(3)])
+    reader = WindowReader(group, RunIndex.of(group.runs, group.runs["run_id"].tolist()))
+    batch = reader.__getitems__([Request(0, i, i % 2, 0, 9, i) for i in range(3)])
     assert split_batch(batch, 1) == [batch]
     parts = split_batch(batch, 5)
     assert [is_placeholder(part) for part in parts] == [False] * 3 + [True] * 2

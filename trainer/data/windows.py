@@ -19,7 +19,6 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
 
 __all__ = [
-    "EndlessBatches",
     "Request",
     "RunIndex",
     "WindowBatches",
@@ -28,11 +27,10 @@ __all__ = [
     "draw_windows",
     "keyed_generator",
     "random_windows",
-    "steps_per_epoch",
     "validation_windows",
 ]
 
-_TRAIN, _VALIDATION, _SHUFFLE = 0, 1, 2  # keys that keep the random streams apart
+_TRAIN, _VALIDATION = 0, 1  # keys that keep the random streams apart
 _COLUMNS = ("run", "first", "n_frames", "draw", "label")
 
 
@@ -167,12 +165,6 @@ class Windows:
         columns: dict[str, Any] = {name: getattr(self, name)[positions] for name in _COLUMNS}
         return replace(self, **columns)
 
-    def shuffled(self, seed: int, epoch: int) -> Windows:
-        """Return the windows in the order, and with the draws, of an epoch of training."""
-        generator = keyed_generator(seed, _SHUFFLE, epoch)
-        windows = self.take(generator.permutation(len(self)))
-        return replace(windows, epoch=epoch, draw=_draws(generator, len(self)))
-
     def batches(self, batch_size: int, seen: int = 0) -> Iterator[list[Request]]:
         """Yield the requests of each batch from sample ``seen`` on; the last may be smaller."""
         columns = [getattr(self, name) for name in _COLUMNS]
@@ -289,11 +281,6 @@ def validation_windows(index: RunIndex, *, window: int, at_most: int, seed: int)
     return replace(windows, draw=_draws(keyed_generator(seed, _VALIDATION), count))
 
 
-def steps_per_epoch(n_runs: int, *, windows_per_run: int, batch_size: int) -> int:
-    """Return how many batches an epoch of random windows has."""
-    return -(-n_runs * windows_per_run // batch_size)
-
-
 class WindowBatches:
     """Batch sampler that goes on from (epoch, samples seen) for as many epochs as are asked for.
 
@@ -331,28 +318,6 @@ class WindowBatches:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.windows_of(0)) // self.batch_size)
-
-
-class EndlessBatches(WindowBatches):
-    """Batches of random windows; see :func:`random_windows`."""
-
-    def __init__(
-        self,
-        index: RunIndex,
-        *,
-        window: int,
-        windows_per_run: int,
-        batch_size: int,
-        seed: int,
-        epoch: int = 0,
-        seen: int = 0,
-    ) -> None:
-        def windows_of(epoch: int) -> Windows:
-            return random_windows(
-                index, window=window, windows_per_run=windows_per_run, seed=seed, epoch=epoch
-            )
-
-        super().__init__(windows_of, batch_size=batch_size, epoch=epoch, seen=seen)
 
 
 def keyed_generator(*key: int) -> np.random.Generator:
