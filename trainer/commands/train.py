@@ -134,8 +134,7 @@ def _train(
     # Read once, when torch is loaded. Threads that spin while they wait take the cores away from
     # the loader and from other jobs: measured five times slower on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-
+    from fmritok.device import choose_device, count_cores
     from fmritok.errors import expected
     from fmritok.pipeline.store.reader import TokenGroup, TokenStore
     from fmritok.terminal import echo, log_to_terminal, new_console
@@ -152,17 +151,7 @@ def _train(
     log_to_terminal()
     logger = logging.getLogger(__name__)
 
-    cuda = torch.cuda.is_available()
-    if device_name == "auto":
-        device_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu"
-    try:
-        device = torch.device(device_name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            expected("Option", "--device", "a device that torch can use here",
-                     f"{device_name!r} ({error})", "Leave it away.")
-        ) from error  # fmt: skip
+    device = choose_device(device_name, error=ConfigError)
 
     if wandb is not None:
         import_wandb()  # before anything is written
@@ -200,10 +189,8 @@ def _train(
         if len(groups) > 1 or weights:
             group = MixedGroup(groups, weights or None)
         if workers is None:
-            has_affinity = hasattr(os, "sched_getaffinity")
-            cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
             shared = all(each.location.is_shared for each in groups)
-            workers = min(4, (cores or 1) - 1) if shared else 0
+            workers = min(4, count_cores() - 1) if shared else 0
         trainer = Trainer(
             config,
             group,
