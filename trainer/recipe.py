@@ -20,6 +20,7 @@ from fmritok.trainer.objectives.registry import DEFAULT, options_of, owners_of
 from fmritok.trainer.options import Tree, checked_config, new_name, with_new_names
 
 __all__ = [
+    "Tree",
     "build_config",
     "override",
     "read_recipe",

@@ -97,7 +97,7 @@ def probe(
     from fmritok.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.evaluation.probing import EventOptions, probe_trainings
-    from fmritok.trainer.evaluation.scores import scores_table, write_scores
+    from fmritok.trainer.evaluation.scores import few_units, scores_table, write_scores
 
     log_to_terminal()
     try:
@@ -111,6 +111,9 @@ def probe(
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     summary = write_scores(out, rows)
+    warning = few_units(summary)
+    if warning is not None:
+        echo(f"Warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(summary, indent=1))
     else:
