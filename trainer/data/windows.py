@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ __all__ = [
     "Request",
     "RunIndex",
     "WindowBatches",
+    "WindowOptions",
     "Windows",
     "all_windows",
     "draw_windows",
@@ -178,41 +179,43 @@ class Windows:
             ]
 
 
-def random_windows(
-    index: RunIndex,
-    *,
-    window: int,
-    windows_per_run: int,
-    seed: int,
-    epoch: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
-) -> Windows:
-    """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone.
+class WindowOptions(TypedDict):
+    """How the random windows of every run are drawn.
 
     Every window starts at each frame that it can start at with equal probability, whatever
     ``windows_per_read`` and ``read_frames``.
+    """
+
+    window: int
+    """frames; shorter runs are taken whole"""
+    windows_per_run: int
+    """a multiple of ``windows_per_read``"""
+    windows_per_read: NotRequired[int]
+    """consecutive windows that lie within the same ``read_frames`` frames, so one read serves all
+    of them; they differ in their random numbers. For slow disks. Default: 1"""
+    read_frames: NotRequired[int | None]
+    """default: ``window``, and the windows of a read are the same frames; without effect if
+    ``windows_per_read`` is 1"""
+
+
+def random_windows(
+    index: RunIndex, *, seed: int, epoch: int, **options: Unpack[WindowOptions]
+) -> Windows:
+    """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone.
 
     Parameters
     ----------
     index : RunIndex
-    window : int
-        Frames; shorter runs are taken whole.
-    windows_per_run : int
-        A multiple of ``windows_per_read``.
     seed, epoch : int
-    windows_per_read : int
-        Consecutive windows that lie within the same ``read_frames`` frames, so one read serves all
-        of them; they differ in what an objective draws. For disks that cannot keep up.
-    read_frames : int, optional
-        Default: ``window``, and the windows of a read are the same frames. Without effect if
-        ``windows_per_read`` is 1.
+    **options
+        See :class:`WindowOptions`.
+
+    Raises
+    ------
+    ConfigError
+        If the options do not go together.
     """
-    return draw_windows(
-        index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, window=window,
-        windows_per_run=windows_per_run, windows_per_read=windows_per_read,
-        read_frames=read_frames,
-    )  # fmt: skip
+    return draw_windows(index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, **options)
 
 
 def draw_windows(
@@ -220,12 +223,12 @@ def draw_windows(
     generator: np.random.Generator,
     *,
     epoch: int,
-    window: int,
-    windows_per_run: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
+    **options: Unpack[WindowOptions],
 ) -> Windows:
     """Draw random windows of every run with a generator; see :func:`random_windows`."""
+    window, windows_per_run = options["window"], options["windows_per_run"]
+    windows_per_read = options.get("windows_per_read", 1)
+    read_frames = options.get("read_frames")
     reads = windows_per_run // windows_per_read
     if reads * windows_per_read != windows_per_run or (read_frames or window) < window:
         raise ConfigError(
