@@ -25,9 +25,10 @@ SMALL = [
     "data.window=12", "data.windows_per_run=3", "data.batch_size=4", "data.validation_fraction=0.4",
     "data.max_validation_windows=5", "model.width=16", "model.layers=1", "model.mlp_width=16",
     "train.validate_every=5", "train.checkpoint_every=5", "train.log_every=2",
-    "objective.head_width=16", "objective.projection=8",
 ]  # fmt: skip
 
+
+DISTILL = ["objective.name=distill", "objective.head_width=16", "objective.projection=8"]
 
 #: Trainings to compare: options, in how many parts by one and by two processes. Where windows
 #: share reads, a batch of 4 has windows of two reads, and a process has 3 of them, 2 or 1.
@@ -37,8 +38,8 @@ RUNS = {
     "mtm-parts": (["objective.name=mtm"], 3, 2),
     "mtm-reads": (["objective.name=mtm", *READS], 1, 1),
     "mae": (["objective.name=mae"], 2, 1),
-    "distill": (["objective.name=distill"], 1, 1),
-    "distill-reads": (["objective.name=distill", "objective.centre=true", *READS], 1, 1),
+    "distill": (DISTILL, 1, 1),
+    "distill-reads": ([*DISTILL, "objective.centre=true", *READS], 1, 1),
 }
 
 
@@ -84,7 +85,7 @@ def rate_as_rank(rank, folder, x_MZ):
 SHARDED = {
     "mtm": ["train.accumulate=2", "model.layers=2", "optim.clip=0.05"],
     "mae": ["objective.name=mae", "model.checkpointing=selective"],
-    "distill": ["objective.name=distill", "objective.centre=true"],
+    "distill": [*DISTILL, "objective.centre=true"],
     "full": ["model.checkpointing=full", "objective.chunk=8", "train.accumulate=3"],
     "bf16": ["train.dtype=bf16", "model.layers=2"],
     # One graph: windows of one length, no validation.
