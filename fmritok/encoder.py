@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fmritok.device import choose_device
 from fmritok.errors import expected
 from fmritok.pipeline.store.precision import StoredRun, store_precision
 from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
@@ -195,6 +196,7 @@ def load_encoder(training: str | PathLike[str], *, device: str | torch.device = 
     training : path
         Folder of a training (its latest checkpoint), or one of its checkpoints.
     device : str or torch.device
+        ``auto`` is a GPU if there is one.
 
     Raises
     ------
@@ -202,7 +204,7 @@ def load_encoder(training: str | PathLike[str], *, device: str | torch.device = 
         If there is no checkpoint, it is damaged, or an older release wrote it without the meaning
         of its tokens.
     """
-    return Encoder(load_frozen(Path(training)), torch.device(device))
+    return Encoder(load_frozen(Path(training)), choose_device(str(device)))
 
 
 def _starts(n_frames: int, window: int) -> list[int]:

@@ -151,7 +151,7 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     from fmritok.pipeline.store.schema import GroupSpec
     from fmritok.pipeline.store.writer import write_run
     from fmritok.trainer.data.streaming import window_loader
-    from fmritok.trainer.data.windows import EndlessBatches, RunIndex
+    from fmritok.trainer.data.windows import RunIndex, WindowBatches, random_windows
 
     location, rng, n_runs = Location(root / "tokens.zarr"), np.random.default_rng(0), 500
     spec = GroupSpec(name="vae", n_tokens=27, dim=128, precision="int8", shard_frames=64)
@@ -169,7 +169,10 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     finalize(location, "vae")
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, ids)
-    batches = EndlessBatches(index, window=32, windows_per_run=4, batch_size=8, seed=0)
+    batches = WindowBatches(
+        lambda epoch: random_windows(index, window=32, windows_per_run=4, seed=0, epoch=epoch),
+        batch_size=8,
+    )
     loader = iter(window_loader(group, index, batches, workers=workers))
     start, every = time.perf_counter(), max(n_windows // 10, 8)
     history: list[list[float]] = []

@@ -76,8 +76,8 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
         kind = way.partition("-")[2]
         if kind in ("selective", "full"):
             model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
-    precision = "fp32" if way == "plain" else "bf16"
-    train = replace(config.train, precision=precision, compile=way == "ours-compiled")  # type: ignore[arg-type]
+    dtype = "fp32" if way == "plain" else "bf16"
+    train = replace(config.train, dtype=dtype, compile=way == "ours-compiled")  # type: ignore[arg-type]
     objective = replace(config.objective, chunk=chunk)
     config = replace(config, model=model, train=train, objective=objective)
 

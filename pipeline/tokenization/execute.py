@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmritok.device import count_cores, count_gpus
 from fmritok.errors import FmritokError, MachineError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import RunRecord
@@ -49,12 +49,9 @@ def default_workers() -> int:
     worker wait for each other at every layer of the network.
     """
     import psutil
-    import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
     room = int(psutil.virtual_memory().available // _MEMORY_A_WORKER)
-    return max(1, min(os.cpu_count() or 1, room))
+    return count_gpus() or max(1, min(count_cores(), room))
 
 
 def run_serially(tasks: Sequence[RunTask], job: Job) -> Generator[Outcome]:
@@ -187,7 +184,7 @@ def _client(
             yield client, 0
         return
     count = workers or default_workers()
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, count_cores() // count)
     settings = {
         "distributed.nanny.pre-spawn-environ": _worker_environment(threads),
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,

@@ -80,6 +80,8 @@ print(json.dumps([name for name in heavy if name in sys.modules]))
         ("fmritok.pipeline.commands.tokenize", ["fmritok.trainer"]),
         ("fmritok.pipeline.tokenization.execute", ["fmritok.trainer"]),
         ("fmritok.pipeline.store.reader", ["fmritok.tokenizers", "torch", "nibabel", "dask"]),
+        ("fmritok.device", ["torch", "numpy"]),
+        ("fmritok.trainer.recipe", ["torch", "numpy"]),
         (
             "fmritok.tokenizers.vae.tokenizer",
             ["fmritok.pipeline.store", "fmritok.trainer", "nibabel"],

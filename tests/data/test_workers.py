@@ -13,25 +13,26 @@ import psutil
 import pytest
 import torch
 from broken import BrokenDataset
+from streams import random_batches
 
 from fmritok.errors import StoreError
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data import workers
 from fmritok.trainer.data.loader import batch_loader
 from fmritok.trainer.data.streaming import window_loader
-from fmritok.trainer.data.windows import EndlessBatches, RunIndex
+from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import TrainingError
 
 TRAINER = """
 import sys
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.streaming import window_loader
-from fmritok.trainer.data.windows import EndlessBatches, RunIndex
+from fmritok.trainer.data.windows import RunIndex, all_windows
 
 if __name__ == "__main__":
     group = TokenStore(sys.argv[1]).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
+    batches = 100 * list(all_windows(index, window=16).batches(2))
     loader = iter(window_loader(group, index, batches, workers=2))
     next(loader)
     print(*[worker.pid for worker in loader.workers], flush=True)
@@ -51,7 +52,7 @@ def test_workers_outlive_signals_and_end_with_the_trainer(store):
     """A cluster's SIGTERM goes to all processes; only the trainer's wish to end a worker counts."""
     group = TokenStore(store).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
+    batches = random_batches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
     loader = window_loader(group, index, batches, workers=1)
     batches = iter(loader)
     next(batches)
@@ -97,7 +98,7 @@ def test_no_worker_is_left_and_none_is_waited_for(store, tmp_path, end):
 def test_a_killed_worker_is_one_error_that_says_how_to_go_on(store, number, said):
     group = TokenStore(store).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
+    batches = random_batches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
     loader = iter(window_loader(group, index, batches, workers=2))
     next(loader)
     pid = loader.workers[1].pid

@@ -176,9 +176,18 @@ def test_all_other_options_are_refused(group, tmp_path, option, words):
 def test_options_that_an_older_release_did_not_have_take_their_default(group, tmp_path):
     _trainer(group, tmp_path / "whole").run()
     checkpoint = _stopped(group, tmp_path / "a")
-    _edited(checkpoint, lambda state: state["config"]["objective"].pop("standardize"))
-    with pytest.raises(CheckpointError, match=r"objective\.standardize = False .*got True"):
-        _trainer(group, tmp_path / "a", "objective.standardize=true", resume=tmp_path / "a")
+    _edited(checkpoint, lambda state: state["config"]["objective"].pop("masking"))
+    with pytest.raises(CheckpointError, match=r"objective\.masking = 'tube' .*got 'random'"):
+        _trainer(group, tmp_path / "a", "objective.masking=random", resume=tmp_path / "a")
+    _trainer(group, tmp_path / "a", resume=tmp_path / "a").run()
+    assert _weights(tmp_path / "a") == _weights(tmp_path / "whole")
+
+
+def test_options_of_other_objectives_that_an_older_release_saved_are_left_out(group, tmp_path):
+    _trainer(group, tmp_path / "whole").run()
+    checkpoint = _stopped(group, tmp_path / "a")
+    older = {"stride": 3, "noise": 0.1, "precision": 0.05}
+    _edited(checkpoint, lambda state: state["config"]["objective"].update(older))
     _trainer(group, tmp_path / "a", resume=tmp_path / "a").run()
     assert _weights(tmp_path / "a") == _weights(tmp_path / "whole")
 

@@ -25,9 +25,10 @@ SMALL = [
     "data.window=12", "data.windows_per_run=3", "data.batch_size=4", "data.validation_fraction=0.4",
     "data.max_validation_windows=5", "model.width=16", "model.layers=1", "model.mlp_width=16",
     "train.validate_every=5", "train.checkpoint_every=5", "train.log_every=2",
-    "objective.head_width=16", "objective.projection=8",
 ]  # fmt: skip
 
+
+DISTILL = ["objective.name=distill", "objective.head_width=16", "objective.projection=8"]
 
 #: Trainings to compare: options, in how many parts by one and by two processes. Where windows
 #: share reads, a batch of 4 has windows of two reads, and a process has 3 of them, 2 or 1.
@@ -37,8 +38,8 @@ RUNS = {
     "mtm-parts": (["objective.name=mtm"], 3, 2),
     "mtm-reads": (["objective.name=mtm", *READS], 1, 1),
     "mae": (["objective.name=mae"], 2, 1),
-    "distill": (["objective.name=distill"], 1, 1),
-    "distill-reads": (["objective.name=distill", "objective.centre=true", *READS], 1, 1),
+    "distill": (DISTILL, 1, 1),
+    "distill-reads": ([*DISTILL, "objective.centre=true", *READS], 1, 1),
 }
 
 
@@ -70,12 +71,12 @@ def train_as_rank(rank, store, folder):
 def rate_as_rank(rank, folder, x_MZ):
     ranks = _join(rank, folder)
     own = (x_MZ[:5] if rank == 0 else x_MZ[5:]).clone().requires_grad_()
-    rate = coding_rate(own, precision=0.05)
+    rate = coding_rate(own, epsilon=0.05)
     (rate * len(own)).backward()
     # As DistributedDataParallel and the learner do it: sum of gradients, divided by all rows.
     np.savez(f"{folder}/{rank}.npz", rate=rate.item(), gradient=own.grad / len(x_MZ))
     nothing = own.detach()[:1].requires_grad_()
-    alone = coding_rate(nothing if rank else own.detach(), precision=0.05, count=not rank)
+    alone = coding_rate(nothing if rank else own.detach(), epsilon=0.05, count=not rank)
     np.save(f"{folder}/alone{rank}.npy", alone.item())
     ranks.leave()
 
@@ -84,9 +85,9 @@ def rate_as_rank(rank, folder, x_MZ):
 SHARDED = {
     "mtm": ["train.accumulate=2", "model.layers=2", "optim.clip=0.05"],
     "mae": ["objective.name=mae", "model.checkpointing=selective"],
-    "distill": ["objective.name=distill", "objective.centre=true"],
+    "distill": [*DISTILL, "objective.centre=true"],
     "full": ["model.checkpointing=full", "objective.chunk=8", "train.accumulate=3"],
-    "bf16": ["train.precision=bf16", "model.layers=2"],
+    "bf16": ["train.dtype=bf16", "model.layers=2"],
     # One graph: windows of one length, no validation.
     "compiled": ["train.compile=true", "data.window=9", "train.steps=2",
                  "data.validation_fraction=0"],

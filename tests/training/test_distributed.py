@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from ranks import RUNS, SMALL, rate_as_rank, train, train_as_rank
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import WindowDataset, collate
+from fmritok.trainer.data.streaming import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
 from fmritok.trainer.record.folder import find_checkpoint
@@ -112,8 +112,8 @@ def test_windows_of_one_read_go_to_one_rank(batch_size, per_read):
 
 def test_a_batch_in_parts_is_the_batch(make_store):
     group = TokenStore(make_store([20, 20], n_tokens=2, dim=3)[0].url).group()
-    dataset = WindowDataset(group, RunIndex.of(group.runs, group.runs["run_id"].tolist()))
-    batch = collate([dataset[Request(0, i, i % 2, 0, 9, i)] for i in range(3)])
+    reader = WindowReader(group, RunIndex.of(group.runs, group.runs["run_id"].tolist()))
+    batch = reader.__getitems__([Request(0, i, i % 2, 0, 9, i) for i in range(3)])
     assert split_batch(batch, 1) == [batch]
     parts = split_batch(batch, 5)
     assert [is_placeholder(part) for part in parts] == [False] * 3 + [True] * 2
@@ -127,19 +127,19 @@ def test_the_coding_rate_is_that_of_all_processes(tmp_path):
     x_MZ = torch.nn.functional.normalize(torch.randn(8, 4), dim=-1)
     mp.start_processes(rate_as_rank, (str(tmp_path), x_MZ), nprocs=2, start_method="forkserver")
     whole = x_MZ.clone().requires_grad_()
-    rate = coding_rate(whole, precision=0.05)
+    rate = coding_rate(whole, epsilon=0.05)
     rate.backward()
     got = [np.load(tmp_path / f"{rank}.npz") for rank in range(2)]
     for part in got:
         assert float(part["rate"]) == pytest.approx(rate.item(), rel=1e-9)
     gradient = np.concatenate([part["gradient"] for part in got])
     np.testing.assert_allclose(gradient, whole.grad.numpy(), rtol=1e-5, atol=1e-7)
-    alone = coding_rate(x_MZ[:5], precision=0.05).item()
+    alone = coding_rate(x_MZ[:5], epsilon=0.05).item()
     for rank in range(2):
         assert float(np.load(tmp_path / f"alone{rank}.npy")) == pytest.approx(alone, rel=1e-9)
 
 
 def test_without_other_processes_nothing_is_summed():
     x = torch.nn.functional.normalize(torch.randn(2, 6, 4), dim=-1)
-    assert torch.isfinite(rate_loss(x, x, precision=0.05))
+    assert torch.isfinite(rate_loss(x, x, epsilon=0.05))
     assert Ranks.join("cpu") == Ranks()

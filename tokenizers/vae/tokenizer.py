@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.device import choose_device, free_gpu_memory
 from fmritok.errors import MachineError, expected
 from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
@@ -277,9 +278,7 @@ class VaeTokenizer(VolumeTokenizer):
         """Move a model to the device and type; bf16 convolutions prefer channels last."""
         import torch
 
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = choose_device(self.device)
         if self.dtype == "bf16":
             model = model.to(torch.bfloat16)
             return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -290,8 +289,6 @@ class VaeTokenizer(VolumeTokenizer):
 
         All of the work is done again: one call never mixes two batch sizes.
         """
-        import torch
-
         while True:
             try:
                 return work()
@@ -308,8 +305,7 @@ class VaeTokenizer(VolumeTokenizer):
                     ) from error  # fmt: skip
             # The error is gone by now, and with it the tensors that its traceback held.
             self._fitting //= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_gpu_memory()
 
     def _encode_batch(self, slices: torch.Tensor, fill: float) -> torch.Tensor:
         """Encode slices (n, 96, 96), no more than fit, to float32 latents on the device."""

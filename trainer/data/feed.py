@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.config import Config
@@ -14,6 +13,7 @@ from fmritok.trainer.data.windows import (
     Request,
     RunIndex,
     WindowBatches,
+    WindowOptions,
     Windows,
     random_windows,
     validation_windows,
@@ -83,7 +83,7 @@ class Feed:
     def _windows(self, epoch: int) -> Windows:
         """Return the windows of an epoch; with weights, each store gets its share."""
         data, seed = self.config.data, self.config.train.seed
-        options: dict[str, Any] = {
+        options: WindowOptions = {
             "window": data.window,
             "windows_per_run": data.windows_per_run,
             "windows_per_read": data.windows_per_read,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,13 @@ from fmritok.errors import ProvenanceMismatchError, expected
 from fmritok.pipeline.store.documents.difference import first_difference
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.windows import RunIndex, Windows, draw_windows, keyed_generator
+from fmritok.trainer.data.windows import (
+    RunIndex,
+    WindowOptions,
+    Windows,
+    draw_windows,
+    keyed_generator,
+)
 from fmritok.trainer.errors import ConfigError
 
 __all__ = ["MixedGroup", "mixed_windows"]
@@ -118,12 +124,9 @@ def mixed_windows(
     index: RunIndex,
     weights: Sequence[float],
     *,
-    window: int,
-    windows_per_run: int,
     seed: int,
     epoch: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
+    **options: Unpack[WindowOptions],
 ) -> Windows:
     """Draw the random windows of an epoch, with a share per store.
 
@@ -136,9 +139,11 @@ def mixed_windows(
         Runs of all stores.
     weights : sequence of float
         Share of each store, in any unit.
-    window, windows_per_run, seed, epoch, windows_per_read, read_frames
+    seed, epoch, **options
         See :func:`fmritok.trainer.data.windows.random_windows`.
     """
+    windows_per_run = options["windows_per_run"]
+    windows_per_read = options.get("windows_per_read", 1)
     reads = len(index) * windows_per_run // windows_per_read
     present = [store for store in range(len(weights)) if (index.store == store).any()]
     counts = _shares(reads, np.array([weights[store] for store in present], np.float64))
@@ -150,10 +155,8 @@ def mixed_windows(
         per_pass = len(runs) * windows_per_run
         for own in range(low // per_pass, -(-high // per_pass)):
             windows = draw_windows(
-                runs, keyed_generator(seed, _STORE, store, own), epoch=epoch, window=window,
-                windows_per_run=windows_per_run, windows_per_read=windows_per_read,
-                read_frames=read_frames,
-            )  # fmt: skip
+                runs, keyed_generator(seed, _STORE, store, own), epoch=epoch, **options
+            )
             begin, end = max(low - own * per_pass, 0), min(high - own * per_pass, per_pass)
             chosen = windows.take(np.arange(begin, end))
             parts.append(replace(chosen, run=of_store[chosen.run]))

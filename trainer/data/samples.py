@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.streaming import Batch
-from fmritok.trainer.data.streaming import WindowDataset as WindowReader
+from fmritok.trainer.data.streaming import Batch, WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.model.inputs import deviations, values
 

@@ -27,19 +27,10 @@ from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.training.faults import is_out_of_memory
 
-__all__ = ["Batch", "Meter", "Rate", "WindowDataset", "collate", "window_loader"]
+__all__ = ["Batch", "Meter", "Rate", "WindowReader", "window_loader"]
 
 _CACHED_RUNS = 64  # 1 MB each at 27 x 3072
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-
-
-class Window(NamedTuple):
-    """One window as a worker reads it."""
-
-    request: Request
-    tokens: npt.NDArray[Any]
-    statistics: RunStatistics
-    tr: float
 
 
 class Batch(NamedTuple):
@@ -79,7 +70,7 @@ class Batch(NamedTuple):
         return self._replace(**moved)
 
 
-class WindowDataset(Dataset[Window]):
+class WindowReader(Dataset[Batch]):
     """Reads requested windows; every process opens the store itself.
 
     Parameters
@@ -100,12 +91,6 @@ class WindowDataset(Dataset[Window]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["groups"][0], state["index"])  # type: ignore[misc]
         self.groups = state["groups"]
-
-    def __getitem__(self, request: Request) -> Window:
-        tokens = self.read(request.run, request.first, request.n_frames)
-        return Window(
-            request, tokens, self._statistics(request.run), float(self.index.tr[request.run])
-        )
 
     def __getitems__(self, requests: list[Request]) -> Batch:
         """Read a batch, each window directly into its row."""
@@ -167,18 +152,6 @@ class WindowDataset(Dataset[Window]):
                 expected("Tokens of run", f"{self.index.run_id[run]} in {location}",
                          f"readable {what}", error, step)
             ) from error  # fmt: skip
-
-
-def collate(windows: list[Window]) -> Batch:
-    """Stack windows; shorter ones are padded at the end."""
-    longest = max(len(window.tokens) for window in windows)
-    shape = (len(windows), longest, *windows[0].tokens.shape[1:])
-    tokens = np.zeros(shape, windows[0].tokens.dtype)
-    for padded, window in zip(tokens, windows, strict=True):
-        padded[: len(window.tokens)] = window.tokens
-    requests = [window.request for window in windows]
-    statistics = [window.statistics for window in windows]
-    return _batch(requests, torch.from_numpy(tokens), statistics, [window.tr for window in windows])
 
 
 def _batch(
@@ -255,7 +228,7 @@ def window_loader(
     ConfigError
         If workers are wanted for a store that lives in this process's memory.
     """
-    dataset = WindowDataset(group, index)
+    dataset = WindowReader(group, index)
     locations = [each.location for each in dataset.groups]
     return batch_loader(dataset, locations, batches, workers=workers, pin_memory=pin_memory)
 

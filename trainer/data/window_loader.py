@@ -19,25 +19,6 @@ __all__ = ["WindowLoader", "window_loader"]
 _ORDER = 5  # key that keeps the random stream apart from those of the windows
 
 
-def window_loader(
-    windows: WindowDataset,
-    *,
-    batch_size: int,
-    seed: int = 0,
-    shuffle: bool = True,
-    drop_last: bool = False,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
-) -> WindowLoader:
-    """Make a loader of batches; see :class:`WindowLoader`."""
-    return WindowLoader(
-        windows, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last,
-        workers=workers, rank=rank, world_size=world_size, pin_memory=pin_memory,
-    )  # fmt: skip
-
-
 class WindowLoader:
     """Loader of batches: dicts of tensors, window axis first.
 
@@ -181,3 +162,7 @@ class _Batches:
 
     def __iter__(self) -> Iterator[list[Request]]:
         return iter(self.now)
+
+
+#: Make a loader of batches; its options are those of :class:`WindowLoader`.
+window_loader = WindowLoader

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +19,19 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
 
 __all__ = [
-    "EndlessBatches",
     "Request",
     "RunIndex",
     "WindowBatches",
+    "WindowOptions",
     "Windows",
     "all_windows",
     "draw_windows",
     "keyed_generator",
     "random_windows",
-    "steps_per_epoch",
     "validation_windows",
 ]
 
-_TRAIN, _VALIDATION, _SHUFFLE = 0, 1, 2  # keys that keep the random streams apart
+_TRAIN, _VALIDATION = 0, 1  # keys that keep the random streams apart
 _COLUMNS = ("run", "first", "n_frames", "draw", "label")
 
 
@@ -167,12 +166,6 @@ class Windows:
         columns: dict[str, Any] = {name: getattr(self, name)[positions] for name in _COLUMNS}
         return replace(self, **columns)
 
-    def shuffled(self, seed: int, epoch: int) -> Windows:
-        """Return the windows in the order, and with the draws, of an epoch of training."""
-        generator = keyed_generator(seed, _SHUFFLE, epoch)
-        windows = self.take(generator.permutation(len(self)))
-        return replace(windows, epoch=epoch, draw=_draws(generator, len(self)))
-
     def batches(self, batch_size: int, seen: int = 0) -> Iterator[list[Request]]:
         """Yield the requests of each batch from sample ``seen`` on; the last may be smaller."""
         columns = [getattr(self, name) for name in _COLUMNS]
@@ -186,41 +179,43 @@ class Windows:
             ]
 
 
-def random_windows(
-    index: RunIndex,
-    *,
-    window: int,
-    windows_per_run: int,
-    seed: int,
-    epoch: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
-) -> Windows:
-    """Draw the windows of an epoch: starts, order and seeds depend on (seed, epoch) only.
+class WindowOptions(TypedDict):
+    """How the random windows of every run are drawn.
 
-    The start of a window is uniform over all possible frames, for any ``windows_per_read`` and
-    ``read_frames``.
+    Every window starts at each frame that it can start at with equal probability, whatever
+    ``windows_per_read`` and ``read_frames``.
+    """
+
+    window: int
+    """frames; shorter runs are taken whole"""
+    windows_per_run: int
+    """a multiple of ``windows_per_read``"""
+    windows_per_read: NotRequired[int]
+    """consecutive windows that lie within the same ``read_frames`` frames, so one read serves all
+    of them; they differ in their random numbers. For slow disks. Default: 1"""
+    read_frames: NotRequired[int | None]
+    """default: ``window``, and the windows of a read are the same frames; without effect if
+    ``windows_per_read`` is 1"""
+
+
+def random_windows(
+    index: RunIndex, *, seed: int, epoch: int, **options: Unpack[WindowOptions]
+) -> Windows:
+    """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone.
 
     Parameters
     ----------
     index : RunIndex
-    window : int
-        Frames. Shorter runs are used whole.
-    windows_per_run : int
-        A multiple of ``windows_per_read``.
     seed, epoch : int
-    windows_per_read : int
-        Consecutive windows from the same ``read_frames`` frames: one read serves all. Their
-        masking and augmentation differ. For slow disks.
-    read_frames : int, optional
-        Default: ``window``; the windows of a read then have the same frames. No effect if
-        ``windows_per_read`` is 1.
+    **options
+        See :class:`WindowOptions`.
+
+    Raises
+    ------
+    ConfigError
+        If the options do not go together.
     """
-    return draw_windows(
-        index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, window=window,
-        windows_per_run=windows_per_run, windows_per_read=windows_per_read,
-        read_frames=read_frames,
-    )  # fmt: skip
+    return draw_windows(index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, **options)
 
 
 def draw_windows(
@@ -228,12 +223,12 @@ def draw_windows(
     generator: np.random.Generator,
     *,
     epoch: int,
-    window: int,
-    windows_per_run: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
+    **options: Unpack[WindowOptions],
 ) -> Windows:
     """Draw random windows of every run with a generator; see :func:`random_windows`."""
+    window, windows_per_run = options["window"], options["windows_per_run"]
+    windows_per_read = options.get("windows_per_read", 1)
+    read_frames = options.get("read_frames")
     reads = windows_per_run // windows_per_read
     if reads * windows_per_read != windows_per_run or (read_frames or window) < window:
         raise ConfigError(
@@ -289,11 +284,6 @@ def validation_windows(index: RunIndex, *, window: int, at_most: int, seed: int)
     return replace(windows, draw=_draws(keyed_generator(seed, _VALIDATION), count))
 
 
-def steps_per_epoch(n_runs: int, *, windows_per_run: int, batch_size: int) -> int:
-    """Return how many batches an epoch of random windows has."""
-    return -(-n_runs * windows_per_run // batch_size)
-
-
 class WindowBatches:
     """Endless batch sampler that starts at (epoch, samples seen).
 
@@ -331,28 +321,6 @@ class WindowBatches:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.windows_of(0)) // self.batch_size)
-
-
-class EndlessBatches(WindowBatches):
-    """Batches of random windows; see :func:`random_windows`."""
-
-    def __init__(
-        self,
-        index: RunIndex,
-        *,
-        window: int,
-        windows_per_run: int,
-        batch_size: int,
-        seed: int,
-        epoch: int = 0,
-        seen: int = 0,
-    ) -> None:
-        def windows_of(epoch: int) -> Windows:
-            return random_windows(
-                index, window=window, windows_per_run=windows_per_run, seed=seed, epoch=epoch
-            )
-
-        super().__init__(windows_of, batch_size=batch_size, epoch=epoch, seen=seen)
 
 
 def keyed_generator(*key: int) -> np.random.Generator:

@@ -21,7 +21,6 @@ from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
-from fmritok.trainer.objectives.distill import SelfDistillation
 from fmritok.trainer.record.checkpoint import TOKENS, Checkpoint
 from fmritok.trainer.record.folder import find_checkpoint
 from fmritok.trainer.record.saved_group import SavedGroup
@@ -88,8 +87,7 @@ def load_encoder(
         source["sha256"] = checkpoint.sha256()
     else:
         source = {"untrained": f"as {checkpoint.folder}", "seed": seed}
-    window = model.crop if isinstance(model, SelfDistillation) else config.data.window
-    return FrozenEncoder(model.features.eval(), config, window, source, trained)
+    return FrozenEncoder(model.features.eval(), config, model.window, source, trained)
 
 
 def spread_windows(n_frames: int, *, window: int, crops: int) -> list[tuple[int, int]]:

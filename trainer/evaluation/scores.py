@@ -17,10 +17,11 @@ from fmritok.trainer.data.labels import Labels
 from fmritok.trainer.evaluation.probe import Score
 from fmritok.trainer.training.faults import write_whole, writing
 
-__all__ = ["Row", "scores_table", "write_scores"]
+__all__ = ["Row", "few_units", "scores_table", "write_scores"]
 
 _SHOWN = ("balanced_accuracy", "auc", "r")
 _LOWER_IS_BETTER = ("mae",)
+_FEW = 30
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
         figures: dict[str, Any] = {}
         for name in row.scores[0].figures:
             values = [score.figures[name] for score in row.scores]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
             figures[name] = {
                 "mean": float(np.mean(values)),
                 "sd": spread,
@@ -124,7 +125,10 @@ def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
 
 
 def scores_table(summary: Sequence[dict[str, Any]]) -> Table:
-    """Return a table of mean and standard deviation over the seeds beside chance levels."""
+    """Return a table of mean and standard deviation over the seeds beside chance levels.
+
+    One seed has no standard deviation.
+    """
     table = Table("encoder", "target", "n", "figure", "mean", "SD", "by chance", "95 %", "p")
     for row in summary:
         for name in _SHOWN:
@@ -134,8 +138,19 @@ def scores_table(summary: Sequence[dict[str, Any]]) -> Table:
                 by_chance = ["-"] * 3 if chance is None else [
                     f"{chance['mean']:.3f}", f"{chance['limit']:.3f}", f"{chance['p']:.3f}",
                 ]  # fmt: skip
+                sd = "-" if figure["sd"] is None else f"{figure['sd']:.3f}"
                 table.add_row(
                     row["encoder"], row["target"], str(row["n_units"]), name.replace("_", " "),
-                    f"{figure['mean']:.3f}", f"{figure['sd']:.3f}", *by_chance,
+                    f"{figure['mean']:.3f}", sd, *by_chance,
                 )  # fmt: skip
     return table
+
+
+def few_units(summary: Sequence[dict[str, Any]]) -> str | None:
+    """Return a warning if a target has fewer than 30 units, None if none has."""
+    few = {row["target"]: (row["n_units"], row["unit"]) for row in summary
+           if row["n_units"] < _FEW}  # fmt: skip
+    if not few:
+        return None
+    named = ", ".join(f"{target} ({n} {unit}s)" for target, (n, unit) in few.items())
+    return f"Few units: {named}. Scores of fewer than {_FEW} vary widely by chance."

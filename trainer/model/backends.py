@@ -15,20 +15,19 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fmritok.errors import expected
+from fmritok.trainer.config import Backend
 from fmritok.trainer.errors import ConfigError
 
-__all__ = ["Backend", "Mask", "Packing", "attend", "choose_backend"]
+__all__ = ["Mask", "Packing", "attend", "choose_backend"]
 
 _logger = logging.getLogger(__name__)
-
-Backend = Literal["auto", "sdpa", "xformers", "flex", "math"]
 
 
 @dataclass(frozen=True)

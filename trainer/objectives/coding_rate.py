@@ -1,4 +1,4 @@
-"""The coding rate of embeddings, and what tells that they collapse.
+"""The coding rate of embeddings, and measures of their collapse.
 
 After SimDINO (Wu et al., arXiv 2502.10385): views are drawn together by their cosine, and the
 volume that all embeddings span keeps them apart.
@@ -25,19 +25,19 @@ def centred(x_IZ: Tensor, *, count: bool = True) -> Tensor:
     return x - sum_over_ranks((x * float(count)).sum(0)) / rows
 
 
-def coding_rate(x_IZ: Tensor, *, precision: float, count: bool = True) -> Tensor:
+def coding_rate(x_IZ: Tensor, *, epsilon: float, count: bool = True) -> Tensor:
     """Return (p + m) / (p m) * log det(I + p / (m eps) X^T X) / 2, over all processes.
 
-    Computed in float64, whatever is autocast: at bfloat16 the determinant is noise.
+    Computed in float64, also under autocast: in bfloat16 the determinant is noise.
 
     Parameters
     ----------
     x_IZ : torch.Tensor of shape (I, Z)
         Unit vectors, or means of some. ``p`` is Z, and ``m`` is I summed over the processes.
-    precision : float
-        ``eps``.
+    epsilon : float
+        Distortion, ``eps``.
     count : bool
-        Whether the rows count; a process without windows passes on rows that do not.
+        Whether the rows count. A process without windows passes rows that do not.
     """
     with torch.autocast(x_IZ.device.type, enabled=False):
         x = x_IZ.double() * float(count)
@@ -46,14 +46,14 @@ def coding_rate(x_IZ: Tensor, *, precision: float, count: bool = True) -> Tensor
         features = x.shape[1]
         gram_ZZ = sum_over_ranks(x.mT @ x)
         identity = torch.eye(features, dtype=gram_ZZ.dtype, device=x.device)
-        factor = torch.linalg.cholesky(identity + features / (rows * precision) * gram_ZZ)
+        factor = torch.linalg.cholesky(identity + features / (rows * epsilon) * gram_ZZ)
         half_log_det = factor.diagonal().log().sum()
         rate: Tensor = half_log_det * (features + rows) / (features * rows)
         return rate
 
 
 def rate_loss(
-    student_VIZ: Tensor, teacher_VIZ: Tensor, *, precision: float, count: bool = True
+    student_VIZ: Tensor, teacher_VIZ: Tensor, *, epsilon: float, count: bool = True
 ) -> Tensor:
     """Return what draws views together, less what keeps all rows apart; scalar, float32.
 
@@ -64,7 +64,7 @@ def rate_loss(
     ----------
     student_VIZ, teacher_VIZ : torch.Tensor of shape (V, I, Z)
         Unit vectors.
-    precision : float
+    epsilon : float
     count : bool
         See :func:`coding_rate`.
     """
@@ -75,16 +75,16 @@ def rate_loss(
         apart = cosine_VV.sum() - cosine_VV.diagonal().sum()
         together = -apart / (views * (views - 1))
     rates = [
-        coding_rate((one + other) / 2, precision=precision, count=count)
+        coding_rate((one + other) / 2, epsilon=epsilon, count=count)
         for one, other in zip(student, teacher, strict=True)
     ]
     return together - torch.stack(rates).mean().float()
 
 
-def collapsed_loss(n_rows: Tensor, n_features: int, *, precision: float) -> Tensor:
+def collapsed_loss(n_rows: Tensor, n_features: int, *, epsilon: float) -> Tensor:
     """Return the value of :func:`rate_loss` when all embeddings are one and the same vector."""
     rows = n_rows.double()
-    log_det = torch.log1p(torch.tensor(n_features / precision, dtype=torch.float64))
+    log_det = torch.log1p(torch.tensor(n_features / epsilon, dtype=torch.float64))
     return (-1 - log_det / 2 * (n_features + rows) / (n_features * rows)).float()
 
 

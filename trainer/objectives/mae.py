@@ -5,23 +5,29 @@ After MAE (He et al., arXiv 2111.06377) and CortexMAE (Lane et al., arXiv 2510.1
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.errors import expected
-from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.config import ModelConfig, require
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.attention import Context, make_norm
 from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.rotary import rotation
-from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.masks import Visible, hidden_tokens, random_visible, tube_visible
+from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.masks import (
+    MaskingConfig,
+    Visible,
+    hidden_tokens,
+    random_visible,
+    tube_visible,
+)
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
 
 __all__ = ["Decoder", "MaskedAutoencoder"]
@@ -40,12 +46,17 @@ class Decoder(nn.Module):
     ----------
     model : ModelConfig
         Of the encoder.
-    config : ObjectiveConfig
+    config : MaskedAutoencoder.Config
     n_cells, n_features : int
     """
 
     def __init__(
-        self, model: ModelConfig, config: ObjectiveConfig, *, n_cells: int, n_features: int
+        self,
+        model: ModelConfig,
+        config: MaskedAutoencoder.Config,
+        *,
+        n_cells: int,
+        n_features: int,
     ) -> None:
         super().__init__()
         width, heads = config.decoder_width, config.decoder_heads
@@ -110,15 +121,47 @@ class MaskedAutoencoder(nn.Module):
     Parameters
     ----------
     encoder : TokenTransformer
-    config : ObjectiveConfig
+    config : MaskedAutoencoder.Config
+    window : int
+        Frames of the windows.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MaskingConfig):
+        """Options of the masked autoencoder.
+
+        Attributes
+        ----------
+        stride : int
+            Predict every ``stride``-th patch in time.
+        decoder : {"self", "cross"}
+            Attention of the decoder: among all tokens, or of hidden ones to visible ones.
+        decoder_width, decoder_layers, decoder_heads : int
+            Size of the decoder.
+        """
+
+        name: str = "mae"
+        stride: int = 1
+        decoder: Literal["self", "cross"] = "self"
+        decoder_width: int = 64
+        decoder_layers: int = 1
+        decoder_heads: int = 2
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name in ("stride", "decoder_width", "decoder_layers", "decoder_heads"):
+                value = getattr(self, name)
+                require(value >= 1, f"objective.{name}", "1 or more", value)
+            fits = self.decoder_width % (2 * self.decoder_heads) == 0
+            wanted = f"an even multiple of objective.decoder_heads = {self.decoder_heads}"
+            require(fits, "objective.decoder_width", wanted, self.decoder_width)
 
     figures: ClassVar = (
         Figure("loss", "loss_mean_token", "hidden patches, squared error", "mean token"),
         Figure("loss", "loss_last_frame", "hidden patches, squared error", "last frame (oracle)"),
     )
 
-    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
+    def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         grid = encoder.grid
         if grid.n_cells < 2:
@@ -126,7 +169,7 @@ class MaskedAutoencoder(nn.Module):
                 expected("Objective", "mae", "a token group with 2 or more tokens per frame",
                          grid.n_cells, "Train on another group with --group NAME.")
             )  # fmt: skip
-        self.encoder, self.config = encoder, config
+        self.encoder, self.config, self.window = encoder, config, window
         shown = int((1 - config.mask_ratio) * grid.n_cells + 1e-6)
         self.n_shown = min(max(shown, 1), grid.n_cells - 1)
         self.decoder = Decoder(

@@ -6,19 +6,24 @@ tubes through time, and one linear layer predicts their tokens under an L1 loss.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fmritok.errors import expected
-from fmritok.trainer.config import ObjectiveConfig
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer
-from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.masks import hidden_tokens, random_visible, tube_cells
+from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.masks import (
+    MaskingConfig,
+    hidden_tokens,
+    random_visible,
+    tube_cells,
+)
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
 
 __all__ = ["MaskedTokenModelling"]
@@ -45,8 +50,16 @@ class MaskedTokenModelling(nn.Module):
     Parameters
     ----------
     encoder : TokenTransformer
-    config : ObjectiveConfig
+    config : MaskedTokenModelling.Config
+    window : int
+        Frames of the windows.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MaskingConfig):
+        """Options of masked-token modelling."""
+
+        name: str = "mtm"
 
     figures: ClassVar = (
         Figure("loss", "loss_mean_token", "masked tokens, L1", "mean token"),
@@ -54,7 +67,7 @@ class MaskedTokenModelling(nn.Module):
         Figure("loss", "loss_last_frame", "masked tokens, L1", "last frame (oracle)"),
     )
 
-    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
+    def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         n_cells = encoder.grid.n_cells
         if n_cells < 2:
@@ -62,7 +75,7 @@ class MaskedTokenModelling(nn.Module):
                 expected("Objective", "mtm", "a token group with 2 or more tokens per frame",
                          n_cells, "Train on another group with --group NAME.")
             )  # fmt: skip
-        self.encoder, self.config = encoder, config
+        self.encoder, self.config, self.window = encoder, config, window
         self.n_masked = min(max(int(config.mask_ratio * n_cells + 0.5), 1), n_cells - 1)
         self.mask_vector = nn.Parameter(torch.zeros(encoder.config.width))
         # Starts by predicting 0: the mean token, in the residual forms.

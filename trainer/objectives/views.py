@@ -1,24 +1,78 @@
-"""Two views of a window for self-distillation: crops, what is taken from them, what is hidden.
+"""Two views of a window for self-distillation: cropping, augmentation and masking.
 
-After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All is drawn from each window's own random
-number, so that it depends neither on the batch nor on the process.
+After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All random numbers follow from each
+window's own one. They depend neither on the batch nor on the process.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fmritok.trainer.config import ObjectiveConfig
+from fmritok.trainer.config import ObjectiveConfig, require
 from fmritok.trainer.objectives.masks import generator_of
 
-__all__ = ["Crop", "augment", "crop_frames", "default_crop", "slice_mask", "standardize"]
+__all__ = [
+    "Crop", "ViewConfig", "augment", "crop_frames", "default_crop", "slice_mask", "standardize",
+]  # fmt: skip
 
 _STILL = 1e-3  # standard deviations of the run: what moves less has only rounding in it
 _START, _AUGMENT, _SLICE = 1, 3, 5  # a stream for each purpose; the second view's is the next one
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig(ObjectiveConfig):
+    """Options of two views of a window.
+
+    Attributes
+    ----------
+    crop : int or None
+        Frames of a view. None: two thirds of the window, or half of it with ``apart``.
+    apart : bool
+        Take the views from different halves of the window. Views that overlap can be matched by the
+        frames that they share; views that lie apart only by what is the subject's own.
+    standardize : bool
+        Bring each view to mean 0 and standard deviation 1 over its own frames.
+    slice_probability : float
+        How often something is hidden from the student's view.
+    slice_low, slice_high : float
+        Smallest and largest share that is then hidden: consecutive patches of all cells, or whole
+        cells.
+    drop_tokens : float
+        Largest share of the stored tokens that is set to 0.
+    drop_time : float
+        Largest share of the frames, in one block, that is set to 0.
+    jitter : float
+        Views are scaled by 1 +- this.
+    noise : float
+        Standard deviation of added noise, in standard deviations of the run.
+    """
+
+    crop: int | None = None
+    apart: bool = False
+    standardize: bool = False
+    slice_probability: float = 0.5
+    slice_low: float = 0.65
+    slice_high: float = 0.85
+    drop_tokens: float = 0.1
+    drop_time: float = 0.3
+    jitter: float = 0.2
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        fits = self.crop is None or self.crop >= 1
+        require(fits, "objective.crop", "1 or more, or null", self.crop)
+        for name in ("slice_probability", "drop_tokens", "drop_time", "jitter"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"objective.{name}", "between 0 and 1", value)
+        require(self.noise >= 0, "objective.noise", "0 or more", self.noise)
+        fits = 0 < self.slice_low <= self.slice_high < 1
+        wanted = f"above 0 and at most objective.slice_high = {self.slice_high}, which is below 1"
+        require(fits, "objective.slice_low", wanted, self.slice_low)
 
 
 class Crop(NamedTuple):
@@ -92,7 +146,7 @@ def standardize(crop: Crop) -> Tensor:
     return centred_BTSD * torch.where(std_B1SD > _STILL, 1 / std_B1SD, 0.0)
 
 
-def augment(frames_BTSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view: int) -> Tensor:
+def augment(frames_BTSD: Tensor, draws: Tensor, config: ViewConfig, *, view: int) -> Tensor:
     """Drop tokens and a block of time, scale, add noise; frames are in standard deviations.
 
     Up to ``drop_tokens`` of the stored tokens (at least one, but never all) and one block of up to
@@ -122,13 +176,13 @@ def augment(frames_BTSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view
 def slice_mask(
     draws: Tensor,
     valid_BU: Tensor | None,
-    config: ObjectiveConfig,
+    config: ViewConfig,
     *,
     n_patches: int,
     n_cells: int,
     view: int,
 ) -> Tensor:
-    """Choose what the student does not see of each window's view [B U C], bool.
+    """Choose the patches and cells to hide from the student in each window's view [B U C], bool.
 
     With ``slice_probability`` something is hidden: consecutive patches of all cells, or whole cells
     (one or the other with equal probability), a share between ``slice_low`` and ``slice_high``. At

@@ -34,7 +34,7 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError, ConfigError
-from fmritok.trainer.recipe import build_config
+from fmritok.trainer.recipe import saved_config
 from fmritok.trainer.record.tensor_files import damaged, load_optimizer_state, load_weights, step_of
 from fmritok.trainer.training.sharding import WholeTensors
 
@@ -174,13 +174,15 @@ class Checkpoint:
     def config(self) -> Config:
         """The configuration; options that the release did not have take their default.
 
+        Options of other objectives, which release 0.1 saved, too, are left out.
+
         Raises
         ------
         CheckpointError
             If it has an option that this release does not know.
         """
         try:
-            return build_config(self.state["config"])
+            return saved_config(self.state["config"])
         except ConfigError as error:
             raise CheckpointError(
                 expected("Configuration of checkpoint", self.folder, "options of this release",

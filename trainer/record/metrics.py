@@ -17,7 +17,7 @@ from fmritok.errors import expected
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.objectives import Figure
+from fmritok.trainer.objectives.base import Figure
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.checkpoint import METRICS, Checkpoint
