@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from two_ranks import TwoRanks
 
 from fmritok.pipeline.resources.fetching import fetch_template
 from fmritok.pipeline.store.ledger import allocate, finalize
@@ -121,6 +122,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     from autoencoders import save_random_autoencoder
 
     return str(save_random_autoencoder(tmp_path_factory.mktemp("weights")))
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[TwoRanks]:
+    """Two processes for tests of trainings in several: they are started once."""
+    ranks = TwoRanks()
+    yield ranks
+    ranks.stop()
 
 
 @pytest.fixture
