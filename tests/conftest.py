@@ -9,9 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import faulthandler
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -85,6 +88,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Give up on a process of xdist that does not end, and show where it waits."""
     if hasattr(session.config, "workerinput"):
         faulthandler.dump_traceback_later(180, exit=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let the system write to the disk when it likes: no test switches the machine off."""
+
+    def nothing(descriptor: int) -> None:
+        pass
+
+    with mock.patch("os.fsync", nothing):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_loss_curve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the picture of the losses, which takes longer than most trainings of tests."""
+    module = "fmritok.trainer.training.loop"
+    if module in sys.modules and not request.node.get_closest_marker("loss_curve"):
+        monkeypatch.setattr(f"{module}.draw_losses", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -176,19 +198,36 @@ def run_table() -> Callable[..., pd.DataFrame]:
     return make
 
 
+@pytest.fixture(scope="session")
+def made_stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
+    """Return what was written for some arguments: a folder, and what its writer returned."""
+    folder, written = tmp_path_factory.mktemp("stores"), {}
+
+    def once(write: Callable[[Path], Any], *arguments: object) -> tuple[Path, Any]:
+        if (key := repr(arguments)) not in written:
+            path = folder / f"{len(written)}.zarr"
+            written[key] = path, write(path)
+        return written[key]
+
+    return once
+
+
 @pytest.fixture
 def make_store(
-    tmp_path: Path, run_table: Callable[..., pd.DataFrame]
+    tmp_path: Path,
+    run_table: Callable[..., pd.DataFrame],
+    made_stores: Callable[..., tuple[Path, Any]],
 ) -> Callable[..., tuple[Location, dict[str, np.ndarray]]]:
     """Write a small store of random tokens through the real write path.
 
-    Returns the location and each run's float32 values before they were stored.
+    Returns the location and each run's float32 values before they were stored. A store of the same
+    arguments is written once and copied.
     """
 
     def make(
         lengths: list[int],
         *,
-        url: str | None = None,
+        url: str | Path | None = None,
         n_tokens: int = 27,
         dim: int = 48,
         precision: Precision = "int8",
@@ -196,7 +235,7 @@ def make_store(
         seed: int = 0,
         values: Callable[[int, int], np.ndarray] | None = None,
     ) -> tuple[Location, dict[str, np.ndarray]]:
-        location = Location(url or tmp_path / "tokens.zarr")
+        runs = run_table(lengths, subjects=subjects)
         spec = GroupSpec(
             name="vae",
             n_tokens=n_tokens,
@@ -207,39 +246,57 @@ def make_store(
             static={"coordinates": np.zeros((n_tokens, 3), np.float32)},
             provenance={"tokenizer": "vae"},
         )
-        plan = allocate(location, spec, run_table(lengths, subjects=subjects))
         generator = np.random.default_rng(seed)
-        written = {}
-        for i, run in enumerate(plan.to_dict("records")):
-            n = run["n_frames"]
-            if values is None:
-                x = 3 + 0.1 * generator.standard_normal((n, n_tokens, dim))
-            else:
-                x = values(i, n)
-            x = x.astype(np.float32)
-            written[run["run_id"]] = x
-            sums = write_run(
-                location,
-                "vae",
-                run_id=run["run_id"],
-                row=run["row"],
-                start=run["start"],
-                stored=store_precision(x, precision),
-            )
-            write_record(
-                location,
-                "vae",
-                RunRecord(
-                    run["run_id"],
-                    "done",
-                    run["start"],
-                    n,
-                    row=run["row"],
-                    columns={name: run[name] for name in [*IDENTITY[1:], "source"]},
-                    checksums=sums,
-                ),
-            )
-        finalize(location, "vae")
-        return location, written
+
+        def drawn(_: int, n: int) -> np.ndarray:
+            return 3 + 0.1 * generator.standard_normal((n, n_tokens, dim))
+
+        location = Location(url or tmp_path / "tokens.zarr")
+        path = Path(location.url)
+        if values is not None or "://" in location.url or path.exists():
+            return location, write_store(location, spec, runs, values or drawn)
+        store, written = made_stores(
+            lambda folder: write_store(Location(folder), spec, runs, drawn),
+            lengths, n_tokens, dim, precision, subjects, seed,
+        )  # fmt: skip
+        shutil.copytree(store, path)
+        return location, {name: x.copy() for name, x in written.items()}
 
     return make
+
+
+def write_store(
+    location: Location,
+    spec: GroupSpec,
+    runs: pd.DataFrame,
+    values: Callable[[int, int], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Write runs of which ``values`` gives the tokens by number and length; return these."""
+    plan = allocate(location, spec, runs)
+    written = {}
+    for i, run in enumerate(plan.to_dict("records")):
+        n = run["n_frames"]
+        x = written[run["run_id"]] = values(i, n).astype(np.float32)
+        sums = write_run(
+            location,
+            spec.name,
+            run_id=run["run_id"],
+            row=run["row"],
+            start=run["start"],
+            stored=store_precision(x, spec.precision),
+        )
+        write_record(
+            location,
+            spec.name,
+            RunRecord(
+                run["run_id"],
+                "done",
+                run["start"],
+                n,
+                row=run["row"],
+                columns={name: run[name] for name in [*IDENTITY[1:], "source"]},
+                checksums=sums,
+            ),
+        )
+    finalize(location, spec.name)
+    return written

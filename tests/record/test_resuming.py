@@ -33,12 +33,6 @@ LENGTHS = [20, 9, 16, 12, 10]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Leave the picture out, which takes more time than these trainings."""
-    monkeypatch.setattr("fmritok.trainer.training.loop.draw_losses", lambda *_: None)
-
-
 @pytest.fixture
 def group(make_store):
     return TokenStore(make_store(LENGTHS, n_tokens=3, dim=4)[0].url).group()

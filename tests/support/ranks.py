@@ -18,6 +18,7 @@ from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.objectives.coding_rate import coding_rate
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.record.folder import TrainingFolder
+from fmritok.trainer.training import loop
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.loop import Trainer
 from fmritok.trainer.training.sharding import whole_tensors
@@ -55,6 +56,7 @@ def train(store, out, options, parts, ranks):
 
 
 def _join(rank, folder):
+    loop.draw_losses = lambda *_: None  # it takes longer than these trainings
     meet = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
     torch.set_num_threads(1)

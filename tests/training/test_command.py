@@ -30,6 +30,7 @@ def _train(*options, small=True):
     return CliRunner().invoke(main, ["train", *map(str, options), *settings])
 
 
+@pytest.mark.loss_curve
 def test_a_store_is_all_that_is_needed(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)

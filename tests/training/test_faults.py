@@ -265,6 +265,7 @@ def test_wandb_that_fails_later_is_said_once(tmp_path, caplog):
     assert [r.message for r in caplog.records] == ["Training goes on without W&B: W&B is down"]
 
 
+@pytest.mark.loss_curve
 def test_training_ends_well_without_a_picture(group, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(metrics, "read_metrics", _full)
     summary = _trainer(group, tmp_path).run()

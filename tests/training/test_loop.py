@@ -53,6 +53,7 @@ def _figures(out):
     return [{k: v for k, v in row.items() if k not in varying} for row in read_metrics(out)]
 
 
+@pytest.mark.loss_curve
 def test_two_trainings_of_one_seed_are_equal_and_of_two_seeds_are_not(group, tmp_path):
     summary = _trainer(group, tmp_path / "a").run()
     _trainer(group, tmp_path / "b").run()
