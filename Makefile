@@ -16,7 +16,7 @@ DATA_ROOT ?=
 STORE    ?= tokens.zarr
 DEMO     ?= demo
 
-.PHONY: setup demo tokenize train test lint format typecheck bench dcae-tiny clean
+.PHONY: setup demo tokenize train test test-slow lint format typecheck bench dcae-tiny clean
 
 setup: $(VENV)/.installed
 
@@ -42,8 +42,14 @@ tokenize: setup
 train: setup
 	$(BIN)/fmritok train --store $(STORE) $(ARGS)
 
-test: setup   # two at a time, each module's tests in one process
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Two at a time, each module's tests in one process. What is slow is tried by .ci/run, and nightly.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: setup
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -m slow $(ARGS)
 
 lint: setup   # deptry compares imports with pyproject.toml; the second run has the dev extra, too
 	$(BIN)/ruff check .

@@ -19,16 +19,11 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+from stores import table_of_runs, write_store
 from two_ranks import TwoRanks
 
 from fmritok.pipeline.resources.fetching import fetch_template
-from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import IDENTITY
-from fmritok.pipeline.store.precision import Precision, store_precision
-from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.schema import GroupSpec
-from fmritok.pipeline.store.writer import write_run
 
 pytest.register_assert_rewrite("fmritok.testing")
 
@@ -47,7 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give tests of every case the time that they take."""
+    """Put the tests of a file on one process, and give those of every case the time they take."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if config.getoption("--all-cases") or config.getoption("--cases"):
         for item in items:
             if item.path.name.endswith(("_crashes.py", "_damage.py")):
@@ -173,29 +171,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def run_table() -> Callable[..., pd.DataFrame]:
     """Make a table of catalogued runs, as the pipeline hands it to the store."""
-
-    def make(
-        lengths: list[int], *, subjects: list[str] | None = None, tr: float = 0.72
-    ) -> pd.DataFrame:
-        subjects = subjects or [f"{100 + i}" for i in range(len(lengths))]
-        return pd.DataFrame(
-            {
-                "run_id": [f"demo_{s}_run{i}" for i, s in enumerate(subjects)],
-                "dataset": "demo",
-                "subject": subjects,
-                "session": "3T",
-                "task": "rest",
-                "site": "",
-                "family": [f"F{s}" for s in subjects],
-                "tr": tr,
-                "space": "MNI152NLin6Asym",
-                "source": "x.nii.gz",
-                "n_frames": lengths,
-                "problem": "",
-            }
-        )
-
-    return make
+    return table_of_runs
 
 
 @pytest.fixture(scope="session")
@@ -214,89 +190,27 @@ def made_stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple
 
 @pytest.fixture
 def make_store(
-    tmp_path: Path,
-    run_table: Callable[..., pd.DataFrame],
-    made_stores: Callable[..., tuple[Path, Any]],
+    tmp_path: Path, made_stores: Callable[..., tuple[Path, Any]]
 ) -> Callable[..., tuple[Location, dict[str, np.ndarray]]]:
-    """Write a small store of random tokens through the real write path.
+    """Write a small store by ``stores.write_store``; one of equal arguments is copied.
 
-    Returns the location and each run's float32 values before they were stored. A store of the same
-    arguments is written once and copied.
+    Returns the location and each run's float32 values before they were stored.
     """
 
     def make(
         lengths: list[int],
         *,
         url: str | Path | None = None,
-        n_tokens: int = 27,
-        dim: int = 48,
-        precision: Precision = "int8",
-        subjects: list[str] | None = None,
-        seed: int = 0,
         values: Callable[[int, int], np.ndarray] | None = None,
+        **options: Any,
     ) -> tuple[Location, dict[str, np.ndarray]]:
-        runs = run_table(lengths, subjects=subjects)
-        spec = GroupSpec(
-            name="vae",
-            n_tokens=n_tokens,
-            dim=dim,
-            precision=precision,
-            chunk_frames=8,
-            shard_frames=32,
-            static={"coordinates": np.zeros((n_tokens, 3), np.float32)},
-            provenance={"tokenizer": "vae"},
-        )
-        generator = np.random.default_rng(seed)
-
-        def drawn(_: int, n: int) -> np.ndarray:
-            return 3 + 0.1 * generator.standard_normal((n, n_tokens, dim))
-
         location = Location(url or tmp_path / "tokens.zarr")
-        path = Path(location.url)
-        if values is not None or "://" in location.url or path.exists():
-            return location, write_store(location, spec, runs, values or drawn)
+        if values is not None or "://" in location.url or Path(location.url).exists():
+            return location, write_store(location, lengths, values=values, **options)
         store, written = made_stores(
-            lambda folder: write_store(Location(folder), spec, runs, drawn),
-            lengths, n_tokens, dim, precision, subjects, seed,
-        )  # fmt: skip
-        shutil.copytree(store, path)
+            lambda folder: write_store(Location(folder), lengths, **options), lengths, options
+        )
+        shutil.copytree(store, location.url)
         return location, {name: x.copy() for name, x in written.items()}
 
     return make
-
-
-def write_store(
-    location: Location,
-    spec: GroupSpec,
-    runs: pd.DataFrame,
-    values: Callable[[int, int], np.ndarray],
-) -> dict[str, np.ndarray]:
-    """Write runs of which ``values`` gives the tokens by number and length; return these."""
-    plan = allocate(location, spec, runs)
-    written = {}
-    for i, run in enumerate(plan.to_dict("records")):
-        n = run["n_frames"]
-        x = written[run["run_id"]] = values(i, n).astype(np.float32)
-        sums = write_run(
-            location,
-            spec.name,
-            run_id=run["run_id"],
-            row=run["row"],
-            start=run["start"],
-            stored=store_precision(x, spec.precision),
-        )
-        write_record(
-            location,
-            spec.name,
-            RunRecord(
-                run["run_id"],
-                "done",
-                run["start"],
-                n,
-                row=run["row"],
-                columns={name: run[name] for name in [*IDENTITY[1:], "source"]},
-                checksums=sums,
-            ),
-        )
-    finalize(location, spec.name)
-    return written

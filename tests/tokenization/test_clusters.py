@@ -97,6 +97,7 @@ def objects(store):
     return {name: path.read_bytes() for name, path in found.items() if kept & {*name.parts[1:2]}}
 
 
+@pytest.mark.slow
 def test_a_killed_and_a_late_worker_leave_the_same_store(tree, tmp_path, scheduler):
     """Two worker processes; one is killed in the middle of a run, a third joins on the way."""
     reference = tmp_path / "serial.zarr"
@@ -116,7 +117,7 @@ def test_a_killed_and_a_late_worker_leave_the_same_store(tree, tmp_path, schedul
             time.sleep(0.01)
         stop(workers[0])
         workers.append(started(*worker))
-        output, errors = command.communicate(timeout=240)
+        output, errors = command.communicate()
     finally:
         for process in (*workers, command):
             stop(process)
@@ -311,6 +312,7 @@ def test_a_task_that_no_worker_can_run_is_one_error(threads_of_this_process, mon
                                  scheduler=threads_of_this_process, say=quiet))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_dies_on_the_way_is_one_error(scheduler, monkeypatch):
     def slow(task, job):
         time.sleep(0.5)

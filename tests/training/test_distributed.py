@@ -21,6 +21,8 @@ from fmritok.trainer.record.folder import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches, is_placeholder, split_batch
 
+pytestmark = pytest.mark.xdist_group("two ranks")
+
 
 @pytest.fixture
 def store(make_store):
@@ -65,13 +67,11 @@ def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    until = time.monotonic() + 90
     while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 8:
         assert process.poll() is None
-        assert time.monotonic() < until
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)  # torchrun passes it on
-    _, text = process.communicate(timeout=60)
+    _, text = process.communicate()
     assert process.returncode != 0
     step = find_checkpoint(out).step
     assert f"after step {step}" in text

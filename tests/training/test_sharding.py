@@ -21,7 +21,7 @@ OTHER = {"tokens_per_s", "stall_share", "memory_bytes", "effective_rank", "embed
 FILES = ("model", "optimizer")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("two ranks")]
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_
     assert texts[0].count("demo_") >= 2
 
 
+@pytest.mark.slow
 def test_torchrun_divides_a_model_and_one_process_has_nothing_to_divide(store, tmp_path):
     options = ["train", "--store", store, "--out", str(tmp_path / "out"), "--device", "cpu",
                "--workers", "0", "--steps", "2", "--shard"]  # fmt: skip
@@ -106,7 +107,7 @@ def test_torchrun_divides_a_model_and_one_process_has_nothing_to_divide(store, t
     assert "--shard: expected several processes to divide the model among, got one" in alone.output
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--module", "fmritok.cli", *options]  # fmt: skip
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=90,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "step-00000002" in done.stdout
