@@ -42,7 +42,8 @@ tokenize: setup
 train: setup
 	$(BIN)/fmritok train --store $(STORE) $(ARGS)
 
-# Two at a time, each module's tests in one process. What is slow is tried by .ci/run, and nightly.
+# Two at a time, each module's tests in one process. What is slow, and larger samples of
+# crashes and damages, are for .ci/run.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test: setup
@@ -50,6 +51,8 @@ test: setup
 
 test-slow: setup
 	$(PYTEST) -m slow $(ARGS)
+	FMRITOK_EXAMPLES=20 $(PYTEST) --cases 3 tests/store/test_crashes.py tests/store/test_damage.py \
+		tests/store/test_hostile_stores.py tests/record/test_crashes.py tests/record/test_damage.py
 
 lint: setup   # deptry compares imports with pyproject.toml; the second run has the dev extra, too
 	$(BIN)/ruff check .

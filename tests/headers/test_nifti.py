@@ -196,7 +196,10 @@ def test_one_odd_file_does_not_end_the_catalogue(tmp_path, monkeypatch):
             raise error
         return original(path, *_)
 
-    for module, name in (("headers", "file_start"), ("run_checks", "file_stamp")):
+    for module, name in (
+        ("headers.nifti", "file_start"),
+        ("catalog.run_checks", "file_stamp"),
+    ):
         where = f"fmritok.pipeline.{module}.{name}"
         original = getattr(__import__(f"fmritok.pipeline.{module}", fromlist=[name]), name)
         for error in (ZeroDivisionError("x"), RecursionError("deep"), KeyError("k"), OSError("io")):

@@ -60,7 +60,8 @@ def running(store, tmp_path):
         time.sleep(0.02)
     yield process, out
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stderr.close()
 
 
 def test_a_second_training_is_refused_by_name_and_the_first_is_left_alone(running, store, tmp_path):

@@ -36,7 +36,7 @@ from fmritok.pipeline.store.reader import TokenStore
 
 SEED = 20261120
 #: Damages of a kind, when not all are tried.
-SAMPLE = 4
+SAMPLE = 2
 #: Fields of one JSON document that are edited.
 FIELDS = 6
 GROUPS = {"packed": ("int8", "zstd"), "plain": ("float16", "none")}

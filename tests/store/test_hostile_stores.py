@@ -35,7 +35,7 @@ from fmritok.pipeline.store.verify import drop_runs, verify_store
 #: What a command may take for a store of a few kilobytes.
 MOST_BYTES = 64 * 2**20
 #: Drawn stores of each kind; 60 and more were tried.
-EXAMPLES = 10
+EXAMPLES = int(os.environ.get("FMRITOK_EXAMPLES", "5"))
 
 
 class Files(dict[str, bytes]):

@@ -97,7 +97,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "metrics"])
+@pytest.mark.parametrize("what", ["checkpoint", pytest.param("metrics", marks=pytest.mark.slow)])
 def test_a_disk_that_fills_stops_with_one_error_and_the_training_can_go_on(group, tmp_path, what):
     out = tmp_path / "a"
     whole = _trainer(group, tmp_path / "whole").run()
