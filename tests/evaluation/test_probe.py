@@ -100,7 +100,7 @@ def test_a_planted_effect_is_found_and_noise_is_not():
     assert figures["r2"] > 0.6
 
 
-@pytest.mark.parametrize("target", ["age", "sex"])
+@pytest.mark.parametrize("target", ["age", pytest.param("sex", marks=pytest.mark.slow)])
 def test_noise_scores_what_permuted_labels_score(target):
     """The mean over many cohorts without an effect is the printed chance, within its error."""
     generator = np.random.default_rng(0)

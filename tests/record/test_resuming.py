@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from click.testing import CliRunner
-from ranks import resume_in_two
 
 from fmritok.cli import main
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
@@ -33,12 +31,6 @@ SMALL = [
 LENGTHS = [20, 9, 16, 12, 10]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Leave the picture out, which takes more time than these trainings."""
-    monkeypatch.setattr("fmritok.trainer.training.loop.plot_losses", lambda *_: None)
 
 
 @pytest.fixture
@@ -379,12 +371,13 @@ def test_a_sweep_over_seeds_keeps_the_held_out_subjects(group, tmp_path):
     assert len(held_out) == 1
 
 
-def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(group, tmp_path):
+@pytest.mark.xdist_group("two ranks")
+def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(group, tmp_path, two_ranks):
     """Though each of them was given another folder, and the latest checkpoint is damaged."""
     _stopped(group, tmp_path / "a", "train.checkpoint_every=2", keep=2)
     find_checkpoint(tmp_path / "a").folder.joinpath("runs.json").unlink()
-    arguments = (group.location.url, str(tmp_path), [*SMALL, "train.checkpoint_every=2"])
-    mp.start_processes(resume_in_two, arguments, nprocs=2, start_method="forkserver")
+    options = [*SMALL, "train.checkpoint_every=2"]
+    two_ranks.do("resume_in_two", tmp_path, group.location.url, options)
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert said[0] == said[1] == [4, str(tmp_path / "rank0" / "checkpoints" / "step-00000006")]
     assert not (tmp_path / "rank1").exists()

@@ -409,7 +409,7 @@ def test_the_group_reopens_in_another_process(make_store):
         "print(float(g.values('demo_100_run0')[3,2,1]))"
     )
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(group),
-                          capture_output=True, check=True, timeout=60)  # fmt: skip
+                          capture_output=True, check=True)  # fmt: skip
     assert float(done.stdout) == pytest.approx(written["demo_100_run0"][3, 2, 1], abs=0.01)
 
 

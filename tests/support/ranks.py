@@ -1,4 +1,4 @@
-"""What the processes of a distributed test do; a module of its own, so that they can import it."""
+"""What the two processes of a distributed test do (``two_ranks.py`` calls it)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.objectives.coding_rate import coding_rate
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.record.folder import TrainingFolder
+from fmritok.trainer.training import loop
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.loop import Trainer
 from fmritok.trainer.training.sharding import whole_tensors
@@ -55,21 +57,22 @@ def train(store, out, options, parts, ranks):
 
 
 def _join(rank, folder):
+    loop.plot_losses = lambda *_: None  # it takes longer than these trainings
     meet = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
     torch.set_num_threads(1)
     return Ranks(rank, 2, rank)
 
 
-def train_as_rank(rank, store, folder):
+def train_as_rank(rank, folder, store):
     ranks = _join(rank, folder)
     for name, (options, _, parts) in RUNS.items():
         train(store, Path(folder) / f"{name}-two", options, parts, ranks)
     ranks.leave()
 
 
-def rate_as_rank(rank, folder, x_MZ):
-    ranks = _join(rank, folder)
+def rate_as_rank(rank, folder, rows):
+    ranks, x_MZ = _join(rank, folder), torch.tensor(rows)
     own = (x_MZ[:5] if rank == 0 else x_MZ[5:]).clone().requires_grad_()
     rate = coding_rate(own, epsilon=0.05)
     (rate * len(own)).backward()
@@ -99,18 +102,18 @@ RESUMED = {
 }
 
 
-def shard_as_rank(rank, store, folder):
+def shard_as_rank(rank, folder, store):
     how = {"ranks": _join(rank, folder), "shard": True}
-    compile_module = torch.nn.Module.compile
-    torch.nn.Module.compile = partialmethod(compile_module, backend="aot_eager")  # in no time
-    for name, options in SHARDED.items():
-        trainer(store, Path(folder) / f"{name}-two", options, **how).run()
+    in_no_time = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    with mock.patch.object(torch.nn.Module, "compile", in_no_time):
+        for name, options in SHARDED.items():
+            trainer(store, Path(folder) / f"{name}-two", options, **how).run()
     # What is rounded to bfloat16 depends on the windows of each process.
     trainer(store, Path(folder) / "bf16-one", SHARDED["bf16"], ranks=how["ranks"]).run()
     how["ranks"].leave()
 
 
-def resume_as_rank(rank, store, folder):
+def resume_as_rank(rank, folder, store):
     """Train; go on from the first checkpoint, and from one process's, saving it again as it is."""
     how, folder = {"ranks": _join(rank, folder), "shard": True}, Path(folder)
     for name, options in RESUMED.items():
@@ -128,22 +131,22 @@ def resume_as_rank(rank, store, folder):
     how["ranks"].leave()
 
 
-def poison_as_rank(rank, store, folder):
-    ranks, moments = _join(rank, folder), TokenGroup.statistics
+def poison_as_rank(rank, folder, store):
+    ranks, statistics = _join(rank, folder), TokenGroup.statistics
 
     def poisoned(group, row):
-        found = moments(group, row)
+        found = statistics(group, row)
         return replace(found, mean=found.mean * np.nan)
 
-    TokenGroup.statistics = poisoned
-    try:
-        trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
-    except TrainingError as error:
-        (Path(folder) / f"{rank}.txt").write_text(str(error))
+    with mock.patch.object(TokenGroup, "statistics", poisoned):
+        try:
+            trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
+        except TrainingError as error:
+            (Path(folder) / f"{rank}.txt").write_text(str(error))
     ranks.leave()
 
 
-def resume_in_two(rank, store, folder, options):
+def resume_in_two(rank, folder, store, options):
     """Go on with a training, each process in a folder of its own name."""
     ranks, folder = _join(rank, folder), Path(folder)
     again = Trainer(

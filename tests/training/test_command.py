@@ -31,6 +31,7 @@ def _train(*options, small=True):
     return CliRunner().invoke(main, ["train", *map(str, options), *settings])
 
 
+@pytest.mark.loss_curve
 def test_a_store_is_all_that_is_needed(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
@@ -125,7 +126,9 @@ def test_what_is_no_store(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
     """Clusters and Ctrl-C signal every process of the job, loader workers too."""
     out = tmp_path / "a"
@@ -137,13 +140,11 @@ def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    until = time.monotonic() + 60
     while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 12:
         assert process.poll() is None
-        assert time.monotonic() < until
         time.sleep(0.02)
     os.killpg(process.pid, number)
-    _, text = process.communicate(timeout=30)
+    _, text = process.communicate()
     step = find_checkpoint(out).step
     assert process.returncode == 1
     assert f"got {signal.Signals(number).name} after step {step}" in text
