@@ -209,7 +209,7 @@ def tokenize(
     location = Location(store)
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
-        estimates = [estimate(cohort, planned, location) for planned in groups]
+        estimates = [estimate(cohort, one, location, timed=dry_run) for one in groups]
     print_estimates(estimates, store)
     if dry_run:
         with told_apart("plan", store):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fmritok.pipeline.commands.reasons import first_few, grouped
+from fmritok.quantities import duration, size
 from fmritok.terminal import echo, labelled
 
 if TYPE_CHECKING:
@@ -102,20 +103,13 @@ def _reason(run: Any) -> str:
 def print_estimates(found: Sequence[Estimate], store: str) -> None:
     """Print what each group takes, and how much of it is there already."""
     for one in found:
-        timed = not math.isnan(one.seconds)
-        duration = f", about {_duration(one.seconds)} on one worker" if timed else ""
+        known = not math.isnan(one.seconds)
+        time = f"about {duration(one.seconds)} on one worker" if known else "time not known yet"
         echo(
-            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames{duration}; "
-            f"{one.raw_bytes / 1e9:.2f} GB of tokens, "
-            f"about {one.stored_bytes / 1e9:.2f} GB on disk; "
-            f"{one.scratch_bytes / 1e9:.2f} GB of scratch a worker"
+            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames; "
+            + (f"{time}; " if one.runs else "")
+            + f"{size(one.raw_bytes)} of tokens, about {size(one.stored_bytes)} on disk, "
+            f"{size(one.scratch_bytes)} of working files a worker"
         )
         if one.done or one.problems:
             echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -213,7 +213,7 @@ class TokenGroup:
             raise StoreError(
                 expected("Run", f"{run_id} in group {self.name} of {self.location}",
                          "a finished run", "none of that id",
-                         "List the runs with `fmritok inspect`.")
+                         "List the runs with `fmritok inspect --runs`.")
             )  # fmt: skip
         return self.runs.loc[found[0]]
 

@@ -94,11 +94,13 @@ def stored_tokens(group: TokenGroup, run_id: str, frames: slice = slice(None)) -
         If there is no such run, or it has no such frames.
     """
     run = group.run(run_id)
-    first, end, _ = frames.indices(int(run["n_frames"]))
-    if end <= first:
+    n_frames = int(run["n_frames"])
+    first, end, _ = frames.indices(n_frames)
+    if end <= first or (frames.stop or 0) > n_frames:
+        got = f"{frames.start or 0}:{'' if frames.stop is None else frames.stop}"
         raise StoreError(
-            expected("Frames of run", run_id, f"a span within 0:{run['n_frames']}",
-                     f"{frames.start}:{frames.stop}", "Choose others.")
+            expected("Frames of run", run_id, f"a span within 0:{n_frames}", got,
+                     "Choose frames of the run.")
         )  # fmt: skip
     record = read_record(group.location, group.name, run_id)
     assert record is not None
