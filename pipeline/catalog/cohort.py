@@ -31,6 +31,7 @@ from fmritok.pipeline.headers.timing import Sidecar, lone_times, repetition_time
 from fmritok.pipeline.store.names import is_run_id
 from fmritok.pipeline.tables.remarks import Remark
 from fmritok.pipeline.tables.text_numbers import first_examples
+from fmritok.progress import tracked
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -257,9 +258,9 @@ def gather(
             reason = f"cannot be searched: {type(error).__name__}: {error}"
             return Found(left_out=[(where(place), reason)])
 
-    found = Found()
+    found, parts = Found(), list(places)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(safe, places):
+        for part in tracked(pool.map(safe, parts), len(parts), "folders"):
             found.add(part)
     return found
 
@@ -303,7 +304,8 @@ def build_cohort(
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        looks = list(pool.map(lambda file: _look(file, tr), first))
+        headers = pool.map(lambda file: _look(file, tr), first)
+        looks = list(tracked(headers, len(first), "headers"))
     rows, events = [], dict(found.events)
     questioned = [*found.questioned, *phenotypes.questioned]
     for file, look in zip(first, looks, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fmritok.pipeline.commands.options import group_option, store_option
+from fmritok.progress import Progress
 from fmritok.terminal import echo
 
 __all__ = ["decode"]
@@ -70,5 +71,7 @@ def decode(
 
     given = {"weights": weights, "template": template}
     places = {name: place for name, place in given.items() if place}
-    for path in decode_to_file(store, group, run_id, frames, out, places=places):
+    with Progress("decode"):
+        paths = decode_to_file(store, group, run_id, frames, out, places=places)
+    for path in paths:
         echo(f"{path}")

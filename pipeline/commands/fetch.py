@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fmritok.progress import Progress
 from fmritok.terminal import echo
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -26,7 +27,8 @@ def weights(hub_id: str | None, revision: str | None) -> None:
     """Fetch the safetensors of a 2D image autoencoder (default: the f32c32 DC-AE of TABLeT)."""
     from fmritok.tokenizers.vae.weights import DEFAULT_HUB_ID, fetch_weights
 
-    found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
+    with Progress("fetch"):
+        found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
     echo(f"{found.id} at {found.revision}\n{found.folder}\nsha256 {found.sha256}")
 
 
@@ -39,7 +41,9 @@ def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
     """Fetch the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
     from fmritok.pipeline.resources.fetching import fetch_atlas
 
-    echo(f"--set network.atlas={fetch_atlas(out, cerebellum, source)}")
+    with Progress("fetch"):
+        path = fetch_atlas(out, cerebellum, source)
+    echo(f"--set network.atlas={path}")
 
 
 @fetch.command()
@@ -49,7 +53,9 @@ def template(out: Path, source: Path | None) -> None:
     """Fetch the fs_LR 32k flat maps, for CIFTI data."""
     from fmritok.pipeline.resources.fetching import fetch_template
 
-    echo(f"--set flatmap.template={fetch_template(out, source)}")
+    with Progress("fetch"):
+        path = fetch_template(out, source)
+    echo(f"--set flatmap.template={path}")
 
 
 @fetch.command()
@@ -59,4 +65,6 @@ def cohort(name: str, out: Path) -> None:
     """Fetch real data to try: 40 subjects of ADHD-200, as nilearn distributes them."""
     from fmritok.pipeline.resources.fetching import fetch_adhd200_sample
 
-    echo(f"--dataset adhd200 --root {fetch_adhd200_sample(out)}")
+    with Progress("fetch"):
+        root = fetch_adhd200_sample(out)
+    echo(f"--dataset adhd200 --root {root}")

@@ -17,13 +17,13 @@ from fmritok.pipeline.commands.options import (
     store_option,
 )
 from fmritok.pipeline.commands.tokenize_output import (
+    RunProgress,
     print_estimates,
     report,
-    say,
     say_questioned,
-    show_progress,
 )
-from fmritok.terminal import new_console
+from fmritok.progress import Progress
+from fmritok.terminal import remark
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog.cohort import Cohort
@@ -93,13 +93,14 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
         groups.append(plan_group(built, arguments, name=name, precision=options["precision"],
                                  codec=options["codec"]))  # fmt: skip
     check_input(options["input"], groups)
-    cohort = catalog_cohort(
-        options["dataset"],
-        options["root"],
-        tr=options["tr"],
-        input=options["input"],
-        name=options["name"],
-    )
+    with Progress("catalog"):
+        cohort = catalog_cohort(
+            options["dataset"],
+            options["root"],
+            tr=options["tr"],
+            input=options["input"],
+            name=options["name"],
+        )
     say_questioned(cohort)
     return cohort, groups
 
@@ -143,7 +144,7 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
         found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
-        check_cohort(Location(store), groups, cohort, say=say)
+        check_cohort(Location(store), groups, cohort, say=remark)
     if as_json:
         # JSON has no NaN
         print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
@@ -213,14 +214,14 @@ def tokenize(
     print_estimates(estimates, store)
     if dry_run:
         with told_apart("plan", store):
-            check_cohort(location, groups, cohort, redo=redo, say=say)
+            check_cohort(location, groups, cohort, redo=redo, say=remark)
         return
     with ExitStack() as held:
         with told_apart("plan", store):
             for name in sorted(planned.spec.name for planned in groups):
                 held.enter_context(one_writer(location, name, wait_s=MOMENT_S))
             groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
-            binding = check_cohort(location, groups, cohort, redo=redo, say=say)
+            binding = check_cohort(location, groups, cohort, redo=redo, say=remark)
             tasks = commit_plan(location, groups, cohort, binding)
         job = Job(
             store=location.url,
@@ -255,23 +256,26 @@ def _run(
 ) -> None:
     from fmritok.pipeline.tokenization.execute import run_on_dask, run_serially
 
-    console = new_console(stderr=True)
-    finished: Generator[Outcome]
-    if executor == "serial":
-        finished = run_serially(tasks, job)
-    else:
-        finished = run_on_dask(
-            tasks,
-            job,
-            scheduler=scheduler,
-            cluster=cluster,
-            workers=workers,
-            trusted=trusted,
-            say=console.print,
-        )
-    if tasks:
+    if not tasks:
+        return
+    with Progress("tokenize") as progress:
+        shown = RunProgress(tasks, progress)
+        finished: Generator[Outcome]
+        if executor == "serial":
+            finished = run_serially(tasks, job, follow=shown.within)
+        else:
+            finished = run_on_dask(
+                tasks,
+                job,
+                scheduler=scheduler,
+                cluster=cluster,
+                workers=workers,
+                trusted=trusted,
+                say=remark,
+                follow=shown.within,
+            )
         with closing(finished):
-            show_progress(finished, tasks, console)
+            shown.follow(finished)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from fmritok.pipeline.tokenization.dask_faults import (
     stopping_error,
 )
 from fmritok.pipeline.tokenization.task import Job, RunTask, tokenize_run
+from fmritok.pipeline.tokenization.telling import Follow, followed
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -57,10 +58,12 @@ def default_workers() -> int:
     return max(1, min(os.cpu_count() or 1, room))
 
 
-def run_serially(tasks: Sequence[RunTask], job: Job) -> Generator[Outcome]:
-    """Tokenize runs in this process, in order."""
+def run_serially(
+    tasks: Sequence[RunTask], job: Job, *, follow: Follow | None = None
+) -> Generator[Outcome]:
+    """Tokenize runs in this process, in order; ``follow`` is told how far each is."""
     for task in tasks:
-        yield task, tokenize_run(task, job)
+        yield task, tokenize_run(task, job, follow)
 
 
 def run_on_dask(
@@ -72,6 +75,7 @@ def run_on_dask(
     workers: int | None = None,
     trusted: str | None = None,
     say: Say = print,
+    follow: Follow | None = None,
 ) -> Generator[Outcome]:
     """Tokenize runs on a Dask cluster, in the order in which they finish.
 
@@ -95,6 +99,8 @@ def run_on_dask(
         :mod:`fmritok.pipeline.tokenization.clusters`.
     say : callable
         Told the address of the dashboard.
+    follow : callable, optional
+        Told now and then how much of each run at work is done.
 
     Raises
     ------
@@ -115,6 +121,9 @@ def run_on_dask(
     with _client(job, scheduler, cluster, workers, trusted) as (client, threads):
         say(f"Dask dashboard: {client.dashboard_link}")
         job = replace(job, threads=threads)
+        if follow:
+            job = replace(job, topic=f"fmritok-{uuid.uuid4().hex}")
+            followed(client, job.topic, follow)
         waiting, lost = iter(tasks), LostRuns(job)
         flying: dict[Future, RunTask] = {}
         stop: MachineError | None = None

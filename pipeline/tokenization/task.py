@@ -26,6 +26,7 @@ from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.writer import refuse_not_finite, write_run
 from fmritok.pipeline.tokenization.encoding import Encoded, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.telling import Follow, Teller
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 
@@ -63,12 +64,15 @@ class Job:
         Folder for working files; empty for the system's.
     threads : int
         Threads for the encoders; 0 leaves them alone.
+    topic : str
+        Topic of Dask's events on which workers tell how far they are; empty: they do not.
     """
 
     store: str
     groups: dict[str, GroupJob]
     scratch: str = ""
     threads: int = 0
+    topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def ready_tokenizer(name: str, options: str) -> Tokenizer:
     return tokenizer
 
 
-def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
+def tokenize_run(task: RunTask, job: Job, follow: Follow | None = None) -> dict[str, RunRecord]:
     """Tokenize one run and write its records, whatever becomes of it.
 
     A run that cannot be read fails in all groups; one that a single tokenizer cannot take fails in
@@ -133,6 +137,8 @@ def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
     ----------
     task : RunTask
     job : Job
+    follow : callable, optional
+        Told now and then how much of the run is done.
 
     Returns
     -------
@@ -147,7 +153,9 @@ def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
     """
     location = Location(job.store)
     with ExitStack() as held:
-        work = _RunWork(task, job, location, held)
+        frames = task.n_frames + sum(part.n_frames for part in task.parts)
+        teller = Teller(task.run_id, frames, follow, job.topic)
+        work = _RunWork(task, job, location, held, teller)
         try:
             work.read()
         except Exception as error:
@@ -178,8 +186,11 @@ def _record(location: Location, group: str, record: RunRecord) -> None:
 class _RunWork:
     """The state of one task: encodings at work, and records of those that are over."""
 
-    def __init__(self, task: RunTask, job: Job, location: Location, held: ExitStack) -> None:
+    def __init__(
+        self, task: RunTask, job: Job, location: Location, held: ExitStack, teller: Teller
+    ) -> None:
         self._task, self._job, self._location, self._held = task, job, location, held
+        self._teller = teller
         self._scratch = Path(job.scratch) if job.scratch else None
         self._clock = _Clock()
         self._source: RunSource
@@ -223,6 +234,7 @@ class _RunWork:
                     except Exception as error:
                         of = [g for g, e in self.encodings.items() if e and e.consumer is consumer]
                         self.fail(of, error)
+            self._teller.add(len(block))
 
     def _begin(self, tokenizers: dict[str, Tokenizer]) -> None:
         """Start the encodings; frame-by-frame tokenizers share the run's volumes."""
@@ -259,7 +271,7 @@ class _RunWork:
         assert encoding is not None
         clock = _Clock(self._clock.seconds)
         with clock("encode"), self._at("work"):
-            encoded = encoding.finish()
+            encoded = encoding.finish(self._teller.add)
         self._held.callback(encoded.tokens.close)
         with clock("read"), self._at("source"):
             source = source_sha256(self._task.files, data=self._source.source_sha256)

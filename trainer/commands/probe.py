@@ -95,6 +95,7 @@ def probe(
 
     import torch
 
+    from fmritok.progress import Progress
     from fmritok.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.evaluation.probing import EventOptions, probe_trainings
@@ -104,12 +105,13 @@ def probe(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        rows = probe_trainings(
-            store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
-            folds=folds, crops=crops, workers=workers, device=torch.device(device),
-            where=where, pool=pool, events=EventOptions(event_delay, event_window, trial_types),
-            permutations=permutations,
-        )  # fmt: skip
+        with Progress("probe"):
+            rows = probe_trainings(
+                store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
+                folds=folds, crops=crops, workers=workers, device=torch.device(device),
+                where=where, pool=pool, events=EventOptions(event_delay, event_window, trial_types),
+                permutations=permutations,
+            )  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     summary = write_scores(out, rows)
