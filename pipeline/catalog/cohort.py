@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 import pandas as pd
 
-from fmritok.errors import CatalogError, RunError, expected
+from fmritok.errors import CatalogError, RunError, expected, wrong_usage
 from fmritok.pipeline.catalog.events import Event, events_table
 from fmritok.pipeline.catalog.phenotypes import Phenotypes
 from fmritok.pipeline.catalog.run_checks import (
@@ -177,8 +177,12 @@ class Cohort:
         Run ids begin with the name.
         """
         if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-            raise CatalogError(
-                expected("Name", "of the cohort", "letters, digits and -", name, "Choose another.")
+            raise wrong_usage(
+                CatalogError(
+                    expected(
+                        "Name", "of the cohort", "letters, digits and -", name, "Choose another."
+                    )
+                )
             )
         old = f"{self.dataset}_"
         runs, events = self.runs.copy(), self.events.copy()
@@ -221,10 +225,10 @@ def checked_root(root: Path) -> Path:
     """
     root = root.expanduser().absolute()
     if not root.is_dir():
-        raise CatalogError(
+        raise wrong_usage(CatalogError(
             expected("Data root", root, "a folder", "a file" if root.exists() else "nothing there",
                      "Check --root (or DATA_ROOT).")
-        )  # fmt: skip
+        ))  # fmt: skip
     return root
 
 

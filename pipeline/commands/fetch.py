@@ -8,14 +8,16 @@ import click
 
 from fmritok.progress import Progress
 from fmritok.terminal import echo
+from fmritok.usage import CommandGroup
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _out = click.option("--out", required=True, type=_FOLDER, help="Folder to write.")
-_from = click.option("--from", "source", type=_FOLDER,
+_from = click.option("--from", "source", metavar="FOLDER",
+                     type=click.Path(path_type=Path, file_okay=False, exists=True),
                      help="Folder that has the files; nothing is downloaded then.")  # fmt: skip
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def fetch() -> None:
     """Fetch what is used from the network; everything else works offline."""
 
@@ -35,7 +37,8 @@ def weights(hub_id: str | None, revision: str | None) -> None:
 @fetch.command()
 @_out
 @_from
-@click.option("--cerebellum", required=True, type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--cerebellum", required=True, metavar="FILE",
+              type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Buckner's 7-network label image, from FreeSurfer's page.")  # fmt: skip
 def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
     """Fetch the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""

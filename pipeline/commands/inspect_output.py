@@ -92,7 +92,7 @@ def _values(one: Mapping[str, Any]) -> str:
     if "min" in one:
         return f"{one['min']:g} .. {one['max']:g}" if one["different"] else ""
     text = ", ".join(f"{value} ({count})" for value, count in one["values"].items())
-    return text + (", ..." if one["different"] > len(one["values"]) else "")
+    return text + (", ..." if one["different"] > len(one["values"]) > 0 else "")
 
 
 def _part(tree: Mapping[str, Any], name: str, inner: str) -> str:

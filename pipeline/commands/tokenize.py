@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fmritok.errors import StoreError, wrong_usage
 from fmritok.pipeline.commands.options import (
     as_json,
     cohort_options,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from fmritok.pipeline.tokenization.task import Job, RunTask
 
 Function = Callable[..., Any]
-_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def _tokenizer_options(function: Function) -> Function:
@@ -81,7 +80,10 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
         raise click.UsageError("--group: expected different names for the groups of one store, "
                                f"got {', '.join(names)}")  # fmt: skip
     for name in names:
-        check_group_name(name)
+        try:
+            check_group_name(name)
+        except StoreError as error:
+            raise wrong_usage(error) from error.__cause__
     settings = _settings(options)
     unused = set(settings) - set(tokenizers) - {"vae"}
     if unused:
@@ -159,7 +161,8 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
 @click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask",
               show_default=True, help="Dask workers, or this process.")  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use.")
-@click.option("--cluster", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--cluster", metavar="FILE",
+              type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="YAML of a cluster to start, such as SLURM; see docs/clusters.")  # fmt: skip
 @click.option("--trust-cluster", "trusted", metavar="MODULE.CLASS",
               help="A class that the YAML of --cluster may import and call, although it is of none "
@@ -229,16 +232,13 @@ def tokenize(
             scratch=str(scratch.absolute()) if scratch else "",
         )
         try:
-            with _terminated_as_interrupted():
-                _run(tasks, job, executor, scheduler, cluster, workers, trusted)
+            _run(tasks, job, executor, scheduler, cluster, workers, trusted)
         except BaseException as error:
             for name in job.groups:
                 with suppress(Exception):  # a full or lost store does not take the table either
                     finalize(location, name)
             if isinstance(error, KeyboardInterrupt):
-                raise click.ClickException(
-                    "interrupted; finished runs are kept: run the same command to go on"
-                ) from error
+                error.args = ("interrupted; finished runs are kept: run the same command to go on",)
             raise
         with told_apart("plan", store):
             tables = {name: finalize(location, name) for name in job.groups}
@@ -276,18 +276,3 @@ def _run(
             )
         with closing(finished):
             shown.follow(finished)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM, which clusters send before they kill, and a lost terminal like Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ import click
 
 from fmritok.pipeline.commands.reasons import first_few, grouped
 from fmritok.quantities import duration, size
-from fmritok.terminal import echo, labelled, remark
+from fmritok.terminal import Verbosity, echo, labelled, remark, verbosity
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog.cohort import Cohort
@@ -63,6 +63,9 @@ class RunProgress:
             for reason in {r.reason for r in records.values() if r.status == "failed"}:
                 line = labelled("failed", f"{task.run_id}: {reason}")
                 self._progress.console.print(line, soft_wrap=True)
+            if verbosity() == Verbosity.VERBOSE:
+                for trace in {r.traceback for r in records.values() if r.traceback}:
+                    self._progress.console.print(trace, soft_wrap=True)
 
     def _show(self) -> None:
         done = sum(self._frames[run_id] * share for run_id, share in list(self._shares.items()))

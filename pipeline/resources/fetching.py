@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.pipeline.resources.atlases import build_semantoks_atlas
 from fmritok.progress import report
 
@@ -157,10 +157,10 @@ def fetch_atlas(out: Path, cerebellum: Path, source: Path | None = None) -> Path
         Of the table, for ``network.atlas``.
     """
     if not cerebellum.is_file():
-        raise FmritokError(
+        raise wrong_usage(FmritokError(
             expected("Label image", cerebellum, "Buckner's 7 networks of the cerebellum",
                      "no such file", "Get it from FreeSurfer's page of Buckner 2011.")
-        )  # fmt: skip
+        ))  # fmt: skip
     files = {role: pinned.bring(out / "files", source) for role, pinned in _ATLAS.items()}
     return build_semantoks_atlas(out, cerebellum=cerebellum, **files)
 

@@ -161,7 +161,7 @@ def test_workers_of_a_cluster_tell_how_far_they_are(monkeypatch):
         for _ in range(4):
             teller.add(1)
 
-    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as c:
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as c:
         telling.followed(c, "topic", lambda run_id, share: told.append((run_id, share)))
         c.submit(work, pure=False).result()
         eventually(lambda: len(told) == 4)

@@ -23,7 +23,7 @@ _PATH = click.Path(path_type=Path)
     "trainings",
     multiple=True,
     required=True,
-    type=_PATH,
+    type=click.Path(path_type=Path, exists=True),
     help="Folder of a training, or one of its checkpoints; may be repeated.",
 )
 @click.option(

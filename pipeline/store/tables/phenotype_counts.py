@@ -27,7 +27,7 @@ def count_phenotypes(phenotypes: pd.DataFrame, columns: pd.DataFrame) -> list[di
     list of dict
         ``dataset, column, type, unit, source, meaning``; ``subjects`` with a value, ``of`` so many
         subjects in the table; ``different`` values; ``min`` and ``max`` of numbers, the most
-        frequent ``values`` and their counts of anything else.
+        frequent ``values`` and their counts of anything else, unless they tell subjects apart.
     """
     by_dataset = dict(list(phenotypes.groupby("dataset"))) if len(phenotypes) else {}
     return [
@@ -58,4 +58,6 @@ def _counted(column: dict[Any, Any], rows: pd.DataFrame) -> dict[str, Any]:
     frequent = values.astype(str).value_counts()
     # ties in the order of the values, whatever the order of the subjects
     frequent = frequent.sort_index().sort_values(ascending=False, kind="stable")
-    return found | {"values": {str(v): int(n) for v, n in frequent[:_NAMED].items()}}
+    are_ids = found["different"] == found["subjects"]  # each subject has its own
+    named = frequent[: 0 if are_ids else _NAMED]
+    return found | {"values": {str(v): int(n) for v, n in named.items()}}
