@@ -6,6 +6,8 @@ Every message is ``<what> <where>: expected <...>, got <...>. <next step>``, bui
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 __all__ = [
     "AtlasError",
     "CatalogError",
@@ -17,11 +19,22 @@ __all__ = [
     "StoreError",
     "WeightsError",
     "expected",
+    "wrong_usage",
 ]
+
+Error = TypeVar("Error", bound="FmritokError")
 
 
 class FmritokError(Exception):
-    """Base of all errors raised on purpose; the command line prints them without a traceback."""
+    """Base of all errors raised on purpose; the command line prints them without a traceback.
+
+    Attributes
+    ----------
+    exit_status : int
+        Of a command that ends with it: 1, or 2 for wrong usage.
+    """
+
+    exit_status: int = 1
 
 
 class CatalogError(FmritokError, ValueError):
@@ -79,3 +92,9 @@ def expected(what: str, where: object, expected: str, got: object, next_step: st
         ``<what> <where>: expected <expected>, got <got>. <next step>``
     """
     return f"{what} {where}: expected {expected}, got {got}. {next_step}"
+
+
+def wrong_usage(error: Error) -> Error:
+    """Mark an error as one of usage: a wrong value of an option, or a file that is not there."""
+    error.exit_status = 2
+    return error

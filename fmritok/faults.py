@@ -168,11 +168,11 @@ def _machine_error(
     fault = next((found for found in map(_machine_wide, chain) if found), None)
     own_words = isinstance(error, FmritokError)
     if fault is None and place in ("setup", "store") and own_words:
-        return MachineError(str(error))
+        return _as_machine_error(error)
     if fault is None and place == "work" and own_words:
         # An atlas or template that cannot be read, in contrast to one that does not fit the run.
         is_set_up = len(chain) > 1 and not isinstance(error, RunError)
-        return MachineError(str(error)) if is_set_up else None
+        return _as_machine_error(error) if is_set_up else None
     if fault is None and place != "source" and not own_words:
         fault = _by_place(error, place)
     if fault is None:
@@ -187,6 +187,12 @@ def _machine_error(
                  got.rstrip("."),
                  f"{fault.next_step}; then run the same command: finished runs are kept.")
     )  # fmt: skip
+
+
+def _as_machine_error(error: Exception) -> MachineError:
+    found = MachineError(str(error))
+    found.exit_status = getattr(error, "exit_status", 1)
+    return found
 
 
 def _machine_wide(error: BaseException) -> _Fault | None:

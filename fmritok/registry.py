@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 
 __all__ = ["Registry"]
 
@@ -61,10 +61,10 @@ class Registry:
         foreign = self.foreign()
         if name not in foreign:
             near = get_close_matches(name, self.names(), n=1)
-            raise self.error(
+            raise wrong_usage(self.error(
                 expected(self.kind, name, f"one of {', '.join(self.names())}", "an unknown name",
                          f"Did you mean {near[0]}?" if near else f"Check {self.option}.")
-            )  # fmt: skip
+            ))  # fmt: skip
         point = foreign[name]
         try:
             return point.load()

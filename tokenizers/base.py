@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.tokenizers.grid import AFFINE, VOXEL_MM
+from fmritok.progress import tracked
+from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
@@ -153,7 +154,12 @@ class VolumeTokenizer(Tokenizer):
         """Return decoded volumes (n_frames, 96, 96, 96), float32."""
         tokenizer = rebuild(stored, cls, overrides)
         assert isinstance(tokenizer, VolumeTokenizer)
-        return tokenizer.decode(stored.tokens, tokenizer.restore(stored.scalars, stored.arrays))
+        intensity = tokenizer.restore(stored.scalars, stored.arrays)
+        n_frames = len(stored.tokens)
+        frames = np.empty((n_frames, *SHAPE), np.float32)
+        for i in tracked(range(n_frames), n_frames, "frames"):
+            frames[i] = tokenizer.decode(stored.tokens[i : i + 1], intensity)[0]
+        return frames
 
     @property
     def needs_voxel_statistics(self) -> bool:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.registry import Registry
 from fmritok.tokenizers.base import Tokenizer
 
@@ -44,9 +44,9 @@ def build_tokenizer(name: str, options: Mapping[str, Any]) -> Tokenizer:
     for option in options:
         if option not in known:
             near = get_close_matches(option, known, n=1)
-            raise FmritokError(
+            raise wrong_usage(FmritokError(
                 expected("Option", f"{name}.{option}", f"one of {', '.join(known) or 'no options'}",
                          "an unknown one",
                          f"Did you mean {name}.{near[0]}?" if near else "Choose one of them.")
-            )  # fmt: skip
+            ))  # fmt: skip
     return kind(**options)

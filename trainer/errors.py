@@ -17,6 +17,8 @@ __all__ = [
 class ConfigError(FmritokError, ValueError):
     """An option is unknown, of the wrong type, or conflicts with another."""
 
+    exit_status = 2
+
 
 class CheckpointError(FmritokError, ValueError):
     """A checkpoint is missing, damaged, or belongs to another training."""
@@ -35,4 +37,15 @@ class LeakageError(TrainingError):
 
 
 class StoppedError(TrainingError):
-    """Training stopped early on request and saved a checkpoint."""
+    """Training stopped early on request and saved a checkpoint.
+
+    Parameters
+    ----------
+    message : str
+    name : str
+        Name of the signal.
+    """
+
+    def __init__(self, message: str, name: str = "SIGTERM") -> None:
+        super().__init__(message)
+        self.exit_status = 130 if name == "SIGINT" else 143

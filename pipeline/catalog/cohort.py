@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 import pandas as pd
 
-from fmritok.errors import CatalogError, RunError, expected
+from fmritok.errors import CatalogError, RunError, expected, wrong_usage
 from fmritok.pipeline.catalog.events import Event, events_table
 from fmritok.pipeline.catalog.phenotypes import Phenotypes
 from fmritok.pipeline.catalog.run_checks import (
@@ -31,6 +31,7 @@ from fmritok.pipeline.headers.timing import Sidecar, lone_times, repetition_time
 from fmritok.pipeline.store.names import is_run_id
 from fmritok.pipeline.tables.remarks import Remark
 from fmritok.pipeline.tables.text_numbers import first_examples
+from fmritok.progress import tracked
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
@@ -175,8 +176,12 @@ class Cohort:
         With different names, two cohorts of the same layout can share a store.
         """
         if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-            raise CatalogError(
-                expected("Name", "of the cohort", "letters, digits and -", name, "Choose another.")
+            raise wrong_usage(
+                CatalogError(
+                    expected(
+                        "Name", "of the cohort", "letters, digits and -", name, "Choose another."
+                    )
+                )
             )
         old = f"{self.dataset}_"
         runs, events = self.runs.copy(), self.events.copy()
@@ -219,10 +224,10 @@ def checked_root(root: Path) -> Path:
     """
     root = root.expanduser().absolute()
     if not root.is_dir():
-        raise CatalogError(
+        raise wrong_usage(CatalogError(
             expected("Data root", root, "a folder", "a file" if root.exists() else "nothing there",
                      "Check --root (or DATA_ROOT).")
-        )  # fmt: skip
+        ))  # fmt: skip
     return root
 
 
@@ -257,9 +262,9 @@ def gather(
             reason = f"cannot be searched: {type(error).__name__}: {error}"
             return Found(left_out=[(where(part), reason)])
 
-    found = Found()
+    found, every = Found(), list(parts)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for one in pool.map(safe, parts):
+        for one in tracked(pool.map(safe, every), len(every), "folders"):
             found.add(one)
     return found
 
@@ -303,7 +308,8 @@ def build_cohort(
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        looks = list(pool.map(lambda file: _look(file, tr), first))
+        headers = pool.map(lambda file: _look(file, tr), first)
+        looks = list(tracked(headers, len(first), "headers"))
     rows, events = [], dict(found.events)
     questioned = [*found.questioned, *phenotypes.questioned]
     for file, look in zip(first, looks, strict=True):

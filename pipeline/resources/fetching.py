@@ -9,11 +9,14 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.pipeline.resources.atlases import build_semantoks_atlas
+from fmritok.progress import report
 
 __all__ = ["fetch_adhd200_sample", "fetch_atlas", "fetch_template"]
 
+#: Bytes of a download that are read at once.
+_BLOCK = 1 << 20
 _GITHUB = "https://raw.githubusercontent.com"
 _TIAN = (
     f"{_GITHUB}/yetianmed/subcortex/62751401be0dba587442799748a886d5d87b8364"
@@ -60,7 +63,10 @@ class PinnedFile:
                 shutil.copyfile(source / self.name, partial)
             else:
                 with urlopen(self.url, timeout=60) as answer, partial.open("wb") as file:
-                    shutil.copyfileobj(answer, file)
+                    total = int(answer.headers.get("Content-Length") or 0)
+                    while block := answer.read(_BLOCK):
+                        file.write(block)
+                        report(file.tell() / 1e6, total / 1e6, "MB")
         except (OSError, URLError) as error:
             partial.unlink(missing_ok=True)
             raise FmritokError(
@@ -151,10 +157,10 @@ def fetch_atlas(out: Path, cerebellum: Path, source: Path | None = None) -> Path
         Path of the table, for ``network.atlas``.
     """
     if not cerebellum.is_file():
-        raise FmritokError(
+        raise wrong_usage(FmritokError(
             expected("Label image", cerebellum, "Buckner's 7 networks of the cerebellum",
                      "no such file", "Get it from FreeSurfer's page of Buckner 2011.")
-        )  # fmt: skip
+        ))  # fmt: skip
     files = {role: pinned.bring(out / "files", source) for role, pinned in _ATLAS.items()}
     return build_semantoks_atlas(out, cerebellum=cerebellum, **files)
 

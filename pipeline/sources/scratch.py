@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import MachineError, expected
+from fmritok.errors import MachineError, expected, wrong_usage
 
 __all__ = ["ScratchArray", "check_scratch"]
 
@@ -97,8 +97,8 @@ def check_scratch(folder: Path | None) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0")
     except OSError as error:
-        raise MachineError(
+        raise wrong_usage(MachineError(
             expected("Scratch folder", folder or "for temporary files",
                      "a folder that exists and can be written to", error,
                      "Make it, or choose another with --scratch.")
-        ) from error  # fmt: skip
+        )) from error  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.errors import StoreError, expected
+from fmritok.errors import StoreError, expected, wrong_usage
 from fmritok.pipeline.store.documents.root import group_names, read_root
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location
@@ -211,11 +211,13 @@ class TokenGroup:
         """
         found = self.runs.index[self.runs["run_id"] == run_id]
         if not len(found):
-            raise StoreError(
+            is_known = bool((self.all_runs["run_id"] == run_id).any())
+            missing = StoreError(
                 expected("Run", f"{run_id} in group {self.name} of {self.location}",
-                         "a finished run", "none of that id",
-                         "List the runs with `fmritok inspect`.")
+                         "a finished run", "one that is not" if is_known else "none of that id",
+                         "List the runs with `fmritok inspect --runs`.")
             )  # fmt: skip
+            raise missing if is_known else wrong_usage(missing)
         return self.runs.loc[found[0]]
 
 
@@ -274,11 +276,11 @@ class TokenStore:
         if name is None and len(self.groups) == 1:
             name = self.groups[0]
         if name is None or name not in self.groups:
-            raise StoreError(
+            raise wrong_usage(StoreError(
                 expected("Token group", f"of {self.location}",
                          f"one of {', '.join(self.groups) or 'no finished group yet'}",
                          name or "no choice", "Choose one with --group NAME.")
-            )  # fmt: skip
+            ))  # fmt: skip
         return TokenGroup(self.location, name)
 
     @cached_property

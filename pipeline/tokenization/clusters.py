@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 
 __all__ = ["KNOWN", "ClusterConfig", "read_cluster", "started"]
 
@@ -85,11 +85,11 @@ class ClusterConfig:
         module, _, name = str(self.cluster).rpartition(".")
         if name not in KNOWN.get(module, ()) and self.cluster != trusted:
             known = ", ".join(sorted({module.partition(".")[0] for module in KNOWN}))
-            raise FmritokError(
+            raise wrong_usage(FmritokError(
                 expected("Cluster", self.cluster, f"a class of Dask's cluster packages ({known})",
                          "another one, which was not imported", "If you trust it and this file, "
                          f"add --trust-cluster {self.cluster}.")
-            )  # fmt: skip
+            ))  # fmt: skip
         try:
             kind = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
@@ -124,10 +124,10 @@ def read_cluster(path: Path) -> ClusterConfig:
     try:
         return ClusterConfig(**yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError, TypeError) as error:
-        raise FmritokError(
+        raise wrong_usage(FmritokError(
             expected("Cluster file", path, "YAML with cluster, options and workers",
                      f"{type(error).__name__}: {error}", "Start from one in docs/clusters.")
-        ) from error  # fmt: skip
+        )) from error  # fmt: skip
 
 
 @contextmanager

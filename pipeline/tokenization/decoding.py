@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fmritok.errors import FmritokError, StoreError, expected
+from fmritok.errors import FmritokError, StoreError, expected, wrong_usage
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
 from fmritok.tokenizers.base import Tokenizer
@@ -75,11 +75,11 @@ def _decode(
 ) -> list[Path]:
     kind: type[Tokenizer] = TOKENIZERS.find(str(opened.provenance["tokenizer"]))
     if not any(out.name.endswith(ending) for ending in kind.file_types):
-        raise StoreError(
+        raise wrong_usage(StoreError(
             expected(f"Tokens of group {opened.name} as", out,
                      f"a file ending in {' or '.join(kind.file_types) or 'nothing'}",
                      "".join(out.suffixes) or "no ending", "Change --out.")
-        )  # fmt: skip
+        ))  # fmt: skip
     stored = stored_tokens(opened, run_id, frames)
     out.parent.mkdir(parents=True, exist_ok=True)
     return kind.save(stored, out, overrides)
@@ -94,12 +94,14 @@ def stored_tokens(group: TokenGroup, run_id: str, frames: slice = slice(None)) -
         If there is no such run, or it does not have these frames.
     """
     run = group.run(run_id)
-    first, end, _ = frames.indices(int(run["n_frames"]))
-    if end <= first:
-        raise StoreError(
-            expected("Frames of run", run_id, f"a span within 0:{run['n_frames']}",
-                     f"{frames.start}:{frames.stop}", "Choose others.")
-        )  # fmt: skip
+    n_frames = int(run["n_frames"])
+    first, end, _ = frames.indices(n_frames)
+    if end <= first or (frames.stop or 0) > n_frames:
+        got = f"{frames.start or 0}:{'' if frames.stop is None else frames.stop}"
+        raise wrong_usage(StoreError(
+            expected("Frames of run", run_id, f"a span within 0:{n_frames}", got,
+                     "Choose frames of the run.")
+        ))  # fmt: skip
     record = read_record(group.location, group.name, run_id)
     assert record is not None
     return StoredTokens(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ class VolumeEncoding:
         self._tokenizer, self._scratch = tokenizer, scratch
         self.consumer = volumes
 
-    def finish(self) -> RunTokens:
-        """Encode the run, once all of its blocks were added."""
+    def finish(self, tell: Callable[[int], None] = lambda _: None) -> RunTokens:
+        """Encode the run, once all of its blocks were added; tell the frames of each block."""
         volumes, grid = self.consumer, self._tokenizer.grid
         intensity = self._tokenizer.fit(volumes.statistics)
         tokens = ScratchArray(
@@ -65,6 +65,7 @@ class VolumeEncoding:
         )
         for first, block in volumes.blocks():
             tokens[first : first + len(block)] = self._tokenizer.encode(block, intensity)
+            tell(len(block))
         return RunTokens(tokens, intensity.scalars, intensity.arrays, volumes.description)
 
 
@@ -118,8 +119,8 @@ class SeriesEncoding:
         zero = -source.intercept / source.slope if source.intercept else 0
         return self._places.signal(block, zero)
 
-    def finish(self) -> RunTokens:
-        """Encode the run, once all of its blocks were added."""
+    def finish(self, tell: Callable[[int], None] = lambda _: None) -> RunTokens:
+        """Encode the run, once all of its blocks were added; tell the frames of each block."""
         assert self._signal is not None
         grid = self._tokenizer.grid
         n_frames, _ = self._tokenizer.timing(self._done, self._tr)
@@ -129,6 +130,7 @@ class SeriesEncoding:
         for block in made.blocks:
             tokens[done : done + len(block)] = block
             done += len(block)
+            tell(len(block))
         assert done == n_frames
         self._series = np.empty((0, 0), np.float32)
         how = f"{self._source.space.description}, map {self._places.sha256[:12]}"

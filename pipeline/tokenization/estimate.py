@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fmritok.errors import RunError
 from fmritok.pipeline.catalog.cohort import Cohort
+from fmritok.pipeline.sources.checking import checked_blocks
+from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store.group import is_created
 from fmritok.pipeline.store.ledger import finished_runs
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.tokenization.encoding import SeriesEncoding
 from fmritok.pipeline.tokenization.plan import PlannedGroup
-from fmritok.tokenizers.base import VolumeTokenizer
+from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.vae.intensity import VolumeStatistics
 
@@ -23,6 +27,8 @@ __all__ = ["Estimate", "estimate", "with_measured_notes"]
 
 #: Compressed share of the raw size with zstd, measured on real runs, by store dtype.
 _COMPRESSED = {"int8": 0.5, "float16": 0.8}
+#: How long one run is read to tell the time of all, s.
+_READ_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Estimate:
     raw_bytes, stored_bytes : int
         Size of the tokens before compression, and roughly after it.
     seconds : float
-        Time of one worker; NaN if the tokenizer was not timed.
+        Time of one worker; NaN if it was not measured, or no run can be read.
     scratch_bytes : int
         Temporary files of one worker, for the longest run.
     """
@@ -66,7 +72,8 @@ def estimate(
     ----------
     cohort, planned, location
     timed : bool
-        Whether to measure the time of one frame. Only for tokenizers of volumes.
+        Whether to measure the time: of one frame for tokenizers of volumes, else of a few
+        seconds of one run.
     """
     spec, runs = planned.spec, planned.runs_of(cohort)
     done = runs["run_id"].isin(finished_runs(location, spec.name))
@@ -78,8 +85,13 @@ def estimate(
     longest = int(todo["n_frames"].max()) if len(todo) else 0
     by_frame = isinstance(planned.tokenizer, VolumeTokenizer)
     seconds = float("nan")
-    if timed and frames and isinstance(planned.tokenizer, VolumeTokenizer):
+    if not frames:
+        seconds = 0.0
+    elif timed and isinstance(planned.tokenizer, VolumeTokenizer):
         seconds = frames * _seconds_a_frame(planned.tokenizer)
+    elif timed and isinstance(planned.tokenizer, SeriesTokenizer):
+        files = cohort.runs[cohort.runs["run_id"].isin(todo["run_id"])]  # frames before resampling
+        seconds = int(files["n_frames"].sum()) * _seconds_a_frame_of(planned.tokenizer, files)
     spool = int(np.prod(SHAPE)) * 2 if by_frame else 0
     return Estimate(
         group=spec.name,
@@ -140,3 +152,25 @@ def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
     start = time.perf_counter()
     tokenizer.encode(frame, intensity)
     return time.perf_counter() - start
+
+
+def _seconds_a_frame_of(tokenizer: SeriesTokenizer, runs: pd.DataFrame) -> float:
+    """Time the beginning of the shortest run that can be read; NaN if there is none."""
+    names = [one.name for one in fields(RunFiles)]
+    for run in runs.sort_values("n_frames").to_dict("records"):
+        try:
+            tokenizer.setup()
+            source = open_run(RunFiles(**{name: str(run[name]) for name in names}))
+            encoding = SeriesEncoding(tokenizer, source, float(run["tr"]), None)
+            done, start = 0, time.perf_counter()
+            for block in checked_blocks(source, str(run["path"])):
+                encoding.add(block)
+                done += len(block)
+                if time.perf_counter() - start > _READ_S:
+                    break
+            else:
+                encoding.finish().tokens.close()
+            return (time.perf_counter() - start) / done
+        except Exception:  # a bad run has its own report later
+            continue
+    return float("nan")

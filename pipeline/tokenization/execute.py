@@ -22,6 +22,7 @@ from fmritok.pipeline.tokenization.dask_faults import (
     stopping_error,
 )
 from fmritok.pipeline.tokenization.task import Job, RunTask, tokenize_run
+from fmritok.pipeline.tokenization.telling import Follow, followed
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -54,10 +55,12 @@ def default_workers() -> int:
     return count_gpus() or max(1, min(count_cores(), room))
 
 
-def run_serially(tasks: Sequence[RunTask], job: Job) -> Generator[Outcome]:
-    """Tokenize runs one after another in this process."""
+def run_serially(
+    tasks: Sequence[RunTask], job: Job, *, follow: Follow | None = None
+) -> Generator[Outcome]:
+    """Tokenize runs one after another in this process; ``follow`` is told the progress of each."""
     for task in tasks:
-        yield task, tokenize_run(task, job)
+        yield task, tokenize_run(task, job, follow)
 
 
 def run_on_dask(
@@ -69,6 +72,7 @@ def run_on_dask(
     workers: int | None = None,
     trusted: str | None = None,
     say: Say = print,
+    follow: Follow | None = None,
 ) -> Generator[Outcome]:
     """Tokenize runs on a Dask cluster. Yields results in the order of completion.
 
@@ -92,6 +96,8 @@ def run_on_dask(
         :mod:`fmritok.pipeline.tokenization.clusters`.
     say : callable
         Called with messages for the user, such as the address of the dashboard.
+    follow : callable, optional
+        Called now and then with the progress of each running task.
 
     Raises
     ------
@@ -112,6 +118,9 @@ def run_on_dask(
     with _client(job, scheduler, cluster, workers, trusted) as (client, threads):
         say(f"Dask dashboard: {client.dashboard_link}")
         job = replace(job, threads=threads)
+        if follow:
+            job = replace(job, topic=f"fmritok-{uuid.uuid4().hex}")
+            followed(client, job.topic, follow)
         waiting, lost = iter(tasks), LostRuns(job)
         flying: dict[Future, RunTask] = {}
         stop: MachineError | None = None

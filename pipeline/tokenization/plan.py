@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.pipeline.catalog.cohort import Cohort
 from fmritok.pipeline.catalog.ownership import check_annotations, without_kept
 from fmritok.pipeline.sources.opening import RunFiles
@@ -117,10 +117,10 @@ def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
     """
     for planned in groups:
         if cohort_input == "surface" and isinstance(planned.tokenizer, VolumeTokenizer):
-            raise FmritokError(
+            raise wrong_usage(FmritokError(
                 expected("Tokenizer", planned.tokenizer.name, "volumes", "--input surface",
                          "Tokenize volumes in a separate call, into the same store.")
-            )  # fmt: skip
+            ))  # fmt: skip
 
 
 def check_cohort(

@@ -23,6 +23,7 @@ from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.writer import refuse_not_finite, write_run
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.telling import Follow, Teller
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 
@@ -60,12 +61,15 @@ class Job:
         Folder for temporary files; empty for the system's.
     threads : int
         Threads of torch; 0 keeps its default.
+    topic : str
+        Topic of Dask's events to which workers report their progress; empty for none.
     """
 
     store: str
     groups: dict[str, GroupJob]
     scratch: str = ""
     threads: int = 0
+    topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def ready_tokenizer(name: str, options: str) -> Tokenizer:
     return tokenizer
 
 
-def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
+def tokenize_run(task: RunTask, job: Job, follow: Follow | None = None) -> dict[str, RunRecord]:
     """Tokenize one run, and write a record of success or failure for each group.
 
     An unreadable run fails in all groups. A run refused by one tokenizer fails in that group.
@@ -129,6 +133,8 @@ def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
     ----------
     task : RunTask
     job : Job
+    follow : callable, optional
+        Told now and then how much of the run is done.
 
     Returns
     -------
@@ -143,7 +149,9 @@ def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
     """
     location = Location(job.store)
     with ExitStack() as held:
-        work = _RunWork(task, job, location, held)
+        frames = task.n_frames + sum(part.n_frames for part in task.parts)
+        teller = Teller(task.run_id, frames, follow, job.topic)
+        work = _RunWork(task, job, location, held, teller)
         try:
             work.read()
         except Exception as error:
@@ -174,8 +182,11 @@ def _record(location: Location, group: str, record: RunRecord) -> None:
 class _RunWork:
     """State of one task: running encodings, and records of finished ones."""
 
-    def __init__(self, task: RunTask, job: Job, location: Location, held: ExitStack) -> None:
+    def __init__(
+        self, task: RunTask, job: Job, location: Location, held: ExitStack, teller: Teller
+    ) -> None:
         self._task, self._job, self._location, self._held = task, job, location, held
+        self._teller = teller
         self._scratch = Path(job.scratch) if job.scratch else None
         self._clock = _Clock()
         self._source: RunSource
@@ -219,6 +230,7 @@ class _RunWork:
                     except Exception as error:
                         of = [g for g, e in self.encodings.items() if e and e.consumer is consumer]
                         self.fail(of, error)
+            self._teller.add(len(block))
 
     def _begin(self, tokenizers: dict[str, Tokenizer]) -> None:
         """Start the encodings. Tokenizers of volumes share the placed volumes."""
@@ -255,7 +267,7 @@ class _RunWork:
         assert encoding is not None
         clock = _Clock(self._clock.seconds)
         with clock("encode"), self._at("work"):
-            encoded = encoding.finish()
+            encoded = encoding.finish(self._teller.add)
         self._held.callback(encoded.tokens.close)
         with clock("read"), self._at("source"):
             source = source_sha256(self._task.files, data=self._source.source_sha256)

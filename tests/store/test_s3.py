@@ -90,7 +90,7 @@ def test_a_store_on_s3_is_as_good_as_one_on_disk(bucket, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(task, "write_record", cut_off)
         result = tokenize(root, store)
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert "interrupted; finished runs are kept" in result.output
     assert len(TokenStore(store).group("network").runs) == 1
 

@@ -224,10 +224,10 @@ def test_a_cluster_file_imports_and_calls_nothing_but_dask_s_clusters(tree, tmp_
                  "dask_jobqueue.core.Job", "LocalCluster"):  # fmt: skip
         path.write_text(yaml.safe_dump({"cluster": name, "options": {"args": ["true"]}}))
         result = tokenize(tree, store, "--cluster", path)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert f"--trust-cluster {name}" in result.output
         other = tokenize(tree, store, "--cluster", path, "--trust-cluster", "mycluster.Other")
-        assert other.exit_code == 1
+        assert other.exit_code == 2
     assert not trace.exists()
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False,
                "dashboard_address": None}  # fmt: skip

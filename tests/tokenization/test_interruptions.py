@@ -109,7 +109,7 @@ def test_sigterm_ends_cleanly(killing_ground, tmp_path, weights):
     run = Killable(root, store, weights)
     run.wait_for_runs(1)
     run.process.send_signal(signal.SIGTERM)
-    assert run.finish() == 1
+    assert run.finish() == 143
     assert "run the same command to go on" in run.output
     assert Killable(root, store, weights).finish() == 0
     assert written(store) == expected

@@ -146,7 +146,7 @@ def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
     os.killpg(process.pid, number)
     _, text = process.communicate()
     step = find_checkpoint(out).step
-    assert process.returncode == 1
+    assert process.returncode == 128 + number
     assert f"got {signal.Signals(number).name} after step {step}" in text
     assert f"go on with --resume {out}" in text
     assert "Traceback" not in text

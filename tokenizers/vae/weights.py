@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmritok.errors import WeightsError, expected
+from fmritok.errors import WeightsError, expected, wrong_usage
 from fmritok.regular import check_regular, open_regular
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ def resolve_weights(reference: str, revision: str | None = None) -> Weights:
     if folder.is_dir():
         return Weights(reference, "", folder.absolute())
     if folder.exists() or reference.count("/") != 1 or reference.startswith((".", "/", "~")):
-        raise WeightsError(
+        raise wrong_usage(WeightsError(
             expected("Weights", reference,
                      f"a folder, a hub id such as {DEFAULT_HUB_ID}, or {EMBEDDED}",
                      "a file" if folder.exists() else "nothing of that name",
                      "Give the folder that holds config.json.")
-        )  # fmt: skip
+        ))  # fmt: skip
     return _from_hub(reference, revision, offline=True)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.progress import tracked
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.streaming import Batch, window_loader
 from fmritok.trainer.data.windows import RunIndex, Windows
@@ -177,7 +178,8 @@ def _features(
     """Yield each batch with the pooled tokens and CLS of its windows."""
     encoder = frozen.encoder.to(device)
     requests = list(windows.batches(batch_size))
-    for batch in window_loader(group, index, requests, workers=workers):
+    batches = window_loader(group, index, requests, workers=workers)
+    for batch in tracked(batches, len(requests), "batches"):
         with torch.no_grad():
             inputs = encoder.inputs(batch.to(device))
             encoded = encoder(

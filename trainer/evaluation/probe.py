@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import expected
+from fmritok.progress import tracked
 from fmritok.trainer.data.labels import Labels
 from fmritok.trainer.data.split import Split, check_no_leakage
 from fmritok.trainer.errors import ConfigError
@@ -90,7 +91,7 @@ def probe(
     x /= counts[:, None]
     run_ids = runs["run_id"].to_numpy(str)
     scores = []
-    for seed in seeds:
+    for seed in tracked(seeds, len(seeds), "seeds"):
         columns = _columns(labels, permutations, seed)
         splits, of_folds = [], []
         for test in fold_splits(labels, folds=folds, seed=seed):

@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import nn
 
-from fmritok.errors import expected
+from fmritok.errors import expected, wrong_usage
 from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
 from fmritok.trainer.record.checkpoint import (
@@ -251,7 +251,8 @@ class TrainingFolder:
             next_step = "For weights alone, start a new training with --init-from FILE."
         got = "no checkpoint in it" if self.path.exists() else "nothing"
         wanted = "a folder that `fmritok train` wrote, or one of its checkpoints"
-        raise CheckpointError(expected("Checkpoint", self.path, wanted, got, next_step))
+        error = CheckpointError(expected("Checkpoint", self.path, wanted, got, next_step))
+        raise error if self.path.exists() else wrong_usage(error)
 
 
 def training_of(path: Path) -> TrainingFolder:

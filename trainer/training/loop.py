@@ -326,7 +326,8 @@ class Trainer:
         step, out = self.position.step, self.folder.path
         return StoppedError(
             expected("Training", out, f"{self.n_steps} steps", f"{signal} after step {step}",
-                     f"Saved in {self._saved}: go on with --resume {out}")
+                     f"Saved in {self._saved}: go on with --resume {out}"),
+            signal,
         )  # fmt: skip
 
     def _not_finite(self, batch: Batch, step: Step) -> TrainingError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmritok.errors import StoreError, expected
+from fmritok.errors import StoreError, expected, wrong_usage
 from fmritok.pipeline.store.documents.checks import parse_json
 from fmritok.pipeline.store.documents.seal import (
     Document,
@@ -116,11 +116,12 @@ def _create(location: Location) -> None:
 
 def _check_format(location: Location) -> None:
     if not _is_there(location):
-        raise StoreError(
+        is_empty = not location.list_dir()
+        missing = StoreError(
             expected("Token store", location, "a store made by `fmritok tokenize`",
-                     "a folder without zarr.json" if location.list_dir() else "nothing",
-                     "Check the path.")
+                     "nothing" if is_empty else "a folder without zarr.json", "Check the path.")
         )  # fmt: skip
+        raise wrong_usage(missing) if is_empty else missing
     try:
         attributes = parse_json(location.read("zarr.json"))["attributes"]
         kind, version = attributes.get("format"), attributes.get("format_version")
