@@ -197,7 +197,7 @@ def test_one_odd_file_does_not_end_the_catalogue(tmp_path, monkeypatch):
         return original(path, *_)
 
     for module, name in (
-        ("headers.nifti", "file_start"),
+        ("headers.run_header", "file_start"),
         ("catalog.run_checks", "file_stamp"),
     ):
         where = f"fmritok.pipeline.{module}.{name}"
