@@ -34,9 +34,9 @@ demo: setup
 	@echo "2 of 4: encode its 228 volumes once, into a token store (about 80 s)"
 	$(BIN)/fmritok tokenize --dataset demo --root $(DEMO)/cohort --store $(DEMO)/tokens.zarr
 	rm -rf $(DEMO)/training
-	@echo "3 of 4: train a small Transformer on the tokens (about 40 s)"
+	@echo "3 of 4: train a small Transformer on the tokens (about 30 s)"
 	$(BIN)/fmritok train --store $(DEMO)/tokens.zarr --out $(DEMO)/training --recipe tiny \
-		--set train.steps=150
+		--set train.steps=100
 	@echo "4 of 4: decode tokens, compare the model with predicting the mean, draw (about 10 s)"
 	$(BIN)/python tools/demo_page.py --cohort $(DEMO)/cohort \
 		--store $(DEMO)/tokens.zarr --training $(DEMO)/training --out $(DEMO)/demo.png
