@@ -37,7 +37,7 @@ def with_new_names(args: Iterable[str], names: Mapping[str, str]) -> list[str]:
         Old names to new ones.
     """
     found, said, is_over = [], set(), False
-    for arg in args:
+    for arg in map(str, args):
         option, equals, value = arg.partition("=")
         is_over = is_over or arg == "--"
         if option in names and not is_over:

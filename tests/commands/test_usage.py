@@ -106,7 +106,11 @@ def test_signals_end_a_command_with_their_status(monkeypatch, name, status):
 
     monkeypatch.setattr(cli._LazyGroup, "get_command", lambda *_: slow)
     before = signal.getsignal(signal.SIGTERM)
-    result = CliRunner().invoke(cli.main, ["inspect"])
+    background = signal.signal(signal.SIGINT, signal.default_int_handler)  # which ignores it
+    try:
+        result = CliRunner().invoke(cli.main, ["inspect"])
+    finally:
+        signal.signal(signal.SIGINT, background)
     assert (result.exit_code, result.output) == (status, "Error: Interrupted.\n")
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -316,7 +316,7 @@ def test_weights_alone_are_no_training(group, tmp_path):
 
 def test_a_wrong_path_makes_no_folder(group, tmp_path):
     done = _command(group, "--resume", tmp_path / "nowhere")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "got nothing. Check the path." in " ".join(done.output.split())
     assert not (tmp_path / "nowhere").exists()
 

@@ -124,5 +124,5 @@ def test_native_runs_are_refused_with_the_right_words(data, tmp_path, weights):
 def test_surfaces_are_nothing_for_the_autoencoder(data, tmp_path):
     result = tokenize("hcp", real_tree(tmp_path / "hcp", data), tmp_path / "t.zarr",
                       "--input", "surface")  # fmt: skip
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Tokenizer vae: expected volumes, got --input surface" in result.output
