@@ -1,0 +1,221 @@
+"""The field's metrics, each for many weightings of the same units at once.
+
+A weighting says how often each unit counts: all once gives the metric itself, and counts of units
+drawn with replacement give a bootstrap, a thousand draws in one product. The tests compare every
+metric with scikit-learn's (SciPy's for correlations), on the units and on units drawn repeatedly.
+A metric that cannot be computed, such as the AUROC of one class, is NaN.
+"""
+
+# B weightings, N units, K classes
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "LOWER_IS_BETTER", "METRICS", "class_metrics", "mean_metrics", "number_metrics",
+    "retrieval_of_queries",
+]  # fmt: skip
+
+#: The metrics of each kind of task.
+METRICS: dict[str, tuple[str, ...]] = {
+    "binary": ("acc", "balanced_accuracy", "macro_f1", "auroc", "sensitivity", "specificity"),
+    "multiclass": ("acc", "balanced_accuracy", "macro_f1", "auroc_ovr"),
+    "regression": ("mae", "mse", "r", "spearman", "r2", "mae_sd", "mse_sd"),
+    "retrieval": ("top1", "map"),
+}
+LOWER_IS_BETTER = ("mae", "mse", "mae_sd", "mse_sd")
+
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.int64]
+
+
+def class_metrics(
+    truth: Integers, scores_NK: Floats, weights_BN: Floats | None = None
+) -> dict[str, Floats]:
+    """Return accuracy, balanced accuracy, macro F1 and areas under ROC curves.
+
+    Parameters
+    ----------
+    truth : np.ndarray of shape (N,), int
+        Number of each unit's class. Of two classes, 1 is the positive one.
+    scores_NK : np.ndarray of shape (N, K)
+        Score of each class; the highest one is predicted.
+    weights_BN : np.ndarray of shape (B, N), optional
+        How often each unit counts; by default each once, and B is 1.
+
+    Returns
+    -------
+    dict of str to np.ndarray of shape (B,)
+        ``acc, balanced_accuracy, macro_f1``, and with two classes ``auroc, sensitivity,
+        specificity``, with more ``auroc_ovr``: the mean over classes of each against the rest.
+    """
+    weights_BN = _ones(truth) if weights_BN is None else weights_BN
+    n_classes = scores_NK.shape[1]
+    is_NK = truth[:, None] == np.arange(n_classes)
+    found_NK = (scores_NK.argmax(1)[:, None] == np.arange(n_classes)).astype(float)
+    confusion_BKK = np.stack(
+        [(weights_BN * is_NK[:, k]) @ found_NK for k in range(n_classes)], axis=1
+    )
+    right_BK = np.diagonal(confusion_BKK, axis1=1, axis2=2)
+    true_BK, found_BK = confusion_BKK.sum(2), confusion_BKK.sum(1)
+    recall_BK = _ratio(right_BK, true_BK)
+    f1_BK = _ratio(2 * right_BK, true_BK + found_BK)
+    area_BK = np.stack(
+        [
+            _auroc(is_NK[:, k], scores_NK[:, k], weights_BN)
+            for k in range(1 if n_classes == 2 else 0, n_classes)
+        ],
+        axis=1,
+    )
+    metrics = {
+        "acc": _ratio(right_BK.sum(1), true_BK.sum(1)),
+        "balanced_accuracy": _mean_there(recall_BK),
+        "macro_f1": _mean_there(f1_BK),
+    }
+    if n_classes == 2:
+        return metrics | {
+            "auroc": area_BK[:, 0],
+            "sensitivity": recall_BK[:, 1],
+            "specificity": recall_BK[:, 0],
+        }
+    return metrics | {"auroc_ovr": area_BK.mean(1)}
+
+
+def number_metrics(
+    truth: Floats, found: Floats, weights_BN: Floats | None = None, *, sd: float = 1.0
+) -> dict[str, Floats]:
+    """Return errors, correlations and explained variance of predicted numbers.
+
+    Parameters
+    ----------
+    truth, found : np.ndarray of shape (N,)
+    weights_BN : np.ndarray of shape (B, N), optional
+        As in :func:`class_metrics`.
+    sd : float
+        Standard deviation that errors are also given in: that of the training units.
+
+    Returns
+    -------
+    dict of str to np.ndarray of shape (B,)
+        ``mae, mse`` in the target's unit, ``mae_sd, mse_sd`` in standard deviations, ``r, spearman,
+        r2``. A prediction without spread has the correlations 0, a truth without spread has none.
+    """
+    weights_BN = _ones(truth) if weights_BN is None else weights_BN
+    total_B = weights_BN.sum(1)
+    error = found - truth
+    mae_B, mse_B = (_ratio(weights_BN @ x, total_B) for x in (np.abs(error), np.square(error)))
+    spread_B = _moments(_alike(truth, weights_BN), _alike(truth, weights_BN), weights_BN)
+    return {
+        "mae": mae_B,
+        "mse": mse_B,
+        "r": _correlation(_alike(truth, weights_BN), _alike(found, weights_BN), weights_BN),
+        "spearman": _correlation(_ranks(truth, weights_BN), _ranks(found, weights_BN), weights_BN),
+        "r2": 1 - _ratio(mse_B, np.where(spread_B > 1e-24 * (1 + truth.var()), spread_B, 0)),
+        "mae_sd": mae_B / sd,
+        "mse_sd": mse_B / sd**2,
+    }
+
+
+def retrieval_of_queries(similarity_NN: Floats, identity: npt.NDArray[Any]) -> dict[str, Floats]:
+    """Return how well each unit finds the others of its identity among all other units.
+
+    Parameters
+    ----------
+    similarity_NN : np.ndarray of shape (N, N)
+    identity : np.ndarray of shape (N,)
+        Such as the subject of each run; each at least twice.
+
+    Returns
+    -------
+    dict of str to np.ndarray of shape (N,)
+        ``top1``: 1 if the most similar other unit is of the same identity. ``map``: average
+        precision; its mean over the queries is the mean average precision.
+    """
+    n_units = len(identity)
+    top1, precision = np.zeros(n_units), np.zeros(n_units)
+    for query in range(n_units):
+        others = np.delete(np.arange(n_units), query)
+        order = others[np.argsort(-similarity_NN[query, others], kind="stable")]
+        relevant = identity[order] == identity[query]
+        rank = np.flatnonzero(relevant) + 1
+        top1[query] = relevant[0]
+        precision[query] = (np.arange(1, len(rank) + 1) / rank).mean() if len(rank) else np.nan
+    return {"top1": top1, "map": precision}
+
+
+def mean_metrics(of_unit: dict[str, Floats], weights_BN: Floats | None = None) -> dict[str, Floats]:
+    """Average what each unit has over the units, for each weighting."""
+    first = next(iter(of_unit.values()))
+    weights_BN = _ones(first) if weights_BN is None else weights_BN
+    return {name: _ratio(weights_BN @ x, weights_BN.sum(1)) for name, x in of_unit.items()}
+
+
+def _auroc(positive: npt.NDArray[np.bool_], score: Floats, weights_BN: Floats) -> Floats:
+    """Return the share of pairs in the right order, ties counted half."""
+    order, starts, _ = _ties(score)
+    positive = positive[order]
+    weights_BN = weights_BN[:, order]
+    up_BG = np.add.reduceat(weights_BN * positive, starts, axis=1)
+    down_BG = np.add.reduceat(weights_BN * ~positive, starts, axis=1)
+    below_BG = np.cumsum(down_BG, axis=1) - down_BG / 2
+    return _ratio((up_BG * below_BG).sum(1), up_BG.sum(1) * down_BG.sum(1))
+
+
+def _ranks(values: Floats, weights_BN: Floats) -> Floats:
+    """Return the mean rank of each unit (B, N), were it there as often as it counts."""
+    order, starts, group = _ties(values)
+    counts_BG = np.add.reduceat(weights_BN[:, order], starts, axis=1)
+    rank_BG = np.cumsum(counts_BG, axis=1) - counts_BG / 2 + 0.5
+    return np.asarray(rank_BG[:, group])
+
+
+def _ties(values: Floats) -> tuple[Integers, Integers, Integers]:
+    """Return an ascending order, where equal values start in it, and each value's number."""
+    order = np.argsort(values, kind="stable")
+    changes = np.flatnonzero(np.diff(values[order])) + 1
+    group = np.zeros(len(values), np.int64)
+    group[order[changes]] = 1
+    of_place = np.cumsum(group[order])
+    group[order] = of_place
+    return order, np.concatenate([[0], changes]).astype(np.int64), group
+
+
+def _alike(values: Floats, weights_BN: Floats) -> Floats:
+    """Return the same values, less their mean, for all weightings."""
+    return np.broadcast_to(values - values.mean(), weights_BN.shape)
+
+
+def _correlation(a_BN: Floats, b_BN: Floats, weights_BN: Floats) -> Floats:
+    variances = _moments(a_BN, a_BN, weights_BN), _moments(b_BN, b_BN, weights_BN)
+    has_a, has_b = (
+        variance > 1e-24 * (1 + np.square(x).max())
+        for variance, x in zip(variances, (a_BN, b_BN), strict=True)
+    )
+    product = np.sqrt(np.where(has_a & has_b, variances[0] * variances[1], 1))
+    found = np.where(has_b, _moments(a_BN, b_BN, weights_BN) / product, 0.0)
+    return np.where(has_a, found, np.nan)
+
+
+def _moments(a_BN: Floats, b_BN: Floats, weights_BN: Floats) -> Floats:
+    """Return the covariance under each weighting (B,)."""
+    total_B = weights_BN.sum(1)
+    mean_a, mean_b = (_ratio((weights_BN * x).sum(1), total_B)[:, None] for x in (a_BN, b_BN))
+    return _ratio((weights_BN * (a_BN - mean_a) * (b_BN - mean_b)).sum(1), total_B)
+
+
+def _ratio(a: Floats, b: Floats) -> Floats:
+    """Divide; NaN where there is nothing to divide by."""
+    return np.where(b > 0, a / np.where(b > 0, b, 1), np.nan)
+
+
+def _mean_there(x_BK: Floats) -> Floats:
+    there = ~np.isnan(x_BK)
+    return _ratio(np.where(there, x_BK, 0).sum(1), there.sum(1).astype(float))
+
+
+def _ones(x: npt.NDArray[Any]) -> Floats:
+    return np.ones((1, len(x)))
