@@ -24,6 +24,7 @@ EXTRAS = {
     "demo-data": "tokenize",
     "train": "train",
     "probe": "probe",
+    "baseline": "probe",
     "list": "all",
 }
 
@@ -39,6 +40,7 @@ COMMANDS = {
     "demo-data": "fmritok.pipeline.commands.demo_data",
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
+    "baseline": "fmritok.trainer.commands.baseline",
     "list": "fmritok.list_command:list_names",
 }
 

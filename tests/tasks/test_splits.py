@@ -51,7 +51,7 @@ def test_folds_that_would_leak_are_refused():
     with pytest.raises(LeakageError, match="Split by subject"):
         given_fold(units, sides, "mine")
     fold = replace(folds_of(units, SplitRule("family", 3, 1))[0], validation=test, test=nobody)
-    with pytest.raises(LeakageError, match="Split by subject"):
+    with pytest.raises(LeakageError, match="Split by run"):
         check_folds(units, [fold], families=False)
     first = np.isin(units.subject, [f"demo/{i}" for i in range(100, 124, 2)])
     fold = replace(fold, train=first, validation=nobody, test=~first)

@@ -6,8 +6,6 @@ metric with scikit-learn's (SciPy's for correlations), on the units and on units
 A metric that cannot be computed, such as the AUROC of one class, is NaN.
 """
 
-# B weightings, N units, K classes
-
 from __future__ import annotations
 
 from typing import Any
@@ -34,7 +32,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def class_metrics(
-    truth: Integers, scores_NK: Floats, weights_BN: Floats | None = None
+    truth: Integers, scores: Floats, weights: Floats | None = None
 ) -> dict[str, Floats]:
     """Return accuracy, balanced accuracy, macro F1 and areas under ROC curves.
 
@@ -42,9 +40,9 @@ def class_metrics(
     ----------
     truth : np.ndarray of shape (N,), int
         Number of each unit's class. Of two classes, 1 is the positive one.
-    scores_NK : np.ndarray of shape (N, K)
+    scores : np.ndarray of shape (N, K)
         Score of each class; the highest one is predicted.
-    weights_BN : np.ndarray of shape (B, N), optional
+    weights : np.ndarray of shape (B, N), optional
         How often each unit counts; by default each once, and B is 1.
 
     Returns
@@ -53,47 +51,45 @@ def class_metrics(
         ``acc, balanced_accuracy, macro_f1``, and with two classes ``auroc, sensitivity,
         specificity``, with more ``auroc_ovr``: the mean over classes of each against the rest.
     """
-    weights_BN = _ones(truth) if weights_BN is None else weights_BN
-    n_classes = scores_NK.shape[1]
-    is_NK = truth[:, None] == np.arange(n_classes)
-    found_NK = (scores_NK.argmax(1)[:, None] == np.arange(n_classes)).astype(float)
-    confusion_BKK = np.stack(
-        [(weights_BN * is_NK[:, k]) @ found_NK for k in range(n_classes)], axis=1
-    )
-    right_BK = np.diagonal(confusion_BKK, axis1=1, axis2=2)
-    true_BK, found_BK = confusion_BKK.sum(2), confusion_BKK.sum(1)
-    recall_BK = _ratio(right_BK, true_BK)
-    f1_BK = _ratio(2 * right_BK, true_BK + found_BK)
-    area_BK = np.stack(
+    weights = _ones(truth) if weights is None else weights
+    n_classes = scores.shape[1]
+    is_class = truth[:, None] == np.arange(n_classes)
+    predicted = (scores.argmax(1)[:, None] == np.arange(n_classes)).astype(float)
+    confusion = np.stack([(weights * is_class[:, k]) @ predicted for k in range(n_classes)], axis=1)
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    true, found = confusion.sum(2), confusion.sum(1)
+    recall = _ratio(right, true)
+    f1 = _ratio(2 * right, true + found)
+    area = np.stack(
         [
-            _auroc(is_NK[:, k], scores_NK[:, k], weights_BN)
+            _auroc(is_class[:, k], scores[:, k], weights)
             for k in range(1 if n_classes == 2 else 0, n_classes)
         ],
         axis=1,
     )
     metrics = {
-        "acc": _ratio(right_BK.sum(1), true_BK.sum(1)),
-        "balanced_accuracy": _mean_there(recall_BK),
-        "macro_f1": _mean_there(f1_BK),
+        "acc": _ratio(right.sum(1), true.sum(1)),
+        "balanced_accuracy": _mean_there(recall),
+        "macro_f1": _mean_there(f1),
     }
     if n_classes == 2:
         return metrics | {
-            "auroc": area_BK[:, 0],
-            "sensitivity": recall_BK[:, 1],
-            "specificity": recall_BK[:, 0],
+            "auroc": area[:, 0],
+            "sensitivity": recall[:, 1],
+            "specificity": recall[:, 0],
         }
-    return metrics | {"auroc_ovr": area_BK.mean(1)}
+    return metrics | {"auroc_ovr": area.mean(1)}
 
 
 def number_metrics(
-    truth: Floats, found: Floats, weights_BN: Floats | None = None, *, sd: float = 1.0
+    truth: Floats, found: Floats, weights: Floats | None = None, *, sd: float = 1.0
 ) -> dict[str, Floats]:
     """Return errors, correlations and explained variance of predicted numbers.
 
     Parameters
     ----------
     truth, found : np.ndarray of shape (N,)
-    weights_BN : np.ndarray of shape (B, N), optional
+    weights : np.ndarray of shape (B, N), optional
         As in :func:`class_metrics`.
     sd : float
         Standard deviation that errors are also given in: that of the training units.
@@ -104,28 +100,28 @@ def number_metrics(
         ``mae, mse`` in the target's unit, ``mae_sd, mse_sd`` in standard deviations, ``r, spearman,
         r2``. A prediction without spread has the correlations 0, a truth without spread has none.
     """
-    weights_BN = _ones(truth) if weights_BN is None else weights_BN
-    total_B = weights_BN.sum(1)
+    weights = _ones(truth) if weights is None else weights
+    total = weights.sum(1)
     error = found - truth
-    mae_B, mse_B = (_ratio(weights_BN @ x, total_B) for x in (np.abs(error), np.square(error)))
-    spread_B = _moments(_alike(truth, weights_BN), _alike(truth, weights_BN), weights_BN)
+    mae, mse = (_ratio(weights @ x, total) for x in (np.abs(error), np.square(error)))
+    spread = _moments(_alike(truth, weights), _alike(truth, weights), weights)
     return {
-        "mae": mae_B,
-        "mse": mse_B,
-        "r": _correlation(_alike(truth, weights_BN), _alike(found, weights_BN), weights_BN),
-        "spearman": _correlation(_ranks(truth, weights_BN), _ranks(found, weights_BN), weights_BN),
-        "r2": 1 - _ratio(mse_B, np.where(spread_B > 1e-24 * (1 + truth.var()), spread_B, 0)),
-        "mae_sd": mae_B / sd,
-        "mse_sd": mse_B / sd**2,
+        "mae": mae,
+        "mse": mse,
+        "r": _correlation(_alike(truth, weights), _alike(found, weights), weights),
+        "spearman": _correlation(_ranks(truth, weights), _ranks(found, weights), weights),
+        "r2": 1 - _ratio(mse, np.where(spread > 1e-24 * (1 + truth.var()), spread, 0)),
+        "mae_sd": mae / sd,
+        "mse_sd": mse / sd**2,
     }
 
 
-def retrieval_of_queries(similarity_NN: Floats, identity: npt.NDArray[Any]) -> dict[str, Floats]:
+def retrieval_of_queries(similarity: Floats, identity: npt.NDArray[Any]) -> dict[str, Floats]:
     """Return how well each unit finds the others of its identity among all other units.
 
     Parameters
     ----------
-    similarity_NN : np.ndarray of shape (N, N)
+    similarity : np.ndarray of shape (N, N)
     identity : np.ndarray of shape (N,)
         Such as the subject of each run; each at least twice.
 
@@ -139,7 +135,7 @@ def retrieval_of_queries(similarity_NN: Floats, identity: npt.NDArray[Any]) -> d
     top1, precision = np.zeros(n_units), np.zeros(n_units)
     for query in range(n_units):
         others = np.delete(np.arange(n_units), query)
-        order = others[np.argsort(-similarity_NN[query, others], kind="stable")]
+        order = others[np.argsort(-similarity[query, others], kind="stable")]
         relevant = identity[order] == identity[query]
         rank = np.flatnonzero(relevant) + 1
         top1[query] = relevant[0]
@@ -147,30 +143,30 @@ def retrieval_of_queries(similarity_NN: Floats, identity: npt.NDArray[Any]) -> d
     return {"top1": top1, "map": precision}
 
 
-def mean_metrics(of_unit: dict[str, Floats], weights_BN: Floats | None = None) -> dict[str, Floats]:
+def mean_metrics(of_unit: dict[str, Floats], weights: Floats | None = None) -> dict[str, Floats]:
     """Average what each unit has over the units, for each weighting."""
     first = next(iter(of_unit.values()))
-    weights_BN = _ones(first) if weights_BN is None else weights_BN
-    return {name: _ratio(weights_BN @ x, weights_BN.sum(1)) for name, x in of_unit.items()}
+    weights = _ones(first) if weights is None else weights
+    return {name: _ratio(weights @ x, weights.sum(1)) for name, x in of_unit.items()}
 
 
-def _auroc(positive: npt.NDArray[np.bool_], score: Floats, weights_BN: Floats) -> Floats:
+def _auroc(positive: npt.NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
     """Return the share of pairs in the right order, ties counted half."""
     order, starts, _ = _ties(score)
     positive = positive[order]
-    weights_BN = weights_BN[:, order]
-    up_BG = np.add.reduceat(weights_BN * positive, starts, axis=1)
-    down_BG = np.add.reduceat(weights_BN * ~positive, starts, axis=1)
-    below_BG = np.cumsum(down_BG, axis=1) - down_BG / 2
-    return _ratio((up_BG * below_BG).sum(1), up_BG.sum(1) * down_BG.sum(1))
+    weights = weights[:, order]
+    up = np.add.reduceat(weights * positive, starts, axis=1)
+    down = np.add.reduceat(weights * ~positive, starts, axis=1)
+    below = np.cumsum(down, axis=1) - down / 2
+    return _ratio((up * below).sum(1), up.sum(1) * down.sum(1))
 
 
-def _ranks(values: Floats, weights_BN: Floats) -> Floats:
+def _ranks(values: Floats, weights: Floats) -> Floats:
     """Return the mean rank of each unit (B, N), were it there as often as it counts."""
     order, starts, group = _ties(values)
-    counts_BG = np.add.reduceat(weights_BN[:, order], starts, axis=1)
-    rank_BG = np.cumsum(counts_BG, axis=1) - counts_BG / 2 + 0.5
-    return np.asarray(rank_BG[:, group])
+    counts = np.add.reduceat(weights[:, order], starts, axis=1)
+    ranks = np.cumsum(counts, axis=1) - counts / 2 + 0.5
+    return np.asarray(ranks[:, group])
 
 
 def _ties(values: Floats) -> tuple[Integers, Integers, Integers]:
@@ -184,27 +180,27 @@ def _ties(values: Floats) -> tuple[Integers, Integers, Integers]:
     return order, np.concatenate([[0], changes]).astype(np.int64), group
 
 
-def _alike(values: Floats, weights_BN: Floats) -> Floats:
+def _alike(values: Floats, weights: Floats) -> Floats:
     """Return the same values, less their mean, for all weightings."""
-    return np.broadcast_to(values - values.mean(), weights_BN.shape)
+    return np.broadcast_to(values - values.mean(), weights.shape)
 
 
-def _correlation(a_BN: Floats, b_BN: Floats, weights_BN: Floats) -> Floats:
-    variances = _moments(a_BN, a_BN, weights_BN), _moments(b_BN, b_BN, weights_BN)
+def _correlation(a: Floats, b: Floats, weights: Floats) -> Floats:
+    variances = _moments(a, a, weights), _moments(b, b, weights)
     has_a, has_b = (
         variance > 1e-24 * (1 + np.square(x).max())
-        for variance, x in zip(variances, (a_BN, b_BN), strict=True)
+        for variance, x in zip(variances, (a, b), strict=True)
     )
     product = np.sqrt(np.where(has_a & has_b, variances[0] * variances[1], 1))
-    found = np.where(has_b, _moments(a_BN, b_BN, weights_BN) / product, 0.0)
+    found = np.where(has_b, _moments(a, b, weights) / product, 0.0)
     return np.where(has_a, found, np.nan)
 
 
-def _moments(a_BN: Floats, b_BN: Floats, weights_BN: Floats) -> Floats:
+def _moments(a: Floats, b: Floats, weights: Floats) -> Floats:
     """Return the covariance under each weighting (B,)."""
-    total_B = weights_BN.sum(1)
-    mean_a, mean_b = (_ratio((weights_BN * x).sum(1), total_B)[:, None] for x in (a_BN, b_BN))
-    return _ratio((weights_BN * (a_BN - mean_a) * (b_BN - mean_b)).sum(1), total_B)
+    total = weights.sum(1)
+    mean_a, mean_b = (_ratio((weights * x).sum(1), total)[:, None] for x in (a, b))
+    return _ratio((weights * (a - mean_a) * (b - mean_b)).sum(1), total)
 
 
 def _ratio(a: Floats, b: Floats) -> Floats:
@@ -212,9 +208,9 @@ def _ratio(a: Floats, b: Floats) -> Floats:
     return np.where(b > 0, a / np.where(b > 0, b, 1), np.nan)
 
 
-def _mean_there(x_BK: Floats) -> Floats:
-    there = ~np.isnan(x_BK)
-    return _ratio(np.where(there, x_BK, 0).sum(1), there.sum(1).astype(float))
+def _mean_there(x: Floats) -> Floats:
+    there = ~np.isnan(x)
+    return _ratio(np.where(there, x, 0).sum(1), there.sum(1).astype(float))
 
 
 def _ones(x: npt.NDArray[Any]) -> Floats:

@@ -14,13 +14,13 @@ import pandas as pd
 from rich.table import Table
 
 from fmritok.trainer.data.labels import Labels
+from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.evaluation.probe import Score
 from fmritok.trainer.training.faults import write_whole, writing
 
-__all__ = ["Row", "scores_table", "write_scores"]
+__all__ = ["Row", "chance", "scores_table", "write_scores"]
 
 _SHOWN = ("balanced_accuracy", "auc", "r")
-_LOWER_IS_BETTER = ("mae",)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "sd": spread,
                 "values": values,
                 "of_folds": [_or_none(score.of_folds[name]) for score in row.scores],
-                "chance": _chance(name, row.scores),
+                "chance": chance(name, row.scores),
             }
         counts = dict(zip(*np.unique(labels.values, return_counts=True), strict=True))
         summary.append(
@@ -75,11 +75,11 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
         )  # fmt: skip
         for score in row.scores:
             who = {"encoder": row.encoder, "target": labels.target, "seed": score.seed}
-            chance = {
+            by_chance = {
                 f"{name}_chance": float(values.mean()) if len(values) else None
                 for name, values in score.permuted.items()
             }
-            table.append({**who, **score.figures, **chance})
+            table.append({**who, **score.figures, **by_chance})
             for fold, split in enumerate(score.splits):
                 figures = {name: values[fold] for name, values in score.of_folds.items()}
                 fold_table.append({**who, "fold": fold, **figures, "sha256": split.sha256})
@@ -102,7 +102,7 @@ def _or_none(values: npt.NDArray[Any]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
+def chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
     """Sum up the scores of permuted labels, of all seeds together; None if there are none.
 
     ``limit`` is what the best 5 % of them reach, ``p`` the share that is at least as good as the
@@ -112,7 +112,7 @@ def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
     permuted = np.concatenate([score.permuted[name] for score in scores])
     if not len(permuted):
         return None
-    sign = -1 if name in _LOWER_IS_BETTER else 1
+    sign = -1 if name in LOWER_IS_BETTER else 1
     mean = np.mean([score.figures[name] for score in scores])
     as_good = int((sign * permuted >= sign * mean - 1e-12).sum())
     return {
@@ -130,9 +130,9 @@ def scores_table(summary: Sequence[dict[str, Any]]) -> Table:
         for name in _SHOWN:
             if name in row["figures"]:
                 figure = row["figures"][name]
-                chance = figure["chance"]
-                by_chance = ["-"] * 3 if chance is None else [
-                    f"{chance['mean']:.3f}", f"{chance['limit']:.3f}", f"{chance['p']:.3f}",
+                found = figure["chance"]
+                by_chance = ["-"] * 3 if found is None else [
+                    f"{found['mean']:.3f}", f"{found['limit']:.3f}", f"{found['p']:.3f}",
                 ]  # fmt: skip
                 table.add_row(
                     row["encoder"], row["target"], str(row["n_units"]), name.replace("_", " "),
