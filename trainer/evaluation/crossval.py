@@ -17,6 +17,7 @@ from fmritok.trainer.evaluation.exchange import exchanges
 from fmritok.trainer.evaluation.intervals import mean_over_folds
 from fmritok.trainer.evaluation.linear import Rotated, choose_strength, logistic, ridge
 from fmritok.trainer.evaluation.metrics import (
+    METRICS,
     class_metrics,
     mean_metrics,
     number_metrics,
@@ -198,7 +199,8 @@ def _metrics(
         of_test = units.labels.values[test] if truth is None else truth
         return number_metrics(of_test, scores[:, 0], weights, sd=sd)
     codes = units.codes[test] if truth is None else truth
-    return class_metrics(codes, scores, weights)
+    found = class_metrics(codes, scores, weights)
+    return {name: found[name] for name in METRICS[units.task.kind]}
 
 
 def _columns(units: Units, permutations: int, seed: int) -> npt.NDArray[Any]:

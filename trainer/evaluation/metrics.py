@@ -48,8 +48,8 @@ def class_metrics(
     Returns
     -------
     dict of str to np.ndarray of shape (B,)
-        ``acc, balanced_accuracy, macro_f1``, and with two classes ``auroc, sensitivity,
-        specificity``, with more ``auroc_ovr``: the mean over classes of each against the rest.
+        ``acc, balanced_accuracy, macro_f1, auroc_ovr``, the last one the mean over classes of each
+        against the rest; and with two classes ``auroc, sensitivity, specificity``.
     """
     weights = _ones(truth) if weights is None else weights
     n_classes = scores.shape[1]
@@ -60,25 +60,19 @@ def class_metrics(
     true, found = confusion.sum(2), confusion.sum(1)
     recall = _ratio(right, true)
     f1 = _ratio(2 * right, true + found)
-    area = np.stack(
-        [
-            _auroc(is_class[:, k], scores[:, k], weights)
-            for k in range(1 if n_classes == 2 else 0, n_classes)
-        ],
-        axis=1,
-    )
+    # The areas of two classes are the same: their probabilities add up to 1.
+    areas = [
+        _auroc(is_class[:, k], scores[:, k], weights) for k in range(n_classes == 2, n_classes)
+    ]
     metrics = {
         "acc": _ratio(right.sum(1), true.sum(1)),
         "balanced_accuracy": _mean_there(recall),
         "macro_f1": _mean_there(f1),
+        "auroc_ovr": np.mean(areas, axis=0),
     }
     if n_classes == 2:
-        return metrics | {
-            "auroc": area[:, 0],
-            "sensitivity": recall[:, 1],
-            "specificity": recall[:, 0],
-        }
-    return metrics | {"auroc_ovr": area.mean(1)}
+        metrics |= {"auroc": areas[0], "sensitivity": recall[:, 1], "specificity": recall[:, 0]}
+    return metrics
 
 
 def number_metrics(

@@ -98,7 +98,7 @@ class Task:
 def did_you_mean(name: str, known: list[str], otherwise: str) -> str:
     """Return a next step that names up to three known names near to a wrong one."""
     by_small = {one.lower(): one for one in known}
-    near = get_close_matches(name.lower(), list(by_small), n=3, cutoff=0.5)
+    near = get_close_matches(name.lower(), list(by_small), n=3, cutoff=0.6)
     if not near:
         return otherwise
     return f"Did you mean {' or '.join(by_small[one] for one in near)}?"
