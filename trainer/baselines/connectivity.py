@@ -50,7 +50,7 @@ def connectivity(series: Sequence[Floats], kind: Connectivity) -> tuple[Features
         If there are fewer than three parcels with signal.
     """
     dead = np.stack([np.ptp(one, axis=0) <= 1e-6 * np.abs(one).max(initial=0) for one in series])
-    some = dead.any(0)
+    some = np.asarray(dead.any(0))
     details = {
         "connectivity": kind,
         "parcels": len(some),

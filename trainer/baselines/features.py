@@ -39,7 +39,7 @@ class Fixed:
     ids: npt.NDArray[np.str_]
 
     def __post_init__(self) -> None:
-        wrong = ~np.isfinite(self.values).all(axis=1)
+        wrong = np.asarray(~np.isfinite(self.values).all(axis=1))
         if wrong.any():
             raise TrainingError(
                 expected("Features", f"of {', '.join(self.ids[wrong][:3])}", "finite numbers",

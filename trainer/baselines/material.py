@@ -104,7 +104,7 @@ def mean_tokens(group: TokenGroup, units: Units) -> npt.NDArray[np.float32]:
                      "standard deviation", "the same in all runs: they are z-scored in time",
                      "Choose --kind connectivity, or a group such as vae.")
         )  # fmt: skip
-    return found
+    return np.asarray(found, np.float32)
 
 
 def nuisance_table(

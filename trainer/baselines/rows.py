@@ -115,8 +115,8 @@ def baseline(
         _refuse_for_retrieval(kinds, regress, split)
         folds: list[Fold] = []
     else:
-        folds, said = divide(units, split, opened.runs)
-        details |= said
+        folds, of_split = divide(units, split, opened.runs)
+        details |= of_split
     rows: list[Row] = []
     for kind in kinds:
         progress(f"{kind}: {len(units)} {task.unit}s")
@@ -245,7 +245,7 @@ def _group_name(store: TokenStore, group: str | None, kinds: Sequence[Kind]) -> 
 def _refuse_for_retrieval(
     kinds: Sequence[Kind], regress: Sequence[str], split: SplitOptions
 ) -> None:
-    wrong = [kind for kind in kinds if kind not in ("connectivity", "tokens")]
+    wrong: list[str] = [kind for kind in kinds if kind not in ("connectivity", "tokens")]
     wrong += ["--regress"] * bool(regress) + ["a split"] * (split != SplitOptions())
     if wrong:
         raise ConfigError(

@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from fmritok.trainer.baselines.connectivity import Connectivity
     from fmritok.trainer.baselines.rows import Kind
+    from fmritok.trainer.tasks.task import By
 
 __all__ = ["baseline"]
 
@@ -55,7 +56,7 @@ def baseline(
     kind_of_connectivity: Connectivity,
     regress: str,
     where: tuple[str, ...],
-    by: str | None,
+    by: By | None,
     folds: int | None,
     seeds: int | None,
     split_file: Path | None,
@@ -78,15 +79,15 @@ def baseline(
     from fmritok.trainer.baselines.rows import baseline as score_baselines
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.evaluation.results import results_table, write_results
-    from fmritok.trainer.tasks.task import read_task
+    from fmritok.trainer.tasks.task import SplitRule, read_task
 
     log_to_terminal()
     try:
         task = read_task(task_name)
-        given = {"by": by, "folds": folds, "seeds": seeds}
-        chosen = {name: value for name, value in given.items() if value is not None}
+        rule = task.split
+        rule = SplitRule(by or rule.by, folds or rule.folds, seeds or rule.seeds)
         results = score_baselines(
-            store, replace(task, split=replace(task.split, **chosen)), dict.fromkeys(kinds),
+            store, replace(task, split=rule), list(dict.fromkeys(kinds)),
             group=group, kind_of_connectivity=kind_of_connectivity,
             regress=[name.strip() for name in regress.split(",") if name.strip()], where=where,
             split=SplitOptions(split_file, held_out, pretraining), permutations=permutations,

@@ -167,7 +167,7 @@ def retrieve(
     nearest : np.ndarray of shape (n_units,), str
         Target of the run that is most similar to each.
     """
-    similarity = np.corrcoef(features)
+    similarity = np.asarray(np.corrcoef(features))
     identity = units.labels.values
     ones, nobody = np.ones(len(units), bool), np.zeros(len(units), bool)
     of_query = retrieval_of_queries(similarity, identity)
@@ -191,14 +191,14 @@ def _metrics(
     scores: Floats,
     sd: float,
     weights: Floats,
-    truth: Floats | None = None,
+    truth: npt.NDArray[Any] | None = None,
 ) -> dict[str, Floats]:
     if units.task.kind == "retrieval":
         return mean_metrics({"top1": scores[:, 0], "map": scores[:, 1]}, weights)
     if units.task.kind == "regression":
         of_test = units.labels.values[test] if truth is None else truth
         return number_metrics(of_test, scores[:, 0], weights, sd=sd)
-    codes = units.codes[test] if truth is None else truth
+    codes: npt.NDArray[Any] = units.codes[test] if truth is None else truth
     found = class_metrics(codes, scores, weights)
     return {name: found[name] for name in METRICS[units.task.kind]}
 

@@ -105,8 +105,8 @@ def number_metrics(
         "r": _correlation(_alike(truth, weights), _alike(found, weights), weights),
         "spearman": _correlation(_ranks(truth, weights), _ranks(found, weights), weights),
         "r2": 1 - _ratio(mse, np.where(spread > 1e-24 * (1 + truth.var()), spread, 0)),
-        "mae_sd": mae / sd,
-        "mse_sd": mse / sd**2,
+        "mae_sd": _ratio(mae, np.full_like(mae, sd)),
+        "mse_sd": _ratio(mse, np.full_like(mse, sd**2)),
     }
 
 

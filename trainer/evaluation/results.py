@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def summary(results: Results, *, draws: int = DRAWS) -> dict[str, Any]:
     rows, drawn, own = [], {}, {}
     for row in results.rows:
         scores = _scores(row)
-        drawn[row.name] = bootstrap(lambda w, row=row: row.metrics(units, w), counts)
+        drawn[row.name] = bootstrap(partial(row.metrics, units), counts)
         point = row.metrics(units, ones)
         own[row.name] = float(point[task.metric][0])
         if np.isnan(own[row.name]):

@@ -117,6 +117,7 @@ def units_of(
     units = subject if task.unit == "subject" else runs["run_id"].to_numpy(str)
     has = values.notna().to_numpy()
     _exclude(excluded, "label missing", units[~np.isin(units, units[has])])
+    labels: npt.NDArray[Any]
     if task.kind == "regression":
         labels = _numbers(task, column, values)
     else:
@@ -309,7 +310,7 @@ def _numbers(task: Task, column: str, values: pd.Series) -> npt.NDArray[np.float
                 expected("Column", f"{column} of task {task.name}", "numbers above 0, for their "
                          "logarithm", f"{np.nanmin(numbers):g}", "Choose transform: none.")
             )  # fmt: skip
-        return np.log(numbers)
+        return np.asarray(np.log(numbers))
     return numbers
 
 
