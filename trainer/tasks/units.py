@@ -28,6 +28,13 @@ from fmritok.trainer.tasks.columns import (
     subjects_of,
     values_of_runs,
 )
+from fmritok.trainer.tasks.labelling import (
+    classes_of,
+    numbers_of,
+    require_classes,
+    require_two,
+    with_classes,
+)
 from fmritok.trainer.tasks.task import Task
 
 __all__ = ["Units", "units_of", "without_units"]
@@ -119,9 +126,9 @@ def units_of(
     _exclude(excluded, "label missing", units[~np.isin(units, units[has])])
     labels: npt.NDArray[Any]
     if task.kind == "regression":
-        labels = _numbers(task, column, values)
+        labels = numbers_of(task, column, values)
     else:
-        task, labels = _classes(task, column, as_words(values), has)
+        task, labels = classes_of(task, column, as_words(values), has)
         outside = has & (labels == "")
         _exclude(excluded, "label of no class", units[outside])
         has = has & ~outside
@@ -142,11 +149,11 @@ def units_of(
     of_row = np.full(len(runs), -1)
     of_row[taken] = np.searchsorted(chosen, units[taken])
     if task.kind == "regression":
-        _require_two(task, column, np.unique(found).tolist())
+        require_two(task, column, np.unique(found).tolist())
     else:
         present = sorted(set(found.tolist()))
-        task = _with_classes(task, present)
-        _require_classes(task, column, present)
+        task = with_classes(task, present)
+        require_classes(task, column, present)
     return _units(
         replace(task, target=(column,)), found, chosen, of_row, runs, None, excluded, phenotypes
     )
@@ -173,10 +180,10 @@ def without_units(units: Units, leave: npt.NDArray[np.bool_], reason: str) -> Un
     task, column = units.task, units.task.target[0]
     present = sorted(set(kept.values.tolist()))
     if task.kind == "regression":
-        _require_two(task, column, present)
+        require_two(task, column, present)
     else:
-        _require_classes(task, column, present)
-        task = _with_classes(task, present)
+        require_classes(task, column, present)
+        task = with_classes(task, present)
     return replace(
         units, task=task, labels=kept, ids=units.ids[~leave], subject=units.subject[~leave],
         site=units.site[~leave], excluded=excluded,
@@ -223,7 +230,7 @@ def _of_events(task: Task, runs: pd.DataFrame, events: pd.DataFrame | None) -> U
     if found.left_out:
         excluded["window reaches beyond the run"] = np.array([""] * found.left_out)
     labels = event_labels(found, of_row)
-    task, values = _classes(task, EVENT_TARGET, labels.values, np.ones(len(labels.values), bool))
+    task, values = classes_of(task, EVENT_TARGET, labels.values, np.ones(len(labels.values), bool))
     _exclude(excluded, "label of no class", ids[values == ""])
     _exclude(excluded, "two events at once", ids[doubled & (values != "")])
     taken = (values != "") & ~doubled
@@ -231,8 +238,8 @@ def _of_events(task: Task, runs: pd.DataFrame, events: pd.DataFrame | None) -> U
     of_row_number = np.full(len(ids), -1)
     of_row_number[taken] = np.searchsorted(chosen, ids[taken])
     present = sorted(set(values[taken].tolist()))
-    task = _with_classes(task, present)
-    _require_classes(task, EVENT_TARGET, present)
+    task = with_classes(task, present)
+    require_classes(task, EVENT_TARGET, present)
     return _units(task, values[taken][first], chosen, of_row_number, of_row, found, excluded, None)
 
 
@@ -269,67 +276,6 @@ def _units(
     for reason, one in counted.items():
         _logger.warning("%s: %d %ss left out: %s", task.name, one["count"], task.unit, reason)
     return Units(task, labels, ids, subject, site.to_numpy(str)[first], runs, events, counted)
-
-
-def _classes(
-    task: Task, column: str, words: npt.NDArray[np.str_], has: npt.NDArray[np.bool_]
-) -> tuple[Task, npt.NDArray[np.str_]]:
-    """Name the class of each value, empty if it is of none; by default each value is a class."""
-    if task.kind == "retrieval":
-        return task, words
-    if not task.classes:
-        task = replace(task, classes={word: (word,) for word in sorted(set(words[has].tolist()))})
-    of_value = {value: name for name, values in task.classes.items() for value in values}
-    found = np.array([of_value.get(word, "") for word in words], dtype=str)
-    if has.any() and not (has & (found != "")).any():
-        raise ConfigError(
-            expected("Column", f"{column} of task {task.name}",
-                     f"values among {', '.join(of_value)}",
-                     ", ".join(sorted(set(words[has].tolist()))[:10]),
-                     "Write a task of your own with other classes.")
-        )  # fmt: skip
-    return task, found
-
-
-def _with_classes(task: Task, present: list[str]) -> Task:
-    """Keep the classes that units are of."""
-    return replace(task, classes={k: v for k, v in task.classes.items() if k in present})
-
-
-def _numbers(task: Task, column: str, values: pd.Series) -> npt.NDArray[np.floating[Any]]:
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
-    wrong = np.isnan(numbers) & values.notna().to_numpy() | np.isinf(numbers)
-    if wrong.any():
-        raise ConfigError(
-            expected("Column", f"{column} of task {task.name}", "finite numbers",
-                     repr(values[wrong].iloc[0]), "Choose another column, or another kind of task.")
-        )  # fmt: skip
-    if task.transform == "log":
-        if (numbers <= 0).any():
-            raise ConfigError(
-                expected("Column", f"{column} of task {task.name}", "numbers above 0, for their "
-                         "logarithm", f"{np.nanmin(numbers):g}", "Choose transform: none.")
-            )  # fmt: skip
-        return np.asarray(np.log(numbers))
-    return numbers
-
-
-def _require_two(task: Task, column: str, distinct: list[Any]) -> None:
-    if len(distinct) < 2:
-        raise ConfigError(
-            expected("Column", f"{column} of task {task.name}", "two or more different labels",
-                     ", ".join(map(str, distinct)) or "none", "Choose other runs or another task.")
-        )  # fmt: skip
-
-
-def _require_classes(task: Task, column: str, present: list[str]) -> None:
-    _require_two(task, column, present)
-    if task.kind == "binary" and len(present) != 2:
-        raise ConfigError(
-            expected("Column", f"{column} of task {task.name}", "two classes",
-                     f"{len(present)}: {', '.join(present[:10])}",
-                     "Choose kind: multiclass, or name the values of two classes in its YAML.")
-        )  # fmt: skip
 
 
 def _exclude(
