@@ -168,6 +168,7 @@ more = {{
     "decode": ["--store", "x", "--run", "x", "--out", "x.nii"],
     "list": ["tokenizers"], "train": ["--store", "x"],
     "probe": ["--store", "x", "--training", "x", "--target", "sex"],
+    "baseline": ["--store", "x", "--task", "hcp-sex", "--kind", "dummy"],
 }}
 cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]
 arguments = more.get({command!r}, cohort[:4] if {command!r} == "catalog" else cohort)

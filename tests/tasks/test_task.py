@@ -36,7 +36,7 @@ def test_the_cohorts_have_their_tasks():
 
 
 def test_an_unknown_name_is_told_near_ones():
-    with pytest.raises(ConfigError, match="Did you mean hcp-sex or"):
+    with pytest.raises(ConfigError, match=r"Did you mean hcp-sex\?"):
         read_task("hcp_sex")
     with pytest.raises(ConfigError, match="Did you mean adhd200-diagnosis"):
         read_task("ADHD200-diagnoses")
