@@ -31,6 +31,7 @@ EXTRAS = {
     "demo-data": "tokenize",
     "train": "train",
     "probe": "probe",
+    "baseline": "probe",
     "list": "all",
 }
 
@@ -46,6 +47,7 @@ COMMANDS = {
     "demo-data": "fmritok.pipeline.commands.demo_data",
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
+    "baseline": "fmritok.trainer.commands.baseline",
     "list": "fmritok.list_command:list_names",
 }
 

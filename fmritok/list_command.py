@@ -12,14 +12,14 @@ from fmritok.terminal import echo, new_console
 
 __all__ = ["list_names"]
 
-KINDS = ("tokenizers", "datasets", "recipes", "objectives", "templates", "atlases")
+KINDS = ("tokenizers", "datasets", "recipes", "objectives", "templates", "atlases", "tasks")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def list_names(kind: str, as_json: bool) -> None:
-    """List tokenizers, datasets, recipes, objectives, templates or atlases by their names."""
+    """List tokenizers, datasets, recipes, objectives, templates, atlases or tasks by name."""
     rows = list(_rows(kind))
     if as_json:
         import json
@@ -42,6 +42,10 @@ def _rows(kind: str) -> Iterator[tuple[str, str, str]]:
         from fmritok.trainer.recipe import recipe_names, recipe_title
 
         yield from ((name, recipe_title(name), "fmritok") for name in recipe_names())
+    elif kind == "tasks":
+        from fmritok.trainer.tasks.task import task_names, task_title
+
+        yield from ((name, task_title(name), "fmritok") for name in task_names())
     elif kind == "templates":
         yield "fsaverage5", "surfaces and flat map of nilearn, built in", "fmritok"
         yield "FOLDER", "what `fmritok fetch template` wrote: fs_LR 32k, for CIFTI", "fmritok"

@@ -293,7 +293,9 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_command_defaults_are_those_of_the_config() -> None:
-    defaults = {p.name: p.default for p in demo_data.params if p.name not in ("out", "quiet", "verbose")}
+    defaults = {
+        p.name: p.default for p in demo_data.params if p.name not in ("out", "quiet", "verbose")
+    }
     fields = {f.name: f.default for f in dataclasses.fields(DemoConfig)}
     assert defaults == fields
 

@@ -14,13 +14,13 @@ import pandas as pd
 from rich.table import Table
 
 from fmritok.trainer.data.labels import Labels
+from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.evaluation.probe import Score
 from fmritok.trainer.training.faults import write_whole, writing
 
-__all__ = ["Row", "few_units", "scores_table", "write_scores"]
+__all__ = ["Row", "chance", "few_units", "scores_table", "write_scores"]
 
 _SHOWN = ("balanced_accuracy", "auc", "r")
-_LOWER_IS_BETTER = ("mae",)
 _FEW = 30
 
 
@@ -56,7 +56,7 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "sd": spread,
                 "values": values,
                 "of_folds": [_or_none(score.of_folds[name]) for score in row.scores],
-                "chance": _chance(name, row.scores),
+                "chance": chance(name, row.scores),
             }
         counts = dict(zip(*np.unique(labels.values, return_counts=True), strict=True))
         summary.append(
@@ -76,11 +76,11 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
         )  # fmt: skip
         for score in row.scores:
             who = {"encoder": row.encoder, "target": labels.target, "seed": score.seed}
-            chance = {
+            by_chance = {
                 f"{name}_chance": float(values.mean()) if len(values) else None
                 for name, values in score.permuted.items()
             }
-            table.append({**who, **score.figures, **chance})
+            table.append({**who, **score.figures, **by_chance})
             for fold, split in enumerate(score.splits):
                 figures = {name: values[fold] for name, values in score.of_folds.items()}
                 fold_table.append({**who, "fold": fold, **figures, "sha256": split.sha256})
@@ -103,7 +103,7 @@ def _or_none(values: npt.NDArray[Any]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
+def chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
     """Summarise the scores of permuted labels over all seeds; None without any.
 
     ``limit`` is their best 5 % quantile. ``p`` is the share at least as good as the real labels'
@@ -113,7 +113,7 @@ def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
     permuted = np.concatenate([score.permuted[name] for score in scores])
     if not len(permuted):
         return None
-    sign = -1 if name in _LOWER_IS_BETTER else 1
+    sign = -1 if name in LOWER_IS_BETTER else 1
     mean = np.mean([score.figures[name] for score in scores])
     as_good = int((sign * permuted >= sign * mean - 1e-12).sum())
     return {
@@ -134,9 +134,9 @@ def scores_table(summary: Sequence[dict[str, Any]]) -> Table:
         for name in _SHOWN:
             if name in row["figures"]:
                 figure = row["figures"][name]
-                chance = figure["chance"]
-                by_chance = ["-"] * 3 if chance is None else [
-                    f"{chance['mean']:.3f}", f"{chance['limit']:.3f}", f"{chance['p']:.3f}",
+                found = figure["chance"]
+                by_chance = ["-"] * 3 if found is None else [
+                    f"{found['mean']:.3f}", f"{found['limit']:.3f}", f"{found['p']:.3f}",
                 ]  # fmt: skip
                 sd = "-" if figure["sd"] is None else f"{figure['sd']:.3f}"
                 table.add_row(
