@@ -50,7 +50,7 @@ def _tokenizer_options(function: Function) -> Function:
                      metavar="FOLDER_OR_HUB_ID", help="vae: the autoencoder, saved by diffusers."),
         click.option("--codec", type=click.Choice(["zstd", "none"]), default="zstd",
                      show_default=True, help="Compression of the store."),
-        click.option("--precision", type=click.Choice(["int8", "float16"]),
+        click.option("--store-dtype", type=click.Choice(["int8", "float16"]),
                      help="How tokens are stored; default: int8 for vae, else float16."),
         click.option("--set", "settings", multiple=True, metavar="TOKENIZER.OPTION=VALUE",
                      help="Any option of a tokenizer, such as network.atlas=FILE; repeatable."),
@@ -92,7 +92,7 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     for tokenizer, name in zip(tokenizers, names, strict=True):
         arguments = settings.get(tokenizer, {})
         built = build_tokenizer(tokenizer, arguments)
-        groups.append(plan_group(built, arguments, name=name, precision=options["precision"],
+        groups.append(plan_group(built, arguments, name=name, precision=options["store_dtype"],
                                  codec=options["codec"]))  # fmt: skip
     check_input(options["input"], groups)
     with Progress("catalog"):

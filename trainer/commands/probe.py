@@ -61,7 +61,7 @@ _PATH = click.Path(path_type=Path)
               help="trial_type: length of a window, in whole tokens of the model.")  # fmt: skip
 @click.option("--trial-type", "trial_types", multiple=True, metavar="NAME",
               help="trial_type: these alone; may be repeated. [default: all]")  # fmt: skip
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--loader-workers", "workers", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--out", type=_PATH, default=Path("probe"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

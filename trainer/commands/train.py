@@ -20,7 +20,7 @@ class TrainOptions:
     """The options of the command, under their names; what they mean is said there."""
 
     stores: tuple[str, ...]
-    weights: tuple[float, ...]
+    mix: tuple[float, ...]
     group: str | None
     out: Path | None
     recipe: str | None
@@ -54,8 +54,7 @@ class TrainOptions:
     help="Token store: a local path or an fsspec URL; several are mixed.",
 )
 @click.option(
-    "--weight",
-    "weights",
+    "--mix",
     multiple=True,
     type=float,
     help="Share of each --store in an epoch, in their order. [default: by its runs]",
@@ -75,7 +74,8 @@ class TrainOptions:
 @click.option("--resume", type=_PATH, help="Go on with this training, exactly.")
 @click.option("--init-from", type=_PATH, help="Start a new training from these weights.")
 @click.option(
-    "--workers",
+    "--loader-workers",
+    "workers",
     type=click.IntRange(0),
     help="Loader processes. [default: one less than the cores, at most 4]",
 )
@@ -109,8 +109,8 @@ def train(**options: Any) -> None:
 
     --resume takes a training's folder, or one of its checkpoints. How often it logs, validates and
     saves may be changed (train.log_every, validate_every, checkpoint_every, keep_checkpoints), and
-    so may --out, --workers and the number of processes; nothing else may, and the store must hold
-    the tokens that were trained on. A training that is finished says so.
+    so may --out, --loader-workers and the number of processes; nothing else may, and the store must
+    hold the tokens that were trained on. A training that is finished says so.
     """
     from fmritok.trainer.errors import ConfigError, OtherProcessError
 
