@@ -107,9 +107,9 @@ def test_resume_takes_the_configuration_of_the_checkpoint(store, tmp_path):
         (["--set", "optim.lrr=1"], 2, "Did you mean optim.lr?"),
         (["--set", "data.subjects=3"], 2, "at most the 2 subjects that are not held out, got 3"),
         (["--device", "abacus"], 2, "--device: expected a device that torch can use here"),
-        (["--resume", "nowhere"], 1, "Checkpoint nowhere: expected a folder"),
-        (["--init-from", "nowhere"], 1, "Checkpoint nowhere: expected a folder"),
-        (["--group", "flatmap"], 1, "expected one of vae, got flatmap"),
+        (["--resume", "nowhere"], 2, "Checkpoint nowhere: expected a folder"),
+        (["--init-from", "nowhere"], 2, "Checkpoint nowhere: expected a folder"),
+        (["--group", "flatmap"], 2, "expected one of vae, got flatmap"),
     ],
 )
 def test_errors_say_what_where_and_what_next(store, tmp_path, options, code, message):
