@@ -150,7 +150,7 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     from fmritok.pipeline.store.records import RunRecord, write_record
     from fmritok.pipeline.store.schema import GroupSpec
     from fmritok.pipeline.store.writer import write_run
-    from fmritok.trainer.data.streaming import window_loader
+    from fmritok.trainer.data.reading import window_loader
     from fmritok.trainer.data.windows import RunIndex, WindowBatches, random_windows
 
     location, rng, n_runs = Location(root / "tokens.zarr"), np.random.default_rng(0), 500

@@ -19,14 +19,14 @@ from fmritok.errors import StoreError
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data import workers
 from fmritok.trainer.data.loader import batch_loader
-from fmritok.trainer.data.streaming import window_loader
+from fmritok.trainer.data.reading import window_loader
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import TrainingError
 
 TRAINER = """
 import sys
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import window_loader
+from fmritok.trainer.data.reading import window_loader
 from fmritok.trainer.data.windows import RunIndex, all_windows
 
 if __name__ == "__main__":

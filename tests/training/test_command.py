@@ -121,7 +121,7 @@ def test_errors_say_what_where_and_what_next(store, tmp_path, options, code, mes
 def test_what_is_no_store(tmp_path):
     assert "Missing option '--store'" in _train().output
     result = _train("--store", tmp_path / "nothing", "--out", tmp_path / "x")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "expected a store made by `fmritok tokenize`" in result.output
     assert not (tmp_path / "x").exists()
 

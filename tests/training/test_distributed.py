@@ -14,7 +14,7 @@ import torch
 from ranks import RUNS, SMALL, train
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import WindowReader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
 from fmritok.trainer.record.folder import find_checkpoint

@@ -70,7 +70,7 @@ def batch_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # leave the global generator alone
-        **(worker_options("fmritok.trainer.data.streaming") if workers else {}),
+        **(worker_options("fmritok.trainer.data.reading") if workers else {}),
     )
 
 

@@ -22,7 +22,7 @@ from fmritok.pipeline.store.chunks import shard_files
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.data.loader import _as_it_is
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
-from fmritok.trainer.data.streaming import (
+from fmritok.trainer.data.reading import (
     Meter,
     WindowReader,
     window_loader,
