@@ -14,7 +14,7 @@ import torch
 from ranks import RUNS, SMALL, train
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import WindowReader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
 from fmritok.trainer.record.folder import find_checkpoint
@@ -60,7 +60,7 @@ def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--module", "fmritok.cli", "train", "--store", store, "--out", str(out),
-               "--device", "cpu", "--workers", "0", "--steps", "100000"]  # fmt: skip
+               "--device", "cpu", "--loader-workers", "0", "--steps", "100000"]  # fmt: skip
     for assignment in SMALL:
         command += ["--set", assignment]
     process = subprocess.Popen(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from fmritok.trainer.config import ObjectiveConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.model import TokenTransformer
 
 __all__ = ["Figure", "Mean", "Objective", "ObjectiveModule", "ObjectiveOutput"]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
 
 from fmritok.device import local_rank
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.data.windows import Request
 from fmritok.trainer.errors import OtherProcessError
 
