@@ -7,7 +7,6 @@ import os
 # Modules run side by side, one on each core: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import faulthandler
 import shutil
 import sys
 import tempfile
@@ -80,12 +79,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"third outcome: {line}")
         cases, wrong = (sum(line[i] for line in lines.values()) for i in (0, 1))
         terminalreporter.write_line(f"{name} harness: {cases - wrong} of {cases} {word}")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Give up on a process of xdist that does not end, and show where it waits."""
-    if hasattr(session.config, "workerinput"):
-        faulthandler.dump_traceback_later(180, exit=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import RUNS, SMALL, train
 
 from fmritok.pipeline.store.reader import TokenStore
@@ -19,6 +20,7 @@ from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
 from fmritok.trainer.record.folder import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
+from fmritok.trainer.training import distributed
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches, is_placeholder, split_batch
 
 pytestmark = pytest.mark.xdist_group("two ranks")
@@ -142,3 +144,12 @@ def test_without_other_processes_nothing_is_summed():
     x = torch.nn.functional.normalize(torch.randn(2, 6, 4), dim=-1)
     assert torch.isfinite(rate_loss(x, x, epsilon=0.05))
     assert Ranks.join("cpu") == Ranks()
+
+
+def test_a_group_that_was_left_is_not_freed(tmp_path):
+    """Freed together with the model, it deadlocks now and then: its threads need Python's lock."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    group = dist.group.WORLD
+    Ranks(0, 2, 0).leave()
+    assert not dist.is_initialized()
+    assert any(kept is group for kept in distributed._LEFT)

@@ -29,6 +29,11 @@ __all__ = [
 
 Result = TypeVar("Result")
 
+#: Groups of processes that were left. The destructor of a gloo group joins its threads. If
+#: DistributedDataParallel frees the group, it holds Python's lock, and these threads may wait for
+#: that lock. Groups are therefore kept until the process ends.
+_LEFT: list[dist.ProcessGroup | None] = []
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -63,8 +68,9 @@ class Ranks:
         return self.rank == 0
 
     def leave(self) -> None:
-        """Part from the others."""
+        """End the communication with the other processes."""
         if self.size > 1 and dist.is_initialized():
+            _LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
     def agreed(self, value: Result) -> Result:
