@@ -7,6 +7,7 @@ import os
 # Modules run side by side, one on each core: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from two_ranks import TwoRanks
 
 from fmritok.pipeline.resources.fetching import fetch_template
 from fmritok.pipeline.store.location import Location
+from fmritok.terminal import Verbosity, set_verbosity
 
 pytest.register_assert_rewrite("fmritok.testing")
 
@@ -90,6 +92,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
     with mock.patch("os.fsync", nothing):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _usual_verbosity() -> Iterator[None]:
+    """Undo ``-q`` and ``-v`` of commands that ran in this process."""
+    yield
+    set_verbosity(Verbosity.NORMAL)
+    logging.getLogger("fmritok").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
