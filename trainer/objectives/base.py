@@ -14,7 +14,7 @@ __all__ = ["Figure", "Mean", "Objective", "ObjectiveModule", "ObjectiveOutput"]
 
 
 class Mean(NamedTuple):
-    """A mean still in two parts, so that means over batches of unequal size stay exact."""
+    """A sum and a count. Means over batches of unequal size stay exact."""
 
     total: Tensor
     """sum, scalar"""
