@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from commands import started
 
 from fmritok.cli import main
 from fmritok.trainer.recipe import read_recipe
@@ -137,13 +137,7 @@ def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
                "--device", "cpu"]  # fmt: skip
     for assignment in SMALL:
         command += ["--set", assignment]
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 12:
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = started(command, out, rows=12)
     os.killpg(process.pid, number)
     _, text = process.communicate()
     step = find_checkpoint(out).step

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from commands import started
 from ranks import RUNS, SMALL, train
 
 from fmritok.pipeline.store.reader import TokenStore
@@ -65,13 +64,7 @@ def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
                "--device", "cpu", "--loader-workers", "0", "--steps", "100000"]  # fmt: skip
     for assignment in SMALL:
         command += ["--set", assignment]
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 8:
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = started(command, out, rows=8)
     os.kill(process.pid, signal.SIGTERM)  # torchrun passes it on
     _, text = process.communicate()
     assert process.returncode != 0
