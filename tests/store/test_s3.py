@@ -71,6 +71,7 @@ def tokenize(root, store):
     return fmritok("tokenize", "--dataset", "hcp", "--root", root, "--store", store, *OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_store_on_s3_is_as_good_as_one_on_disk(bucket, tmp_path, monkeypatch):
     root = tmp_path / "hcp"
     for i in range(3):

@@ -77,6 +77,7 @@ def test_the_store_explains_itself(tree, tmp_path, weights):
     assert fmritok("verify", "--store", store).exit_code == 0
 
 
+@pytest.mark.slow
 def test_real_runs_and_back_to_volumes(data, tmp_path):
     """The real MNI runs go through the default encoder and come back as brains."""
     import nibabel as nib
