@@ -57,10 +57,10 @@ def main(
 ) -> None:
     """Score, write the results of each task, and print a table."""
     from fmritok.trainer.baselines.connectivity import connectivity
-    from fmritok.trainer.baselines.features import Columns
-    from fmritok.trainer.baselines.material import NUISANCE, nuisance_table
-    from fmritok.trainer.baselines.rows import score_features
     from fmritok.trainer.evaluation.results import Results, write_results
+    from fmritok.trainer.evaluation.scoring import score_features
+    from fmritok.trainer.evaluation.unit_features import Columns
+    from fmritok.trainer.tasks.confounds import NUISANCE, nuisance_table
     from fmritok.trainer.tasks.splits import folds_of
     from fmritok.trainer.tasks.task import SplitRule, read_task
     from fmritok.trainer.tasks.units import units_of, without_units

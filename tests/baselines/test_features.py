@@ -9,9 +9,10 @@ from nilearn.connectome import ConnectivityMeasure
 from people import some_units
 
 from fmritok.trainer.baselines.connectivity import connectivity
-from fmritok.trainer.baselines.features import Columns, Edges, Fixed, Residual
-from fmritok.trainer.baselines.material import nuisance_table, too_short
+from fmritok.trainer.baselines.material import too_short
 from fmritok.trainer.errors import ConfigError, TrainingError
+from fmritok.trainer.evaluation.unit_features import Columns, Edges, Fixed, Residual
+from fmritok.trainer.tasks.confounds import nuisance_table
 
 TRAIN, TEST = np.arange(6), np.arange(6, 9)
 

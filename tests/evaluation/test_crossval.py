@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from people import a_task, people, some_units
 
-from fmritok.trainer.baselines.features import Columns, Edges, Fixed, Residual
 from fmritok.trainer.evaluation import crossval
 from fmritok.trainer.evaluation.crossval import cross_validate, retrieve
+from fmritok.trainer.evaluation.unit_features import Columns, Edges, Fixed, Residual
 from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import SplitRule
 from fmritok.trainer.tasks.units import units_of

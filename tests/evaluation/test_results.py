@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from people import a_task, some_units
 
-from fmritok.trainer.baselines.features import Fixed
-from fmritok.trainer.baselines.rows import score_features
 from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.evaluation.results import (
     FILES,
@@ -18,6 +16,8 @@ from fmritok.trainer.evaluation.results import (
     results_table,
     write_results,
 )
+from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.unit_features import Fixed
 from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import read_task
 

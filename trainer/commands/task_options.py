@@ -1,0 +1,146 @@
+"""Options that all commands of a task share, and how such a command ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fmritok.trainer.evaluation.results import Results
+    from fmritok.trainer.tasks.division import SplitOptions
+    from fmritok.trainer.tasks.task import By, Task
+
+__all__ = ["TaskOptions", "report_results", "task_options"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a user says of a task: its data, its division, and where results go.
+
+    Attributes
+    ----------
+    task, store : str
+        Name or file of a task; location of the token store.
+    group : str or None
+    where : tuple of str
+        ``column=value``: which runs, instead of what the task says of that property.
+    by, folds, seeds : optional
+        Instead of the task's own.
+    split, held_out, pretraining : Path or None
+        See :class:`~fmritok.trainer.tasks.division.SplitOptions`.
+    out : Path
+    json : bool
+    """
+
+    task: str
+    store: str
+    group: str | None
+    where: tuple[str, ...]
+    by: By | None
+    folds: int | None
+    seeds: int | None
+    split: Path | None
+    held_out: Path | None
+    pretraining: Path | None
+    out: Path
+    json: bool
+
+    def read_task(self) -> Task:
+        """Return the task, divided as these options say.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such task.
+        """
+        from fmritok.trainer.tasks.task import SplitRule, read_task
+
+        task = read_task(self.task)
+        rule = task.split
+        rule = SplitRule(self.by or rule.by, self.folds or rule.folds, self.seeds or rule.seeds)
+        return replace(task, split=rule)
+
+    @property
+    def division(self) -> SplitOptions:
+        """A division other than the task's rule."""
+        from fmritok.trainer.tasks.division import SplitOptions
+
+        return SplitOptions(self.split, self.held_out, self.pretraining)
+
+
+def task_options(*, out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of :class:`TaskOptions`, as its first argument.
+
+    Parameters
+    ----------
+    out : str
+        Default of ``--out``.
+    """
+    options = [
+        click.option("--task", required=True, metavar="NAME|FILE",
+                     help="Task: see `fmritok list tasks`; or a YAML file of one."),
+        click.option("--store", required=True, help="Token store: a folder or a URL."),
+        click.option("--group", metavar="NAME", help="Token group. [default: the only one that "
+                     "fits]"),
+        click.option("--where", multiple=True, metavar="COLUMN=VALUE",
+                     help="Use only runs with this value, instead of what the task says of the "
+                     "column; repeatable."),
+        click.option("--by", type=click.Choice(["family", "subject", "site", "leave-site-out"]),
+                     help="What is never on both sides of a split. [default: the task's]"),
+        click.option("--folds", type=click.IntRange(2), help="Number of folds. [default: the "
+                     "task's]"),
+        click.option("--seeds", type=click.IntRange(1), help="Number of repetitions, each with its "
+                     "own folds. [default: the task's]"),
+        click.option("--split", type=_PATH, metavar="FILE", help="File with the ids of train, "
+                     "validation and test."),
+        click.option("--held-out", type=_PATH, metavar="TRAINING",
+                     help="Test on the subjects that this training held out."),
+        click.option("--pretraining", type=_PATH, metavar="TRAINING",
+                     help="Count the tested subjects that this training has seen."),
+        click.option("--out", type=_PATH, default=Path(out), show_default=True,
+                     help="Folder to write to."),
+        click.option("--json", is_flag=True, help="Print JSON instead of a table."),
+    ]  # fmt: skip
+    names = [field.name for field in fields(TaskOptions)]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        def called(**values: Any) -> Any:
+            shared = TaskOptions(**{name: values.pop(name) for name in names})
+            return command(shared, **values)
+
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        called.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+        for option in reversed(options):
+            called = option(called)
+        return called
+
+    return decorate
+
+
+def report_results(results: Results, options: TaskOptions) -> None:
+    """Write the results of a task, and print them as a table or as JSON."""
+    from fmritok.terminal import echo, new_console
+    from fmritok.trainer.evaluation.results import results_table, write_results
+
+    tree = write_results(options.out, results)
+    if options.json:
+        click.echo(json.dumps(tree, indent=1))
+        return
+    console = new_console()
+    if not console.is_terminal:  # a file: nothing to wrap at
+        console = new_console(width=160)
+    console.print(results_table(tree))
+    for reason, one in tree["excluded"].items():
+        echo(f"Left out: {one['count']} {tree['unit']}s, {reason}.")
+    if tree.get("overlap"):
+        seen = tree["overlap"]
+        echo(f"{seen['seen']} of {seen['test_subjects']} tested subjects were seen by "
+             f"{seen['training']}.")  # fmt: skip
+    echo(f"Predictions, scores and folds: {options.out}")
