@@ -32,6 +32,7 @@ EXTRAS = {
     "train": "train",
     "probe": "probe",
     "baseline": "probe",
+    "finetune": "probe",
     "list": "all",
 }
 
@@ -48,6 +49,7 @@ COMMANDS = {
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
     "baseline": "fmritok.trainer.commands.baseline",
+    "finetune": "fmritok.trainer.commands.finetune",
     "list": "fmritok.list_command:list_names",
 }
 

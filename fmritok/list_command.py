@@ -12,14 +12,17 @@ from fmritok.terminal import echo, new_console
 
 __all__ = ["list_names"]
 
-KINDS = ("tokenizers", "datasets", "recipes", "objectives", "templates", "atlases", "tasks")
+KINDS = (
+    "tokenizers", "datasets", "recipes", "objectives", "templates", "atlases", "tasks",
+    "finetune-recipes",
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def list_names(kind: str, as_json: bool) -> None:
-    """List tokenizers, datasets, recipes, objectives, templates, atlases or tasks by name."""
+    """List what can be chosen by name: tokenizers, datasets, recipes, tasks, and so on."""
     rows = list(_rows(kind))
     if as_json:
         import json
@@ -42,6 +45,13 @@ def _rows(kind: str) -> Iterator[tuple[str, str, str]]:
         from fmritok.trainer.recipe import recipe_names, recipe_title
 
         yield from ((name, recipe_title(name), "fmritok") for name in recipe_names())
+    elif kind == "finetune-recipes":
+        from fmritok.trainer.finetuning.config import RECIPES
+        from fmritok.trainer.recipe import recipe_names, recipe_title
+
+        yield from (
+            (name, recipe_title(name, RECIPES), "fmritok") for name in recipe_names(RECIPES)
+        )
     elif kind == "tasks":
         from fmritok.trainer.tasks.task import task_names, task_title
 

@@ -14,7 +14,7 @@ from fmritok.trainer.config import Config, ObjectiveConfig
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.objectives.registry import DEFAULT, objective_class, owners_of
 
-__all__ = ["Tree", "checked_config", "new_name", "with_new_names"]
+__all__ = ["Tree", "checked_config", "checked_tree", "new_name", "with_new_names"]
 
 _logger = logging.getLogger(__name__)
 
@@ -57,10 +57,15 @@ def checked_config(tree: Mapping[str, Any]) -> Config:
         If an option is unknown (a near name is suggested), of another objective than the chosen
         one (which is named), or of the wrong type.
     """
-    return _build(Config, tree, "")
+    return checked_tree(Config, tree)
 
 
-def _build(kind: type[Node], tree: Any, prefix: str) -> Node:
+def checked_tree(kind: type[Node], tree: Mapping[str, Any]) -> Node:
+    """Check a tree of options against dataclasses of another kind; see :func:`checked_config`."""
+    return _build(kind, tree, "", kind)
+
+
+def _build(kind: type[Node], tree: Any, prefix: str, root: type) -> Node:
     if not isinstance(tree, Mapping):
         section = prefix.rstrip(".")
         raise ConfigError(
@@ -77,21 +82,21 @@ def _build(kind: type[Node], tree: Any, prefix: str) -> Node:
         if name not in known:
             raise ConfigError(
                 expected("Option", f"{prefix}{name}", f"one of {', '.join(known)}",
-                         "an unknown one", _suggestion(prefix, str(name), known))
+                         "an unknown one", _suggestion(prefix, str(name), known, root))
             )  # fmt: skip
         if is_dataclass(hints[name]):
-            values[name] = _build(hints[name], value, f"{prefix}{name}.")
+            values[name] = _build(hints[name], value, f"{prefix}{name}.", root)
         else:
             values[name] = _checked(hints[name], value, f"{prefix}{name}")
     return kind(**values)
 
 
-def _suggestion(prefix: str, name: str, known: list[str]) -> str:
+def _suggestion(prefix: str, name: str, known: list[str], root: type) -> str:
     """Return what to do about an unknown option: a near name, or its section, if there is one."""
     near = get_close_matches(name, known, n=1)
     if near:
         return f"Did you mean {prefix}{near[0]}?"
-    sections = get_type_hints(Config)
+    sections = get_type_hints(root)
     homes = [f"{section}.{name}" for section, kind in sections.items()
              if name in {f.name for f in fields(kind)}]  # fmt: skip
     return f"Did you mean {' or '.join(homes)}?" if homes else "Choose one of them."

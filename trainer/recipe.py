@@ -34,17 +34,17 @@ _logger = logging.getLogger(__name__)
 _PACKAGE = "fmritok.trainer.recipes"
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with fmritok."""
-    return shipped_names(_PACKAGE)
+def recipe_names(package: str = _PACKAGE) -> list[str]:
+    """Return the names of the recipes that come with fmritok, by default those of `train`."""
+    return shipped_names(package)
 
 
-def recipe_title(name: str) -> str:
+def recipe_title(name: str, package: str = _PACKAGE) -> str:
     """Return the first sentence of a recipe's comment."""
-    return shipped_title(_PACKAGE, name)
+    return shipped_title(package, name)
 
 
-def read_recipe(name_or_path: str) -> Tree:
+def read_recipe(name_or_path: str, package: str = _PACKAGE) -> Tree:
     """Read a recipe by its name, or a YAML file of the same form.
 
     Raises
@@ -52,12 +52,12 @@ def read_recipe(name_or_path: str) -> Tree:
     ConfigError
         If there is no such recipe, or it is not a tree of options.
     """
-    if name_or_path in recipe_names():
-        text = (resources.files(_PACKAGE) / f"{name_or_path}.yaml").read_text()
+    if name_or_path in recipe_names(package):
+        text = (resources.files(package) / f"{name_or_path}.yaml").read_text()
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text()
     else:
-        wanted = f"{', '.join(recipe_names())} or the path of a YAML file"
+        wanted = f"{', '.join(recipe_names(package))} or the path of a YAML file"
         raise ConfigError(
             expected("Option", "--recipe", wanted, repr(name_or_path), "Check the name.")
         )

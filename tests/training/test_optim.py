@@ -9,7 +9,7 @@ from fmritok.trainer.config import ModelConfig, OptimConfig
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.mtm import MaskedTokenModelling
-from fmritok.trainer.training.optim import build_optimizer, learning_rate
+from fmritok.trainer.training.optim import build_optimizer, learning_rate, parameter_groups
 
 
 def test_warm_up_and_cosine_at_their_ends_and_middle():
@@ -28,7 +28,7 @@ def test_only_matrices_of_linear_layers_are_decayed():
     config = ModelConfig(width=16, mlp_width=8, bias=True, norm="layernorm", registers=1)
     encoder = TokenTransformer(config, TokenLayout(4, 3))
     model = MaskedTokenModelling(encoder, MaskedTokenModelling.Config(), window=8)
-    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.3))
+    optimizer = build_optimizer(parameter_groups(model), OptimConfig(weight_decay=0.3))
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
         norm = "norm" in name or ".static_embedding.0." in name

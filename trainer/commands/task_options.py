@@ -124,15 +124,15 @@ def task_options(*, out: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-def report_results(results: Results, options: TaskOptions) -> None:
-    """Write the results of a task, and print them as a table or as JSON."""
+def report_results(results: Results, options: TaskOptions) -> dict[str, Any]:
+    """Write the results of a task, print them as a table or as JSON, and return what is written."""
     from fmritok.terminal import echo, new_console
     from fmritok.trainer.evaluation.results import results_table, write_results
 
     tree = write_results(options.out, results)
     if options.json:
         click.echo(json.dumps(tree, indent=1))
-        return
+        return tree
     console = new_console()
     if not console.is_terminal:  # a file: nothing to wrap at
         console = new_console(width=160)
@@ -144,3 +144,4 @@ def report_results(results: Results, options: TaskOptions) -> None:
         echo(f"{seen['seen']} of {seen['test_subjects']} tested subjects were seen by "
              f"{seen['training']}.")  # fmt: skip
     echo(f"Predictions, scores and folds: {options.out}")
+    return tree

@@ -26,7 +26,9 @@ from fmritok.trainer.evaluation.metrics import (
 from fmritok.trainer.tasks.splits import Fold, grouping
 from fmritok.trainer.tasks.units import Units
 
-__all__ = ["Features", "FoldPrediction", "Row", "cross_validate", "retrieve"]
+__all__ = [
+    "Features", "FoldPrediction", "Row", "cross_validate", "metrics_of", "retrieve",
+]  # fmt: skip
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
@@ -92,7 +94,7 @@ class Row:
         """
         of_seed: dict[int, list[dict[str, Floats]]] = {}
         for one in self.predictions:
-            found = _metrics(units, one.test, one.scores, one.sd, weights[:, one.test])
+            found = metrics_of(units, one.test, one.scores, one.sd, weights[:, one.test])
             of_seed.setdefault(one.fold.seed, []).append(found)
         means: dict[str, Floats] = {}
         for name in self.predictions[0].metrics:
@@ -143,7 +145,7 @@ def cross_validate(
         sd = float(columns[train, 0].std()) if units.task.kind == "regression" else 1.0
         ones = np.ones((1, len(test)))
         metrics = [
-            _metrics(units, test, of_column, sd, ones, truth=truth)
+            metrics_of(units, test, of_column, sd, ones, truth=truth)
             for of_column, truth in zip(scores, columns[test].T, strict=True)
         ]
         permuted = {
@@ -185,7 +187,7 @@ def retrieve(
     return (found,), identity[similarity.argmax(1)]
 
 
-def _metrics(
+def metrics_of(
     units: Units,
     test: Integers,
     scores: Floats,
@@ -193,6 +195,19 @@ def _metrics(
     weights: Floats,
     truth: npt.NDArray[Any] | None = None,
 ) -> dict[str, Floats]:
+    """Return the metrics of a task on some of its units, for each weighting of these.
+
+    Parameters
+    ----------
+    units : Units
+    test : np.ndarray of shape (n_test,), int64
+    scores : np.ndarray of shape (n_test, n_classes) or (n_test, 1)
+    sd : float
+        Standard deviation of the training units' numbers.
+    weights : np.ndarray of shape (n_weightings, n_test)
+    truth : np.ndarray of shape (n_test,), optional
+        Instead of the labels: numbers, or numbers of classes.
+    """
     if units.task.kind == "retrieval":
         return mean_metrics({"top1": scores[:, 0], "map": scores[:, 1]}, weights)
     if units.task.kind == "regression":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,12 @@ from fmritok.trainer.training.distributed import (
     split_batch,
     total_over_ranks,
 )
-from fmritok.trainer.training.optim import build_optimizer, learning_rate, weight_decay
+from fmritok.trainer.training.optim import (
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    weight_decay,
+)
 from fmritok.trainer.training.sharding import exchanging_gradients, shard_model, whole
 
 __all__ = ["Learner", "Step"]
@@ -61,6 +66,9 @@ class Learner:
     ranks : Ranks
     shard : bool
         Divide the model among the processes, instead of a copy in each.
+    groups : list of dict, optional
+        Groups of parameters, each with ``decayed`` and ``scale``, its share of the learning rate.
+        Default: see :func:`fmritok.trainer.training.optim.parameter_groups`.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class Learner:
         device: torch.device,
         ranks: Ranks,
         shard: bool = False,
+        groups: list[dict[str, Any]] | None = None,
     ) -> None:
         self.model, self.config, self.n_steps = model, config, n_steps
         self.device, self.ranks, self.shard = device, ranks, shard
@@ -79,7 +88,7 @@ class Learner:
             shard_model(model, device, ranks.size)
         else:
             model.to(device)
-        self.optimizer = build_optimizer(model, config.optim)
+        self.optimizer = build_optimizer(groups or parameter_groups(model), config.optim)
         self._wrapped: nn.Module = model
 
     def prepare(self) -> None:
@@ -104,7 +113,7 @@ class Learner:
         optim = self.config.optim
         lr = learning_rate(optim, step, self.n_steps)
         for settings in self.optimizer.param_groups:
-            settings["lr"] = lr
+            settings["lr"] = lr * settings["scale"]
             if settings["decayed"]:
                 settings["weight_decay"] = weight_decay(optim, step, self.n_steps)
         outputs = self._backward(batch, step / self.n_steps, measure=measure)
@@ -154,7 +163,7 @@ class Learner:
     def _forward(
         self, model: nn.Module, batch: Batch, *, progress: float, measure: bool
     ) -> ObjectiveOutput:
-        with self._autocast():
+        with self.autocast():
             output: ObjectiveOutput = model(
                 batch.to(self.device), progress=progress, measure=measure
             )
@@ -176,7 +185,7 @@ class Learner:
         total = total_over_ranks(torch.stack(sums).sum(0))
         return {name: Mean(*row) for name, row in zip(names, total.cpu().unbind(), strict=True)}
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """Use bfloat16 on a GPU, and elsewhere only if it is asked for."""
         dtype = self.config.train.dtype
         use = dtype == "bf16" or (dtype == "auto" and self.device.type == "cuda")

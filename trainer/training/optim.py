@@ -6,34 +6,58 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmritok.trainer.config import OptimConfig
 
-__all__ = ["build_optimizer", "learning_rate", "weight_decay"]
+__all__ = [
+    "build_optimizer",
+    "decayed_weights",
+    "learning_rate",
+    "parameter_groups",
+    "weight_decay",
+]
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Make AdamW that decays the matrices of linear and dense layers only.
+def decayed_weights(model: nn.Module) -> set[Tensor]:
+    """Return the weights that decay: matrices of linear and dense layers.
 
-    Norms, biases and embeddings are not decayed, and what needs no gradient is left out.
+    Norms, biases and embeddings are not decayed.
     """
     layers = (nn.Linear, nn.Conv1d)
-    decayed = {id(m.weight) for m in model.modules() if isinstance(m, layers)}
+    return {module.weight for module in model.modules() if isinstance(module, layers)}
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Divide the trained parameters of a model into decayed ones and others."""
+    decayed = decayed_weights(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p in parameters if (id(p) in decayed) == chosen],
-            "weight_decay": config.weight_decay if chosen else 0.0,
-            "decayed": chosen,
-        }
+    return [
+        {"params": [p for p in parameters if (p in decayed) == chosen], "decayed": chosen,
+         "scale": 1.0}
         for chosen in (True, False)
+    ]  # fmt: skip
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:
+    """Make AdamW.
+
+    Parameters
+    ----------
+    groups : list of dict
+        Parameters, whether they are ``decayed``, and ``scale``, their share of the learning rate.
+    config : OptimConfig
+    """
+    settings = [
+        {**group, "weight_decay": config.weight_decay if group["decayed"] else 0.0}
+        for group in groups
     ]
+    first = next(parameter for group in groups for parameter in group["params"])
     return torch.optim.AdamW(
-        groups,
+        settings,
         lr=config.lr,
         betas=(config.beta1, config.beta2),
-        fused=True if parameters[0].is_cuda else None,
+        fused=True if first.is_cuda else None,
     )
 
 

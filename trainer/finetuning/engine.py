@@ -1,0 +1,297 @@
+"""Fine-tune on a task: from a store and a training to rows of results, each beside its twin."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fmritok.errors import expected
+from fmritok.pipeline.store.documents.seal import canonical_json, sha256
+from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.progress import report
+from fmritok.trainer.errors import ConfigError, StoppedError
+from fmritok.trainer.evaluation.crossval import FoldPrediction, Row, cross_validate, metrics_of
+from fmritok.trainer.evaluation.exchange import exchanges
+from fmritok.trainer.evaluation.results import Results
+from fmritok.trainer.finetuning.config import FinetuneConfig, from_scratch, to_yaml
+from fmritok.trainer.finetuning.fold import FoldJob, FoldTraining
+from fmritok.trainer.finetuning.folder import FinetuneFolder
+from fmritok.trainer.finetuning.start import Start, read_start
+from fmritok.trainer.finetuning.targets import labels_of_units
+from fmritok.trainer.finetuning.unit_windows import UnitWindows
+from fmritok.trainer.finetuning.validation import with_validation
+from fmritok.trainer.tasks.division import SplitOptions, divide
+from fmritok.trainer.tasks.splits import Fold
+from fmritok.trainer.tasks.task import Task
+from fmritok.trainer.tasks.units import Units, units_of
+from fmritok.trainer.training.faults import within_memory
+from fmritok.trainer.training.stopping import StopRequest
+
+__all__ = ["CONTROL", "DUMMY", "SCRATCH", "Options", "finetune"]
+
+_logger = logging.getLogger(__name__)
+
+DUMMY, SCRATCH, CONTROL = "dummy", "scratch", "permuted labels"
+_CHANCE = "not measured by permuted labels, which take a training each: compare with row dummy"
+_LESS_MEMORY = "Choose a smaller data.batch_size or data.window, or --weights head, last or lora."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is fine-tuned, and on which data.
+
+    Attributes
+    ----------
+    group : str or None
+        Token group; by default the one that the training was on, or the only one.
+    where : sequence of str
+        ``column=value``: which runs, instead of what the task says of that property.
+    split : SplitOptions
+        Subjects of the training are looked for among the tested ones, unless another is named.
+    source : Path or None
+        Training whose encoder is fine-tuned; None: from scratch.
+    shape : str or None
+        From scratch: a training, or a recipe of ``fmritok train``, whose shape is taken.
+    twin : bool
+        Train from scratch, too: same shape, folds and seeds, all weights.
+    control : bool
+        Train on permuted labels, too, and score on the real ones.
+    keep_weights : bool
+        Write the weights of the best epoch of each fold.
+    workers : int
+        Loader processes; results do not depend on it.
+    """
+
+    group: str | None = None
+    where: Sequence[str] = ()
+    split: SplitOptions = SplitOptions()
+    source: Path | None = None
+    shape: str | None = None
+    twin: bool = True
+    control: bool = False
+    keep_weights: bool = False
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One row that is trained."""
+
+    name: str
+    config: FinetuneConfig
+    pretrained: bool
+    permuted: bool = False
+
+
+def finetune(
+    store: str,
+    task: Task,
+    config: FinetuneConfig,
+    out: Path,
+    options: Options,
+    *,
+    device: torch.device,
+) -> Results:
+    """Fine-tune on the folds of a task; a stopped fine-tuning goes on in the same folder.
+
+    Parameters
+    ----------
+    store : str
+    task : Task
+    config : FinetuneConfig
+    out : Path
+        Folder; see :mod:`fmritok.trainer.finetuning.folder`.
+    options : Options
+    device : torch.device
+
+    Returns
+    -------
+    Results
+        Rows ``dummy``, ``finetune (WEIGHTS)``, ``scratch`` and ``permuted labels``.
+
+    Raises
+    ------
+    ConfigError
+        If the store cannot serve the task, or options do not go with it or with one another.
+    CheckpointError
+        If there is no training, or it was on other tokens.
+    StoppedError
+        After SIGINT or SIGTERM.
+    TrainingError
+        If a loss is not a number, or the machine fails.
+    """
+    if task.kind == "retrieval":
+        raise ConfigError(
+            expected("Task", task.name, "labels to train on", "retrieval, where nothing is trained",
+                     "Use `fmritok probe` or `fmritok baseline`.")
+        )  # fmt: skip
+    opened = TokenStore(store)
+    group = opened.group(options.group or _group_of(options.source or options.shape, opened))
+    start = read_start(group, options.source, options.shape)
+    config = replace(config, data=replace(config.data, window=config.data.window or start.window))
+    units = units_of(task, group.runs, opened.phenotypes, opened.events, where=options.where)
+    split = options.split
+    if split.pretraining is None and options.source is not None:
+        split = split._replace(pretraining=options.source)
+    folds, details = divide(units, split, opened.runs)
+    folds = with_validation(units, folds, fraction=config.data.validation_fraction)
+    windows = UnitWindows.of(group, units, config.data)
+    _warn_of_short_windows(windows, start)
+    kinds = _kinds(config, options)
+    rows = [Row(DUMMY, cross_validate(units, folds, None), {"chance": _CHANCE})]
+    with FinetuneFolder(out) as folder, StopRequest() as stop, within_memory(device, _LESS_MEMORY):
+        folder.write("finetune.yaml", to_yaml(config))
+        work = _Work(group, units, folds, windows, start, folder, options, device, stop)
+        jobs = [[work.job(kind, fold) for fold in folds] for kind in kinds]
+        for number, (kind, own) in enumerate(zip(kinds, jobs, strict=True)):
+            rows.append(work.row(kind, own, number * len(folds), len(kinds) * len(folds)))
+        folder.keep_only([job.name for own in jobs for job in own])
+    details |= {"store": store, "group": group.name, "config": asdict(config)}
+    return Results(units, tuple(folds), tuple(rows), details)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all rows share."""
+
+    group: TokenGroup
+    units: Units
+    folds: list[Fold]
+    windows: UnitWindows
+    start: Start
+    folder: FinetuneFolder
+    options: Options
+    device: torch.device
+    stop: StopRequest
+
+    def job(self, kind: _Kind, fold: Fold) -> FoldJob:
+        """Return one fold of a row, with its key."""
+        labels = _permuted(self.units, fold) if kind.permuted else None
+        word = {DUMMY: "", SCRATCH: "scratch", CONTROL: "permuted"}.get(kind.name, "finetune")
+        name = f"{word}-seed{fold.seed}-fold{fold.number}"
+        used = self.group.runs["run_id"].isin(self.windows.index.run_id)
+        marks = self.group.runs[used][["run_id", "checksum", "tr", "n_frames"]]
+        deciding = {
+            "row": kind.name,
+            "config": asdict(kind.config),
+            "start": self.start.said if kind.pretrained else asdict(self.start.model),
+            "task": asdict(self.units.task),
+            "labels": self.units.labels.values.tolist(),
+            "sides": fold.sha256(self.units.ids),
+            "fold": [fold.seed, fold.number],
+            "tokens": {"name": self.group.name, "contract": self.group.contract},
+            "runs": marks.to_dict("records"),
+            "windows": self.windows.sha256(),
+        }
+        key = sha256(canonical_json(json.loads(json.dumps(deciding))))
+        return FoldJob(
+            name, key, self.units, fold, kind.config, self.start, kind.pretrained, labels
+        )
+
+    def row(self, kind: _Kind, jobs: Sequence[FoldJob], before: int, total: int) -> Row:
+        """Train on all folds, but those that are finished already."""
+        outcomes = []
+        for number, job in enumerate(jobs, before):
+            outcome = self.folder.finished(job.name, job.key)
+            if outcome is None:
+                self._refuse_stopped()
+                report(number, total, "folds")
+                training = FoldTraining(
+                    job, self.windows, self.folder, device=self.device,
+                    workers=self.options.workers, keep_weights=self.options.keep_weights,
+                    told=partial(_report, number, total),
+                )  # fmt: skip
+                outcome = training.run(self.stop)
+                self.folder.finish(job.name, job.key, outcome)
+            report(number + 1, total, "folds")
+            outcomes.append(outcome)
+        predictions = tuple(
+            _prediction(self.units, job, outcome)
+            for job, outcome in zip(jobs, outcomes, strict=True)
+        )
+        details = {
+            "start": self.start.said if kind.pretrained else {"scratch": self.start.said},
+            "trained": kind.config.weights.train,
+            "parameters": outcomes[0]["parameters"],
+            "trained_parameters": outcomes[0]["trained"],
+            "best_epochs": [outcome["best"] for outcome in outcomes],
+            "epochs": [outcome["epochs"] for outcome in outcomes],
+            "at_most_epochs": kind.config.train.epochs,
+            "chance": _CHANCE,
+        }
+        return Row(kind.name, predictions, details)
+
+    def _refuse_stopped(self) -> None:
+        if self.stop.signal:
+            raise StoppedError(
+                expected("Fine-tuning", self.folder.path, "all folds", f"{self.stop.signal}",
+                         "Run the same command again, and it goes on."),
+                self.stop.signal,
+            )  # fmt: skip
+
+
+def _report(before: int, total: int, share: float) -> None:
+    report(before + share, total, "folds")
+
+
+def _kinds(config: FinetuneConfig, options: Options) -> list[_Kind]:
+    """Return the rows that are trained."""
+    scratch = _Kind(SCRATCH, from_scratch(config), pretrained=False)
+    first = scratch
+    if options.source is not None:
+        first = _Kind(f"finetune ({config.weights.train})", config, pretrained=True)
+    kinds = [first]
+    if options.twin and options.source is not None:
+        kinds.append(scratch)
+    if options.control:
+        kinds.append(replace(first, name=CONTROL, permuted=True))
+    return kinds
+
+
+def _prediction(units: Units, job: FoldJob, outcome: dict[str, Any]) -> FoldPrediction:
+    """Score the test units, as all commands of a task do."""
+    fold, scores = job.fold, np.array(outcome["scores"])
+    test, learnt = np.flatnonzero(fold.test), fold.train | fold.validation
+    is_number = units.task.kind == "regression"
+    sd = float(units.labels.values[learnt].std()) if is_number else 1.0
+    found = metrics_of(units, test, scores, sd, np.ones((1, len(test))))
+    own = {name: float(values[0]) for name, values in found.items()}
+    return FoldPrediction(fold, test, scores, sd, own, {name: np.zeros(0) for name in own})
+
+
+def _permuted(units: Units, fold: Fold) -> npt.NDArray[Any]:
+    """Permute labels on the training and the validation side, families kept whole."""
+    labels = labels_of_units(units).copy()
+    for side in (fold.train, fold.validation):
+        groups = [names[side] for names in (units.labels.family, *units.labels.within)]
+        order = exchanges(groups, count=1, seed=fold.seed)[0]
+        labels[side] = labels[side][order]
+    return labels
+
+
+def _group_of(training: Path | str | None, store: TokenStore) -> str | None:
+    """Return the token group that a training was on, if the store has one of that name."""
+    if training is None or not Path(training).is_dir():
+        return None
+    from fmritok.trainer.record.folder import find_checkpoint
+
+    name = str(find_checkpoint(Path(training)).state["group"]["name"])
+    return name if name in store else None
+
+
+def _warn_of_short_windows(windows: UnitWindows, start: Start) -> None:
+    patch = start.layout.patch
+    if windows.events is not None and windows.events.n_frames.max() < patch:
+        _logger.warning(
+            "Windows of %d frames are shorter than a token of %d frames: the rest of it is 0",
+            windows.events.n_frames.max(), patch,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Recipes of ``fmritok finetune``, one YAML each."""

@@ -1,0 +1,75 @@
+"""A validation side for folds that have none, taken from their training side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fmritok.errors import expected
+from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.evaluation.folds import class_folds, number_folds
+from fmritok.trainer.tasks.splits import Fold, check_folds, grouping
+from fmritok.trainer.tasks.units import Units
+
+__all__ = ["with_validation"]
+
+_SCORED = 3  # the correlation of two numbers is always 1 or -1
+
+
+def with_validation(units: Units, folds: Sequence[Fold], *, fraction: float) -> list[Fold]:
+    """Hold out a share of each training side; what the task keeps together stays together.
+
+    Classes are balanced. Validation sides that a split gives are kept. Tested units are not
+    looked at.
+
+    Parameters
+    ----------
+    units : Units
+    folds : sequence of Fold
+    fraction : float
+
+    Raises
+    ------
+    ConfigError
+        If there are too few families (or sites) on a training side.
+    LeakageError
+        If a subject would be on two sides.
+    """
+    by = units.task.split.by
+    group = grouping(units, by) if not all(fold.validation.any() for fold in folds) else None
+    found = []
+    for fold in folds:
+        if group is not None and not fold.validation.any():
+            chosen = _held_out(units, fold, group, fraction)
+            validation = np.zeros(len(units), bool)
+            validation[np.flatnonzero(fold.train)[chosen]] = True
+            fold = replace(fold, train=fold.train & ~validation, validation=validation)
+        found.append(fold)
+    check_folds(units, found, families=False)
+    return found
+
+
+def _held_out(
+    units: Units, fold: Fold, group: npt.NDArray[np.str_], fraction: float
+) -> npt.NDArray[np.bool_]:
+    """Choose validation units among the training units of a fold."""
+    values, names = units.labels.values[fold.train], group[fold.train]
+    seed = 1000 * fold.seed + fold.number
+    for parts in range(round(1 / fraction), 1, -1):
+        if units.task.kind == "regression":
+            of_unit = number_folds(names, folds=parts, seed=seed)
+        else:
+            of_unit = class_folds(values, names, folds=parts, seed=seed)
+        if of_unit is not None and (of_unit == 0).sum() >= min(_SCORED, len(names) - 1):
+            return np.asarray(of_unit == 0)
+    kept = {"leave-site-out": "site"}.get(units.task.split.by, units.task.split.by)
+    what = "numbers" if units.task.kind == "regression" else "every class"
+    raise ConfigError(
+        expected("Training side", f"of seed {fold.seed}, fold {fold.number}",
+                 f"units of {what} in two or more groups by {kept}, one of them for validation",
+                 f"{len(names)} {units.task.unit}s in {len(np.unique(names))} groups",
+                 "Choose fewer --folds, or give a --split with a validation side.")
+    )  # fmt: skip
