@@ -7,16 +7,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from labelled import FRAMES, labelled_store
 from tiny import fmritok
-
-from fmritok.pipeline.store.ledger import allocate, finalize
-from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import IDENTITY
-from fmritok.pipeline.store.precision import store_precision
-from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.schema import GroupSpec
-from fmritok.pipeline.store.tables.annotations import write_annotations
-from fmritok.pipeline.store.writer import write_run
 
 N_SUBJECTS = 36
 
@@ -25,37 +17,21 @@ N_SUBJECTS = 36
 def store(tmp_path_factory):
     """Two runs of 36 subjects: men's first two parcels go together, as do a subject's last two."""
     folder = tmp_path_factory.mktemp("store")
-    location, rng = Location(folder / "tokens.zarr"), np.random.default_rng(0)
-    subjects = [f"{100 + i // 2}" for i in range(2 * N_SUBJECTS)]
-    rows = pd.DataFrame(
-        {"run_id": [f"demo_{s}_{i % 2}" for i, s in enumerate(subjects)], "dataset": "demo",
-         "subject": subjects, "session": "", "task": "rest", "family": "", "tr": 2.0,
-         "site": [("NYU", "UCLA", "KKI")[(i // 4) % 3] for i in range(2 * N_SUBJECTS)],
-         "space": "", "source": "", "problem": "", "n_frames": 40}
-    )  # fmt: skip
-    spec = GroupSpec(name="network", n_tokens=8, dim=1, precision="float16", chunk_frames=8,
-                     shard_frames=32, static={"network": np.arange(8, dtype=np.int32)},
-                     provenance={"tokenizer": "network"})  # fmt: skip
-    own = rng.uniform(-1, 1, (N_SUBJECTS, 4))
-    for i, run in enumerate(allocate(location, spec, rows).to_dict("records")):
-        x = rng.standard_normal((40, 8))
-        x[:, 1] += 4 * (i // 2 % 2 == 0) * x[:, 0]
-        x[:, 4:] += own[i // 2] * x[:, [2]]
-        x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)[:, :, None]
-        sums = write_run(location, "network", run_id=run["run_id"], row=run["row"],
-                         start=run["start"], stored=store_precision(x, "float16"))  # fmt: skip
-        columns = {name: run[name] for name in [*IDENTITY[1:], "source"]}
-        write_record(location, "network", RunRecord(run["run_id"], "done", run["start"], 40,
-                     row=run["row"], columns=columns, checksums=sums))  # fmt: skip
-    finalize(location, "network")
+    own = np.random.default_rng(1).uniform(-1, 1, (N_SUBJECTS, 4))
+
+    def series(subject, rng):
+        x = rng.standard_normal((FRAMES, 8))
+        x[:, 1] += 4 * (subject % 2 == 0) * x[:, 0]
+        x[:, 4:] += own[subject] * x[:, [2]]
+        return x
+
+    rng = np.random.default_rng(0)
     people = pd.DataFrame(
-        {"dataset": "demo", "subject": sorted(set(subjects)), "session": "",
-         "sex": ["M", "F"] * (N_SUBJECTS // 2), "age": rng.uniform(20, 60, N_SUBJECTS),
+        {"sex": ["M", "F"] * (N_SUBJECTS // 2), "age": rng.uniform(20, 60, N_SUBJECTS),
          "mean_fd": rng.uniform(0.1, 0.4, N_SUBJECTS)}
     )  # fmt: skip
     people.loc[5, "mean_fd"] = np.nan
-    write_annotations(location, {"phenotypes": people})
-    return location.url
+    return labelled_store(folder, series, people, networks=list(range(8))).url
 
 
 def _run(store, out, *more):

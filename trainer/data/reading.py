@@ -29,7 +29,8 @@ from fmritok.trainer.training.faults import is_out_of_memory
 
 __all__ = ["Batch", "Meter", "Rate", "WindowReader", "window_loader"]
 
-_CACHED_RUNS = 64  # 1 MB each at 27 x 3072
+_CACHED_RUNS = 64  # 1 MB each at 27 x 3072; more of smaller tokens
+_CACHED_BYTES = 64 << 20
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -82,7 +83,9 @@ class WindowReader(Dataset[Batch]):
     def __init__(self, group: TokenGroup | MixedGroup, index: RunIndex) -> None:
         self.group, self.index = group, index
         self.groups = group.groups if isinstance(group, MixedGroup) else (group,)
-        self._statistics = lru_cache(_CACHED_RUNS)(self._read_statistics)
+        of_run = 3 * 4 * self.groups[0].n_tokens * self.groups[0].dim
+        cached = max(_CACHED_RUNS, _CACHED_BYTES // of_run)
+        self._statistics = lru_cache(cached)(self._read_statistics)
 
     def __getstate__(self) -> dict[str, Any]:
         # The table of runs is not sent to workers.
@@ -112,6 +115,19 @@ class WindowReader(Dataset[Batch]):
         statistics = [self._statistics(request.run) for request in requests]
         trs = [float(self.index.tr[request.run]) for request in requests]
         return _batch(requests, tokens, statistics, trs)
+
+    def loader(
+        self, batches: Iterable[list[Request]], *, workers: int, pin_memory: bool = False
+    ) -> Iterable[Batch]:
+        """Make a loader of the requested batches; several of one reader share its cache.
+
+        Raises
+        ------
+        ConfigError
+            If workers are wanted for a store that lives in this process's memory.
+        """
+        locations = [each.location for each in self.groups]
+        return batch_loader(self, locations, batches, workers=workers, pin_memory=pin_memory)
 
     def read(
         self, run: int, first: int, n_frames: int, out: npt.NDArray[Any] | None = None
@@ -228,9 +244,8 @@ def window_loader(
     ConfigError
         If workers are wanted for a store that lives in this process's memory.
     """
-    dataset = WindowReader(group, index)
-    locations = [each.location for each in dataset.groups]
-    return batch_loader(dataset, locations, batches, workers=workers, pin_memory=pin_memory)
+    reader = WindowReader(group, index)
+    return reader.loader(batches, workers=workers, pin_memory=pin_memory)
 
 
 class Meter:

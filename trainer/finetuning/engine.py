@@ -202,8 +202,11 @@ class _Work:
         outcomes = []
         for number, job in enumerate(jobs, before):
             outcome = self.folder.finished(job.name, job.key)
+            if self.options.keep_weights and not self.folder.has_weights(job.name):
+                outcome = None
             if outcome is None:
                 self._refuse_stopped()
+                self.folder.begin(job.name)
                 report(number, total, "folds")
                 training = FoldTraining(
                     job, self.windows, self.folder, device=self.device,

@@ -113,6 +113,15 @@ class FinetuneFolder:
             _logger.warning("%s cannot be used (%s): the fold is trained again", file, error)
             return None
 
+    def begin(self, fold: str) -> None:
+        """Remove what a fold of another key left."""
+        for name in (f"folds/{fold}.json", f"curves/{fold}.jsonl", f"weights/{fold}.safetensors"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def has_weights(self, fold: str) -> bool:
+        """Tell whether the weights of a fold are kept."""
+        return (self.path / f"weights/{fold}.safetensors").is_file()
+
     def save(
         self, fold: str, tensors: WholeTensors, state: dict[str, Any], texts: dict[str, bytes]
     ) -> None:

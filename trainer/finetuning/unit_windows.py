@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.reading import Batch, window_loader
+from fmritok.trainer.data.reading import Batch, WindowReader
 from fmritok.trainer.data.windows import (
     Request,
     RunIndex,
@@ -35,7 +35,7 @@ class UnitWindows:
 
     Attributes
     ----------
-    group : TokenGroup
+    reader : WindowReader
     index : RunIndex
         All runs of the units.
     unit : np.ndarray of shape (n_runs,), int64
@@ -46,7 +46,7 @@ class UnitWindows:
         With its number of frames.
     """
 
-    group: TokenGroup
+    reader: WindowReader
     index: RunIndex
     unit: npt.NDArray[np.int64]
     events: Windows | None
@@ -68,10 +68,10 @@ class UnitWindows:
         if units.events is None:
             unit = np.zeros(len(index), np.int64)
             unit[run] = of_row
-            return cls(group, index, unit, None, config)
+            return cls(WindowReader(group, index), index, unit, None, config)
         own = units.events.windows.take(np.flatnonzero(used))
         events = replace(own, run=run.astype(np.int64), label=of_row.astype(np.int64))
-        return cls(group, index, np.zeros(0, np.int64), events, config)
+        return cls(WindowReader(group, index), index, np.zeros(0, np.int64), events, config)
 
     def training(self, side: Mask, *, key: tuple[int, ...], epoch: int) -> Windows:
         """Return the windows of an epoch in random order, a pure function of key and epoch.
@@ -126,7 +126,7 @@ class UnitWindows:
     ) -> Iterable[Batch]:
         """Read windows in batches, from sample ``seen`` on."""
         requests: list[list[Request]] = list(windows.batches(self.config.batch_size, seen))
-        return window_loader(self.group, self.index, requests, workers=workers, **options)
+        return self.reader.loader(requests, workers=workers, **options)
 
     @property
     def _window(self) -> int:
