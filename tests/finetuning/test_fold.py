@@ -138,7 +138,7 @@ def test_other_options_in_the_same_folder_begin_anew(store, training, tmp_path, 
     assert trained("optim.lr=1e-3") == 1
 
 
-def test_labels_and_tokens_of_tested_units_change_no_other_prediction(
+def test_labels_of_tested_units_do_not_change_their_predictions(
     store, training, tmp_path, monkeypatch
 ):
     task = a_demo_task("demo-age")
@@ -150,7 +150,7 @@ def test_labels_and_tokens_of_tested_units_change_no_other_prediction(
     def other_labels(*args, **options):
         units = units_of(*args, **options)
         mine = np.isin(units.ids, list(changed))
-        units.labels.values[mine] = 1e3
+        units.labels.values[mine] *= -100
         return units
 
     monkeypatch.setattr(engine, "units_of", other_labels)

@@ -25,11 +25,11 @@ QUICK = ["train.epochs=3", "optim.lr=1e-2", "data.batch_size=32"]
 
 
 def series(subject: int, rng: np.random.Generator) -> np.ndarray:
-    """Men's first two parcels oscillate; the older, the stronger do two of the others."""
+    """Men's first two parcels oscillate; the older, the stronger do the last three."""
     x, time = rng.standard_normal((FRAMES, 6)), np.arange(FRAMES)
     if subject % 2 == 0:
         x[:, :2] += 2 * np.sin(time * np.pi / 4 + rng.uniform(0, 6))[:, None]
-    x[:, 3:5] += 4 * subject / N_SUBJECTS * np.sin(time * np.pi / 5 + rng.uniform(0, 6))[:, None]
+    x[:, 3:] += 3 * subject / N_SUBJECTS * np.sin(time * np.pi / 5 + rng.uniform(0, 6))[:, None]
     return x
 
 

@@ -64,7 +64,8 @@ class Options:
     twin : bool
         Train from scratch, too: same shape, folds and seeds, all weights.
     control : bool
-        Train on permuted labels, too, and score on the real ones.
+        Train on permuted labels, too, and score on labels permuted alike, by giving each test
+        unit the score of the one that got its label.
     keep_weights : bool
         Write the weights of the best epoch of each fold.
     workers : int
@@ -175,7 +176,9 @@ class _Work:
 
     def job(self, kind: _Kind, fold: Fold) -> FoldJob:
         """Return one fold of a row, with its key."""
-        labels = _permuted(self.units, fold) if kind.permuted else None
+        labels = None
+        if kind.permuted:
+            labels = labels_of_units(self.units)[_exchanged(self.units, fold)]
         word = {DUMMY: "", SCRATCH: "scratch", CONTROL: "permuted"}.get(kind.name, "finetune")
         name = f"{word}-seed{fold.seed}-fold{fold.number}"
         used = self.group.runs["run_id"].isin(self.windows.index.run_id)
@@ -218,7 +221,7 @@ class _Work:
             report(number + 1, total, "folds")
             outcomes.append(outcome)
         predictions = tuple(
-            _prediction(self.units, job, outcome)
+            _prediction(self.units, job, outcome, permuted=kind.permuted)
             for job, outcome in zip(jobs, outcomes, strict=True)
         )
         details = {
@@ -260,10 +263,16 @@ def _kinds(config: FinetuneConfig, options: Options) -> list[_Kind]:
     return kinds
 
 
-def _prediction(units: Units, job: FoldJob, outcome: dict[str, Any]) -> FoldPrediction:
+def _prediction(
+    units: Units, job: FoldJob, outcome: dict[str, Any], *, permuted: bool
+) -> FoldPrediction:
     """Score the test units, as all commands of a task do."""
     fold, scores = job.fold, np.array(outcome["scores"])
     test, learnt = np.flatnonzero(fold.test), fold.train | fold.validation
+    if permuted:  # each unit gets the score of the unit that has its label
+        given = scores
+        scores = np.empty_like(given)
+        scores[np.searchsorted(test, _exchanged(units, fold)[test])] = given
     is_number = units.task.kind == "regression"
     sd = float(units.labels.values[learnt].std()) if is_number else 1.0
     found = metrics_of(units, test, scores, sd, np.ones((1, len(test))))
@@ -271,14 +280,14 @@ def _prediction(units: Units, job: FoldJob, outcome: dict[str, Any]) -> FoldPred
     return FoldPrediction(fold, test, scores, sd, own, {name: np.zeros(0) for name in own})
 
 
-def _permuted(units: Units, fold: Fold) -> npt.NDArray[Any]:
-    """Permute labels on the training and the validation side, families kept whole."""
-    labels = labels_of_units(units).copy()
-    for side in (fold.train, fold.validation):
+def _exchanged(units: Units, fold: Fold) -> npt.NDArray[np.int64]:
+    """Return the unit whose label each unit gets: one of its own side, families kept whole."""
+    order = np.arange(len(units))
+    for side in (fold.train, fold.validation, fold.test):
         groups = [names[side] for names in (units.labels.family, *units.labels.within)]
-        order = exchanges(groups, count=1, seed=fold.seed)[0]
-        labels[side] = labels[side][order]
-    return labels
+        drawn = exchanges(groups, count=1, seed=1000 * fold.seed + fold.number)[0]
+        order[side] = order[side][drawn]
+    return order
 
 
 def _group_of(training: Path | str | None, store: TokenStore) -> str | None:

@@ -201,7 +201,7 @@ class FoldTraining:
         if self.keep_weights:
             said = {"epoch": str(course.best), "fold": self.job.name}
             self.folder.write_weights(self.job.name, whole_state(self.model), said)
-        curve = "".join(json.dumps(row) + "\n" for row in course.rows)
+        curve = "".join(json.dumps(row, sort_keys=True) + "\n" for row in course.rows)
         self.folder.write(f"curves/{self.job.name}.jsonl", curve)
         return {
             "scores": self.model.targets.scores(outputs).tolist(),
