@@ -13,10 +13,13 @@ from planted import a_demo_task, fine_tuned, planted_store, small_training
 from safetensors.torch import load_file
 from tiny import fmritok
 
-from fmritok.trainer.errors import StoppedError, TrainingError
+from fmritok.trainer.data.reading import window_loader
+from fmritok.trainer.data.windows import RunIndex, all_windows
+from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
 from fmritok.trainer.evaluation.features import load_encoder
 from fmritok.trainer.finetuning import engine, fold
 from fmritok.trainer.finetuning.fold import FoldTraining
+from fmritok.trainer.finetuning.kept import read_classifier
 from fmritok.trainer.finetuning.unit_windows import UnitWindows
 from fmritok.trainer.training.learner import Learner
 
@@ -170,6 +173,24 @@ def test_the_head_alone_leaves_the_bits_of_the_encoder(store, training, tmp_path
         }
         equal = [torch.equal(value, after[f"encoder.{name}"]) for name, value in before.items()]
         assert all(equal) == same
+
+
+def test_kept_weights_predict_what_was_predicted(store, training, tmp_path):
+    results = fine_tuned(store, tmp_path, task=a_demo_task("demo-age"), source=training,
+                         keep_weights=True)  # fmt: skip
+    group = engine.TokenStore(store).group("network")
+    kept = read_classifier(tmp_path / "weights/finetune-seed0-fold1.safetensors", group)
+    assert (kept.target, kept.classes, kept.window) == ("age", (), 20)
+    prediction = results.rows[1].predictions[1]
+    index = RunIndex.of(group.runs, [f"demo_{results.units.ids[prediction.test[0]][5:]}_0"])
+    (batch,) = window_loader(
+        group, index, list(all_windows(index, window=20).batches(9)), workers=0
+    )
+    with torch.no_grad():
+        found = kept.mean + kept.sd * kept.model.outputs(batch).mean().item()
+    assert found == pytest.approx(prediction.scores[0, 0], rel=1e-5)
+    with pytest.raises(CheckpointError, match="a file of `fmritok finetune --keep-weights`"):
+        read_classifier(training / "checkpoints/step-00000004/model.safetensors", group)
 
 
 def test_windows_of_test_units_are_fixed_and_do_not_overlap(store, training, tmp_path):

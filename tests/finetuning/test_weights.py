@@ -29,7 +29,7 @@ def _model(*assignments):
     targets = Targets(units, folds_of(units, units.task.split)[0], config.loss)
     torch.manual_seed(0)
     shape = ModelConfig(width=16, layers=3, mlp_width=16, patch=1)
-    model = Classifier(TokenTransformer(shape, TokenLayout(3, 4)), config, targets)
+    model = Classifier(TokenTransformer(shape, TokenLayout(3, 4)), config, 2, targets)
     choose_trained(model, config.weights)
     return model, config
 

@@ -28,6 +28,7 @@ from fmritok.trainer.evaluation.crossval import metrics_of
 from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.finetuning.config import FinetuneConfig
 from fmritok.trainer.finetuning.folder import FinetuneFolder
+from fmritok.trainer.finetuning.kept import kept
 from fmritok.trainer.finetuning.model import Classifier
 from fmritok.trainer.finetuning.start import Start, torch_seed
 from fmritok.trainer.finetuning.targets import Targets
@@ -36,7 +37,6 @@ from fmritok.trainer.finetuning.weights import (
     choose_trained,
     layered_groups,
     trained_state,
-    whole_state,
 )
 from fmritok.trainer.record.checkpoint import Checkpoint
 from fmritok.trainer.tasks.splits import Fold
@@ -107,14 +107,13 @@ class _Course:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def build_classifier(job: FoldJob) -> Classifier:
+def build_classifier(job: FoldJob, targets: Targets) -> Classifier:
     """Make the model of a fold, on the CPU; heads of different rows begin with equal weights."""
-    targets = Targets(job.units, job.fold, job.config.loss, job.labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed(_ENCODER))
         encoder = job.start.encoder(pretrained=job.pretrained)
         torch.manual_seed(job.seed(_HEAD))
-        model = Classifier(encoder, job.config, targets)
+        model = Classifier(encoder, job.config, targets.n_outputs, targets)
         choose_trained(model, job.config.weights)
     return model
 
@@ -156,7 +155,8 @@ class FoldTraining:
         self.device, self.workers, self.keep_weights = device, workers, keep_weights
         self.told = told
         config = job.config
-        self.model = build_classifier(job)
+        self.targets = Targets(job.units, job.fold, job.config.loss, job.labels)
+        self.model = build_classifier(job, self.targets)
         self.trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.total = sum(p.numel() for p in self.model.parameters())
         per_epoch = -(-len(self._windows_of(0)) // config.data.batch_size)
@@ -199,12 +199,13 @@ class FoldTraining:
         self.model.load_state_dict(self.best, strict=False)
         outputs = self._predict(self.job.fold.test)
         if self.keep_weights:
-            said = {"epoch": str(course.best), "fold": self.job.name}
-            self.folder.write_weights(self.job.name, whole_state(self.model), said)
+            job = self.job
+            state, said = kept(self.model, job.config, self.targets, job.units, self.windows.group)
+            self.folder.write_weights(job.name, state, said)
         curve = "".join(json.dumps(row, sort_keys=True) + "\n" for row in course.rows)
         self.folder.write(f"curves/{self.job.name}.jsonl", curve)
         return {
-            "scores": self.model.targets.scores(outputs).tolist(),
+            "scores": self.targets.scores(outputs).tolist(),
             "epochs": course.epoch,
             "best": course.best,
             "curve": course.rows,
@@ -244,7 +245,7 @@ class FoldTraining:
         course, units, fold = self.course, self.job.units, self.job.fold
         chosen = np.flatnonzero(fold.validation)
         outputs = self._predict(fold.validation)
-        targets = self.model.targets
+        targets = self.targets
         with torch.no_grad():
             wanted = targets.of(torch.from_numpy(chosen).to(self.device))
             found = torch.from_numpy(outputs).float().to(self.device)
@@ -276,7 +277,7 @@ class FoldTraining:
         units = np.flatnonzero(side)
         place = np.full(len(side), -1)
         place[units] = np.arange(len(units))
-        sums = np.zeros((len(units), self.model.targets.n_outputs))
+        sums = np.zeros((len(units), self.targets.n_outputs))
         counts = np.zeros(len(units))
         self.model.eval()
         batches = self.windows.batches(self.windows.fixed(side), workers=self.workers)

@@ -88,7 +88,7 @@ class FinetuneFolder:
 
     def write_weights(self, fold: str, state: dict[str, Tensor], said: dict[str, str]) -> None:
         """Write the weights of a fold's best epoch as safetensors."""
-        self.write(f"weights/{fold}.safetensors", save(state, {"format": "pt", **said}))
+        self.write(f"weights/{fold}.safetensors", save(state, said))
 
     def finish(self, fold: str, key: str, outcome: dict[str, Any]) -> None:
         """Write the outcome of a fold; its checkpoint is not needed any more."""

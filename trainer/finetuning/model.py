@@ -32,13 +32,22 @@ class Classifier(nn.Module):
     ----------
     encoder : TokenTransformer
     config : FinetuneConfig
-    targets : Targets
+    n_outputs : int
+        One for each class, or one number.
+    targets : Targets, optional
+        For the loss.
     """
 
     Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
     figures: ClassVar[tuple[Figure, ...]] = ()
 
-    def __init__(self, encoder: TokenTransformer, config: FinetuneConfig, targets: Targets) -> None:
+    def __init__(
+        self,
+        encoder: TokenTransformer,
+        config: FinetuneConfig,
+        n_outputs: int,
+        targets: Targets | None = None,
+    ) -> None:
         super().__init__()
         self.encoder, self.targets = encoder, targets
         self.pool, self.mixup = config.head.pool, config.loss.mixup
@@ -49,7 +58,7 @@ class Classifier(nn.Module):
             layers += [nn.Dropout(config.head.dropout), nn.Linear(width, config.head.hidden)]
             layers += [nn.GELU()]
             width = config.head.hidden
-        layers += [nn.Dropout(config.head.dropout), nn.Linear(width, targets.n_outputs)]
+        layers += [nn.Dropout(config.head.dropout), nn.Linear(width, n_outputs)]
         self.head = nn.Sequential(*layers)
         for layer in self.head:
             if isinstance(layer, nn.Linear):
@@ -94,6 +103,7 @@ class Classifier(nn.Module):
     ) -> ObjectiveOutput:
         """Return the loss of a batch."""
         assert batch.labels is not None
+        assert self.targets is not None
         wanted_BX, partner_B, share = self.targets.of(batch.labels), None, 1.0
         if self.mixup and self.training and len(wanted_BX) > 1:
             share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())

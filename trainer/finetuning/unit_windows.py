@@ -129,6 +129,12 @@ class UnitWindows:
         return self.reader.loader(requests, workers=workers, **options)
 
     @property
+    def group(self) -> TokenGroup:
+        """The token group."""
+        group: TokenGroup = self.reader.groups[0]
+        return group
+
+    @property
     def _window(self) -> int:
         assert self.config.window is not None
         return self.config.window
