@@ -126,6 +126,8 @@ def test_a_given_split_with_a_validation_side(store, training, tmp_path):
         (["--from", "none"], "Option --as: expected the shape of an encoder from scratch"),
         (["--from", "TRAINING", "--as", "tiny"], "the shape is that of --from"),
         (["--from", "nowhere"], "Checkpoint nowhere"),
+        (["--from", "none", "--as", "tinyy"], "Option --as: expected a training, or a recipe"),
+        (["--from", "TRAINING", "--set", "data.window=4"], "at least the 5 frames of a token"),
         (["--from", "TRAINING", "--recipe", "tablett"], "default, semantoks, tablet"),
         (["--from", "TRAINING", "--set", "optim.layer_deca=1"], "Did you mean optim.layer_decay"),
         (["--from", "TRAINING", "--set", "train.lr=1"], "Did you mean optim.lr"),

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.progress import report
+from fmritok.trainer.config import require
 from fmritok.trainer.errors import ConfigError, StoppedError
 from fmritok.trainer.evaluation.crossval import FoldPrediction, Row, cross_validate, metrics_of
 from fmritok.trainer.evaluation.exchange import exchanges
@@ -139,6 +140,9 @@ def finetune(
     group = opened.group(options.group or _group_of(options.source or options.shape, opened))
     start = read_start(group, options.source, options.shape)
     config = replace(config, data=replace(config.data, window=config.data.window or start.window))
+    fits = (config.data.window or 1) >= start.layout.patch
+    wanted = f"at least the {start.layout.patch} frames of a token"
+    require(fits, "data.window", wanted, config.data.window)
     units = units_of(task, group.runs, opened.phenotypes, opened.events, where=options.where)
     split = options.split
     if split.pretraining is None and options.source is not None:
@@ -181,23 +185,32 @@ class _Work:
             labels = labels_of_units(self.units)[_exchanged(self.units, fold)]
         word = {DUMMY: "", SCRATCH: "scratch", CONTROL: "permuted"}.get(kind.name, "finetune")
         name = f"{word}-seed{fold.seed}-fold{fold.number}"
-        used = self.group.runs["run_id"].isin(self.windows.index.run_id)
-        marks = self.group.runs[used][["run_id", "checksum", "tr", "n_frames"]]
         deciding = {
             "row": kind.name,
             "config": asdict(kind.config),
             "start": self.start.said if kind.pretrained else asdict(self.start.model),
-            "task": asdict(self.units.task),
-            "labels": self.units.labels.values.tolist(),
             "sides": fold.sha256(self.units.ids),
             "fold": [fold.seed, fold.number],
-            "tokens": {"name": self.group.name, "contract": self.group.contract},
-            "runs": marks.to_dict("records"),
-            "windows": self.windows.sha256(),
+            "data": self.data,
         }
-        key = sha256(canonical_json(json.loads(json.dumps(deciding))))
+        key = _checksum(deciding)
         return FoldJob(
             name, key, self.units, fold, kind.config, self.start, kind.pretrained, labels
+        )
+
+    @cached_property
+    def data(self) -> str:
+        """Checksum of task, labels, runs, windows and tokens."""
+        used = self.group.runs["run_id"].isin(self.windows.index.run_id)
+        marks = self.group.runs[used][["run_id", "checksum", "tr", "n_frames"]]
+        return _checksum(
+            {
+                "task": asdict(self.units.task),
+                "labels": self.units.labels.values.tolist(),
+                "tokens": {"name": self.group.name, "contract": self.group.contract},
+                "runs": marks.to_dict("records"),
+                "windows": self.windows.sha256(),
+            }
         )
 
     def row(self, kind: _Kind, jobs: Sequence[FoldJob], before: int, total: int) -> Row:
@@ -243,6 +256,10 @@ class _Work:
                          "Run the same command again, and it goes on."),
                 self.stop.signal,
             )  # fmt: skip
+
+
+def _checksum(tree: dict[str, Any]) -> str:
+    return sha256(canonical_json(json.loads(json.dumps(tree))))
 
 
 def _report(before: int, total: int, share: float) -> None:

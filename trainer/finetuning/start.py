@@ -87,6 +87,11 @@ def read_start(group: TokenGroup, source: Path | None, shape: str | None) -> Sta
     if Path(shape).is_dir():
         start = _of_training(group, Path(shape))
         return Start(start.model, start.layout, start.window, None, {"shape": shape})
+    if shape not in recipe_names() and not Path(shape).is_file():
+        raise ConfigError(
+            expected("Option", "--as", "a training, or a recipe such as "
+                     f"{', '.join(recipe_names())}", repr(shape), "Check the name.")
+        )  # fmt: skip
     config = build_config(read_recipe(shape))
     layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
     return Start(config.model, layout, config.data.window, None, {"shape": shape})

@@ -37,7 +37,7 @@ def _beside(tree: dict[str, Any], name: str, other: str, label: str) -> str:
     pair = next(d for d in tree["differences"] if {d["row"], d["minus"]} == {name, other})
     sign = 1 if pair["row"] == name else -1
     mean = sign * pair["mean"]
-    low, high = sorted(sign * bound for bound in pair["interval"])
+    low, high = sorted(sign * bound for bound in pair["interval"] or (-mean, mean))
     better = -mean if tree["metric"] in LOWER_IS_BETTER else mean
     word = "not different from" if low <= 0 <= high else (
         "better than" if better > 0 else "worse than"
