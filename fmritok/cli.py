@@ -31,6 +31,7 @@ EXTRAS = {
     "demo-data": "tokenize",
     "train": "train",
     "probe": "probe",
+    "embed": "probe",
     "baseline": "probe",
     "list": "all",
 }
@@ -47,6 +48,7 @@ COMMANDS = {
     "demo-data": "fmritok.pipeline.commands.demo_data",
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
+    "embed": "fmritok.trainer.commands.embed",
     "baseline": "fmritok.trainer.commands.baseline",
     "list": "fmritok.list_command:list_names",
 }

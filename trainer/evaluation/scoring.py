@@ -58,9 +58,7 @@ def score_features(
     of_seed = -(-permutations // seeds) if features is not None else 0
     by = units.task.split.by if len(folds) > 1 else "family"
     by = "site" if by == "leave-site-out" else by
-    found = cross_validate(
-        units, folds, features, head=head, by=by, permutations=of_seed
-    )
+    found = cross_validate(units, folds, features, head=head, by=by, permutations=of_seed)
     rows = [Row(name, found, details)]
     if confounds is not None and features is not None:
         less = Residual(features, Columns(confounds))
