@@ -22,8 +22,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--store", required=True, help="Token store: a folder or a URL.")
 @click.option("--out", type=_PATH, required=True, help="Parquet file to write.")
 @click.option("--per", type=click.Choice(["run", "window", "frame"]), default="run",
-              show_default=True, help="Rows. run: the average over windows, the features of `fmritok "
-              "probe`. frame: the frames of each patch of the model.")  # fmt: skip
+              show_default=True, help="Rows. run: the average over windows, the features of "
+              "`fmritok probe`. frame: the frames of each patch of the model.")  # fmt: skip
 @click.option("--pool", type=click.Choice(["mean", "cells"]), default="mean", show_default=True,
               help="Embedding: the mean over all tokens, or over those of each cell, and CLS (not "
               "of frames).")  # fmt: skip

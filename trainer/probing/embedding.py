@@ -152,6 +152,8 @@ def _described(runs: pd.DataFrame, phenotypes: pd.DataFrame) -> pd.DataFrame:
             table["site"] = values
         else:
             table[f"phenotype_{name}" if name in taken else str(name)] = values
+    for name in table.select_dtypes("object").columns:  # a Parquet column has one type
+        table[name] = table[name].astype(str).where(table[name].notna(), None)
     return table
 
 
@@ -215,13 +217,13 @@ def _of_patches(
     pool: Pool,
     patch: int,
 ) -> _Rows:
-    """Return each patch of frames once: a last window leaves out what the one before it has."""
+    """Return the patches of frames; a last window leaves out those that the one before it has."""
     n_patches = encoded.tokens.shape[1]
     start = first[:, None] + patch * np.arange(n_patches)
     end = np.minimum(start + patch, (first + length)[:, None])
     # A window that does not start at a multiple of its length overlaps with the one before.
-    covered = first - first % np.maximum(length, 1) + np.where(first % length, length, 0)
-    chosen = (start < end) & (start >= np.where(first % length, covered, first)[:, None])
+    covered = np.where(first % length, first - first % length + length, first)
+    chosen = (start < end) & (end > covered[:, None])
     tokens = encoded.tokens if pool == "cells" else encoded.tokens.mean(2, keepdim=True)
     vectors = tokens.flatten(2).numpy()[chosen]
     of_row = np.broadcast_to(run[:, None], start.shape)[chosen]
