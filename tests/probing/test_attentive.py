@@ -198,6 +198,11 @@ def test_too_few_families_for_a_validation_side_are_one_error():
         sides(_problem(units, fold))
 
 
+#: What Brainmarks' command imports from modules that its heads do not need.
+_IMPORTED = ("DictConfig", "OmegaConf", "S3Path", "HFDataset", "create_dataset", "list_datasets",
+             "create_model", "list_models")  # fmt: skip
+
+
 @pytest.mark.slow
 def test_scores_are_those_of_brainmarks_on_the_same_features(monkeypatch):
     """Needs ``pip install --no-deps brainmarks``; what its command imports beside is left out."""
@@ -205,17 +210,18 @@ def test_scores_are_those_of_brainmarks_on_the_same_features(monkeypatch):
     for name in ("wandb", "omegaconf", "cloudpathlib", "brainmarks.datasets.base",
                  "brainmarks.datasets.registry", "brainmarks.models.registry"):  # fmt: skip
         stub = types.ModuleType(name)
-        stub.__getattr__ = lambda _: object
+        for wanted in _IMPORTED:
+            setattr(stub, wanted, object)
         monkeypatch.setitem(sys.modules, name, stub)
     from brainmarks import main_probe as theirs
 
-    units = some_units(n_subjects=240)
-    tokens = _tokens(units, 0.25, windows=1)
-    order = np.random.default_rng(1).permutation(240)
-    train, validation, test = order[:100], order[100:140], order[140:]
-    options = AttentiveOptions(epochs=6, steps=30, warmup=2, batch_size=64)
+    units = some_units(n_subjects=600)
+    tokens = _tokens(units, 1.5, windows=1)
+    order = np.random.default_rng(1).permutation(600)
+    train, validation, test = order[:200], order[200:260], order[260:]
+    options = AttentiveOptions(epochs=4, steps=25, warmup=1, batch_size=64)
     accuracy = {"ours": [], "theirs": []}
-    for seed in range(4):
+    for seed in range(2):
         head = Attentive(options, CPU)
         grid = head.fit(tokens, units.codes, np.sort(train), np.sort(validation), 2, seed)
         found = head._predict(grid, tokens, np.sort(test))[0].argmax(1)
@@ -223,9 +229,9 @@ def test_scores_are_those_of_brainmarks_on_the_same_features(monkeypatch):
         accuracy["theirs"].append(_by_brainmarks(theirs, tokens, units.codes, train, validation,
                                                  test, options, seed))  # fmt: skip
     one, other = (np.mean(values) for values in accuracy.values())
-    # of 100 tested units the score itself has an error of 0.05
-    assert abs(one - other) < 0.05, accuracy
-    assert min(one, other) > 0.6
+    print(accuracy)
+    assert abs(one - other) < 0.04, accuracy
+    assert min(one, other) > 0.7, accuracy
 
 
 def _by_brainmarks(theirs, tokens, labels, train, validation, test, options, seed):
