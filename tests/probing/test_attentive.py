@@ -216,7 +216,9 @@ def test_scores_are_those_of_brainmarks_on_the_same_features(monkeypatch):
     from brainmarks import main_probe as theirs
 
     units = some_units(n_subjects=600)
-    tokens = _tokens(units, 1.5, windows=1)
+    x = np.random.default_rng(0).standard_normal((600, 3, 2, 64))
+    x[..., :4] += 0.35 * (2 * units.codes - 1)[:, None, None, None]
+    tokens = TokenSets(x.astype(np.float16), np.full(600, 3), np.arange(600))
     order = np.random.default_rng(1).permutation(600)
     train, validation, test = order[:200], order[200:260], order[260:]
     options = AttentiveOptions(epochs=4, steps=25, warmup=1, batch_size=64)
