@@ -1,7 +1,7 @@
 """Compare linear probes of encoders trained in several ways and of untrained ones, over seeds.
 
     python benchmarks/learning/parcel_cohort.py --out parcels.zarr --subjects 200 --minutes 10
-    python benchmarks/learning/probes.py --store parcels.zarr --task demo-sex --way mtm=objective.name=mtm
+    python benchmarks/learning/probes.py --store parcels.zarr --way mtm=objective.name=mtm
 
 A way is a name with ``--set`` options for the recipe. A model is trained for each seed. All are
 probed on the same folds, beside untrained models of the same shape: ``gain`` is the mean difference

@@ -31,8 +31,8 @@ def planted(run: int, n: int) -> np.ndarray:
     return x
 
 
-def probed_store(folder: Path, n_subjects: int = 12) -> str:
-    """Write two runs of each subject, of different length."""
+def probed_store(folder: Path, n_subjects: int = 12, sexes: list[str] | None = None) -> str:
+    """Write two runs of each subject, of different length; by default, sex has an effect."""
     subjects = [f"{100 + i // 2}" for i in range(2 * n_subjects)]
     location = Location(folder / "tokens.zarr")
     write_store(location, list(LENGTHS) * n_subjects, n_tokens=3, dim=4, subjects=subjects,
@@ -40,7 +40,7 @@ def probed_store(folder: Path, n_subjects: int = 12) -> str:
     names = sorted(set(subjects))
     people = pd.DataFrame(
         {"dataset": "demo", "subject": names, "session": "",
-         "sex": [SEXES[i % 2] for i in range(n_subjects)],
+         "sex": sexes or [SEXES[i % 2] for i in range(n_subjects)],
          "age": 20.0 + np.random.default_rng(0).permutation(n_subjects)}
     )  # fmt: skip
     events = pd.DataFrame(
