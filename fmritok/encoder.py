@@ -22,7 +22,7 @@ from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.evaluation.features import FrozenEncoder
+from fmritok.trainer.evaluation.features import FrozenEncoder, following_windows
 from fmritok.trainer.evaluation.features import load_encoder as load_frozen
 from fmritok.trainer.record.saved_group import SavedGroup
 
@@ -160,7 +160,7 @@ class Encoder:
         self.group.refuse_others(contract, self.source.get("checkpoint"))
         # Round as the store does: the encoder was trained on rounded tokens.
         stored = store_precision(run.values, self.group.precision)  # type: ignore[arg-type]
-        starts = _starts(n_frames, self.window)
+        starts = [first for first, _ in following_windows(n_frames, window=self.window)]
         parts = list(self._encode(stored, run.tr, starts, batch_size))
         cls, registers, tokens = (torch.cat([part[i] for part in parts]).numpy() for i in range(3))
         times = parts[0][3].numpy()
@@ -205,14 +205,6 @@ def load_encoder(training: str | PathLike[str], *, device: str | torch.device = 
         of its tokens.
     """
     return Encoder(load_frozen(Path(training)), choose_device(str(device)))
-
-
-def _starts(n_frames: int, window: int) -> list[int]:
-    """Return the first frames of the windows of a run."""
-    starts = list(range(0, max(n_frames - window, 0) + 1, window))
-    if starts[-1] + window < n_frames:
-        starts.append(n_frames - window)
-    return starts
 
 
 def _batch(stored: StoredRun, tr: float, starts: list[int], length: int) -> Batch:

@@ -94,6 +94,13 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _features_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep features of probes out of the user's cache."""
+    with mock.patch.dict(os.environ, FMRITOK_CACHE=str(tmp_path_factory.mktemp("cache"))):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _usual_verbosity() -> Iterator[None]:
     """Undo ``-q`` and ``-v`` of commands that ran in this process."""

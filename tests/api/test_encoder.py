@@ -14,7 +14,8 @@ from fmritok.errors import RunError
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.features import load_encoder as load_frozen
-from fmritok.trainer.evaluation.features import run_features
+from fmritok.trainer.probing.cache import FeatureCache
+from fmritok.trainer.probing.passes import Need, features_of, needed_windows
 
 WINDOW = 8
 FAST = ["--steps", "2", "--loader-workers", "0"]
@@ -43,7 +44,10 @@ def test_it_needs_no_store_and_gives_what_the_store_gives(made, tmp_path):
     frozen = load_frozen(made / "training", group)
     index = RunIndex.of(group.runs, [run_id])
     # 21 frames: whole windows at 0 and 8, and one that ends with the run
-    wanted = run_features(frozen, group, index, crops=1, device=torch.device("cpu"))
+    windows = needed_windows(index, np.array([0]), window=WINDOW, crops=1)
+    need = Need("mean", windows, windows.run, 1)
+    cache = FeatureCache(tmp_path / "cache")
+    ((wanted,),) = features_of([frozen], group, index, [need], cache, device=torch.device("cpu"))
 
     alone = shutil.copytree(made / "training" / "checkpoints", tmp_path / "copied")
     (checkpoint,) = alone.iterdir()

@@ -98,7 +98,7 @@ def test_the_commands_are_these():
     """New commands are a decision, not an accident."""
     assert list(COMMANDS) == [
         "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
-        "probe", "baseline", "list",
+        "probe", "embed", "baseline", "list",
     ]  # fmt: skip
     for name in COMMANDS:
         result = CliRunner().invoke(main, [name, "--help"])
@@ -117,7 +117,8 @@ def test_weights_are_never_unpickled():
 
 #: Packages that come with an extra only; yaml comes with zarr, too.
 EXTRA = ["torch", "scipy", "nibabel", "nilearn", "sklearn", "diffusers", "dask", "distributed",
-         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub"]  # fmt: skip
+         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub",
+         "pyarrow"]  # fmt: skip
 
 
 def without_extras(code: str) -> str:
@@ -162,6 +163,7 @@ more = {{
     "decode": ["--store", "x", "--run", "x", "--out", "x.nii"],
     "list": ["tokenizers"], "train": ["--store", "x"],
     "probe": ["--store", "x", "--training", ".", "--target", "sex"],
+    "embed": ["--store", "x", "--from", ".", "--out", "x.parquet"],
     "baseline": ["--store", "x", "--task", "hcp-sex", "--kind", "dummy"],
 }}
 cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]

@@ -150,7 +150,8 @@ def test_the_wheel_goes_from_data_to_a_probe(fresh, tmp_path):
     assert "Checkpoint: trainings/first/checkpoints/step-00000002" in trained
     assert (tmp_path / "trainings/first/loss.png").exists()
     probed = fmritok("probe", "--store", "tokens.zarr", "--training", "trainings/first",
-                     "--target", "sex", "--folds", "2", "--seeds", "1", "--crops", "1")  # fmt: skip
+                     "--target", "sex", "--folds", "2", "--seeds", "1", "--crops", "1",
+                     "--no-cache")  # fmt: skip
     assert "balanced accuracy" in probed
     bold = next((tmp_path / "cohort").rglob("rfMRI_REST1_LR*.nii.gz"))
     shutil.copy(bold, tmp_path / "sub-01_bold.nii.gz")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from people import a_task, people, some_units
 
-from fmritok.trainer.evaluation import crossval
+from fmritok.trainer.evaluation import crossval, heads
 from fmritok.trainer.evaluation.crossval import cross_validate, retrieve
 from fmritok.trainer.evaluation.unit_features import Columns, Edges, Fixed, Residual
 from fmritok.trainer.tasks.splits import folds_of
@@ -65,13 +65,13 @@ def test_the_penalty_is_chosen_among_training_units_and_keeps_groups_together(ta
     (fold, *_) = folds_of(units, SplitRule("site", 3, 1))
     seen = []
     name = "ridge" if task.kind == "regression" else "choose_strength"
-    whole = getattr(crossval, name)
+    whole = getattr(heads, name)
 
     def spy(x, y, group, *more):
         seen.append((x, group))
         return whole(x, y, group, *more)
 
-    monkeypatch.setattr(crossval, name, spy)
+    monkeypatch.setattr(heads, name, spy)
     values = _random(units)
     cross_validate(units, [fold], Fixed(values, units.ids), by="site")
     ((x, group),) = seen

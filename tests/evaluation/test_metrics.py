@@ -114,3 +114,56 @@ def test_units_of_a_family_are_drawn_together():
     assert (counts[:, [0, 1, 3]].sum(1) == 3).all()
     assert len(np.unique(counts, axis=0)) > 5
     assert (drawn_counts(family, draws=50, seed=1) == counts).all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_metrics_of_classes_equal_torchmetrics(n_classes, rng):
+    import torch
+    from torchmetrics.functional import classification as tm
+
+    truth = rng.integers(n_classes, size=120)
+    scores = rng.random((120, n_classes)) + 0.4 * (truth[:, None] == np.arange(n_classes))
+    scores /= scores.sum(1, keepdims=True)
+    found = {name: float(values[0]) for name, values in class_metrics(truth, scores).items()}
+    y, s = torch.from_numpy(truth), torch.from_numpy(scores)
+    wanted = {
+        "acc": tm.multiclass_accuracy(s, y, n_classes, average="micro"),
+        "balanced_accuracy": tm.multiclass_accuracy(s, y, n_classes, average="macro"),
+        "macro_f1": tm.multiclass_f1_score(s, y, n_classes, average="macro"),
+        "auroc_ovr": tm.multiclass_auroc(s, y, n_classes, average="macro"),
+    }
+    if n_classes == 2:
+        wanted["auroc"] = tm.binary_auroc(s[:, 1], y)
+        wanted["sensitivity"] = tm.binary_recall(s[:, 1], y)
+        wanted["specificity"] = tm.binary_specificity(s[:, 1], y)
+    wanted = {name: float(value) for name, value in wanted.items()}
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_metrics_of_numbers_and_retrieval_equal_torchmetrics(rng):
+    import torch
+    from torchmetrics.functional import regression as tm
+    from torchmetrics.functional.retrieval import retrieval_average_precision
+
+    truth = rng.normal(50, 9, 100)
+    predicted = 0.5 * truth + rng.normal(20, 6, 100)
+    found = {name: values[0] for name, values in number_metrics(truth, predicted).items()}
+    p, y = torch.from_numpy(predicted), torch.from_numpy(truth)
+    wanted = {
+        "mae": tm.mean_absolute_error(p, y), "mse": tm.mean_squared_error(p, y),
+        "r": tm.pearson_corrcoef(p, y), "spearman": tm.spearman_corrcoef(p, y),
+        "r2": tm.r2_score(p, y),
+    }  # fmt: skip
+    assert {name: found[name] for name in wanted} == pytest.approx(
+        {name: float(value) for name, value in wanted.items()}, rel=1e-4
+    )
+    identity = np.repeat(np.arange(8), 3)
+    similarity = rng.standard_normal((24, 24))
+    of_query = retrieval_of_queries(similarity, identity)["map"]
+    for query in range(24):
+        others = np.delete(np.arange(24), query)
+        wanted_map = retrieval_average_precision(
+            torch.from_numpy(np.exp(similarity[query, others])),  # it wants them above 0
+            torch.from_numpy(identity[others] == identity[query]),
+        )
+        assert of_query[query] == pytest.approx(float(wanted_map), abs=1e-5)

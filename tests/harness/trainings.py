@@ -97,7 +97,8 @@ class Trainings:
         """Return the arguments that probe a training."""
         return [str(x) for x in (
             "probe", "--store", self.store, "--training", self.out, "--target", "sex", "--folds", 2,
-            "--seeds", 1, "--crops", 2, "--device", "cpu", "--json", "--out", self.root / "probe",
+            "--seeds", 1, "--crops", 2, "--device", "cpu", "--json", "--no-cache",
+            "--out", self.root / "probe",
         )]  # fmt: skip
 
     def _arguments(self) -> list[str]:
@@ -136,4 +137,4 @@ def quick_and_seen() -> Iterator[None]:
 
 def probed(output: str) -> Any:
     """Return the scores that a probe printed."""
-    return json.loads(output[output.index("[\n") :])
+    return json.loads(output[output.index("{\n") :])

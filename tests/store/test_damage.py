@@ -110,7 +110,7 @@ class Yard:
         answers["probe"] = _told(
             "probe", *store, "--group", group, "--training", self._folder / group, "--target",
             "sex", "--target", "trial_type", "--folds", 2, "--seeds", 1, "--crops", 2,
-            "--event-window", 3, "--device", "cpu", "--json", "--out", out / "probe",
+            "--event-window", 3, "--device", "cpu", "--json", "--no-cache", "--out", out / "probe",
         )  # fmt: skip
         answers["decode"] = _told(
             "decode", *store, "--group", group, "--run", run_id, "--out", out / "run.tsv",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.evaluation.crossval import Features
+from fmritok.trainer.evaluation.heads import Features
 from fmritok.trainer.evaluation.unit_features import Edges
 
 __all__ = ["CONNECTIVITY", "MIN_FRAMES", "Connectivity", "Tangent", "connectivity"]

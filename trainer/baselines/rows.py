@@ -13,7 +13,8 @@ from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.baselines.connectivity import MIN_FRAMES, Connectivity, connectivity
 from fmritok.trainer.baselines.material import mean_tokens, parcel_series, too_short
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.evaluation.crossval import Features, Row
+from fmritok.trainer.evaluation.crossval import Row
+from fmritok.trainer.evaluation.heads import Features
 from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.evaluation.unit_features import Columns, Fixed

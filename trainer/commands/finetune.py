@@ -97,7 +97,7 @@ def finetune(
                 options.store, options.read_task(), config, options.out, chosen,
                 device=choose_device(device, error=ConfigError),
             )  # fmt: skip
-        tree = report_results(results, options)
+        (tree,) = report_results(results, options)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     if not options.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TaskOptions", "report_results", "task_options"]
 
 _PATH = click.Path(path_type=Path)
+_FEW = 30  # units, of which scores vary widely
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TaskOptions:
     Attributes
     ----------
     task, store : str
-        Name or file of a task; location of the token store.
+        Name or file of a task, empty if the command names several; location of the token store.
     group : str or None
     where : tuple of str
         ``column=value``: which runs, instead of what the task says of that property.
@@ -60,9 +61,14 @@ class TaskOptions:
         ConfigError
             If there is no such task.
         """
-        from fmritok.trainer.tasks.task import SplitRule, read_task
+        from fmritok.trainer.tasks.task import read_task
 
-        task = read_task(self.task)
+        return self.divided(read_task(self.task))
+
+    def divided(self, task: Task) -> Task:
+        """Return a task divided as these options say."""
+        from fmritok.trainer.tasks.task import SplitRule
+
         rule = task.split
         rule = SplitRule(self.by or rule.by, self.folds or rule.folds, self.seeds or rule.seeds)
         return replace(task, split=rule)
@@ -75,13 +81,17 @@ class TaskOptions:
         return SplitOptions(self.split, self.held_out, self.pretraining)
 
 
-def task_options(*, out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def task_options(
+    *, out: str, one_task: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the options of :class:`TaskOptions`, as its first argument.
 
     Parameters
     ----------
     out : str
         Default of ``--out``.
+    one_task : bool
+        Whether it takes exactly one ``--task``; otherwise it has an option of its own.
     """
     options = [
         click.option("--task", required=True, metavar="NAME|FILE",
@@ -108,11 +118,14 @@ def task_options(*, out: str) -> Callable[[Callable[..., Any]], Callable[..., An
                      help="Folder to write to."),
         click.option("--json", is_flag=True, help="Print JSON instead of a table."),
     ]  # fmt: skip
-    names = [field.name for field in fields(TaskOptions)]
+    if not one_task:
+        options.pop(0)
+    names = [field.name for field in fields(TaskOptions) if one_task or field.name != "task"]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         def called(**values: Any) -> Any:
-            shared = TaskOptions(**{name: values.pop(name) for name in names})
+            chosen = {name: values.pop(name) for name in names}
+            shared = TaskOptions(**{"task": "", **chosen})
             return command(shared, **values)
 
         called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -124,24 +137,44 @@ def task_options(*, out: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-def report_results(results: Results, options: TaskOptions) -> dict[str, Any]:
-    """Write the results of a task, print them as a table or as JSON, and return what is written."""
-    from fmritok.terminal import echo, new_console
-    from fmritok.trainer.evaluation.results import results_table, write_results
+def report_results(
+    results: Results | Sequence[Results], options: TaskOptions
+) -> list[dict[str, Any]]:
+    """Write results, print them as tables or as JSON, and return what is written.
 
-    tree = write_results(options.out, results)
+    The results of several tasks go to a folder for each, named after the task.
+    """
+    from fmritok.terminal import echo, new_console
+    from fmritok.trainer.evaluation.results import Results, results_table, write_results
+
+    several = [results] if isinstance(results, Results) else list(results)
+    names = [one.units.task.name for one in several]
+    folders = [options.out / name if len(several) > 1 else options.out for name in names]
+    trees = [
+        write_results(folder, one) for folder, one in zip(folders, several, strict=True)
+    ]  # fmt: skip
     if options.json:
-        click.echo(json.dumps(tree, indent=1))
-        return tree
+        click.echo(json.dumps(trees if len(trees) > 1 else trees[0], indent=1))
+        return trees
     console = new_console()
     if not console.is_terminal:  # a file: nothing to wrap at
         console = new_console(width=160)
-    console.print(results_table(tree))
+    for tree in trees:
+        console.print(results_table(tree))
+        _print_remarks(tree)
+    echo(f"Predictions, scores and folds: {', '.join(map(str, folders))}")
+    return trees
+
+
+def _print_remarks(tree: dict[str, Any]) -> None:
+    from fmritok.terminal import echo
+
+    if tree["n_units"] < _FEW:
+        echo(f"Warning: Few units: {tree['task']} ({tree['n_units']} {tree['unit']}s). Scores of "
+             f"fewer than {_FEW} vary widely by chance.", err=True)  # fmt: skip
     for reason, one in tree["excluded"].items():
         echo(f"Left out: {one['count']} {tree['unit']}s, {reason}.")
-    if tree.get("overlap"):
-        seen = tree["overlap"]
+    overlaps = [tree.get("overlap"), *(row.get("overlap") for row in tree["rows"])]
+    for seen in {one["training"]: one for one in overlaps if one}.values():
         echo(f"{seen['seen']} of {seen['test_subjects']} tested subjects were seen by "
              f"{seen['training']}.")  # fmt: skip
-    echo(f"Predictions, scores and folds: {options.out}")
-    return tree

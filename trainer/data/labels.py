@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -39,8 +39,6 @@ class Labels:
     within : tuple of np.ndarray of shape (n_units,), str
         Groups within families, outermost first: the subject of a run; the subject and the run of
         an event.
-    details : dict
-        Further facts for ``probe.json``.
     """
 
     target: str
@@ -50,7 +48,6 @@ class Labels:
     values: npt.NDArray[Any]
     family: npt.NDArray[np.str_]
     within: tuple[npt.NDArray[np.str_], ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def runs_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -147,10 +144,9 @@ def event_labels(found: EventWindows, runs: pd.DataFrame) -> Labels:
     """
     _require_two(EVENT_TARGET, found.trial_types)
     values = np.array(found.trial_types)[found.windows.label]
-    details = {"events_left_out": found.left_out, "runs": int(runs["run_id"].nunique())}
     return Labels(
         EVENT_TARGET, "classes", "event", np.arange(len(values)), values, families(runs),
-        (_subjects(runs), runs["run_id"].to_numpy(str)), details,
+        (_subjects(runs), runs["run_id"].to_numpy(str)),
     )  # fmt: skip
 
 

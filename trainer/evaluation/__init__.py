@@ -1,1 +1,1 @@
-"""Evaluate a frozen encoder: features, folds, probes and scores."""
+"""Evaluate a frozen encoder: features, heads, folds, metrics and scores."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fmritok.trainer.evaluation.exchange import exchanges
+from fmritok.trainer.evaluation.heads import Features, Head, Problem, constant, linear
 from fmritok.trainer.evaluation.intervals import mean_over_folds
-from fmritok.trainer.evaluation.linear import Rotated, choose_strength, logistic, ridge
 from fmritok.trainer.evaluation.metrics import (
     METRICS,
     class_metrics,
@@ -26,20 +26,10 @@ from fmritok.trainer.evaluation.metrics import (
 from fmritok.trainer.tasks.splits import Fold, grouping
 from fmritok.trainer.tasks.units import Units
 
-__all__ = [
-    "Features", "FoldPrediction", "Row", "cross_validate", "metrics_of", "retrieve",
-]  # fmt: skip
+__all__ = ["FoldPrediction", "Row", "cross_validate", "metrics_of", "retrieve"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
-
-
-class Features(Protocol):
-    """What a linear model predicts from; may be fitted on the training units of a fold."""
-
-    def fold(self, train: Integers, test: Integers) -> tuple[Floats, Floats]:
-        """Return the features of training and of test units, fitted on the first alone."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -108,12 +98,13 @@ def cross_validate(
     folds: Sequence[Fold],
     features: Features | None,
     *,
+    head: Head = linear,
     by: str = "family",
     permutations: int = 0,
 ) -> tuple[FoldPrediction, ...]:
-    """Predict the test units of each fold by ridge or logistic regression.
+    """Predict the test units of each fold by a head, by default ridge or logistic regression.
 
-    The penalty is chosen within the training side (and validation side, where there is one), in
+    Its options are chosen within the training side (and validation side, where there is one), in
     folds that keep together what the outer folds do.
 
     Parameters
@@ -122,6 +113,8 @@ def cross_validate(
     folds : sequence of Fold
     features : Features or None
         None: predict the mean of the training units, or the shares of their classes.
+    head : Head
+        See :mod:`fmritok.trainer.evaluation.heads`.
     by : str
         What inner folds keep together, see :class:`~fmritok.trainer.tasks.task.SplitRule`.
     permutations : int
@@ -137,16 +130,14 @@ def cross_validate(
     for fold in folds:
         if fold.seed != seed:
             seed, columns = fold.seed, _columns(units, permutations, fold.seed)
-        train, test = np.flatnonzero(fold.train | fold.validation), np.flatnonzero(fold.test)
-        if features is None:
-            scores = _without_features(units, columns[train], len(test))
-        else:
-            scores = _linear(units, columns[train], group[train], *features.fold(train, test))
+        problem = Problem(units, fold, columns, group)
+        train, test = problem.train, problem.test
+        scores = constant(problem) if features is None else head(problem, features)
         sd = float(columns[train, 0].std()) if units.task.kind == "regression" else 1.0
         ones = np.ones((1, len(test)))
         metrics = [
             metrics_of(units, test, of_column, sd, ones, truth=truth)
-            for of_column, truth in zip(scores, columns[test].T, strict=True)
+            for of_column, truth in zip(scores, columns[test].T, strict=False)
         ]
         permuted = {
             name: np.array([float(one[name][0]) for one in metrics[1:]]) for name in metrics[0]
@@ -227,27 +218,3 @@ def _columns(units: Units, permutations: int, seed: int) -> npt.NDArray[Any]:
     if (permuted == values).all():  # no permutation changes anything
         permuted = permuted[:0]
     return np.column_stack([values, permuted.T])
-
-
-def _linear(
-    units: Units,
-    columns: npt.NDArray[Any],
-    group: npt.NDArray[np.str_],
-    x: Floats,
-    x_test: Floats,
-) -> list[Floats]:
-    """Return the scores of the test units, for each column of labels."""
-    if units.task.kind == "regression":
-        return [found[:, None] for found in ridge(x, columns, group, x_test).T]
-    n_classes = len(units.classes)
-    strength = choose_strength(x, columns[:, 0], group, n_classes)
-    rotated = Rotated(x)
-    z_test = rotated.of(x_test)
-    return [logistic(rotated, column, z_test, strength, n_classes) for column in columns.T]
-
-
-def _without_features(units: Units, columns: npt.NDArray[Any], n_test: int) -> list[Floats]:
-    if units.task.kind == "regression":
-        return [np.full((n_test, 1), column.mean()) for column in columns.T]
-    shares = [np.bincount(column, minlength=len(units.classes)) for column in columns.T]
-    return [np.tile(share / share.sum(), (n_test, 1)) for share in shares]

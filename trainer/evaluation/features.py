@@ -1,16 +1,16 @@
 """Compute features of windows and runs with a frozen encoder, trained or untrained."""
 
-# X = W, or C * W with cells kept apart
+# X = 2 * W, or (C + 1) * W with cells kept apart
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
@@ -18,7 +18,7 @@ from fmritok.progress import tracked
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.reading import Batch, window_loader
 from fmritok.trainer.data.windows import RunIndex, Windows
-from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
@@ -27,17 +27,19 @@ from fmritok.trainer.record.folder import find_checkpoint
 from fmritok.trainer.record.saved_group import SavedGroup
 
 __all__ = [
+    "Encoded",
     "FrozenEncoder",
     "Pool",
+    "encode",
+    "following_windows",
     "load_encoder",
-    "run_features",
     "spread_windows",
-    "window_features",
 ]
 
 Pool = Literal["mean", "cells"]
 
-_BATCH = 16
+_TOKENS = 16_384  # of a batch
+_MOST_WINDOWS = 256
 
 
 class FrozenEncoder(NamedTuple):
@@ -51,6 +53,11 @@ class FrozenEncoder(NamedTuple):
     """checkpoint, step and checksum, for the scores"""
     group: SavedGroup
     """meaning of the tokens it was trained on"""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint, for messages."""
+        return str(self.source.get("checkpoint", self.source.get("untrained")))
 
 
 def load_encoder(
@@ -98,101 +105,110 @@ def spread_windows(n_frames: int, *, window: int, crops: int) -> list[tuple[int,
     return [(first, length) for first in np.unique(starts).tolist()]
 
 
-def run_features(
-    frozen: FrozenEncoder,
+def following_windows(n_frames: int, *, window: int) -> list[tuple[int, int]]:
+    """Return windows that follow each other; the last one ends with the run and may overlap."""
+    if n_frames <= window:
+        return [(0, n_frames)]
+    starts = list(range(0, n_frames - window + 1, window))
+    if starts[-1] + window < n_frames:
+        starts.append(n_frames - window)
+    return [(first, window) for first in starts]
+
+
+class Encoded(NamedTuple):
+    """Output of one encoder for a batch of windows."""
+
+    tokens: Tensor
+    """[B U C W], float32"""
+    cls: Tensor
+    """[B W], float32"""
+    valid: Tensor | None
+    """False in patches of padding alone [B U], bool; None without padding"""
+
+    def pooled(self, pool: Pool) -> Tensor:
+        """Return the mean token and CLS of each window [B X].
+
+        ``mean``: the mean of all tokens. ``cells``: the mean over time of each cell, concatenated.
+        """
+        tokens_BUX = self.tokens.mean(2) if pool == "mean" else self.tokens.flatten(2)
+        if self.valid is None:
+            return torch.cat([tokens_BUX.mean(1), self.cls], dim=1)
+        weight_BU1 = self.valid[:, :, None].float()
+        mean_BX = (tokens_BUX * weight_BU1).sum(1) / weight_BU1.sum(1)
+        return torch.cat([mean_BX, self.cls], dim=1)
+
+
+def encode(
+    encoders: Sequence[FrozenEncoder],
     group: TokenGroup,
     index: RunIndex,
+    windows: Windows,
     *,
-    crops: int,
     device: torch.device,
     workers: int = 0,
-    pool: Pool = "mean",
-    batch_size: int = _BATCH,
-) -> npt.NDArray[np.float32]:
-    """Return each run's pooled tokens and CLS, averaged over evenly spread windows.
+    batch_size: int | None = None,
+) -> Iterator[tuple[Batch, list[Encoded]]]:
+    """Read windows once, and encode them with several encoders of one shape.
 
     Parameters
     ----------
-    frozen : FrozenEncoder
+    encoders : sequence of FrozenEncoder
+        Of one training: trained, and untrained ones of the same shape.
     group : TokenGroup
     index : RunIndex
-        The runs.
-    crops : int
-        Windows of each run.
+        The runs that the windows are of.
+    windows : Windows
     device : torch.device
-    workers, batch_size : int
-    pool : {"mean", "cells"}
-        ``mean``: the mean of all tokens. ``cells``: the mean over time of each cell, concatenated.
+    workers : int
+        Processes that read; 0: this one.
+    batch_size : int, optional
+        Windows. Default: about as many as have 16,384 tokens.
 
-    Returns
-    -------
-    np.ndarray of shape (n_runs, 2 * width) or (n_runs, (n_cells + 1) * width), float32
+    Yields
+    ------
+    batch : Batch
+    encoded : list of Encoded
+        By each encoder, on the CPU.
+
+    Raises
+    ------
+    TrainingError
+        If an output is not finite; names the run.
     """
-    spread = [
-        (run, *place)
-        for run, n_frames in enumerate(index.n_frames.tolist())
-        for place in spread_windows(n_frames, window=frozen.window, crops=crops)
-    ]
-    run, first, length = np.array(spread, dtype=np.int64).reshape(-1, 3).T
-    windows = Windows.of(run, first, length, np.zeros_like(run))
-    pooled = 1 if pool == "mean" else frozen.encoder.grid.n_cells
-    sums = np.zeros((len(index), (pooled + 1) * frozen.config.model.width))
-    batches = _features(frozen, group, index, windows, device, workers, batch_size, pool)
-    for batch, features in batches:
-        np.add.at(sums, batch.runs.numpy(), features)
-    counts = np.bincount(run, minlength=len(index))
-    return (sums / counts[:, None]).astype(np.float32)
-
-
-def window_features(
-    frozen: FrozenEncoder,
-    group: TokenGroup,
-    index: RunIndex,
-    windows: Windows,
-    *,
-    device: torch.device,
-    workers: int = 0,
-    pool: Pool = "mean",
-    batch_size: int = _BATCH,
-) -> npt.NDArray[np.float32]:
-    """Return the pooled tokens and CLS of each window; see :func:`run_features`.
-
-    Returns
-    -------
-    np.ndarray of shape (n_windows, 2 * width) or (n_windows, (n_cells + 1) * width), float32
-    """
-    batches = _features(frozen, group, index, windows, device, workers, batch_size, pool)
-    return np.concatenate([features for _, features in batches])
-
-
-def _features(
-    frozen: FrozenEncoder,
-    group: TokenGroup,
-    index: RunIndex,
-    windows: Windows,
-    device: torch.device,
-    workers: int,
-    batch_size: int,
-    pool: Pool,
-) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
-    """Yield each batch with the pooled tokens and CLS of its windows."""
-    encoder = frozen.encoder.to(device)
-    requests = list(windows.batches(batch_size))
+    models = [one.encoder.to(device) for one in encoders]
+    size = batch_size or _batch_size(models[0], windows)
+    requests = list(windows.batches(size))
     batches = window_loader(group, index, requests, workers=workers)
     for batch in tracked(batches, len(requests), "batches"):
-        with torch.no_grad():
-            inputs = encoder.inputs(batch.to(device))
-            encoded = encoder(
-                encoder.embed(inputs.patches), inputs.static, inputs.times, inputs.valid
-            )
-            tokens_BUX = encoded.tokens.mean(2) if pool == "mean" else encoded.tokens.flatten(2)
-            if inputs.valid is None:
-                mean_BX = tokens_BUX.mean(1)
-            else:
-                weight_BU1 = inputs.valid[:, :, None].float()
-                mean_BX = (tokens_BUX * weight_BU1).sum(1) / weight_BU1.sum(1)
-            features = torch.cat([mean_BX, encoded.cls], dim=1).float().cpu().numpy()
-        yield batch, features
+        found = []
+        with torch.inference_mode():
+            inputs = models[0].inputs(batch.to(device))
+            valid = None if inputs.valid is None else inputs.valid.cpu()
+            for model in models:
+                out = model(model.embed(inputs.patches), inputs.static, inputs.times, inputs.valid)
+                found.append(Encoded(out.tokens.float().cpu(), out.cls.float().cpu(), valid))
+        for one, encoder in zip(found, encoders, strict=True):
+            _refuse_unfinite(one, batch, index, encoder)
+        yield batch, found
+
+
+def _batch_size(model: TokenTransformer, windows: Windows) -> int:
+    patches = -(-int(windows.n_frames.max(initial=1)) // model.grid.layout.patch)
+    tokens = patches * int(model.grid.n_cells)
+    return max(1, min(_MOST_WINDOWS, _TOKENS // tokens))
+
+
+def _refuse_unfinite(
+    encoded: Encoded, batch: Batch, index: RunIndex, encoder: FrozenEncoder
+) -> None:
+    fine = encoded.tokens.flatten(1).isfinite().all(1) & encoded.cls.isfinite().all(1)
+    if not fine.all():
+        run = str(index.run_id[int(batch.runs[~fine][0])])
+        raise TrainingError(
+            expected("Features", f"of run {run} by {encoder.name}", "finite numbers",
+                     "NaN or infinity", "Check the run with `fmritok verify` and the training's "
+                     "losses, or leave the run out with --where.")
+        )  # fmt: skip
 
 
 def _saved_group(checkpoint: Checkpoint, group: TokenGroup | None) -> SavedGroup:

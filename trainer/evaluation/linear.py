@@ -6,22 +6,41 @@ decomposition per fold serves all penalties and all columns of labels.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fmritok.trainer.evaluation.folds import class_folds, number_folds
 
-__all__ = ["Rotated", "choose_strength", "logistic", "ridge"]
+__all__ = ["BALANCED", "PUBLISHED", "Choice", "Rotated", "choose_strength", "logistic", "ridge"]
 
 _PENALTIES = np.logspace(-1, 5, 13)  # of ridge, for every 100 features
-_STRENGTHS = np.logspace(-4, 1, 6)  # of logistic regression: the inverse of a penalty
-_DEFAULT_STRENGTH = float(_STRENGTHS[1])
 _INNER_FOLDS = 3
 _RANK = 1e-10  # of the largest variance; smaller ones are rounding
 
 Floats = npt.NDArray[np.floating[Any]]
+Weight = Literal["balanced"] | None
+
+
+class Choice(NamedTuple):
+    """How the strength of logistic regression, the inverse of a penalty, is chosen."""
+
+    strengths: tuple[float, ...]
+    folds: int
+    """inner folds"""
+    weight: Weight
+    """of the classes"""
+    by: Literal["likelihood", "accuracy"]
+    otherwise: float
+    """strength where there are too few families for inner folds"""
+
+
+BALANCED = Choice(
+    tuple(np.logspace(-4, 1, 6).tolist()), _INNER_FOLDS, "balanced", "likelihood", 1e-3
+)
+#: As in Brainmarks, whose inner folds do not keep families together.
+PUBLISHED = Choice(tuple(np.logspace(-4, 4, 10).tolist()), 5, None, "accuracy", 1.0)
 
 
 class Rotated:
@@ -93,7 +112,11 @@ def _ridge(rotated: Rotated, y: Floats, z_test: Floats, penalty: float | Floats)
 
 
 def choose_strength(
-    x: Floats, y: npt.NDArray[np.int64], family: npt.NDArray[np.str_], n_classes: int
+    x: Floats,
+    y: npt.NDArray[np.int64],
+    family: npt.NDArray[np.str_],
+    n_classes: int,
+    choice: Choice = BALANCED,
 ) -> float:
     """Return the strength of logistic regression (inverse penalty) with the best inner folds.
 
@@ -106,27 +129,37 @@ def choose_strength(
         Class of each unit.
     family : np.ndarray of shape (n_units,), str
     n_classes : int
+    choice : Choice
     """
     most = min(len(np.unique(family[y == code])) for code in np.unique(y))
-    inner = class_folds(y, family, folds=min(_INNER_FOLDS, most), seed=0)
+    inner = class_folds(y, family, folds=min(choice.folds, most), seed=0)
     if inner is None:
-        return _DEFAULT_STRENGTH
-    losses = np.zeros(len(_STRENGTHS))
+        return choice.otherwise
+    losses = np.zeros(len(choice.strengths))
     for fold in range(inner.max() + 1):
         held = inner == fold
         rotated = Rotated(x[~held])
         z_test = rotated.of(x[held])
-        for i, strength in enumerate(_STRENGTHS):
-            found = logistic(rotated, y[~held], z_test, float(strength), n_classes)
+        for i, strength in enumerate(choice.strengths):
+            found = logistic(rotated, y[~held], z_test, strength, n_classes, weight=choice.weight)
+            if choice.by == "accuracy":
+                losses[i] -= (found.argmax(1) == y[held]).mean()
+                continue
             true = found[np.arange(len(z_test)), y[held]]
             losses[i] -= np.log(np.maximum(true, 1e-15)).sum()
-    return float(_STRENGTHS[losses.argmin()])
+    return choice.strengths[int(losses.argmin())]
 
 
 def logistic(
-    rotated: Rotated, y: npt.NDArray[np.int64], z_test: Floats, strength: float, n_classes: int
+    rotated: Rotated,
+    y: npt.NDArray[np.int64],
+    z_test: Floats,
+    strength: float,
+    n_classes: int,
+    *,
+    weight: Weight = "balanced",
 ) -> Floats:
-    """Return class probabilities (n_test, n_classes) by logistic regression of balanced classes.
+    """Return class probabilities (n_test, n_classes) by logistic regression.
 
     Parameters
     ----------
@@ -138,6 +171,8 @@ def logistic(
         Features of the units to predict, from :meth:`Rotated.of`.
     strength : float
     n_classes : int
+    weight : {"balanced", None}
+        ``balanced``: every class has the same weight.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -146,6 +181,6 @@ def logistic(
     if len(seen) < 2 or not len(rotated.squares):
         probabilities[:, seen] = 1 / len(seen)
         return probabilities
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    model = LogisticRegression(C=strength, class_weight=weight, max_iter=2000)
     probabilities[:, seen] = model.fit(rotated.train, y).predict_proba(z_test)
     return probabilities

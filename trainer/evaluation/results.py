@@ -20,6 +20,7 @@ from rich.table import Table
 
 from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.evaluation.chance import Score, chance
 from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.intervals import (
     DRAWS,
@@ -29,8 +30,6 @@ from fmritok.trainer.evaluation.intervals import (
     mean_over_folds,
 )
 from fmritok.trainer.evaluation.metrics import METRICS
-from fmritok.trainer.evaluation.probe import Score
-from fmritok.trainer.evaluation.scores import chance
 from fmritok.trainer.tasks.splits import Fold, splits_json
 from fmritok.trainer.tasks.task import task_yaml
 from fmritok.trainer.tasks.units import Units
@@ -206,7 +205,7 @@ def results_table(tree: dict[str, Any]) -> Table:
 
 
 def _scores(row: Row) -> list[Score]:
-    """Gather the folds of each seed; see :class:`fmritok.trainer.evaluation.probe.Score`."""
+    """Gather the folds of each seed; see :class:`fmritok.trainer.evaluation.chance.Score`."""
     scores = []
     for seed in dict.fromkeys(one.fold.seed for one in row.predictions):
         own = [one for one in row.predictions if one.fold.seed == seed]
@@ -219,7 +218,6 @@ def _scores(row: Row) -> list[Score]:
             Score(
                 seed,
                 {name: float(mean_over_folds(values)) for name, values in of_folds.items()},
-                (),
                 of_folds,
                 {name: values[~np.isnan(values)] for name, values in permuted.items()},
             )

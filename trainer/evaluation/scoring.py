@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmritok.trainer.evaluation.crossval import Features, Row, cross_validate, retrieve
+from fmritok.trainer.evaluation.crossval import Row, cross_validate, retrieve
+from fmritok.trainer.evaluation.heads import Features, Head, linear
 from fmritok.trainer.evaluation.unit_features import Columns, Residual
 from fmritok.trainer.tasks.splits import Fold
 from fmritok.trainer.tasks.units import Units
@@ -22,6 +23,7 @@ def score_features(
     name: str,
     features: Features | None,
     *,
+    head: Head = linear,
     confounds: pd.DataFrame | None = None,
     permutations: int = 0,
     details: dict[str, Any] | None = None,
@@ -36,6 +38,8 @@ def score_features(
     name : str
     features : Features or None
         None: the mean of the training units, or the shares of their classes.
+    head : Head
+        Not used for retrieval.
     confounds : pd.DataFrame of n_units rows, optional
     permutations : int
         Of the labels, divided among the seeds.
@@ -54,11 +58,11 @@ def score_features(
     of_seed = -(-permutations // seeds) if features is not None else 0
     by = units.task.split.by if len(folds) > 1 else "family"
     by = "site" if by == "leave-site-out" else by
-    found = cross_validate(units, folds, features, by=by, permutations=of_seed)
+    found = cross_validate(units, folds, features, head=head, by=by, permutations=of_seed)
     rows = [Row(name, found, details)]
     if confounds is not None and features is not None:
         less = Residual(features, Columns(confounds))
-        found = cross_validate(units, folds, less, by=by, permutations=of_seed)
+        found = cross_validate(units, folds, less, head=head, by=by, permutations=of_seed)
         named = ", ".join(map(str, confounds.columns))
         rows.append(Row(f"{name} less {named}", found, {**details, "regressed": named}))
     return rows

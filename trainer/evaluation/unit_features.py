@@ -11,7 +11,7 @@ import pandas as pd
 
 from fmritok.errors import expected
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.evaluation.crossval import Features
+from fmritok.trainer.evaluation.heads import Features
 
 __all__ = ["Columns", "Edges", "Fixed", "Residual"]
 

@@ -96,6 +96,7 @@ def units_of(
     events: pd.DataFrame | None = None,
     *,
     where: Sequence[str] = (),
+    patch: int = 1,
 ) -> Units:
     """Find the units of a task and label them.
 
@@ -108,6 +109,8 @@ def units_of(
         Of the store.
     where : sequence of str
         ``column=value``: instead of what the task says of that property of runs.
+    patch : int
+        Windows of events are whole patches of so many frames, as a model has them.
 
     Raises
     ------
@@ -116,7 +119,7 @@ def units_of(
     """
     runs = _cohort(task, runs, where).sort_values("run_id", ignore_index=True)
     if task.target == (EVENT_TARGET,):
-        return _of_events(task, runs, events)
+        return _of_events(task, runs, events, patch)
     column = find_column(task.target, phenotypes, what="Column", where=f"of task {task.name}")
     values = values_of_runs(column, runs, phenotypes)
     excluded: dict[str, npt.NDArray[np.str_]] = {}
@@ -214,14 +217,14 @@ def _cohort(task: Task, runs: pd.DataFrame, where: Sequence[str]) -> pd.DataFram
     return runs_where(runs, conditions)
 
 
-def _of_events(task: Task, runs: pd.DataFrame, events: pd.DataFrame | None) -> Units:
+def _of_events(task: Task, runs: pd.DataFrame, events: pd.DataFrame | None, patch: int) -> Units:
     index = RunIndex.of(runs, runs["run_id"].tolist())
     if events is None or not events["run_id"].isin(runs["run_id"]).any():
         raise ConfigError(
             expected("Events", f"of task {task.name}", "some during the chosen runs", "none",
                      "Tokenize a cohort with task runs and their events.")
         )  # fmt: skip
-    found = event_windows(index, events, window=task.window, delay=task.delay)
+    found = event_windows(index, events, window=task.window, delay=task.delay, patch=patch)
     of_row = runs.iloc[found.windows.run].reset_index(drop=True)
     ids = np.array([f"{run}@{first:06d}" for run, first
                     in zip(of_row["run_id"], found.windows.first, strict=True)])  # fmt: skip

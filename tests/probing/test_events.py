@@ -16,8 +16,7 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.tables.annotations import read_annotation, write_annotations
 from fmritok.pipeline.store.tables.switch import replace_tables
-from fmritok.trainer.data.windows import RunIndex, Windows
-from fmritok.trainer.evaluation.features import load_encoder, run_features, window_features
+from fmritok.trainer.evaluation.results import read_results
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.training.loop import Trainer
 
@@ -77,43 +76,60 @@ def training(store, tmp_path):
 def _probe(store, training, *options):
     out = training.parent / "probe"
     command = ["probe", "--store", store, "--training", training, "--target", "trial_type",
-               "--seeds", 1, "--folds", 3, "--out", out, "--device", "cpu", *options]  # fmt: skip
+               "--seeds", 1, "--folds", 3, "--permutations", 0, "--no-cache", "--out", out,
+               "--device", "cpu", *options]  # fmt: skip
     done = CliRunner().invoke(main, [str(each) for each in command])
-    rows = json.loads((out / "probe.json").read_text()) if done.exit_code == 0 else []
-    return done, rows
+    return done, read_results(out)[0] if done.exit_code == 0 else {}
+
+
+def _means(tree, metric="balanced_accuracy"):
+    return [row["figures"][metric]["mean"] for row in tree["rows"]]
 
 
 def test_what_happened_is_read_from_where_the_response_is(store, training):
-    done, rows = _probe(store, training, "--event-window", "6", "--untrained")
+    done, tree = _probe(store, training, "--event-window", "6", "--untrained")
     assert done.exit_code == 0, done.output
-    assert [row["encoder"] for row in rows] == ["mtm a", "untrained, as mtm a"]
-    for row in rows:
-        assert (row["unit"], row["n_units"]) == ("event", 40)
-        assert row["classes"] == {"left": 20, "right": 20}
-        assert row["window_s"] == [pytest.approx(8 * TR)] * 2
-        assert (row["events_left_out"], row["runs"], row["delay_s"]) == (0, 10, 4.0)
-        assert row["figures"]["balanced_accuracy"]["mean"] > 0.9
-    folds = json.loads((training.parent / "probe" / "folds.json").read_text())
-    for fold in folds.values():
-        sides = [set(fold[side]["runs"]) for side in ("train", "validation")]
-        assert not sides[0] & sides[1]
-        assert sorted(sides[0] | sides[1]) == TokenStore(store).group().runs["run_id"].tolist()
-    before, rows = _probe(store, training, "--event-window", "6", "--event-delay", "-2")
+    names = [row["row"] for row in tree["rows"]]
+    assert names == ["mtm a (linear)", "untrained, as mtm a (linear)"]
+    assert (tree["unit"], tree["n_units"], tree["n_subjects"]) == ("window", 40, 10)
+    assert tree["classes"] == {"left": 20, "right": 20}
+    assert tree["excluded"] == {}
+    assert min(_means(tree)) > 0.9
+    for fold in json.loads((training.parent / "probe" / "splits.json").read_text()):
+        runs = [{unit.partition("@")[0] for unit in fold[side]} for side in ("train", "test")]
+        assert not runs[0] & runs[1]
+        assert sorted(runs[0] | runs[1]) == TokenStore(store).group().runs["run_id"].tolist()
+    before, tree = _probe(store, training, "--event-window", "6", "--event-delay", "-2")
     assert before.exit_code == 0, before.output
-    assert rows[0]["figures"]["balanced_accuracy"]["mean"] < 0.75
+    assert _means(tree)[0] < 0.75
+
+
+def test_windows_are_whole_patches_of_the_model(store, training, monkeypatch):
+    from fmritok.trainer.probing import passes
+
+    whole, lengths = passes.encode, []
+
+    def spy(encoders, group, index, windows, **options):
+        lengths.extend(windows.n_frames.tolist())
+        yield from whole(encoders, group, index, windows, **options)
+
+    monkeypatch.setattr(passes, "encode", spy)
+    _probe(store, training, "--event-window", "6")
+    assert set(lengths) == {8}  # 6 s are 8.3 frames, the model's patches have 4
 
 
 def test_windows_beyond_the_run_are_counted(store, training):
-    done, rows = _probe(store, training, "--event-delay", "20")
+    done, tree = _probe(store, training, "--event-delay", "20")
     assert done.exit_code == 0, done.output
-    assert (rows[0]["events_left_out"], rows[0]["n_units"]) == (10, 30)
+    assert tree["excluded"]["window reaches beyond the run"]["count"] == 10
+    assert tree["n_units"] == 30
 
 
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
-        (["--trial-type", "left"], 2, "two or more different labels in trial_type, got left"),
-        (["--trial-type", "left", "--trial-type", "jump"], 1, "of trial type 'jump'"),
+        (["--trial-type", "left"], 2, "two or more different labels, got left"),
+        (["--trial-type", "left", "--trial-type", "jump"], 2, "labels, got left"),
         (["--event-window", "100"], 1, "Choose other trial types, a shorter window"),
         (["--where", "task=motor"], 2, "task among rest, got motor"),
         (["--where", "subject=103"], 2, "3 or more families of every class"),
@@ -130,24 +146,13 @@ def test_a_store_without_events_says_so(store, training):
     _write_events(store, [("another_run", 5.0, 2.0, "left")])
     done, _ = _probe(store, training)
     assert done.exit_code == 2
-    assert "some during the runs of vae, got none of 1 events" in " ".join(done.output.split())
+    assert "Events of task trial_type: expected some during the chosen runs, got none" in " ".join(
+        done.output.split()
+    )
 
 
 def test_where_leaves_some_runs(store, training):
     options = [f"--where=subject={100 + i}" for i in range(6)]
-    done, rows = _probe(store, training, *options)
+    done, tree = _probe(store, training, *options)
     assert done.exit_code == 0, done.output
-    assert (rows[0]["runs"], rows[0]["n_units"]) == (6, 24)
-
-
-def test_features_of_windows_are_those_that_runs_average(store, training):
-    group = TokenStore(store).group()
-    frozen = load_encoder(training, group)
-    index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    run, first = np.repeat(np.arange(SUBJECTS), 3), np.tile([0, 56, 112], SUBJECTS)
-    windows = Windows.of(run, first, np.full(30, 8), np.zeros_like(run))
-    options = {"device": torch.device("cpu")}
-    each = window_features(frozen, group, index, windows, **options)
-    whole = run_features(frozen, group, index, crops=3, **options)
-    np.testing.assert_allclose(each.reshape(SUBJECTS, 3, -1).mean(1), whole, rtol=1e-5, atol=1e-6)
-    assert np.abs(each[0] - each[1]).max() > 1e-3
+    assert (tree["n_subjects"], tree["n_units"]) == (6, 24)

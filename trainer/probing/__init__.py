@@ -1,0 +1,1 @@
+"""Probe frozen encoders on tasks: cached features, heads, embeddings for other tools."""

@@ -1,0 +1,358 @@
+"""Rows of frozen encoders on tasks: from a store and trainings to results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from fmritok.errors import expected
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
+from fmritok.trainer.evaluation.crossval import Row
+from fmritok.trainer.evaluation.features import Pool
+from fmritok.trainer.evaluation.heads import Head, linear, neighbours, published_logistic
+from fmritok.trainer.evaluation.results import Results
+from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.unit_features import Fixed
+from fmritok.trainer.probing.attentive import Attentive, AttentiveOptions, TokenSets
+from fmritok.trainer.probing.cache import FeatureCache
+from fmritok.trainer.probing.material import Source, need_of, open_sources, units_in_all
+from fmritok.trainer.probing.passes import Form, Need, features_of
+from fmritok.trainer.tasks.confounds import nuisance_table
+from fmritok.trainer.tasks.division import SplitOptions, divide
+from fmritok.trainer.tasks.split_file import overlap, read_pretraining
+from fmritok.trainer.tasks.splits import Fold
+from fmritok.trainer.tasks.task import Task
+from fmritok.trainer.tasks.units import Units, without_units
+from fmritok.trainer.training.faults import within_memory
+
+__all__ = ["HEADS", "HeadName", "ProbeOptions", "probe"]
+
+HeadName = Literal["linear", "logistic", "attentive", "knn"]
+HEADS: tuple[HeadName, ...] = get_args(HeadName)
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How encoders are probed.
+
+    Attributes
+    ----------
+    heads : tuple of {"linear", "logistic", "attentive", "knn"}
+    pool : {"mean", "cells"}
+        Features: CLS, and the mean over all tokens or over those of each cell. An attentive head
+        takes all tokens.
+    untrained : bool
+        Also probe untrained encoders of the same shape, one for each seed of the folds.
+    crops : int
+        Evenly spread windows of each run.
+    regress : tuple of str
+        Confounds that features are also scored without; not those of an attentive head.
+    permutations : int
+        Of the labels, divided among the seeds; none for an attentive head.
+    attentive : AttentiveOptions
+    """
+
+    heads: tuple[HeadName, ...] = ("linear",)
+    pool: Pool = "mean"
+    untrained: bool = False
+    crops: int = 8
+    regress: tuple[str, ...] = ()
+    permutations: int = 100
+    attentive: AttentiveOptions = AttentiveOptions()
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A task with its units in the tokens of each source, and their folds."""
+
+    units: list[Units]
+    folds: list[Fold]
+    confounds: pd.DataFrame | None
+    details: dict[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({fold.seed for fold in self.folds}) or [0]
+
+    @property
+    def retrieves(self) -> bool:
+        return self.units[0].task.kind == "retrieval"
+
+
+@within_memory("the probe", "Use a machine or a GPU with more of it, or --device cpu.")
+def probe(
+    store: str,
+    tasks: Sequence[Task],
+    trainings: Sequence[Path],
+    options: ProbeOptions = ProbeOptions(),
+    *,
+    cache: FeatureCache,
+    device: torch.device,
+    group: str | None = None,
+    where: Sequence[str] = (),
+    split: SplitOptions = SplitOptions(),  # noqa: B008  immutable
+    workers: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Results]:
+    """Score heads on the features of frozen encoders, all rows of a task on the same folds.
+
+    The tokens of a training are read once for all tasks, heads and seeds; features are kept in a
+    cache.
+
+    Parameters
+    ----------
+    store : str
+    tasks : sequence of Task
+    trainings : sequence of Path
+        Folders of trainings, or checkpoints.
+    options : ProbeOptions
+    cache : FeatureCache
+    device : torch.device
+    group : str, optional
+        Token group; by default that of each training.
+    where : sequence of str
+        ``column=value``: which runs, instead of what a task says of that property.
+    split : SplitOptions
+        Without a pretraining, the tested subjects that each training has seen are counted in its
+        rows.
+    workers : int
+        Processes that read windows; 0: this one.
+    progress : callable
+        Told what is being done.
+
+    Returns
+    -------
+    list of Results
+        One for each task.
+
+    Raises
+    ------
+    ConfigError
+        If the store cannot serve a task, or options do not go together.
+    CheckpointError
+        If there is no checkpoint, or it was trained on other tokens.
+    """
+    opened = TokenStore(store)
+    sources = open_sources(opened, trainings, group)
+    questions = [_question(task, sources, opened, options, where, split) for task in tasks]
+    rows: list[list[Row]] = [[] for _ in tasks]
+    for number, source in enumerate(sources):
+        progress(f"{source.name}: features")
+        seeds = sorted({seed for one in questions for seed in one.seeds})
+        encoders = [source.frozen]
+        if options.untrained:
+            encoders += [source.untrained(seed) for seed in seeds]
+        plan = [_forms(one, options) for one in questions]
+        needs = _distinct(
+            need_of(question.units[number], source, form, options.crops)
+            for question, forms in zip(questions, plan, strict=True) for form in forms
+        )  # fmt: skip
+        features = features_of(encoders, source.group, source.index, needs, cache,
+                               device=device, workers=workers)  # fmt: skip
+        del encoders[1:]
+        for own, question, forms in zip(rows, questions, plan, strict=True):
+            units = question.units[number]
+            by_form = {}
+            for form in forms:
+                at = _place(needs, need_of(units, source, form, options.crops))
+                by_form[form] = [(needs[at], of_encoder[at]) for of_encoder in features]
+            progress(f"{source.name}: {units.task.name}, {len(units)} {units.task.unit}s")
+            own += _rows(source, question, number, by_form, seeds, options, device, opened, split)
+    return [_results(question, own) for question, own in zip(questions, rows, strict=True)]
+
+
+def _question(
+    task: Task,
+    sources: Sequence[Source],
+    store: TokenStore,
+    options: ProbeOptions,
+    where: Sequence[str],
+    split: SplitOptions,
+) -> _Question:
+    """Find a task's units and folds; errors come before an encoder works."""
+    several = units_in_all(task, sources, store, where)
+    kind = several[0].task.kind
+    if kind == "retrieval":
+        wrong = ["--regress"] * bool(options.regress)
+        wrong += ["a split"] * (split.file is not None or split.held_out is not None)
+        if wrong:
+            raise ConfigError(
+                expected("Task", task.name, "nothing that trains: runs are only compared",
+                         ", ".join(wrong), "Leave it out.")
+            )  # fmt: skip
+    if kind == "regression" and "logistic" in options.heads:
+        raise ConfigError(
+            expected("Option", f"--head logistic with task {task.name}", "classes", "numbers",
+                     "Choose --head linear.")
+        )  # fmt: skip
+    confounds = None
+    if options.regress:
+        confounds, _ = nuisance_table(options.regress, several[0], store.phenotypes, asked=True)
+        lacking = confounds.isna().any(axis=1).to_numpy()
+        several = [without_units(units, lacking, "confound missing") for units in several]
+        confounds = confounds[~lacking].reset_index(drop=True)
+    details: dict[str, Any] = {"store": str(store.location)}
+    folds: list[Fold] = []
+    if kind != "retrieval":
+        folds, of_split = divide(several[0], split, store.runs)
+        details |= of_split
+    return _Question(several, folds, confounds, details)
+
+
+def _forms(question: _Question, options: ProbeOptions) -> list[Form]:
+    attentive = "attentive" in options.heads and not question.retrieves
+    pooled = set(options.heads) != {"attentive"} or question.retrieves
+    found: list[Form] = [options.pool] if pooled else []
+    return [*found, "tokens"] if attentive else found
+
+
+def _rows(
+    source: Source,
+    question: _Question,
+    number: int,
+    by_form: dict[Form, list[tuple[Need, npt.NDArray[Any]]]],
+    seeds: Sequence[int],
+    options: ProbeOptions,
+    device: torch.device,
+    store: TokenStore,
+    split: SplitOptions,
+) -> list[Row]:
+    """Score all heads on one source: its encoder, then untrained ones."""
+    units = question.units[number]
+    shared: dict[str, Any] = {"group": source.group.name, "crops": options.crops}
+    heads = list(options.heads)
+    if question.retrieves:
+        heads = ["linear"]  # no head is trained
+    found = []
+    for head in heads:
+        form: Form = "tokens" if head == "attentive" else options.pool
+        scored = _head(head, options, device)
+        named = "" if question.retrieves else f" ({head})"
+        of_encoders = by_form[form]
+        how = {**shared, "head": None if question.retrieves else head, "pool": form}
+        details = {**how, "source": source.frozen.source,
+                   "overlap": _overlap(source, question, units, store, split)}  # fmt: skip
+        found += _score(units, question, source.name + named, [of_encoders[0]], scored, options,
+                        source, details)  # fmt: skip
+        if options.untrained:
+            own = [of_encoders[1 + seeds.index(seed)] for seed in question.seeds]
+            details = {**how, "source": {"untrained": f"as {source.training}",
+                                         "seeds": question.seeds}}  # fmt: skip
+            found += _score(units, question, f"untrained, as {source.name}{named}", own, scored,
+                            options, source, details)  # fmt: skip
+    return found
+
+
+def _score(
+    units: Units,
+    question: _Question,
+    name: str,
+    of_seeds: Sequence[tuple[Need, npt.NDArray[Any]]],
+    head: Head,
+    options: ProbeOptions,
+    source: Source,
+    details: dict[str, Any],
+) -> list[Row]:
+    """Score one head on features, either the same for all seeds or each seed's own."""
+    attends = isinstance(head, Attentive)
+    confounds = None if attends else question.confounds
+    permutations = 0 if attends else options.permutations
+    parts = []
+    for place, (need, features) in enumerate(of_seeds):
+        folds = question.folds
+        if len(of_seeds) > 1:
+            folds = [fold for fold in folds if fold.seed == question.seeds[place]]
+        chosen: Any
+        if attends:
+            chosen = _token_sets(units, need, features, source)
+        else:
+            chosen = Fixed(_of_units(units, features), units.ids)
+        parts.append(
+            score_features(
+                units, folds, name, chosen, head=head, confounds=confounds, details=details,
+                permutations=-(-permutations // len(of_seeds)),
+            )
+        )  # fmt: skip
+    return [
+        Row(rows[0].name, tuple(p for row in rows for p in row.predictions), rows[0].details)
+        for rows in zip(*parts, strict=True)
+    ]
+
+
+def _head(name: HeadName, options: ProbeOptions, device: torch.device) -> Head:
+    heads: dict[HeadName, Head] = {
+        "linear": linear,
+        "logistic": published_logistic,
+        "knn": neighbours,
+        "attentive": Attentive(options.attentive, device),
+    }
+    return heads[name]
+
+
+def _of_units(units: Units, features: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
+    """Average features over the rows of each unit."""
+    of_row = units.labels.of_row
+    rows = np.flatnonzero(of_row >= 0)
+    sums = np.zeros((len(units), features.shape[1]))
+    np.add.at(sums, of_row[rows], features[rows])
+    return np.asarray(sums / np.bincount(of_row[rows], minlength=len(units))[:, None])
+
+
+def _token_sets(units: Units, need: Need, features: npt.NDArray[Any], source: Source) -> TokenSets:
+    lengths = -(-need.windows.n_frames // source.patch)
+    if units.events is not None:
+        return TokenSets(features, lengths, units.labels.of_row)
+    run_ids = source.index.run_id[need.windows.run]
+    of_run = pd.Series(units.labels.of_row, index=units.runs["run_id"].to_numpy(str))
+    return TokenSets(features, lengths, of_run.loc[run_ids.tolist()].to_numpy(np.int64))
+
+
+def _overlap(
+    source: Source, question: _Question, units: Units, store: TokenStore, split: SplitOptions
+) -> dict[str, Any] | None:
+    """Count the tested subjects that the encoder was trained on; of retrieval, all are tested."""
+    folds = question.folds
+    if question.retrieves:
+        nobody, everybody = np.zeros(len(units), bool), np.ones(len(units), bool)
+        folds = [Fold(0, 0, "", nobody, nobody, everybody)]
+    try:
+        seen = read_pretraining(split.pretraining or source.training)
+    except (CheckpointError, TrainingError):
+        if split.pretraining is not None:
+            raise
+        return None  # a checkpoint of release 0.1 that lies outside of its training
+    return overlap(seen, units, folds, store.runs)
+
+
+def _results(question: _Question, rows: Sequence[Row]) -> Results:
+    folds = question.folds or [rows[0].predictions[0].fold]
+    seen = question.details.get("overlap") or rows[0].details["overlap"]
+    details = {**question.details, "overlap": seen}
+    return Results(question.units[0], tuple(folds), tuple(rows), details)
+
+
+def _distinct(needs: Any) -> list[Need]:
+    found: list[Need] = []
+    for need in needs:
+        if not any(_same(need, other) for other in found):
+            found.append(need)
+    return found
+
+
+def _place(needs: Sequence[Need], need: Need) -> int:
+    return next(i for i, other in enumerate(needs) if _same(need, other))
+
+
+def _same(one: Need, other: Need) -> bool:
+    columns = ("run", "first", "n_frames")
+    return one.form == other.form and all(
+        np.array_equal(getattr(one.windows, name), getattr(other.windows, name)) for name in columns
+    )
