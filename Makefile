@@ -73,7 +73,7 @@ lint: setup   # deptry compares imports with pyproject.toml; the second run has 
 	$(BIN)/python -m deptry . --extend-exclude 'benchmarks|tools'
 	$(BIN)/python -m deptry tests tests/support tests/harness benchmarks/speed benchmarks/learning tools tools/dcae_tiny \
 		--ignore DEP002,DEP004 --exclude benchmarks/speed/layouts.py
-	rm -rf .layers && mkdir -p .layers/fmritok && cp -r pipeline tokenizers trainer fmritok/*.py .layers/fmritok/
+	rm -rf .layers && mkdir -p .layers/fmritok && cp -r pipeline tokenizers trainer fmritok/. .layers/fmritok/
 	touch .layers/fmritok/tokenizers/__init__.py
 	cd .layers && PYTHONPATH=. $(abspath $(BIN))/lint-imports ../pyproject.toml
 
@@ -83,7 +83,7 @@ format: setup
 
 typecheck: setup   # mypy does not see an editable install: .typing/ links the folders for it
 	mkdir -p .typing/fmritok
-	for p in pipeline tokenizers trainer fmritok/*.py; do \
+	for p in pipeline tokenizers trainer fmritok/*.py fmritok/pictures fmritok/report; do \
 	  ln -sfn ../../$$p .typing/fmritok/$$(basename $$p); done
 	$(BIN)/python -m mypy
 

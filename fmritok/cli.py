@@ -32,6 +32,7 @@ EXTRAS = {
     "train": "train",
     "probe": "probe",
     "baseline": "probe",
+    "report": "report",
     "list": "all",
 }
 
@@ -48,6 +49,7 @@ COMMANDS = {
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
     "baseline": "fmritok.trainer.commands.baseline",
+    "report": "fmritok.report.command",
     "list": "fmritok.list_command:list_names",
 }
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-__all__ = ["draw_losses", "plot_losses"]
+__all__ = ["draw_losses", "draw_panel", "plot_losses"]
 
 Rows = Sequence[dict[str, Any]]
 
@@ -54,11 +54,12 @@ def draw_losses(rows: Rows, shown: Sequence[Figure], *, title: str) -> Picture:
     picture = figure_of(5.2 * max(len(panels), 1), 3.6, title)
     grid = picture.subplots(1, max(len(panels), 1), squeeze=False)[0]
     for axes, figures in zip(grid, panels.values(), strict=False):
-        _draw_panel(axes, rows, figures)
+        draw_panel(axes, rows, figures)
     return picture
 
 
-def _draw_panel(axes: Axes, rows: Rows, figures: Sequence[Figure]) -> None:
+def draw_panel(axes: Axes, rows: Rows, figures: Sequence[Figure]) -> None:
+    """Draw one measure of training, of validation and of trivial models."""
     name = figures[0].name
     train = [row for row in rows if row["kind"] == "train"]
     validation = [row for row in rows if row["kind"] == "validation"]
