@@ -32,6 +32,8 @@ EXTRAS = {
     "train": "train",
     "probe": "probe",
     "baseline": "probe",
+    "compare": "report",
+    "saliency": "saliency",
     "report": "report",
     "list": "all",
 }
@@ -49,6 +51,8 @@ COMMANDS = {
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
     "baseline": "fmritok.trainer.commands.baseline",
+    "compare": "fmritok.trainer.commands.compare",
+    "saliency": "fmritok.trainer.commands.saliency",
     "report": "fmritok.report.command",
     "list": "fmritok.list_command:list_names",
 }

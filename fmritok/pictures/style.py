@@ -114,23 +114,26 @@ def robust_limit(values: npt.ArrayLike, *, percentile: float = 98.0) -> float:
     return float(np.percentile(array, percentile)) if array.size else 1.0
 
 
-def calm_limits(axes: Axes, values: npt.ArrayLike) -> None:
+def calm_limits(axes: Axes, noisy: npt.ArrayLike, always: npt.ArrayLike = ()) -> None:
     """Set the limits of the y axis such that small differences look small.
 
-    The axis shows all of the values but the most extreme two percent at either side, and spans at
-    least a quarter of the largest of them.
+    The axis spans at least a quarter of the largest value.
 
     Parameters
     ----------
     axes : Axes
-    values : array_like
-        All that is drawn.
+    noisy : array_like
+        Values of which the most extreme two percent at either side may lie outside.
+    always : array_like
+        Values that are all shown.
     """
-    array = np.asarray(values, np.float64).ravel()
-    array = array[np.isfinite(array)]
+    whole, parts = np.asarray(always, np.float64).ravel(), np.asarray(noisy, np.float64).ravel()
+    parts = parts[np.isfinite(parts)]
+    inner = np.percentile(parts, [2, 98]) if parts.size else parts
+    array = np.concatenate([inner, whole[np.isfinite(whole)]])
     if not array.size:
         return
-    low, high = (float(x) for x in np.percentile(array, [2, 98]))
+    low, high = float(array.min()), float(array.max())
     missing = _SPAN * max(abs(low), abs(high), 1e-12) - (high - low)
     if missing > 0:
         low, high = low - missing / 2, high + missing / 2

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 from fmritok.report.cohort import Cohort
-from fmritok.report.scores import TaskScores
-from fmritok.report.trainings import TrainingFacts
+from fmritok.trainer.report.scores import TaskScores
+from fmritok.trainer.report.trainings import TrainingFacts
 
 __all__ = ["CITATIONS", "Methods", "write_methods"]
 
@@ -153,7 +153,7 @@ def _on_training(methods: Methods, training: TrainingFacts) -> None:
     objective = config.objective.name
     methods.say(
         f"A Transformer ({facts['model']}) was pretrained without labels by "
-        f"{_OBJECTIVES.get(objective, objective)} for {facts['steps']} of {facts['window']}, with "
+        f"{_OBJECTIVES.get(objective, objective)} for {facts['length']} of {facts['window']}, with "
         f"{facts['optimizer']}; positions are in seconds, and "
         f"{config.data.validation_fraction:.0%} of the subjects, by family, were held out",
         "transformer", objective, "adamw",

@@ -98,7 +98,8 @@ def test_the_commands_are_these():
     """New commands are a decision, not an accident."""
     assert list(COMMANDS) == [
         "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
-        "probe", "baseline", "report", "list",
+        "probe", "baseline", "compare", "saliency", "report",
+        "list",
     ]  # fmt: skip
     for name in COMMANDS:
         result = CliRunner().invoke(main, [name, "--help"])

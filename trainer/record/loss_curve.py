@@ -75,7 +75,8 @@ def draw_panel(axes: Axes, rows: Rows, figures: Sequence[Figure]) -> None:
     for steps, values, _, colour, style in drawn:
         axes.plot(steps, values, color=colour, **style)
     axes.set(xlabel="optimizer step", ylabel=figures[0].label)
-    calm_limits(axes, [value for _, values, *_ in drawn for value in values])
+    noisy, *others = (values for _, values, *_ in lines)
+    calm_limits(axes, noisy, [value for values in others for value in values])
     label_lines(axes, [(values[-1], text, colour) for _, values, text, colour, _ in drawn])
     last = [row[name] for row in validation if name in row][-1:]
     trivial = [row[figures[0].trivial] for row in validation if figures[0].trivial in row][-1:]

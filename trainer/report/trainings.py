@@ -80,7 +80,7 @@ def _facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("sha256 of the weights", checkpoint.sha256()),
         ("token group", f"{group.get('name', '?')} (tokenizer {provenance.get('tokenizer', '?')})"),
         ("objective", config.objective.name),
-        ("steps", f"{checkpoint.step:,} with batches of {config.data.batch_size} windows"),
+        ("length", f"{checkpoint.step:,} steps with batches of {config.data.batch_size} windows"),
         ("window", f"{config.data.window} frames"),
         ("model", f"{model.layers} layers, width {model.width}, {model.heads} heads, "
                   f"input {model.input}"),

@@ -17,7 +17,7 @@ from fmritok.pictures.style import (
     figure_of,
     label_lines,
 )
-from fmritok.report.scores import ScoredRow, TaskScores
+from fmritok.trainer.report.scores import ScoredRow, TaskScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

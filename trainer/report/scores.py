@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmritok.report.paired import paired_difference
+from fmritok.trainer.report.paired import paired_difference
 from fmritok.trainer.baselines.rows import KINDS
 from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.evaluation.results import read_results
