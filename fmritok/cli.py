@@ -52,7 +52,7 @@ COMMANDS = {
     "probe": "fmritok.trainer.commands.probe",
     "baseline": "fmritok.trainer.commands.baseline",
     "compare": "fmritok.trainer.commands.compare",
-    "saliency": "fmritok.trainer.commands.saliency",
+    "saliency": "fmritok.report.saliency",
     "report": "fmritok.report.command",
     "list": "fmritok.list_command:list_names",
 }

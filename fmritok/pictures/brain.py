@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fmritok.pictures.style import DIVERGING, GREY, INK, robust_limit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PLANES", "draw_flat", "draw_parcels", "draw_slice", "mark_sides"]
+__all__ = ["PLANES", "draw_flat", "draw_parcels", "draw_slice", "flat_image", "mark_sides"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -30,6 +31,35 @@ def mark_sides(axes: Axes, *, inside: bool = True) -> None:
     place = 0.02 if inside else -0.03
     axes.text(place, 0.98, "L", transform=axes.transAxes, va="top", ha="left", weight="bold")
     axes.text(1 - place, 0.98, "R", transform=axes.transAxes, va="top", ha="right", weight="bold")
+
+
+def flat_image(
+    tokens: Floats, cells: npt.NDArray[Any], mask: npt.NDArray[np.bool_], image: Sequence[int]
+) -> npt.NDArray[np.float32]:
+    """Arrange cells of a flat map as images.
+
+    Parameters
+    ----------
+    tokens : np.ndarray of shape (n_frames, n_cells, edge * edge)
+        Pixels of each cell, row by row.
+    cells : np.ndarray of shape (n_cells, 2)
+        Row and column of each cell.
+    mask : np.ndarray of shape (n_cells, edge * edge), bool
+        Pixels that are cortex.
+    image : sequence of two int
+        Rows and columns of the image.
+
+    Returns
+    -------
+    np.ndarray of shape (n_frames, rows, columns), float32
+        NaN outside of cortex.
+    """
+    rows, columns = image
+    edge = round(mask.shape[1] ** 0.5)
+    blocks = np.full((len(tokens), rows // edge, columns // edge, edge, edge), np.nan, np.float32)
+    known = np.where(mask, tokens, np.nan)
+    blocks[:, cells[:, 0], cells[:, 1]] = known.reshape(len(tokens), -1, edge, edge)
+    return blocks.transpose(0, 1, 3, 2, 4).reshape(len(tokens), rows, columns)
 
 
 def draw_flat(

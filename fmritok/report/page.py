@@ -18,10 +18,10 @@ from fmritok.report.cohort import read_cohort
 from fmritok.report.decoded import decode_run, draw_decoded
 from fmritok.report.methods import write_methods
 from fmritok.report.runs import carpet, choose_runs, map_of, storage_error
+from fmritok.terminal import plain
 from fmritok.trainer.report.score_figures import draw_predictions, draw_rows
 from fmritok.trainer.report.scores import TaskScores, join_scores
 from fmritok.trainer.report.trainings import TrainingFacts, read_training
-from fmritok.terminal import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

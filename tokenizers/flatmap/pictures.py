@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
-from fmritok.pictures.brain import draw_flat
+from fmritok.pictures.brain import draw_flat, flat_image
 from fmritok.pictures.style import figure_of, house_style, robust_limit, save
 from fmritok.tokenizers.stored import StoredTokens
 
@@ -28,13 +27,10 @@ def flat_images(stored: StoredTokens) -> Floats:
     np.ndarray of shape (n_frames, rows, columns), float32
         NaN outside of cortex.
     """
-    layout: dict[str, Any] = stored.provenance["layout"]
-    edge, (rows, columns) = int(layout["patch"]), layout["image"]
-    cells, mask, tokens = stored.array("cell"), stored.array("pixel_mask"), stored.tokens
-    blocks = np.full((len(tokens), rows // edge, columns // edge, edge, edge), np.nan, np.float32)
-    known = np.where(mask, tokens, np.nan)
-    blocks[:, cells[:, 0], cells[:, 1]] = known.reshape(len(tokens), -1, edge, edge)
-    return blocks.transpose(0, 1, 3, 2, 4).reshape(len(tokens), rows, columns)
+    return flat_image(
+        stored.tokens, stored.array("cell"), stored.array("pixel_mask"),
+        stored.provenance["layout"]["image"],
+    )  # fmt: skip
 
 
 def save_pictures(

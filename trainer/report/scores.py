@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmritok.trainer.report.paired import paired_difference
 from fmritok.trainer.baselines.rows import KINDS
 from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.evaluation.results import read_results
+from fmritok.trainer.report.paired import paired_difference
 
 __all__ = ["ScoredRow", "TaskScores", "is_baseline", "join_scores"]
 
