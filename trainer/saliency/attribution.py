@@ -69,8 +69,10 @@ def attribute(
 
     method = IntegratedGradients(readout.to(device).eval())
     grid = readout.encoder.grid
-    signed: Floats | None = None
-    strength, windows, gaps = signed, 0, []
+    signed: list[Floats] = []
+    strength: list[Floats] = []
+    gaps: list[float] = []
+    windows = 0
     for batch in tracked(batches, n_batches, "batches"):
         inputs = readout.encoder.inputs(batch.to(device))
         more = (inputs.static, inputs.times, inputs.valid)
@@ -84,11 +86,11 @@ def attribute(
         gaps += (delta.abs() / change.abs().clamp_min(1e-12)).tolist()
         a_BUCPE = torch.unflatten(found, 3, (grid.layout.patch, -1))
         a_BSE = _stored(a_BUCPE.sum((1, 3)).double().cpu().numpy(), readout)
-        signed = a_BSE.sum(0) if signed is None else signed + a_BSE.sum(0)
-        strength = np.abs(a_BSE).sum(0) if strength is None else strength + np.abs(a_BSE).sum(0)
+        signed.append(a_BSE.sum(0))
+        strength.append(np.abs(a_BSE).sum(0))
         windows += len(a_BSE)
-    assert signed is not None and strength is not None
-    return Saliency(signed / windows, strength / windows, windows, float(np.median(gaps)))
+    signed_SE, strength_SE = (np.sum(parts, axis=0) / windows for parts in (signed, strength))
+    return Saliency(signed_SE, strength_SE, windows, float(np.median(gaps)))
 
 
 def _stored(a_BCE: Floats, readout: Readout) -> Floats:

@@ -95,7 +95,7 @@ def batches_of(
     run, first, length = np.array(spread, dtype=np.int64).reshape(-1, 3).T
     windows = Windows.of(run, first, length, np.zeros_like(run))
     requests = list(windows.batches(_BATCH))
-    return iter(window_loader(group, index, requests)), len(requests)
+    return iter(window_loader(group, index, requests, workers=0)), len(requests)
 
 
 def run_means(
