@@ -1,4 +1,4 @@
-"""The house style: limits that outliers do not change, axes that do not exaggerate, labels apart."""
+"""The house style: robust limits of colours, axes that do not exaggerate, labels that lie apart."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from people import a_task
-from test_scores import write as write_scores
+from scored import write_scores
 from tiny import fmritok
 from two_groups import write_two_groups
 

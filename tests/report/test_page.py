@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from people import a_task
-from test_scores import write as write_scores
+from scored import write_scores
 from tiny import fmritok
 from two_groups import write_two_groups
 
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A store of two groups with a failed run, a training and scores."""
+    """Make a store of two groups with a failed run, a training and scores."""
     folder = tmp_path_factory.mktemp("report")
     reason = "<script>alert(1)</script> NaN in 3 frames"
     store = write_two_groups(folder / "tokens.zarr", failed=reason)

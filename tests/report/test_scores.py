@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from people import a_task, some_units
+from people import a_task
+from scored import write_scores as write
 
 from fmritok.pictures.style import house_style
-from fmritok.trainer.evaluation.results import Results, write_results
-from fmritok.trainer.evaluation.scoring import score_features
-from fmritok.trainer.evaluation.unit_features import Fixed
 from fmritok.trainer.report.score_figures import draw_predictions, draw_rows
 from fmritok.trainer.report.scores import join_scores
-from fmritok.trainer.tasks.splits import folds_of
+from fmritok.trainer.tasks.task import SplitRule
 
 KINDS = [a_task(), a_task("age", "regression"), a_task("site", "multiclass")]
-
-
-def write(out, task, *, name: str = "probe", strength: float = 1.5, dummy: bool = False):
-    units = some_units(task, 30)
-    folds = folds_of(units, units.task.split)
-    x = np.random.default_rng(0).standard_normal((len(units), 4))
-    numbers = units.labels.values if units.task.kind == "regression" else units.codes
-    x[:, 0] += strength * (numbers - numbers.mean()) / numbers.std()
-    rows = score_features(units, folds, name, Fixed(x, units.ids), permutations=4)
-    if dummy:
-        rows += score_features(units, folds, "dummy", None)
-    write_results(out, Results(units, tuple(folds), tuple(rows), {"overlap": None}), draws=40)
-    return out
 
 
 @pytest.mark.parametrize("task", KINDS, ids=lambda task: task.kind)
@@ -63,8 +48,6 @@ def test_the_same_row_of_two_folders_has_two_names(tmp_path):
 
 
 def test_rows_of_other_folds_are_not_compared(tmp_path):
-    from fmritok.trainer.tasks.task import SplitRule
-
     other = a_task(split=SplitRule("family", 4, 2))
     (joined,) = join_scores([write(tmp_path / "a", a_task(), name="dummy"),
                              write(tmp_path / "b", other)])  # fmt: skip
