@@ -65,9 +65,7 @@ def house_style() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_SETTINGS, "backend": "agg"}):
-        from cycler import cycler
-
-        matplotlib.rcParams["axes.prop_cycle"] = cycler(color=COLOURS)
+        matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=COLOURS)
         yield
 
 

@@ -118,7 +118,8 @@ def test_weights_are_never_unpickled():
 
 #: Packages that come with an extra only; yaml comes with zarr, too.
 EXTRA = ["torch", "scipy", "nibabel", "nilearn", "sklearn", "diffusers", "dask", "distributed",
-         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub"]  # fmt: skip
+         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub", "jinja2",
+         "captum"]  # fmt: skip
 
 
 def without_extras(code: str) -> str:
@@ -164,6 +165,9 @@ more = {{
     "list": ["tokenizers"], "train": ["--store", "x"],
     "probe": ["--store", "x", "--training", ".", "--target", "sex"],
     "baseline": ["--store", "x", "--task", "hcp-sex", "--kind", "dummy"],
+    "compare": ["--store", "x", "--task", "hcp-sex", "--group", "vae"],
+    "saliency": ["--store", "x", "--from", "."],
+    "report": ["--store", "x"],
 }}
 cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]
 arguments = more.get({command!r}, cohort[:4] if {command!r} == "catalog" else cohort)
