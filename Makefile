@@ -16,7 +16,7 @@ DATA_ROOT ?=
 STORE    ?= tokens.zarr
 DEMO     ?= demo
 
-.PHONY: setup demo tokenize train test test-slow lint format typecheck bench dcae-tiny clean
+.PHONY: setup demo scores tokenize train test test-slow lint format typecheck bench dcae-tiny clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,40 @@ demo: setup
 	@echo "  make tokenize DATASET=hcp DATA_ROOT=FOLDER"
 	@echo "  make train STORE=tokens.zarr"
 
+# Three tasks with known effects on 60 simulated subjects: baselines, probes and fine-tuning beside
+# permuted labels, and one report. Goes on where it stopped. MODELS= leaves the encoders out.
+SCORES  ?= scores
+MODELS  ?= probe finetune
+TASKS   := demo-sex demo-age demo-task-states
+RESULTS := $(foreach task,$(TASKS),$(foreach kind,baseline $(MODELS),$(SCORES)/$(task)-$(kind)))
+OF_TASK  = --store $(SCORES)/tokens.zarr --task $* --out $(@D)
+
+scores: $(RESULTS:%=%/scores.json)
+	$(BIN)/fmritok report --store $(SCORES)/tokens.zarr --training $(SCORES)/training \
+		$(RESULTS:%=--scores %) --out $(SCORES)/report.html
+
+$(SCORES)/.tokenized: | setup
+	$(BIN)/fmritok demo-data $(SCORES)/cohort --subjects 60
+	$(BIN)/fmritok tokenize --dataset demo --root $(SCORES)/cohort --store $(SCORES)/tokens.zarr \
+		--tokenizer network --tokenizer flatmap
+	touch $@
+
+$(SCORES)/.trained: $(SCORES)/.tokenized
+	$(BIN)/fmritok train --store $(SCORES)/tokens.zarr --group network --recipe tiny \
+		--set data.window=30 --set objective.masking=random --steps 300 \
+		$(if $(wildcard $(SCORES)/training/checkpoints/*),--resume,--out) $(SCORES)/training
+	touch $@
+
+$(SCORES)/%-baseline/scores.json: $(SCORES)/.trained
+	$(BIN)/fmritok baseline $(OF_TASK) --kind connectivity --kind dummy
+
+$(SCORES)/%-probe/scores.json: $(SCORES)/.trained
+	$(BIN)/fmritok probe $(OF_TASK) --from $(SCORES)/training --untrained \
+		--head linear --head attentive --head knn
+
+$(SCORES)/%-finetune/scores.json: $(SCORES)/.trained
+	$(BIN)/fmritok finetune $(OF_TASK) --from $(SCORES)/training --control
+
 tokenize: setup
 	@test -n "$(DATASET)" || { echo "usage: make tokenize DATASET=hcp DATA_ROOT=FOLDER (or DATASET=demo)"; exit 2; }
 	@test -n "$(DATA_ROOT)" || test "$(DATASET)" = demo || { echo "DATASET=$(DATASET) needs DATA_ROOT=FOLDER"; exit 2; }
@@ -73,7 +107,7 @@ lint: setup   # deptry compares imports with pyproject.toml; the second run has 
 	$(BIN)/python -m deptry . --extend-exclude 'benchmarks|tools'
 	$(BIN)/python -m deptry tests tests/support tests/harness benchmarks/speed benchmarks/learning tools tools/dcae_tiny \
 		--ignore DEP002,DEP004 --exclude benchmarks/speed/layouts.py
-	rm -rf .layers && mkdir -p .layers/fmritok && cp -r pipeline tokenizers trainer fmritok/*.py .layers/fmritok/
+	rm -rf .layers && mkdir -p .layers/fmritok && cp -r pipeline tokenizers trainer fmritok/. .layers/fmritok/
 	touch .layers/fmritok/tokenizers/__init__.py
 	cd .layers && PYTHONPATH=. $(abspath $(BIN))/lint-imports ../pyproject.toml
 
@@ -83,7 +117,7 @@ format: setup
 
 typecheck: setup   # mypy does not see an editable install: .typing/ links the folders for it
 	mkdir -p .typing/fmritok
-	for p in pipeline tokenizers trainer fmritok/*.py; do \
+	for p in pipeline tokenizers trainer fmritok/*.py fmritok/pictures fmritok/report; do \
 	  ln -sfn ../../$$p .typing/fmritok/$$(basename $$p); done
 	$(BIN)/python -m mypy
 

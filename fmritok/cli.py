@@ -34,6 +34,9 @@ EXTRAS = {
     "embed": "probe",
     "baseline": "probe",
     "finetune": "probe",
+    "compare": "report",
+    "saliency": "saliency",
+    "report": "report",
     "list": "all",
 }
 
@@ -52,6 +55,9 @@ COMMANDS = {
     "embed": "fmritok.trainer.commands.embed",
     "baseline": "fmritok.trainer.commands.baseline",
     "finetune": "fmritok.trainer.commands.finetune",
+    "compare": "fmritok.trainer.commands.compare",
+    "saliency": "fmritok.report.saliency",
+    "report": "fmritok.report.command",
     "list": "fmritok.list_command:list_names",
 }
 

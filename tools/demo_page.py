@@ -1,6 +1,6 @@
 """One page of pictures of the demo: slices before and after, tokens over time, the loss.
 
-``python -m fmritok.pipeline.demo.page`` also says whether the model beat the trivial prediction,
+``python tools/demo_page.py`` also says whether the model beat the trivial prediction,
 and exits with 1 if it did not.
 """
 
@@ -57,54 +57,30 @@ def draw_page(cohort: Path, store: str, rows: list[dict[str, Any]], out: Path) -
     out : Path
         PNG file.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from fmritok.pipeline.sources.volumes import RunVolumes
+    from fmritok.pictures.style import DIVERGING, figure_of, house_style, save
     from fmritok.pipeline.store.reader import TokenStore
-    from fmritok.pipeline.tokenization.decoding import stored_tokens
-    from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
+    from fmritok.report.decoded import decode_run, draw_decoded
 
     group = TokenStore(store).group("vae")
     run = group.runs.iloc[0]
-    _, original = next(RunVolumes.read(cohort / run["source"]).blocks(1))
+    decoded = decode_run(group, run["run_id"], cohort, n_frames=1)
     tokens, tr = group.values(run["run_id"]), float(run["tr"])
-    decoded = VaeTokenizer.decode_stored(stored_tokens(group, run["run_id"], slice(1)), {})
     statistics = group.statistics(int(run["row"]))
-
-    figure = plt.figure(figsize=(11, 13), layout="constrained")
-    figure.suptitle(f"fmritok demo, SIMULATED data: {run['run_id']}")
-    grid = figure.add_gridspec(4, 3)
-    for line, (name, volume) in enumerate([("original", original[0]), ("decoded", decoded[0])]):
-        for column, (view, index) in enumerate(_planes()):
-            axes = figure.add_subplot(grid[line, column])
-            axes.imshow(
-                volume[index].T, origin="lower", cmap="gray", vmin=0, vmax=original[0].max()
-            )
-            axes.set_title(f"{name}, {view}")
-            axes.axis("off")
-    axes = figure.add_subplot(grid[2, :])
-    changes = _deviations(tokens, statistics.mean, statistics.std)
-    shown = axes.imshow(
-        changes, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3, extent=(0, len(tokens) * tr, 27, 0)
-    )
-    title = "tokens over time: first component of each cell"
-    axes.set(xlabel="time (s)", ylabel="cell", title=title)
-    figure.colorbar(shown, ax=axes, label="standard deviations")
-    _draw_losses(figure.add_subplot(grid[3, :]), rows)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
-
-
-def _planes() -> list[tuple[str, Any]]:
-    return [
-        ("sagittal", np.s_[44, :, :]),
-        ("coronal", np.s_[:, 50, :]),
-        ("axial", np.s_[:, :, 52]),
-    ]
+    with house_style():
+        figure = figure_of(11, 15, f"fmritok demo, SIMULATED data: {run['run_id']}")
+        slices, below = figure.subfigures(2, 1, height_ratios=[9, 6])
+        draw_decoded(slices, decoded)
+        above, losses = below.subplots(2, 1)
+        changes = _deviations(tokens, statistics.mean, statistics.std)
+        shown = above.imshow(
+            changes, aspect="auto", cmap=DIVERGING, vmin=-3, vmax=3,
+            extent=(0, len(tokens) * tr, 27, 0),
+        )  # fmt: skip
+        title = "tokens over time: first component of each cell"
+        above.set(xlabel="time (s)", ylabel="cell", title=title)
+        below.colorbar(shown, ax=above, label="standard deviations", extend="both")
+        _draw_losses(losses, rows)
+        save(figure, out, dpi=110)
 
 
 def _deviations(
@@ -120,14 +96,11 @@ def _deviations(
 
 
 def _draw_losses(axes: Any, rows: list[dict[str, Any]]) -> None:
-    train = [row for row in rows if row.get("kind") == "train"]
-    held_out = [row for row in rows if row.get("kind") == "validation"]
-    axes.plot([r["step"] for r in train], [r["loss"] for r in train], lw=0.7, label="training")
-    for key, label in (("loss", "validation"), ("loss_mean_token", "predicting the mean")):
-        steps = [r["step"] for r in held_out]
-        axes.plot(steps, [r[key] for r in held_out], marker="o", label=label)
-    axes.set(xlabel="step", ylabel="L1, standard deviations", title="masked-token loss")
-    axes.legend()
+    from fmritok.trainer.objectives.mtm import MaskedTokenModelling
+    from fmritok.trainer.record.loss_curve import draw_panel
+
+    figures = [one for one in MaskedTokenModelling.figures if one.name == "residual_loss"]
+    draw_panel(axes, rows, figures)
 
 
 if __name__ == "__main__":

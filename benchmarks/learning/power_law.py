@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from scipy.optimize import minimize_scalar
+
+from fmritok.pictures.style import BLUE, GREY, VERMILION, calm_limits, figure_of, house_style, save
 
 EXPONENTS = (0.02, 5.0)
 _STARTS = 60
@@ -92,26 +93,41 @@ def interval(values: npt.ArrayLike) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@house_style()
 def draw(
     out: Path, n: Floats, loss_SN: Floats, law: PowerLaw, laws: list[PowerLaw], label: str
 ) -> None:
     """Plot losses and the law with its 90 % band, up to twice the data."""
-    picture = Figure(figsize=(6, 4), layout="constrained")
+    picture = figure_of(6.5, 4.2, "Validation loss against data")
     axes = picture.subplots()
     along = np.geomspace(n.min(), 2 * n.max(), 100)
     band = np.percentile([one(along) for one in laws], _SPAN, axis=0)
-    axes.fill_between(along, *band, color="tab:blue", alpha=0.15, lw=0, label="90 %")
+    axes.fill_between(along, *band, color=BLUE, alpha=0.15, lw=0)
     seen = along <= n.max()
-    text = f"{law.a:.4g} + {law.b:.3g} n$^{{-{law.c:.2f}}}$"
-    axes.plot(along[seen], law(along[seen]), color="tab:blue", label=text)
-    axes.plot(along[~seen], law(along[~seen]), color="tab:blue", ls=":")
+    axes.plot(along[seen], law(along[seen]), color=BLUE)
+    axes.plot(along[~seen], law(along[~seen]), color=BLUE, ls=":")
     each = np.broadcast_to(n, loss_SN.shape).ravel()
-    axes.plot(each, loss_SN.ravel(), ".", ms=5, color="0.6", label="one training")
-    axes.plot(n, loss_SN.mean(0), "o", ms=5, color="tab:orange", label="mean of seeds")
+    axes.plot(each, loss_SN.ravel(), ".", ms=5, color=GREY)
+    axes.plot(n, loss_SN.mean(0), "o", ms=6, color=VERMILION)
     axes.set(xscale="log", xlabel="subjects trained on", ylabel=label)
     axes.xaxis.set_minor_locator(NullLocator())
     ticks = [*n, 2 * n.max()]
     axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
-    axes.legend(frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(out, dpi=120)
+    calm_limits(axes, [], [*band.ravel(), *loss_SN.ravel()])
+    axes.set_title(_said(law, laws), weight="normal", fontsize=9)
+    for line, (text, colour) in enumerate(
+        [("one training", GREY), ("mean of seeds", VERMILION),
+         ("fit; dotted: beyond the data; band: 90 % of resampled fits", BLUE)]
+    ):  # fmt: skip
+        axes.text(0.99, 0.97 - 0.065 * line, text, transform=axes.transAxes, color=colour,
+                  ha="right", va="top", fontsize=8)  # fmt: skip
+    save(picture, out)
+
+
+def _said(law: PowerLaw, laws: list[PowerLaw]) -> str:
+    """Write the law with the 90 % intervals of its floor and exponent."""
+    floors, exponents = interval([one.a for one in laws]), interval([one.c for one in laws])
+    return (
+        f"{law.a:.4g} + {law.b:.3g} n$^{{-{law.c:.2f}}}$; floor {floors[0]:.3g} to "
+        f"{floors[1]:.3g}, exponent {exponents[0]:.2f} to {exponents[1]:.2f} (90 %)"
+    )

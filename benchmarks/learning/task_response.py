@@ -14,10 +14,12 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from nilearn.glm.first_level import make_first_level_design_matrix
 
+from fmritok.pictures.brain import draw_flat
+from fmritok.pictures.style import BLUE, GREY, VERMILION, figure_of, house_style, robust_limit, save
 from fmritok.pipeline.sources.opening import RunFiles, open_run
+from fmritok.tokenizers.flatmap.shading import sulcal_shading
 from fmritok.tokenizers.flatmap.tokenizer import FlatmapTokenizer
 from fmritok.tokenizers.network.tokenizer import NetworkTokenizer
 
@@ -30,6 +32,35 @@ def response(columns: np.ndarray, regressor: np.ndarray) -> np.ndarray:
     both = both - drift @ np.linalg.lstsq(drift, both, rcond=None)[0]
     both /= np.maximum(np.linalg.norm(both, axis=0), 1e-12)
     return both[:, :-1].T @ both[:, -1]
+
+
+def draw(
+    out: Path,
+    image: np.ndarray,
+    shading: np.ndarray,
+    names: tuple[str, ...],
+    means: np.ndarray,
+    errors: np.ndarray,
+    counts: list[int],
+) -> None:
+    """Draw the flat map, and the networks from the highest correlation to the lowest."""
+    figure = figure_of(10, 7.5, "Correlation with a visual one-back task, one subject")
+    above, below = figure.subplots(2, 1, height_ratios=[3, 2])
+    shown = draw_flat(above, image, shading=shading, limit=robust_limit(image, percentile=99))
+    above.set_title("pixels of the flat map: anterior outwards, superior up; grey: sulci",
+                    weight="normal")  # fmt: skip
+    figure.colorbar(shown, ax=above, shrink=0.7, extend="both", label="correlation (r)")
+    order = np.argsort(-means)
+    colours = [VERMILION if means[i] > 0 else BLUE for i in order]
+    below.bar(range(len(order)), means[order], color=colours, width=0.7)
+    below.errorbar(range(len(order)), means[order], yerr=errors[order], fmt="none", ecolor=GREY,
+                   capsize=2)  # fmt: skip
+    below.axhline(0, color=GREY, lw=0.8)
+    below.set_xticks(range(len(order)), [f"{names[i]} ({counts[i]})" for i in order], rotation=30,
+                     ha="right")  # fmt: skip
+    below.set_ylabel("correlation (r)")
+    below.set_title("networks (parcels): mean over parcels and its standard error", weight="normal")
+    save(figure, out, dpi=100)
 
 
 @click.command()
@@ -57,21 +88,13 @@ def main(data: Path, out: Path) -> None:
     pixels = painted.reshape(len(painted), -1)[:, flat.feature]
     image.flat[flat.pixel] = response(pixels, design)
     by_network = response(parcels[:, :, 0], design)
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    above, below = figure.subplots(2, 1, height_ratios=[3, 2])
-    shown = above.imshow(image, cmap="RdBu_r", vmin=-0.8, vmax=0.8, interpolation="nearest")
-    above.axis("off")
-    above.text(0.02, 0.98, "left", transform=above.transAxes, va="top")
-    above.text(0.98, 0.98, "right", transform=above.transAxes, va="top", ha="right")
-    above.set_title("Correlation with a visual one-back task: anterior outwards, superior up")
-    figure.colorbar(shown, ax=above, shrink=0.7)
     names = network.atlas.networks
-    means = [by_network[network.atlas.network == i].mean() for i in range(len(names))]
-    below.bar(range(len(names)), means)
-    below.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    below.set_ylabel("mean correlation")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100)
+    of_network = [by_network[network.atlas.network == i] for i in range(len(names))]
+    means = np.array([values.mean() for values in of_network])
+    errors = np.array([values.std(ddof=1) / np.sqrt(len(values)) for values in of_network])
+    with house_style():
+        draw(out, image, sulcal_shading(flatmap.template, flat), names, means, errors,
+             [len(values) for values in of_network])  # fmt: skip
     print({name: round(float(m), 2) for name, m in zip(names, means, strict=True)})
 
 

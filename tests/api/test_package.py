@@ -98,7 +98,7 @@ def test_the_commands_are_these():
     """New commands are a decision, not an accident."""
     assert list(COMMANDS) == [
         "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
-        "probe", "embed", "baseline", "list",
+        "probe", "embed", "baseline", "finetune", "compare", "saliency", "report", "list",
     ]  # fmt: skip
     for name in COMMANDS:
         result = CliRunner().invoke(main, [name, "--help"])
@@ -117,8 +117,8 @@ def test_weights_are_never_unpickled():
 
 #: Packages that come with an extra only; yaml comes with zarr, too.
 EXTRA = ["torch", "scipy", "nibabel", "nilearn", "sklearn", "diffusers", "dask", "distributed",
-         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub",
-         "pyarrow"]  # fmt: skip
+         "matplotlib", "tensorboard", "safetensors", "isal", "huggingface_hub", "jinja2",
+         "pyarrow", "captum"]  # fmt: skip
 
 
 def without_extras(code: str) -> str:
@@ -165,6 +165,10 @@ more = {{
     "probe": ["--store", "x", "--training", ".", "--target", "sex"],
     "embed": ["--store", "x", "--from", ".", "--out", "x.parquet"],
     "baseline": ["--store", "x", "--task", "hcp-sex", "--kind", "dummy"],
+    "finetune": ["--store", "x", "--task", "hcp-sex", "--from", "none"],
+    "compare": ["--store", "x", "--task", "hcp-sex", "--group", "vae"],
+    "saliency": ["--store", "x", "--from", "."],
+    "report": ["--store", "x"],
 }}
 cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]
 arguments = more.get({command!r}, cohort[:4] if {command!r} == "catalog" else cohort)

@@ -19,7 +19,7 @@ from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
 from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.record import checkpoint, metrics
+from fmritok.trainer.record import checkpoint, loss_curve
 from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.record.metrics import MetricsLog, read_metrics
@@ -267,7 +267,7 @@ def test_wandb_that_fails_later_is_said_once(tmp_path, caplog):
 
 @pytest.mark.loss_curve
 def test_training_ends_well_without_a_picture(group, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(metrics, "read_metrics", _full)
+    monkeypatch.setattr(loss_curve, "read_metrics", _full)
     summary = _trainer(group, tmp_path).run()
     assert summary.picture is None
     assert summary.checkpoint.name == "step-00000012"

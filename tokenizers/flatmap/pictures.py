@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
+from fmritok.pictures.brain import draw_flat, flat_image
+from fmritok.pictures.style import figure_of, house_style, robust_limit, save
 from fmritok.tokenizers.stored import StoredTokens
 
 __all__ = ["flat_images", "save_pictures", "save_surfaces"]
@@ -26,25 +27,30 @@ def flat_images(stored: StoredTokens) -> Floats:
     np.ndarray of shape (n_frames, rows, columns), float32
         NaN outside of cortex.
     """
-    layout: dict[str, Any] = stored.provenance["layout"]
-    edge, (rows, columns) = int(layout["patch"]), layout["image"]
-    cells, mask, tokens = stored.array("cell"), stored.array("pixel_mask"), stored.tokens
-    blocks = np.full((len(tokens), rows // edge, columns // edge, edge, edge), np.nan, np.float32)
-    known = np.where(mask, tokens, np.nan)
-    blocks[:, cells[:, 0], cells[:, 1]] = known.reshape(len(tokens), -1, edge, edge)
-    return blocks.transpose(0, 1, 3, 2, 4).reshape(len(tokens), rows, columns)
+    return flat_image(
+        stored.tokens, stored.array("cell"), stored.array("pixel_mask"),
+        stored.provenance["layout"]["image"],
+    )  # fmt: skip
 
 
-def save_pictures(stored: StoredTokens, path: Path) -> None:
-    """Draw each frame; colours are standard deviations.
+def save_pictures(
+    stored: StoredTokens, path: Path, shading: npt.NDArray[np.float32] | None = None
+) -> None:
+    """Draw each frame; colours are standard deviations, up to a robust limit.
+
+    Parameters
+    ----------
+    stored : StoredTokens
+    path : Path
+        PNG file.
+    shading : np.ndarray of shape (rows, columns), float32, optional
+        Of :func:`fmritok.tokenizers.flatmap.shading.sulcal_shading`.
 
     Raises
     ------
     RunError
         If there are too many frames for one picture.
     """
-    from matplotlib.figure import Figure
-
     images = flat_images(stored)
     columns = min(2, len(images))
     rows = -(-len(images) // columns)
@@ -54,18 +60,19 @@ def save_pictures(stored: StoredTokens, path: Path) -> None:
                      f"at most {_ROWS_OF_A_PICTURE * columns} for one picture",
                      len(images), "Choose fewer with --frames.")
         )  # fmt: skip
-    figure = Figure(figsize=(6 * columns, 2.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place in axes:
-        place.axis("off")
-    for frame, (image, place) in enumerate(zip(images, axes, strict=False), stored.first):
-        shown = place.imshow(image, cmap="RdBu_r", vmin=-3, vmax=3, interpolation="nearest")
-        place.set_title(f"frame {frame}, {frame * stored.tr:.1f} s", fontsize=9)
-        place.text(0.02, 0.98, "L", transform=place.transAxes, va="top")
-        place.text(0.98, 0.98, "R", transform=place.transAxes, va="top", ha="right")
-    figure.colorbar(shown, ax=list(axes), shrink=0.5, label="standard deviations of the vertex")
-    figure.suptitle(f"{stored.run_id}: anterior outwards, superior up", fontsize=10)
-    figure.savefig(path, dpi=110)
+    limit = robust_limit(images)
+    with house_style():
+        figure = figure_of(6 * columns, 2.9 * rows + 0.4, f"{stored.run_id}: anterior outwards, "
+                           "superior up")  # fmt: skip
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for spare in axes[len(images) :]:
+            spare.set_axis_off()
+        for frame, (image, place) in enumerate(zip(images, axes, strict=False), stored.first):
+            shown = draw_flat(place, image, shading=shading, limit=limit)
+            place.set_title(f"frame {frame}, {frame * stored.tr:.1f} s", weight="normal")
+        figure.colorbar(shown, ax=list(axes), shrink=0.6, extend="both",
+                        label="standard deviations of the vertex")  # fmt: skip
+        save(figure, path)
 
 
 def save_surfaces(vertices: Floats, left: int, tr: float, out: Path) -> list[Path]:

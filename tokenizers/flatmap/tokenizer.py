@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from fmritok.errors import RunError, expected
+from fmritok.errors import FmritokError, RunError, expected
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.flatmap.cortex import EMBEDDED_TEMPLATE, CortexTemplate, load_template
 from fmritok.tokenizers.flatmap.pictures import save_pictures, save_surfaces
 from fmritok.tokenizers.flatmap.pixels import CELL, FlatGrid, build_flat_grid
+from fmritok.tokenizers.flatmap.shading import sulcal_shading
 from fmritok.tokenizers.sampling import trilinear
 from fmritok.tokenizers.spaces import LEFT, RIGHT, SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
@@ -131,14 +132,29 @@ class FlatmapTokenizer(SeriesTokenizer):
 
     @classmethod
     def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
-        """Draw the flat map (needs no template), or write the vertices of each hemisphere."""
+        """Draw the flat map, or write the vertices of each hemisphere.
+
+        Pictures need no template; with it, they show the sulci.
+        """
         if out.suffix == ".png":
-            save_pictures(stored, out)
+            save_pictures(stored, out, cls.shading(stored, overrides))
             return [out]
         tokenizer = rebuild(stored, cls, overrides)
         assert isinstance(tokenizer, FlatmapTokenizer)
         left = tokenizer.template.n_vertices[0]
         return save_surfaces(tokenizer.vertices(stored.tokens), left, stored.tr, out)
+
+    @classmethod
+    def shading(
+        cls, stored: StoredTokens, overrides: Mapping[str, str] | None = None
+    ) -> npt.NDArray[np.float32] | None:
+        """Return the sulci of a group's flat map; None if its template is not on this machine."""
+        try:
+            tokenizer = rebuild(stored, cls, overrides or {})
+        except (FmritokError, OSError):
+            return None
+        assert isinstance(tokenizer, FlatmapTokenizer)
+        return sulcal_shading(tokenizer.template, tokenizer.flat)
 
     def vertices(self, tokens: Tokens) -> Series:
         """Return the mean over the pixels of each vertex, shape (n_vertices, n_frames)."""

@@ -157,9 +157,10 @@ class MaskedAutoencoder(nn.Module):
             require(fits, "objective.decoder_width", wanted, self.decoder_width)
 
     figures: ClassVar = (
-        Figure("loss", "loss_mean_token", "hidden patches, squared error", "mean token"),
-        Figure("loss", "loss_last_frame", "hidden patches, squared error", "last frame (oracle)"),
-    )
+        Figure("loss", "loss_mean_token", "hidden patches, squared error (SD²)", "mean token"),
+        Figure("loss", "loss_last_frame", "hidden patches, squared error (SD²)",
+               "last frame (oracle)"),
+    )  # fmt: skip
 
     def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()

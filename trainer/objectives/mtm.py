@@ -62,10 +62,11 @@ class MaskedTokenModelling(nn.Module):
         name: str = "mtm"
 
     figures: ClassVar = (
-        Figure("loss", "loss_mean_token", "masked tokens, L1", "mean token"),
-        Figure("residual_loss", "residual_loss_mean_token", "time courses alone, L1", "mean token"),
-        Figure("loss", "loss_last_frame", "masked tokens, L1", "last frame (oracle)"),
-    )
+        Figure("loss", "loss_mean_token", "masked tokens, L1 (SD)", "mean token"),
+        Figure("residual_loss", "residual_loss_mean_token", "time courses alone, L1 (SD)",
+               "mean token"),
+        Figure("loss", "loss_last_frame", "masked tokens, L1 (SD)", "last frame (oracle)"),
+    )  # fmt: skip
 
     def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()

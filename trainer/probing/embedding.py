@@ -203,7 +203,7 @@ def _rows(
             kept.append(vector)
             after = own.start + i + 1
             if after == len(windows) or windows.run[after] != number:
-                mean = np.mean(kept, axis=0, dtype=np.float64).astype(np.float32)[None]
+                mean = np.stack(kept).mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
                 yield pd.DataFrame({"run": [number]}), mean
                 kept = []
 

@@ -1,13 +1,12 @@
-"""Write the metrics of a training: JSON lines, TensorBoard, W&B, the loss curve."""
+"""Write the metrics of a training: JSON lines, TensorBoard, W&B."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,6 @@ from fmritok.errors import expected
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.objectives.base import Figure
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.checkpoint import METRICS, Checkpoint
@@ -29,7 +27,6 @@ from fmritok.trainer.training.faults import reason, write_whole, writing
 __all__ = [
     "MetricsLog",
     "begin_record",
-    "plot_losses",
     "last_figures",
     "optionally",
     "read_metrics",
@@ -221,40 +218,3 @@ def last_figures(folder: Path) -> dict[str, float]:
     """Return the figures of the last row; empty without rows."""
     row = (read_metrics(folder) or [{}])[-1]
     return {name: value for name, value in row.items() if isinstance(value, float)}
-
-
-def plot_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
-    """Plot figures of training, of validation and of trivial models.
-
-    Parameters
-    ----------
-    folder : TrainingFolder
-    shown : sequence of Figure
-        One panel per measure, with the trivial models it is compared with.
-    """
-    from matplotlib.figure import Figure as Picture
-
-    rows = read_metrics(folder.path)
-    train = [row for row in rows if row["kind"] == "train"]
-    validation = [row for row in rows if row["kind"] == "validation"]
-    panels: dict[str, list[Figure]] = {}
-    for one in shown:
-        panels.setdefault(one.name, []).append(one)
-    picture = Picture(figsize=(4.5 * max(len(panels), 1), 3.6), layout="constrained")
-    grid = picture.subplots(1, max(len(panels), 1), squeeze=False)[0]
-    for axes, (name, figures) in zip(grid, panels.items(), strict=False):
-        for source, label, style in (
-            (train, "training", {"lw": 0.8, "alpha": 0.6, "color": "tab:blue"}),
-            (validation, "validation", {"marker": "o", "ms": 3, "color": "tab:orange"}),
-        ):
-            rows = [row for row in source if name in row]
-            axes.plot([r["step"] for r in rows], [r[name] for r in rows], label=label, **style)
-        for one, dashes in zip(figures, ("--", ":", "-."), strict=False):
-            rows = [row for row in validation or train if one.trivial in row]
-            steps, trivial = [r["step"] for r in rows], [r[one.trivial] for r in rows]
-            axes.plot(steps, trivial, f"k{dashes}", lw=1, label=one.trivial_label)
-        axes.set(title=figures[0].label, xlabel="step")
-        axes.legend(frameon=False)
-    image = io.BytesIO()
-    picture.savefig(image, format="png", dpi=120)
-    write_whole(folder.picture, image.getvalue())

@@ -26,13 +26,8 @@ from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.record.checkpoint import METRICS, RUNS, TOKENS, Checkpoint
 from fmritok.trainer.record.folder import TrainingFolder, find_weights, init_weights, refuse_used
-from fmritok.trainer.record.metrics import (
-    MetricsLog,
-    begin_record,
-    last_figures,
-    optionally,
-    plot_losses,
-)
+from fmritok.trainer.record.loss_curve import plot_losses
+from fmritok.trainer.record.metrics import MetricsLog, begin_record, last_figures, optionally
 from fmritok.trainer.record.resuming import (
     choose_split,
     runs_json,

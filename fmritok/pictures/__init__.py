@@ -1,0 +1,1 @@
+"""House style of all pictures; needs matplotlib when a picture is drawn."""

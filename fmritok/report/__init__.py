@@ -1,0 +1,1 @@
+"""The report: one page on a store, its trainings and its scores."""

@@ -1,0 +1,92 @@
+"""A comparison trains every group under one protocol, and scores all on the same folds."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from tiny import fmritok
+from two_groups import write_two_groups
+
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.comparison.protocol import plan_comparison, unequal
+from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.recipe import read_recipe
+
+TASK = """
+name: small
+target: sex
+kind: binary
+unit: subject
+metric: auroc
+split: {by: subject, folds: 2, seeds: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_two_groups(tmp_path_factory.mktemp("store") / "tokens.zarr")
+
+
+def plan(store, **options):
+    tree = read_recipe("tiny")
+    return plan_comparison(TokenStore(store), ["network", "cells"], ["mtm"], tree, **options)
+
+
+def test_steps_seconds_and_tokens_are_equal(store):
+    network, cells = plan(store, steps=7, seconds=40.0, overrides=["data.batch_size=8"])
+    assert network.seen["steps"] == cells.seen["steps"] == 7
+    assert network.config.data.window * 2.0 == cells.config.data.window * 1.0 == 40.0
+    assert (cells.tokens, network.tokens) == (6 * 40, 4 * 4)
+    assert cells.config.data.batch_size == 8
+    assert network.seen["tokens"] == cells.seen["tokens"] == 7 * 8 * 240
+    assert network.config.data.split_seed == cells.config.data.split_seed
+    assert unequal([network, cells]) == []
+
+
+def test_tokens_that_cannot_be_equal_are_named(store):
+    several = plan(store, seconds=90.0, overrides=["data.batch_size=1", "model.patch=40"])
+    assert several[0].seen["tokens"] != several[1].seen["tokens"]
+    assert ["differ" in line for line in unequal(several)] == [True]
+
+
+def test_what_cannot_be_compared_is_one_error(store, tmp_path):
+    with pytest.raises(ConfigError, match="at most 96 s, the shortest run of group"):
+        plan(store, seconds=100.0)
+    with pytest.raises(ConfigError, match="a number of steps"):
+        plan(store, overrides=["train.steps=null", "train.epochs=2"])
+    other = write_two_groups(tmp_path / "tokens.zarr", n_subjects=2)
+    from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.store.records import remove_record
+
+    remove_record(Location(other), "cells", "demo_100_0")
+    with pytest.raises(ConfigError, match="such as demo_100_0"):
+        plan(other)
+
+
+def test_a_comparison_ends_with_a_table_and_a_picture_and_keeps_its_trainings(store, tmp_path):
+    (tmp_path / "task.yaml").write_text(TASK)
+    arguments = ("compare", "--task", tmp_path / "task.yaml", "--store", store, "--group",
+                 "network", "--group", "cells", "--steps", "2", "--seconds", "32", "--device",
+                 "cpu", "--permutations", "0", "--set", "data.batch_size=2",
+                 "--out", tmp_path / "out", "--json")  # fmt: skip
+    first = fmritok(*arguments)
+    assert first.exit_code == 0, first.output
+    table = pd.read_csv(tmp_path / "out" / "compare.csv")
+    assert set(table["model"]) == {
+        "connectivity (pearson)", "dummy", "network, mtm", "network, mtm, untrained",
+        "cells, mtm", "cells, mtm, untrained",
+    }  # fmt: skip
+    assert table["model"].tolist()[:2] == ["connectivity (pearson)", "dummy"]
+    seen = table.set_index("model").loc[["network, mtm", "cells, mtm"], "tokens"]
+    assert seen.nunique() == 1
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    out = json.loads(first.stdout)
+    assert any("Tokens seen" in line for line in out["protocol"])
+    metrics = tmp_path / "out" / "trainings" / "network-mtm" / "metrics.jsonl"
+    before = metrics.read_bytes()
+    again = fmritok(*arguments)
+    assert again.exit_code == 0, again.output
+    assert metrics.read_bytes() == before
+    assert json.loads(again.stdout)["rows"] == out["rows"]

@@ -1,0 +1,68 @@
+"""Folders of results are joined by task: baselines on top, differences paired, pictures by kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from people import a_task
+from scored import write_scores as write
+
+from fmritok.pictures.style import house_style
+from fmritok.trainer.report.score_figures import draw_predictions, draw_rows
+from fmritok.trainer.report.scores import join_scores
+from fmritok.trainer.tasks.task import SplitRule
+
+KINDS = [a_task(), a_task("age", "regression"), a_task("site", "multiclass")]
+
+
+@pytest.mark.parametrize("task", KINDS, ids=lambda task: task.kind)
+def test_folders_of_a_task_share_a_table_with_baselines_on_top(task, tmp_path):
+    model = write(tmp_path / "a", task, name="probe")
+    baseline = write(tmp_path / "b", task, name="connectivity (pearson)", strength=0.2, dummy=True)
+    (joined,) = join_scores([model, baseline])
+    assert [row.name for row in joined.rows] == ["connectivity (pearson)", "dummy", "probe"]
+    assert joined.best.name == "probe"
+    assert joined.reference.baseline
+    # the difference of two folders is that of their scores
+    means = {row.name: row.figure(joined.metric)["mean"] for row in joined.rows}
+    (difference,) = [d for d in joined.differences if d["row"] == "probe"]
+    reference = means[joined.reference.name] or 0.0
+    if means[joined.reference.name] is not None:
+        assert difference["mean"] == pytest.approx(means["probe"] - reference)
+        low, high = difference["interval"]
+        assert low <= difference["mean"] <= high
+    with house_style():
+        figure, caption = draw_predictions(joined)
+        assert len(draw_rows(joined).axes[0].get_yticklabels()) == 3
+    assert "probe" in caption
+    assert len(figure.axes) == {"binary": 3, "multiclass": 2, "regression": 2}[task.kind]
+
+
+def test_the_same_row_of_two_folders_has_two_names(tmp_path):
+    (joined,) = join_scores([write(tmp_path / "a", a_task()), write(tmp_path / "b", a_task())])
+    assert [row.name for row in joined.rows] == ["probe", "probe (b)"]
+    assert any("No baseline" in note for note in joined.notes)
+    (difference,) = joined.differences
+    assert difference["mean"] == 0
+    assert difference["interval"] == [0, 0]
+
+
+def test_rows_of_other_folds_are_not_compared(tmp_path):
+    other = a_task(split=SplitRule("family", 4, 2))
+    (joined,) = join_scores([write(tmp_path / "a", a_task(), name="dummy"),
+                             write(tmp_path / "b", other)])  # fmt: skip
+    assert joined.differences == []
+    assert any("not paired" in note for note in joined.notes)
+
+
+def test_the_confusion_matrix_counts_predictions(tmp_path):
+    (joined,) = join_scores([write(tmp_path, a_task())])
+    with house_style():
+        figure, _ = draw_predictions(joined)
+    shares = figure.axes[0].images[0].get_array()
+    table = joined.best.predictions
+    men = table[table["truth"] == "M"]
+    classes = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    at = classes.index("M")
+    assert shares[at, at] == pytest.approx((men["predicted"] == "M").mean())
+    assert np.asarray(shares).sum(1) == pytest.approx(1)

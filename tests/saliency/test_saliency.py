@@ -1,0 +1,92 @@
+"""Integrated gradients add up, are zero where nothing is, and find the parcel that matters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import fmritok
+from two_groups import write_two_groups
+
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.recipe import build_config, override, read_recipe
+
+pytest.importorskip("captum")
+
+from fmritok.trainer.model.layout import TokenLayout
+from fmritok.trainer.saliency.attribution import attribute, saliency_table
+from fmritok.trainer.saliency.readout import Head, Readout, batches_of
+
+WINDOW = 40
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_two_groups(tmp_path_factory.mktemp("store") / "tokens.zarr", n_subjects=4)
+
+
+def a_readout(group, head: bool = True) -> Readout:
+    config = build_config(override(read_recipe("tiny"), ["model.width=16", "model.heads=2"]))
+    torch.manual_seed(0)
+    layout = TokenLayout.of(group, patch=10, window=WINDOW)
+    encoder = TokenTransformer(config.model, layout).eval()
+    weight = np.random.default_rng(0).standard_normal(32)
+    return Readout(encoder, Head("x", weight) if head else None)
+
+
+@pytest.mark.parametrize("name", ["network", "cells"])
+@pytest.mark.parametrize("head", [True, False])
+def test_attributions_add_up_to_the_change_of_the_number(store, name, head):
+    group = TokenStore(store).group(name)
+    readout = a_readout(group, head)
+    batches, n = batches_of(group, list(group)[:3], window=WINDOW, crops=1)
+    found = attribute(readout, batches, n, device=torch.device("cpu"), steps=48)
+    assert found.windows == 3
+    assert found.gap < 0.05
+    assert found.signed.shape == (group.n_tokens, 1)
+    assert (found.strength >= np.abs(found.signed) - 1e-9).all()
+    table = saliency_table(group, found)
+    assert table["signed"].to_numpy() == pytest.approx(found.signed[:, 0])
+    if name == "network":
+        assert table["parcel"].tolist() == [f"p{i}" for i in range(8)]
+        assert table["network"].tolist()[2:4] == ["<b>Somato</b>"] * 2
+
+
+def test_a_number_of_one_parcel_is_attributed_to_it(store):
+    group = TokenStore(store).group("network")
+    readout = a_readout(group)
+    grid = readout.encoder.grid
+    cell, place = (int(x[0]) for x in np.nonzero(grid.members.numpy() == 5))
+
+    class OneParcel(Readout):
+        def forward(self, x_BUCF, static_BSD, times_BU, valid_BU):
+            a_BUPE = torch.unflatten(x_BUCF[:, :, cell], 2, (grid.layout.patch, -1))
+            return a_BUPE[..., place].square().sum((1, 2))
+
+    batches, n = batches_of(group, list(group)[:2], window=WINDOW, crops=1)
+    found = attribute(OneParcel(readout.encoder), batches, n, device=torch.device("cpu"))
+    assert found.strength.argmax() == 5
+    assert np.delete(found.strength[:, 0], 5).max() == 0
+
+
+def test_the_command_writes_a_picture_and_a_table(store, tmp_path):
+    trained = fmritok("train", "--store", store, "--group", "network", "--steps", "2", "--recipe",
+                      "tiny", "--out", tmp_path / "training", "--device", "cpu",
+                      "--set", "data.window=32", "--loader-workers", "0")  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    (tmp_path / "task.yaml").write_text(
+        "{name: t, target: sex, kind: binary, unit: subject, metric: auroc}"
+    )
+    common = ("saliency", "--from", tmp_path / "training", "--store", store, "--runs", "2",
+              "--crops", "1", "--steps", "4", "--device", "cpu")  # fmt: skip
+    for number, more in enumerate([(), ("--task", tmp_path / "task.yaml")]):
+        out = tmp_path / str(number)
+        done = fmritok(*common, "--out", out, *more)
+        assert done.exit_code == 0, done.output
+        assert len(pd.read_csv(out / "saliency.csv")) == 8
+        assert (out / "saliency.png").read_bytes().startswith(b"\x89PNG")
+    wrong = fmritok(*common, "--task", tmp_path / "task.yaml", "--class", "X", "--out", tmp_path)
+    assert wrong.exit_code == 2
+    assert "one of F, M" in wrong.output

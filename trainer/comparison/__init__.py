@@ -1,0 +1,1 @@
+"""One protocol over token groups and objectives: train, score, one table, one figure."""

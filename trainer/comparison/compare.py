@@ -1,0 +1,154 @@
+"""The comparison: train every contestant, score it, write one table and one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from fmritok.pictures.style import house_style, png
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.comparison.protocol import Contestant, plan_comparison, unequal
+from fmritok.trainer.comparison.scoring import score_encoders
+from fmritok.trainer.evaluation.results import write_results
+from fmritok.trainer.recipe import read_recipe
+from fmritok.trainer.record.folder import TrainingFolder
+from fmritok.trainer.report.score_figures import draw_rows
+from fmritok.trainer.report.scores import TaskScores, join_scores
+from fmritok.trainer.tasks.task import Task
+from fmritok.trainer.training.faults import write_whole, writing
+from fmritok.trainer.training.loop import Trainer
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison.
+
+    Attributes
+    ----------
+    table : pd.DataFrame
+        One row for each model: score with interval, and what it was trained on.
+    protocol : list of str
+        What was equal, and what was not.
+    scores : TaskScores
+    """
+
+    table: pd.DataFrame
+    protocol: list[str]
+    scores: TaskScores
+
+
+def compare(
+    store: str,
+    task: Task,
+    groups: Sequence[str],
+    *,
+    out: Path,
+    objectives: Sequence[str] = ("mtm",),
+    recipe: str = "tiny",
+    overrides: Sequence[str] = (),
+    steps: int | None = None,
+    seconds: float | None = None,
+    where: Sequence[str] = (),
+    permutations: int = 0,
+    device: torch.device | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Compare token groups and objectives on one task, under one protocol.
+
+    Each is pretrained and scored by a linear model beside an untrained twin, connectivity and the
+    dummy, on the same folds. Finished trainings in the folder are used again.
+
+    Parameters
+    ----------
+    store : str
+    task : Task
+    groups : sequence of str
+    out : Path
+        Folder: ``trainings/``, ``scores/``, ``compare.csv``, ``compare.png``.
+    objectives, recipe, overrides, steps, seconds
+        See :func:`fmritok.trainer.comparison.protocol.plan_comparison`.
+    where : sequence of str
+        ``column=value``: which runs are scored.
+    permutations : int
+        Of the labels.
+    device : torch.device, optional
+        Default: the CPU.
+    progress : callable
+        Told what is being done.
+
+    Raises
+    ------
+    ConfigError
+        If the groups cannot be compared, or the store cannot serve the task.
+    TrainingError
+        If a training fails.
+    """
+    device = device or torch.device("cpu")
+    opened = TokenStore(store)
+    contestants = plan_comparison(
+        opened, groups, objectives, read_recipe(recipe), overrides=overrides, steps=steps,
+        seconds=seconds,
+    )  # fmt: skip
+    trained = []
+    for one in contestants:
+        progress(f"training {one.name}: {_said(one)}")
+        trained.append((one, _train(one, out / "trainings", device)))
+    results = score_encoders(opened, task, trained, where=where, permutations=permutations,
+                             device=device, progress=progress)  # fmt: skip
+    write_results(out / "scores", results)
+    (scores,) = join_scores([out / "scores"])
+    table = _table(scores, contestants)
+    with writing("Comparison", out, then="Then run it again: finished trainings are kept."):
+        write_whole(out / "compare.csv", table.to_csv(index=False))
+        with house_style():
+            write_whole(out / "compare.png", png(draw_rows(scores)))
+    return Comparison(table, _protocol(contestants), scores)
+
+
+def _train(one: Contestant, under: Path, device: torch.device) -> Path:
+    """Train a contestant, or go on with its training."""
+    folder = TrainingFolder(under / one.name.replace(", ", "-"))
+    resume = folder.path if folder.checkpoints() else None
+    try:
+        trainer = Trainer(one.config, one.group, out=folder, device=device, resume=resume)
+        trainer.run()
+    finally:
+        folder.release()
+    return folder.path
+
+
+def _said(one: Contestant) -> str:
+    seen = one.seen
+    return (f"{seen['steps']:.0f} steps of {seen['batch']:.0f} windows, {seen['tokens']:,.0f} "
+            f"tokens, {seen['hours']:.1f} h of data")  # fmt: skip
+
+
+def _table(scores: TaskScores, contestants: Sequence[Contestant]) -> pd.DataFrame:
+    seen = {one.name: one.seen for one in contestants}
+    rows: list[dict[str, Any]] = []
+    for row in scores.rows:
+        figure = row.figure(scores.metric)
+        low, high = figure["interval"] or (None, None)
+        rows.append({"model": row.name, "metric": scores.metric, "mean": figure["mean"],
+                     "sd": figure["sd"], "low": low, "high": high,
+                     **seen.get(row.name, {})})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _protocol(contestants: Sequence[Contestant]) -> list[str]:
+    first = contestants[0]
+    seconds = first.config.data.window * first.tr
+    return [
+        "Equal: runs, subjects and held-out sides; optimizer steps; "
+        f"windows of about {seconds:.0f} s; model, optimizer and recipe.",
+        "Tokens seen are made equal by the number of windows in a batch: "
+        + "; ".join(f"{one.name}: {_said(one)}" for one in contestants) + ".",
+        *unequal(contestants),
+    ]  # fmt: skip

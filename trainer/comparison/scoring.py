@@ -1,0 +1,76 @@
+"""Score the encoders of a comparison on one task, all on the same units and folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.baselines.connectivity import connectivity
+from fmritok.trainer.baselines.material import parcel_series
+from fmritok.trainer.comparison.protocol import Contestant
+from fmritok.trainer.evaluation.crossval import Row
+from fmritok.trainer.evaluation.results import Results
+from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.probing.cache import FeatureCache
+from fmritok.trainer.probing.rows import ProbeOptions, probe
+from fmritok.trainer.tasks.task import Task
+
+__all__ = ["score_encoders"]
+
+
+def score_encoders(
+    store: TokenStore,
+    task: Task,
+    trained: Sequence[tuple[Contestant, Path]],
+    *,
+    where: Sequence[str] = (),
+    permutations: int = 0,
+    device: torch.device,
+    progress: Callable[[str], None],
+) -> Results:
+    """Score a linear model on each encoder, on an untrained twin, and what needs no encoder.
+
+    Parameters
+    ----------
+    store : TokenStore
+    task : Task
+        Of subjects or runs.
+    trained : sequence of (Contestant, Path)
+        With the folder of each training.
+    where : sequence of str
+        ``column=value``: which runs.
+    permutations : int
+        Of the labels, divided among the seeds.
+    device : torch.device
+    progress : callable
+
+    Raises
+    ------
+    ConfigError
+        If the store cannot serve the task.
+    """
+    how = ProbeOptions(pool="cells", untrained=True, permutations=permutations)
+    folders = [folder for _, folder in trained]
+    with TemporaryDirectory() as cache:
+        (probed,) = probe(str(store.location), [task], folders, how, cache=FeatureCache(Path(cache)),
+                          device=device, where=where, progress=progress)  # fmt: skip
+    units, folds = probed.units, probed.folds
+    rows: list[Row] = []
+    for name in store.groups:
+        group = store.group(name)
+        if group.dim == 1 and "network" in group.static:
+            features, more = connectivity(parcel_series(group, units), "pearson")
+            rows += score_features(units, folds, "connectivity (pearson)", features,
+                                   permutations=permutations, details=more)  # fmt: skip
+            break
+    rows += score_features(units, folds, "dummy", None)
+    names = [name for one, _ in trained for name in (one.name, f"{one.name}, untrained")]
+    seen = [more for one, _ in trained for more in (one.seen, {})]
+    for row, name, more in zip(probed.rows, names, seen, strict=True):
+        rows.append(replace(row, name=name, details={**row.details, **more}))
+    return replace(probed, rows=tuple(rows))

@@ -1,0 +1,1 @@
+"""Scores and trainings as the report and the comparison show them."""

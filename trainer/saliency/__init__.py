@@ -1,0 +1,1 @@
+"""What an encoder, or a linear head on it, looks at: integrated gradients."""
