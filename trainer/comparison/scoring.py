@@ -57,8 +57,10 @@ def score_encoders(
     how = ProbeOptions(pool="cells", untrained=True, permutations=permutations)
     folders = [folder for _, folder in trained]
     with TemporaryDirectory() as cache:
-        (probed,) = probe(str(store.location), [task], folders, how, cache=FeatureCache(Path(cache)),
-                          device=device, where=where, progress=progress)  # fmt: skip
+        (probed,) = probe(
+            str(store.location), [task], folders, how, cache=FeatureCache(Path(cache)),
+            device=device, where=where, progress=progress,
+        )  # fmt: skip
     units, folds = probed.units, probed.folds
     rows: list[Row] = []
     for name in store.groups:
