@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from stores import write_store
 
 from fmritok.cli import main
 from fmritok.pipeline.store.documents.seal import read_document
@@ -41,11 +43,12 @@ def _response(run, n):
     return 3 + x
 
 
-@pytest.fixture
-def store(make_store):
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    location = Location(tmp_path_factory.mktemp("states") / "tokens.zarr")
     subjects = [f"{100 + i}" for i in range(SUBJECTS)]
-    location, _ = make_store([FRAMES] * SUBJECTS, n_tokens=3, dim=4, subjects=subjects,
-                             values=_response)  # fmt: skip
+    write_store(location, [FRAMES] * SUBJECTS, n_tokens=3, dim=4, subjects=subjects,
+                values=_response)  # fmt: skip
     rows = [
         (f"demo_{subject}_run{i}", onset, 2.0, name)
         for i, subject in enumerate(subjects)
@@ -66,25 +69,26 @@ def _write_events(url, rows):
     write_annotations(location, {"events": table})
 
 
-@pytest.fixture
-def training(store, tmp_path):
+@pytest.fixture(scope="module")
+def training(store, tmp_path_factory):
     config = build_config(override({}, SMALL))
-    group = TokenStore(store).group()
-    Trainer(config, group, out=tmp_path / "a", device=torch.device("cpu")).run()
-    return tmp_path / "a"
+    group, out = TokenStore(store).group(), tmp_path_factory.mktemp("training") / "a"
+    Trainer(config, group, out=out, device=torch.device("cpu")).run()
+    return out
 
 
-def _probe(store, training, *options):
-    out = training.parent / "probe"
+def _probe(store, training, out, *options):
+    """Run the command into a folder, without the scores of chance, which take the longest."""
     command = ["probe", "--store", store, "--training", training, "--target", "trial_type",
-               "--seeds", 1, "--folds", 3, "--out", out, "--device", "cpu", *options]  # fmt: skip
+               "--seeds", 1, "--folds", 3, "--permutations", 0, "--out", out, "--device", "cpu",
+               *options]  # fmt: skip
     done = CliRunner().invoke(main, [str(each) for each in command])
     rows = json.loads((out / "probe.json").read_text()) if done.exit_code == 0 else []
     return done, rows
 
 
-def test_what_happened_is_read_from_where_the_response_is(store, training):
-    done, rows = _probe(store, training, "--event-window", "6", "--untrained")
+def test_what_happened_is_read_from_where_the_response_is(store, training, tmp_path):
+    done, rows = _probe(store, training, tmp_path, "--event-window", "6", "--untrained")
     assert done.exit_code == 0, done.output
     assert [row["encoder"] for row in rows] == ["mtm a", "untrained, as mtm a"]
     for row in rows:
@@ -93,18 +97,18 @@ def test_what_happened_is_read_from_where_the_response_is(store, training):
         assert row["window_s"] == [pytest.approx(8 * TR)] * 2
         assert (row["events_left_out"], row["runs"], row["delay_s"]) == (0, 10, 4.0)
         assert row["figures"]["balanced_accuracy"]["mean"] > 0.9
-    folds = json.loads((training.parent / "probe" / "folds.json").read_text())
+    folds = json.loads((tmp_path / "folds.json").read_text())
     for fold in folds.values():
         sides = [set(fold[side]["runs"]) for side in ("train", "validation")]
         assert not sides[0] & sides[1]
         assert sorted(sides[0] | sides[1]) == TokenStore(store).group().runs["run_id"].tolist()
-    before, rows = _probe(store, training, "--event-window", "6", "--event-delay", "-2")
+    before, rows = _probe(store, training, tmp_path, "--event-window", "6", "--event-delay", "-2")
     assert before.exit_code == 0, before.output
     assert rows[0]["figures"]["balanced_accuracy"]["mean"] < 0.75
 
 
-def test_windows_beyond_the_run_are_counted(store, training):
-    done, rows = _probe(store, training, "--event-delay", "20")
+def test_windows_beyond_the_run_are_counted(store, training, tmp_path):
+    done, rows = _probe(store, training, tmp_path, "--event-delay", "20")
     assert done.exit_code == 0, done.output
     assert (rows[0]["events_left_out"], rows[0]["n_units"]) == (10, 30)
 
@@ -120,22 +124,23 @@ def test_windows_beyond_the_run_are_counted(store, training):
         (["--event-window", "0"], 2, "0.0 is not in the range"),
     ],
 )
-def test_what_cannot_be_asked(store, training, options, status, words):
-    done, _ = _probe(store, training, *options)
+def test_what_cannot_be_asked(store, training, tmp_path, options, status, words):
+    done, _ = _probe(store, training, tmp_path, *options)
     assert done.exit_code == status
     assert words in " ".join(done.output.split())
 
 
-def test_a_store_without_events_says_so(store, training):
-    _write_events(store, [("another_run", 5.0, 2.0, "left")])
-    done, _ = _probe(store, training)
+def test_a_store_without_events_says_so(store, training, tmp_path):
+    other = shutil.copytree(store, tmp_path / "tokens.zarr")
+    _write_events(other, [("another_run", 5.0, 2.0, "left")])
+    done, _ = _probe(other, training, tmp_path / "probe")
     assert done.exit_code == 2
     assert "some during the runs of vae, got none of 1 events" in " ".join(done.output.split())
 
 
-def test_where_leaves_some_runs(store, training):
+def test_where_leaves_some_runs(store, training, tmp_path):
     options = [f"--where=subject={100 + i}" for i in range(6)]
-    done, rows = _probe(store, training, *options)
+    done, rows = _probe(store, training, tmp_path, *options)
     assert done.exit_code == 0, done.output
     assert (rows[0]["runs"], rows[0]["n_units"]) == (6, 24)
 
