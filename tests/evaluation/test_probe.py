@@ -278,7 +278,7 @@ def test_the_command_writes_scores_and_folds_with_their_checksums(store, tmp_pat
     out = tmp_path / "probe"
     command = ["probe", "--store", store, "--training", str(tmp_path / "a"), "--target", "sex",
                "--untrained", "--seeds", "2", "--folds", "3", "--crops", "2", "--out", str(out),
-               "--device", "cpu"]  # fmt: skip
+               "--permutations", "8", "--device", "cpu"]  # fmt: skip
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     assert done.output.count("Warning: Few units: sex (12 subjects)") == 1
