@@ -23,7 +23,9 @@ from fmritok.pipeline.demo.cohort import DemoConfig, run_path, write_demo_cohort
 from fmritok.pipeline.demo.config import is_rest, task_of
 
 MOTOR = "tfMRI_MOTOR_LR"
-STRONG = dataclasses.replace(NONE, sex_effect=1.2, age_effect=1.5, task_effect=3.0)
+#: As short as a block of each hand allows.
+STRONG = dataclasses.replace(NONE, sex_effect=1.2, age_effect=1.5, task_effect=3.0, minutes=0.75)
+FRAMES = 62
 SHORT = DemoConfig(subjects=1, minutes=0.15, runs=(REST,))
 
 
@@ -80,8 +82,8 @@ def measured_courses(out: Path, subject: str, run: str) -> np.ndarray:
 def test_volume_is_as_in_the_hcp(strong: Path) -> None:
     path = strong / "900001/MNINonLinear/Results/rfMRI_REST1_LR/rfMRI_REST1_LR_hp2000_clean.nii.gz"
     image = nib.load(path)
-    assert image.shape == (*GRID, 83) == (91, 109, 91, 83)
-    assert STRONG.frames == 83
+    assert image.shape == (*GRID, FRAMES) == (91, 109, 91, FRAMES)
+    assert STRONG.frames == FRAMES
     np.testing.assert_array_equal(image.affine, AFFINE)
     np.testing.assert_array_equal(image.header.get_qform(), AFFINE)
     assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
@@ -118,10 +120,10 @@ def test_tree_beside_the_volumes(strong: Path) -> None:
         np.testing.assert_allclose(events, [[8, 12, 1]])
         assert not (results / REST / "EVs").exists()
         motion = np.loadtxt(results / REST / "Movement_RelativeRMS.txt")
-        assert motion.shape == (83,)
+        assert motion.shape == (FRAMES,)
         average = np.loadtxt(results / REST / "Movement_RelativeRMS_mean.txt")
         assert float(average) == pytest.approx(motion.mean(), abs=1e-5)
-        assert true_courses(strong, subject, REST).shape == (83, 13)
+        assert true_courses(strong, subject, REST).shape == (FRAMES, 13)
     assert not list(strong.rglob("*.part"))
 
 
@@ -274,7 +276,7 @@ def test_hand_blocks_drive_the_motor_network_in_the_files(strong: Path) -> None:
     network = truth(strong)["networks"].index("SomatomotorDorsal")
     folder = run_path(strong, "900001", MOTOR).parent / "EVs"
     hands = [np.loadtxt(folder / f"{hand}.txt", ndmin=2)[:, :2] for hand in ("rh", "lh")]
-    model = response(np.concatenate(hands), 83)
+    model = response(np.concatenate(hands), FRAMES)
     for subject in ("900001", "900002"):
         assert np.corrcoef(model, measured_courses(strong, subject, MOTOR)[:, network])[0, 1] > 0.6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -33,6 +34,11 @@ def _results(task=None, strength=1.5):
     rows += score_features(units, folds, "noise", Fixed(noise, units.ids))
     rows += score_features(units, folds, "dummy", None)
     return Results(units, tuple(folds), tuple(rows), {"overlap": None})
+
+
+@functools.cache
+def _of_sex(strength):
+    return _results(strength=strength)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +76,7 @@ def test_what_is_written_is_read_back_and_follows_from_the_predictions(task, tmp
 
 
 def test_differences_are_paired(tmp_path):
-    tree = write_results(tmp_path, _results(), draws=200)
+    tree = write_results(tmp_path, _of_sex(1.5), draws=200)
     (difference,) = [d for d in tree["differences"] if (d["row"], d["minus"]) == ("noise", "good")]
     figures = {row["row"]: row["figures"]["auroc"] for row in tree["rows"]}
     assert difference["mean"] == pytest.approx(figures["noise"]["mean"] - figures["good"]["mean"])
@@ -79,8 +85,8 @@ def test_differences_are_paired(tmp_path):
 
 
 def test_results_that_do_not_fit_together_are_refused(tmp_path):
-    write_results(tmp_path / "a", _results(), draws=10)
-    write_results(tmp_path / "b", _results(strength=0.5), draws=10)
+    write_results(tmp_path / "a", _of_sex(1.5), draws=10)
+    write_results(tmp_path / "b", _of_sex(0.5), draws=10)
     (tmp_path / "a" / "predictions.csv").write_bytes(
         (tmp_path / "b" / "predictions.csv").read_bytes()
     )
@@ -95,7 +101,7 @@ def test_results_that_do_not_fit_together_are_refused(tmp_path):
 def test_an_interrupted_writing_leaves_no_scores(tmp_path, monkeypatch):
     from fmritok.trainer.evaluation import results as module
 
-    write_results(tmp_path, _results(), draws=10)
+    write_results(tmp_path, _of_sex(1.5), draws=10)
 
     def full(path, content):
         if path.name == "splits.json":
@@ -104,7 +110,7 @@ def test_an_interrupted_writing_leaves_no_scores(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "write_whole", full)
     with pytest.raises(TrainingError, match="Results .* No space left"):
-        write_results(tmp_path, _results(strength=0.1), draws=10)
+        write_results(tmp_path, _of_sex(0.5), draws=10)
     with pytest.raises(ConfigError):
         read_results(tmp_path)
 

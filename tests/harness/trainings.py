@@ -97,7 +97,8 @@ class Trainings:
         """Return the arguments that probe a training."""
         return [str(x) for x in (
             "probe", "--store", self.store, "--training", self.out, "--target", "sex", "--folds", 2,
-            "--seeds", 1, "--crops", 2, "--device", "cpu", "--json", "--no-cache",
+            "--seeds", 1, "--crops", 2, "--permutations", 2, "--device", "cpu", "--json",
+            "--no-cache",
             "--out", self.root / "probe",
         )]  # fmt: skip
 

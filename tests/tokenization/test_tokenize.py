@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,42 @@ from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 SUFFIX = "rfMRI_REST1_LR"
 
 
-@pytest.fixture
-def tree(tmp_path) -> Path:
-    root = tmp_path / "hcp"
+def _write_tree(root: Path) -> Path:
     for i in range(3):
         write_run(root, f"10000{i}", frames=3 + i)
     write_phenotypes(root, ["100000", "100001", "100002"])
     return root
 
 
-def test_tokens_in_the_store_are_the_encoder_s(tree, tmp_path, weights):
-    store = tmp_path / "t.zarr"
+@pytest.fixture
+def own_tree(tmp_path) -> Path:
+    """Return a tree to change."""
+    return _write_tree(tmp_path / "hcp")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """Return a tree that several tests read."""
+    return _write_tree(tmp_path_factory.mktemp("tree") / "hcp")
+
+
+@pytest.fixture(scope="module")
+def once(tree, weights, tmp_path_factory) -> Path:
+    """Return the store of that tree, written without a fault, to read."""
+    store = tmp_path_factory.mktemp("once") / "t.zarr"
     result = tokenize(tree, store, weights)
     assert result.exit_code == 0, result.output
-    group = TokenStore(store).group()
+    return store
+
+
+@pytest.fixture
+def store(once, tmp_path) -> Path:
+    """Return a copy of it to change."""
+    return shutil.copytree(once, tmp_path / "t.zarr")
+
+
+def test_tokens_in_the_store_are_the_encoder_s(tree, once, weights):
+    group = TokenStore(once).group()
     assert group.runs["n_frames"].tolist() == [3, 4, 5]
     tokenizer = VaeTokenizer(weights)
     tokenizer.setup()
@@ -45,15 +68,13 @@ def test_tokens_in_the_store_are_the_encoder_s(tree, tmp_path, weights):
     exact = tokenizer.encode(frames, tokenizer.fit(volumes.statistics))
     step = group.statistics(run["row"]).scale
     assert (np.abs(group.values(run["run_id"]) - exact) <= 0.51 * step + 1e-5).all()
-    plain = zarr.open_array(store / "vae" / "tokens", mode="r")
+    plain = zarr.open_array(once / "vae" / "tokens", mode="r")
     assert plain[run["start"] : run["start"] + 4].shape == (4, 27, 3072)
     assert group.array("coordinates").shape == (27, 3)
 
 
-def test_the_store_explains_itself(tree, tmp_path, weights):
-    store = tmp_path / "t.zarr"
-    tokenize(tree, store, weights)
-    found = inspect(store)
+def test_the_store_explains_itself(once, weights):
+    found = inspect(once)
     group = found["groups"]["vae"]
     assert group["shape"] == [12, 27, 3072]
     assert group["dtype"] == "int8"
@@ -69,12 +90,12 @@ def test_the_store_explains_itself(tree, tmp_path, weights):
         "reason": "",
         "groups": {"vae": {"start": 0, "n_frames": 3, "status": "done", "reason": ""}},
     }
-    record = zarr.open_group(store, mode="r")["vae/records/hcp_100000_rfMRI_REST1_LR"].attrs
+    record = zarr.open_group(once, mode="r")["vae/records/hcp_100000_rfMRI_REST1_LR"].attrs
     assert record["normalizer"]["maximum"] > 900
     assert record["placement"].startswith("exact")
-    assert TokenStore(store).phenotypes["Gender"].tolist() == ["M", "F", "M"]
-    assert "100000" not in fmritok("inspect", "--store", store).output
-    assert fmritok("verify", "--store", store).exit_code == 0
+    assert TokenStore(once).phenotypes["Gender"].tolist() == ["M", "F", "M"]
+    assert "100000" not in fmritok("inspect", "--store", once).output
+    assert fmritok("verify", "--store", once).exit_code == 0
 
 
 @pytest.mark.slow
@@ -101,9 +122,7 @@ def test_real_runs_and_back_to_volumes(data, tmp_path):
     assert "a span within 0:12" in bad.output
 
 
-def test_zscore_group_beside_the_other(tree, tmp_path, weights):
-    store = tmp_path / "t.zarr"
-    tokenize(tree, store, weights)
+def test_zscore_group_beside_the_other(tree, store, tmp_path, weights):
     more = tokenize(tree, store, weights, "--intensity", "zscore", "--group", "vae-zscore",
                     "--store-dtype", "float16")  # fmt: skip
     assert more.exit_code == 0, more.output
@@ -127,7 +146,7 @@ def test_bf16_keeps_its_measured_error(tree, tmp_path, weights):
     assert note["run_id"] == "hcp_100000_rfMRI_REST1_LR"
 
 
-def test_bad_runs_are_set_aside_and_the_rest_goes_on(tree, tmp_path, weights):
+def test_bad_runs_are_set_aside_and_the_rest_goes_on(own_tree, tmp_path, weights):
     """Every kind of spoiled run in one cohort: each has its reason, the good runs are unharmed."""
     rng = np.random.default_rng(0)
     blob = np.zeros((*SHAPE, 4), np.float32)
@@ -146,16 +165,16 @@ def test_bad_runs_are_set_aside_and_the_rest_goes_on(tree, tmp_path, weights):
         "200008": ({"values": np.repeat(blob[..., :1], 4, 3)}, "the same in every frame"),
     }
     for subject, (arguments, _) in spoiled.items():
-        write_run(tree, subject, **arguments)
-    cut = write_run(tree, "200009", frames=6)
+        write_run(own_tree, subject, **arguments)
+    cut = write_run(own_tree, "200009", frames=6)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
     spoiled["200009"] = ({}, "6 whole frames")
-    write_run(tree, "200010")
-    write_run(tree, "200010", extension=".nii")
+    write_run(own_tree, "200010")
+    write_run(own_tree, "200010", extension=".nii")
     spoiled["200010"] = ({}, "Run id")
 
     store = tmp_path / "t.zarr"
-    result = tokenize(tree, store, weights)
+    result = tokenize(own_tree, store, weights)
     assert result.exit_code == 1
     runs = {r["subject"]: r for r in inspect(store)["runs"]}
     for subject, (_, words) in spoiled.items():
@@ -168,27 +187,23 @@ def test_bad_runs_are_set_aside_and_the_rest_goes_on(tree, tmp_path, weights):
     assert "Traceback" in record["traceback"]
 
     clean = tmp_path / "clean.zarr"
-    tokenize(tree, clean, weights)
+    tokenize(own_tree, clean, weights)
     assert written(clean) == written(store)
 
 
-def test_a_repaired_run_is_taken_up(tree, tmp_path, weights):
-    path = next(tree.glob(f"100001/**/{SUFFIX}_*.nii.gz"))
+def test_a_repaired_run_is_taken_up(own_tree, once, tmp_path, weights):
+    path = next(own_tree.glob(f"100001/**/{SUFFIX}_*.nii.gz"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
     store = tmp_path / "t.zarr"
-    assert tokenize(tree, store, weights).exit_code == 1
+    assert tokenize(own_tree, store, weights).exit_code == 1
     path.write_bytes(whole)
-    assert tokenize(tree, store, weights).exit_code == 0
-    other = tmp_path / "once.zarr"
-    tokenize(tree, other, weights)
-    assert written(store) == written(other)
+    assert tokenize(own_tree, store, weights).exit_code == 0
+    assert written(store) == written(once)
 
 
-def test_damage_is_dropped_and_redone(tree, tmp_path, weights):
+def test_damage_is_dropped_and_redone(tree, store, weights):
     """Bit rot in one run: verify names and drops it, the same command brings it back."""
-    store = tmp_path / "t.zarr"
-    tokenize(tree, store, weights)
     before = written(store)
     shard = store / "vae/tokens/c/1/0/0"
     rotten = bytearray(shard.read_bytes())
@@ -203,9 +218,7 @@ def test_damage_is_dropped_and_redone(tree, tmp_path, weights):
     assert fmritok("verify", "--store", store).output.strip() == f"{store} is sound"
 
 
-def test_another_configuration_is_refused(tree, tmp_path, weights):
-    store = tmp_path / "t.zarr"
-    tokenize(tree, store, weights)
+def test_another_configuration_is_refused(tree, store, weights):
     for more, words in [
         (("--intensity", "zscore"), "provenance.intensity.mode = 'max'"),
         (("--store-dtype", "float16"), "precision = 'int8'"),
@@ -244,7 +257,7 @@ def test_a_dry_run_and_a_plan_write_nothing(tree, tmp_path, weights):
 
 
 def test_no_space_left_stops_with_one_error_and_keeps_what_is_done(
-    tree, tmp_path, weights, monkeypatch
+    tree, once, tmp_path, weights, monkeypatch
 ):
     """The disk fills up while the second run is written; a rerun ends in the same store."""
     store = tmp_path / "t.zarr"
@@ -264,9 +277,7 @@ def test_no_space_left_stops_with_one_error_and_keeps_what_is_done(
     assert [r["status"] for r in inspect(store)["runs"]] == ["planned", "planned", "done"]
     monkeypatch.undo()
     assert tokenize(tree, store, weights).exit_code == 0
-    other = tmp_path / "once.zarr"
-    tokenize(tree, other, weights)
-    assert written(store) == written(other)
+    assert written(store) == written(once)
 
 
 def test_a_memory_store_needs_the_serial_executor(tree, weights):
@@ -277,7 +288,7 @@ def test_a_memory_store_needs_the_serial_executor(tree, weights):
 
 
 def test_a_run_that_ended_without_a_row_is_named_and_the_exit_status_is_1(
-    tree, tmp_path, weights, monkeypatch
+    tree, store, weights, monkeypatch
 ):
     """As when another process wrote the table: nothing that is missing counts as done."""
     finalize = ledger.finalize
@@ -285,8 +296,6 @@ def test_a_run_that_ended_without_a_row_is_named_and_the_exit_status_is_1(
     def without_the_last(location, group):
         return finalize(location, group).iloc[:-1]
 
-    store = tmp_path / "t.zarr"
-    assert tokenize(tree, store, weights).exit_code == 0
     monkeypatch.setattr(ledger, "finalize", without_the_last)
     result = tokenize(tree, store, weights)
     assert result.exit_code == 1
