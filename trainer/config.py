@@ -58,6 +58,9 @@ class DataConfig:
         Windows of a step, over all processes and all parts (``train.accumulate``) of it.
     validation_fraction : float
         Share of the subjects held out, families kept together.
+    hold_out : str or None
+        ``COLUMN=VALUE,...``: hold out the subjects who have a run with one of these values, such as
+        ``site=NYU,UCLA_1``, instead of a share.
     split_seed : int
         Draws who is held out, and the order of ``subjects``; ``train.seed`` does not change them.
     subjects : int or None
@@ -72,6 +75,7 @@ class DataConfig:
     read_frames: int | None = None
     batch_size: int = 6
     validation_fraction: float = 0.2
+    hold_out: str | None = None
     split_seed: int = 0
     subjects: int | None = None
     max_validation_windows: int = 64

@@ -112,3 +112,21 @@ def test_fewer_subjects_are_nested_whole_and_leave_validation_alone(run_table):
     assert with_subjects(table, split, subjects=5, seed=2) != five
     with pytest.raises(ConfigError, match=rf"at most the {available} subjects .* got"):
         with_subjects(table, split, subjects=available + 1, seed=1)
+
+
+def test_named_sites_are_held_out_with_the_families_of_their_subjects(run_table):
+    table = _cohort(run_table, 24).assign(site="s0")
+    table.loc[0, "site"] = "s1"  # one run of a family of four
+    table.loc[20:, "site"] = "s2"  # another family
+    split = split_runs(table, fraction=0.3, seed=0, hold_out="site=s1,s2")
+    assert split.validation == tuple(sorted(table["run_id"][[0, 1, 2, 3, 20, 21, 22, 23]]))
+    check_no_leakage(table, split)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["s1", "scanner=s1", "site=", "site=s9", "site=s0,s1,s2", "site=s0,s9"]
+)
+def test_other_names_of_who_is_held_out_are_refused(run_table, wrong):
+    table = _cohort(run_table, 8).assign(site=["s0", "s1", "s2", "s0"] * 2)
+    with pytest.raises(ConfigError, match=r"data\.hold_out"):
+        split_runs(table, fraction=0.3, seed=0, hold_out=wrong)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from time_courses import correlations, series_of, task_regressor
 
-from fmritok.errors import RunError
+from fmritok.errors import FmritokError, RunError
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.testing import SeriesTokenizerContract
 from fmritok.tokenizers.flatmap.tokenizer import FlatmapTokenizer
@@ -48,10 +48,11 @@ def test_tokens_equal_a_plain_float64_reference(fsaverage, rng):
     assert (tokens[:, ~flat.mask] == 0).all()
 
 
-def test_volume_samples_equal_nilearn(fsaverage, data):
+def test_volume_samples_equal_nilearn(data):
     from nilearn.datasets import fetch_surf_fsaverage
     from nilearn.surface import vol_to_surf
 
+    fsaverage = FlatmapTokenizer(move_surfaces=False)
     path = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
     series, _, _ = series_of(fsaverage, RunFiles(str(path)))
     surfaces = fetch_surf_fsaverage("fsaverage5")
@@ -67,6 +68,61 @@ def test_volume_samples_equal_nilearn(fsaverage, data):
         known = np.isfinite(reference).all(axis=1)
         assert known.mean() > 0.95
         np.testing.assert_allclose(mine[known], reference[known], rtol=1e-4, atol=0.5)
+
+
+def test_surfaces_moved_to_mni152_lie_in_more_grey_matter(fsaverage):
+    """Fsaverage lies in MNI305, volumes in MNI152: 2 mm off without the published affine."""
+    from nilearn.datasets import load_mni152_gm_template
+
+    grey = load_mni152_gm_template(resolution=2)
+    space = VolumeSpace(grey.shape, grey.affine)
+    values = grey.get_fdata(dtype=np.float32).ravel(order="F")[:, None]
+    share = []
+    for tokenizer in (FlatmapTokenizer(move_surfaces=False), fsaverage):
+        used = np.unique(tokenizer.flat.vertex)
+        share.append(float(tokenizer.places(space).apply(values)[used].mean()))
+    assert share == pytest.approx([0.626, 0.636], abs=0.002)
+    unmoved, moved = (t.template for t in (FlatmapTokenizer(move_surfaces=False), fsaverage))
+    off = np.linalg.norm(moved.left.middle - unmoved.left.middle, axis=1)
+    assert 1.5 < off.mean() < 2.5
+
+
+def test_standardized_pixels_equal_a_plain_float64_reference(rng):
+    tokenizer = FlatmapTokenizer(standardize="pixel")
+    space = SurfaceSpace.of_meshes("fsaverage5", (10242, 10242))
+    series = rng.normal(500, rng.uniform(1, 30, (20484, 1)), (20484, 30)).astype(np.float32)
+    places = tokenizer.places(space)
+    tokens, _ = tokens_of(tokenizer, places.apply(series), 1.0, places)
+    flat = tokenizer.flat
+    for pixel in rng.integers(0, len(flat.pixel), 200):
+        expected = flat.weight[pixel] @ series[flat.vertex[pixel]].astype(np.float64)
+        expected = (expected - expected.mean()) / expected.std()
+        token, feature = divmod(int(flat.feature[pixel]), 256)
+        np.testing.assert_allclose(tokens[:, token, feature], expected, atol=2e-4)
+    assert (tokens[:, ~flat.mask] == 0).all()
+
+
+def test_provenance_tells_groups_of_other_settings_apart(fsaverage):
+    """With the settings of release 0.1 it is what release 0.1 wrote."""
+    old = FlatmapTokenizer(tr=1.0, resampling="scipy", move_surfaces=False).provenance()
+    assert old["template"].keys() == {"space", "sha256"}
+    assert old["tr"] == {
+        "seconds": 1.0, "interpolation": "pchip", "antialias": "chebyshev, order 8"
+    }  # fmt: skip
+    assert old["standardized"] == "each vertex over time"
+    new = FlatmapTokenizer(tr=1.0, standardize="pixel").provenance()
+    assert new["template"]["surfaces"]["from"] == "MNI305"
+    assert new["template"]["sha256"] != old["template"]["sha256"]
+    assert new["tr"]["padding"] == "even"
+    assert new["standardized"] == "each pixel over time"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"standardize": "voxel"}, {"resampling": "even"}, {"move_surfaces": "no"}]
+)
+def test_other_values_of_options_are_refused(wrong):
+    with pytest.raises(FmritokError, match=f"flatmap.{next(iter(wrong))}"):
+        FlatmapTokenizer(**wrong)
 
 
 def test_surface_and_volume_of_one_run_show_the_same(fsaverage, data):

@@ -10,6 +10,7 @@ from matplotlib.tri import LinearTriInterpolator, Triangulation
 
 from fmritok.errors import FmritokError
 from fmritok.tokenizers.flatmap.cortex import CortexTemplate, Hemisphere, load_template
+from fmritok.tokenizers.flatmap.geometry import Geometry
 from fmritok.tokenizers.flatmap.pixels import build_flat_grid
 
 
@@ -64,7 +65,7 @@ def test_all_pixels_of_a_small_triangulation_are_right(rng):
     faces = np.array([[0, 1, 2], [1, 3, 2]])
     height = np.zeros((4, 3))
     h = Hemisphere(points, faces, height, height, np.ones(4, bool))
-    template = CortexTemplate("square", (16, 48), h, h, "")
+    template = CortexTemplate("square", (16, 48), h, h, Geometry(), False, "")
     flat = build_flat_grid(template)
     assert flat.pixel_mm == 0.65  # 10 + 8 + 10 mm in 48 pixels, 10 mm in 16
     image = painted(flat, np.concatenate([points[:, 0], 100 + points[:, 1]]))

@@ -3,19 +3,25 @@
 nilearn ships fsaverage5. Any other template is a folder with a description file::
 
     # template.yaml
-    space: fsLR
+    space: fsLR                # name of the mesh
+    surface_space: MNI152      # of white, pial and midthickness: MNI152 or MNI305 (fsaverage)
     grid: [224, 560]           # pixels of the flat map, rows and columns, multiples of 16
     left:
       flat: L.flat.32k_fs_LR.surf.gii
       midthickness: L.midthickness.32k_fs_LR.surf.gii    # or white: and pial:
       cortex: L.atlasroi.32k_fs_LR.shape.gii             # optional: 1 in cortex, 0 elsewhere
     right: ...
+    pixel_mm: 1.2              # optional, see fmritok.tokenizers.flatmap.geometry
+    gap_mm: 16
+    box: [-336, 336, -122.8, 146]
+
+Runs lie in MNI152. Surfaces in MNI305 are moved there before volumes are sampled.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +31,21 @@ import numpy.typing as npt
 
 from fmritok.errors import FmritokError, expected
 from fmritok.regular import check_regular
+from fmritok.tokenizers.flatmap.geometry import Geometry, read_geometry
 
-__all__ = ["EMBEDDED_TEMPLATE", "CortexTemplate", "Hemisphere", "load_template"]
+__all__ = [
+    "EMBEDDED_TEMPLATE", "MNI305_TO_MNI152", "CortexTemplate", "Hemisphere", "load_template",
+]  # fmt: skip
 
 EMBEDDED_TEMPLATE = "fsaverage5"
 _EMBEDDED_GRID = (128, 272)
 _SURFACES = ("flat", "white", "pial", "midthickness", "cortex")
+#: From mm in MNI305 (fsaverage) to mm in MNI152, of FreeSurfer (wiki page CoordinateSystems).
+MNI305_TO_MNI152 = (
+    (0.9975, -0.0073, 0.0176, -0.0429),
+    (0.0146, 1.0009, -0.0024, 1.5496),
+    (-0.0130, -0.0093, 0.9971, 1.1840),
+)
 
 Points = npt.NDArray[np.float64]
 
@@ -46,7 +61,7 @@ class Hemisphere:
     faces : np.ndarray of shape (n_faces, 3), int64
         Triangles of the flat map. The map has cuts and no medial wall.
     inner, outer : np.ndarray of shape (n_vertices, 3), float64
-        White and pial surface, mm, MNI. Both are the midthickness surface if only that is known.
+        White and pial surface, mm, MNI152. Both are the midthickness surface if only that is known.
     cortex : np.ndarray of shape (n_vertices,), bool
         Mask of cortical vertices.
     """
@@ -74,6 +89,10 @@ class CortexTemplate:
     grid : tuple of int
         Rows and columns of the flat map, pixels.
     left, right : Hemisphere
+    geometry : Geometry
+        How the flat hemispheres lie on the grid.
+    moved : bool
+        Whether the surfaces were moved from MNI305 to MNI152.
     sha256 : str
         Hex digest of all other attributes.
     """
@@ -82,6 +101,8 @@ class CortexTemplate:
     grid: tuple[int, int]
     left: Hemisphere
     right: Hemisphere
+    geometry: Geometry
+    moved: bool
     sha256: str
 
     @property
@@ -95,21 +116,24 @@ class CortexTemplate:
         return len(self.left.flat), len(self.right.flat)
 
 
-def load_template(reference: str = EMBEDDED_TEMPLATE) -> CortexTemplate:
+def load_template(reference: str = EMBEDDED_TEMPLATE, *, move: bool = True) -> CortexTemplate:
     """Load a cortical template.
 
     Parameters
     ----------
     reference : str
         ``fsaverage5``, the path of a ``template.yaml``, or the path of its folder.
+    move : bool
+        Whether to move surfaces from MNI305 to MNI152.
 
     Raises
     ------
     FmritokError
-        If a file is missing, or surfaces have different vertices.
+        If a file is missing, surfaces have different vertices, or their space is not known.
     """
     if reference == EMBEDDED_TEMPLATE:
-        return _build(EMBEDDED_TEMPLATE, _EMBEDDED_GRID, *_nilearn_surfaces(), "nilearn")
+        sides = _nilearn_surfaces()
+        return _build(EMBEDDED_TEMPLATE, _EMBEDDED_GRID, sides, "nilearn", Geometry(), move)
     import yaml
 
     path = Path(reference).expanduser()
@@ -122,6 +146,7 @@ def load_template(reference: str = EMBEDDED_TEMPLATE) -> CortexTemplate:
             {kind: path.parent / tree[side][kind] for kind in _SURFACES if kind in tree[side]}
             for side in ("left", "right")
         ]
+        geometry = read_geometry(tree)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, IndexError) as error:
         raise FmritokError(
             expected("Cortical template", reference,
@@ -129,25 +154,40 @@ def load_template(reference: str = EMBEDDED_TEMPLATE) -> CortexTemplate:
                      f"{type(error).__name__}: {error}",
                      "See the module fmritok.tokenizers.flatmap.cortex for the format.")
         ) from error  # fmt: skip
-    return _build(space, grid, sides[0], sides[1], str(path))
+    moved = _surface_space(tree, space, path) == "MNI305"
+    return _build(space, grid, sides, str(path), geometry, move and moved)
+
+
+def _surface_space(tree: Mapping[str, Any], mesh: str, path: Path) -> str:
+    """Return the space of the surfaces: as stated, or MNI152 of meshes other than fsaverage."""
+    of_mesh = None if mesh.startswith("fsaverage") else "MNI152"
+    found = tree.get("surface_space", of_mesh)
+    if found not in ("MNI152", "MNI305"):
+        raise FmritokError(
+            expected("Cortical template", path, "surface_space: MNI152 or MNI305",
+                     found or "none", "Add it. FreeSurfer's fsaverage is in MNI305.")
+        )  # fmt: skip
+    return str(found)
 
 
 def _build(
     space: str,
     grid: tuple[int, int],
-    left: Mapping[str, Path],
-    right: Mapping[str, Path],
+    sides: Sequence[Mapping[str, Path]],
     where: str,
+    geometry: Geometry,
+    move: bool,
 ) -> CortexTemplate:
-    hemispheres = [_hemisphere(files, where) for files in (left, right)]
-    digest = hashlib.sha256(repr((space, grid)).encode())
-    for h in hemispheres:
+    left, right = (_hemisphere(files, where, move) for files in sides)
+    stated = (space, grid) if geometry == Geometry() else (space, grid, geometry)
+    digest = hashlib.sha256(repr(stated).encode())
+    for h in (left, right):
         for array in (h.flat, h.faces, h.inner, h.outer, h.cortex):
             digest.update(np.ascontiguousarray(array).tobytes())
-    return CortexTemplate(space, grid, hemispheres[0], hemispheres[1], digest.hexdigest())
+    return CortexTemplate(space, grid, left, right, geometry, move, digest.hexdigest())
 
 
-def _hemisphere(files: Mapping[str, Path], where: str) -> Hemisphere:
+def _hemisphere(files: Mapping[str, Path], where: str, move: bool) -> Hemisphere:
     if "flat" not in files or not ({"white", "pial"} <= set(files) or "midthickness" in files):
         raise FmritokError(
             expected("Cortical template", where, "flat, and white and pial or midthickness",
@@ -165,6 +205,9 @@ def _hemisphere(files: Mapping[str, Path], where: str) -> Hemisphere:
                 expected(f"Surface {kind} of", where, f"{len(flat)} vertices, as flat has",
                          len(values), "Take surfaces of one template and density.")
             )  # fmt: skip
+    if move:
+        affine = np.array(MNI305_TO_MNI152)
+        inner, outer = (points @ affine[:, :3].T + affine[:, 3] for points in (inner, outer))
     return Hemisphere(flat[:, :2], faces, inner, outer, cortex)
 
 
@@ -186,13 +229,12 @@ def _gifti(path: Path) -> Any:
         ) from error  # fmt: skip
 
 
-def _nilearn_surfaces() -> tuple[dict[str, Path], dict[str, Path]]:
+def _nilearn_surfaces() -> list[dict[str, Path]]:
     """Return the surfaces shipped with nilearn, without a download."""
     from nilearn.datasets import fetch_surf_fsaverage
 
     files = fetch_surf_fsaverage("fsaverage5")
-    left, right = (
+    return [
         {kind: Path(files[f"{kind}_{side}"]) for kind in ("flat", "white", "pial")}
         for side in ("left", "right")
-    )
-    return left, right
+    ]

@@ -23,8 +23,6 @@ __all__ = ["CELL", "FlatGrid", "build_flat_grid"]
 
 #: Edge of a cell, pixels.
 CELL = 16
-#: Gap between the hemispheres, mm.
-_GAP_MM = 8.0
 #: Triangles with a longer edge bridge a cut and are dropped, mm.
 _LONGEST_EDGE_MM = 16.0
 _TRIANGLES_AT_ONCE = 20_000
@@ -81,12 +79,12 @@ class FlatGrid:
 def build_flat_grid(template: CortexTemplate) -> FlatGrid:
     """Build the pixel grid of a template's flat map.
 
-    Uses the smallest pixel size, in steps of 0.05 mm, at which the map fits the template's grid.
+    Its geometry is the template's, see :mod:`fmritok.tokenizers.flatmap.geometry`.
 
     Raises
     ------
     FmritokError
-        If rows or columns of the grid are not multiples of the cell edge.
+        If rows or columns of the grid are not multiples of the cell edge, or the map does not fit.
     """
     rows, columns = template.grid
     if rows % CELL or columns % CELL or min(rows, columns) <= 0:
@@ -95,20 +93,9 @@ def build_flat_grid(template: CortexTemplate) -> FlatGrid:
                      template.grid, "Change it in template.yaml.")
         )  # fmt: skip
     faces = [_faces(h) for h in template.hemispheres]
-    points = [
-        h.flat - h.flat[np.unique(f)].min(axis=0)
-        for h, f in zip(template.hemispheres, faces, strict=True)
-    ]
-    sizes = [p[np.unique(f)].max(axis=0) for p, f in zip(points, faces, strict=True)]
-    width, height = sizes[0][0] + _GAP_MM + sizes[1][0], max(sizes[0][1], sizes[1][1])
-    pixel_mm = round(float(np.ceil(max(width / columns, height / rows) / 0.05 - 1e-9)) * 0.05, 2)
-    points[1] = points[1] + [sizes[0][0] + _GAP_MM, 0]
-    for p, size in zip(points, sizes, strict=True):
-        # Centre the map, then convert to pixels, with rows counted from the top.
-        p += [(columns * pixel_mm - width) / 2, (rows * pixel_mm - size[1]) / 2]
-        p /= pixel_mm
-        p[:, 1] = rows - p[:, 1]
-        p -= 0.5
+    flat = template.left.flat, template.right.flat
+    used = flat[0][np.unique(faces[0])], flat[1][np.unique(faces[1])]
+    points, pixel_mm = template.geometry.place(flat, used, (rows, columns))
     found = [_rasterize(p, f, (rows, columns)) for p, f in zip(points, faces, strict=True)]
     found[1] = (found[1][0], found[1][1] + template.n_vertices[0], found[1][2])
     pixel, vertex, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))

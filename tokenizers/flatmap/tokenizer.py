@@ -2,8 +2,8 @@
 
 The method of fm-MAE and CortexMAE (Lane et al., arXiv 2510.13768). Volumes are first sampled
 between the white and the pial surface. The time course of each vertex is standardized, optionally
-resampled in time, and interpolated onto the pixels of a flat map. The tokens are the cells of
-16 x 16 pixels that contain cortex.
+resampled in time, and interpolated onto the pixels of a flat map. Newer releases of CortexMAE
+standardize each pixel instead. The tokens are the cells of 16 x 16 pixels that contain cortex.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,12 @@ import scipy.sparse
 
 from fmritok.errors import FmritokError, RunError, expected
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
-from fmritok.tokenizers.flatmap.cortex import EMBEDDED_TEMPLATE, CortexTemplate, load_template
+from fmritok.tokenizers.flatmap.cortex import (
+    EMBEDDED_TEMPLATE,
+    MNI305_TO_MNI152,
+    CortexTemplate,
+    load_template,
+)
 from fmritok.tokenizers.flatmap.pictures import save_pictures, save_surfaces
 from fmritok.tokenizers.flatmap.pixels import CELL, FlatGrid, build_flat_grid
 from fmritok.tokenizers.flatmap.shading import sulcal_shading
@@ -27,9 +32,12 @@ from fmritok.tokenizers.sampling import trilinear
 from fmritok.tokenizers.spaces import LEFT, RIGHT, SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
-from fmritok.tokenizers.temporal import resample, resampled_frames, standardize
+from fmritok.tokenizers.temporal import resample, resampled_frames, standardize, varying
 
-__all__ = ["FlatmapTokenizer"]
+__all__ = ["FlatmapTokenizer", "Resampling", "Standardize"]
+
+Standardize = Literal["vertex", "pixel"]
+Resampling = Literal["cortexmae", "scipy"]
 
 #: Depths at which a volume is sampled, from the white (0) to the pial surface (1).
 _DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -48,21 +56,57 @@ class FlatmapTokenizer(SeriesTokenizer):
         :mod:`fmritok.tokenizers.flatmap.cortex`.
     tr : float, optional
         Seconds between token frames (1.0 in the published model). Default: the run's own.
+    standardize : {"vertex", "pixel"}
+        Whose time courses get mean 0 and variance 1: those of vertices, as in the first release of
+        CortexMAE, or those of pixels, as in its second.
+    resampling : {"cortexmae", "scipy"}
+        cortexmae: the anti-alias filter mirrors time courses at their ends, and a last frame that
+        the run does not fill is left out. scipy: it point-reflects them, and such a frame is kept
+        (the only way in fmritok 0.1).
+    move_surfaces : bool
+        Move a template's surfaces from MNI305 (fsaverage) to MNI152, where volumes lie. False: use
+        them as they are, 2 mm off (the only way in fmritok 0.1).
+
+    Raises
+    ------
+    FmritokError
+        If an option has another value.
     """
 
     name: ClassVar[str] = "flatmap"
     default_precision: ClassVar[str] = "float16"
     file_types: ClassVar[tuple[str, ...]] = (".png", ".func.gii")
 
-    def __init__(self, template: str = EMBEDDED_TEMPLATE, *, tr: float | None = None) -> None:
+    def __init__(
+        self,
+        template: str = EMBEDDED_TEMPLATE,
+        *,
+        tr: float | None = None,
+        standardize: Standardize = "vertex",
+        resampling: Resampling = "cortexmae",
+        move_surfaces: bool = True,
+    ) -> None:
+        for option, value, values in (
+            ("standardize", standardize, get_args(Standardize)),
+            ("resampling", resampling, get_args(Resampling)),
+            ("move_surfaces", move_surfaces, (True, False)),
+        ):
+            if value not in values:
+                raise FmritokError(
+                    expected("Option", f"flatmap.{option}", f"one of {', '.join(map(str, values))}",
+                             repr(value), f"Choose one with --set flatmap.{option}=VALUE.")
+                )  # fmt: skip
         self.reference = template
         self.tr = tr
+        self.standardize = standardize
+        self.resampling = resampling
+        self.move_surfaces = move_surfaces
         self._places: dict[str, SparseMap] = {}
 
     @cached_property
     def template(self) -> CortexTemplate:
         """The cortical template."""
-        return load_template(self.reference)
+        return load_template(self.reference, move=self.move_surfaces)
 
     @cached_property
     def flat(self) -> FlatGrid:
@@ -107,16 +151,29 @@ class FlatmapTokenizer(SeriesTokenizer):
 
     def provenance(self) -> dict[str, Any]:
         """Return all settings that change the tokens."""
+        template: dict[str, Any] = {
+            "space": self.template.space, "sha256": self.template.sha256,
+        }  # fmt: skip
+        if self.template.moved:
+            template["surfaces"] = {
+                "from": "MNI305", "to": "MNI152", "affine": [list(row) for row in MNI305_TO_MNI152]
+            }  # fmt: skip
+        resampled: dict[str, Any] | None = None
+        if self.tr is not None:
+            resampled = {
+                "seconds": self.tr, "interpolation": "pchip", "antialias": "chebyshev, order 8"
+            }  # fmt: skip
+            if self.resampling == "cortexmae":
+                resampled |= {"padding": "even", "last_frame": "only if the run fills it"}
         return {
             "tokenizer": self.name,
-            "template": {"space": self.template.space, "sha256": self.template.sha256},
+            "template": template,
             "painting": {"sha256": self.painting.sha256, "interpolation": "barycentric"},
             "volume_sampling": {"depths": list(_DEPTHS), "interpolation": "trilinear"},
-            "standardized": "each vertex over time",
-            "tr": self.tr if self.tr is None else
-            {"seconds": self.tr, "interpolation": "pchip", "antialias": "chebyshev, order 8"},
+            "standardized": f"each {self.standardize} over time",
+            "tr": resampled,
             "layout": dict(self.grid.layout),
-        }  # fmt: skip
+        }
 
     def notes(self) -> dict[str, Any]:
         """Return the template as the user gave it."""
@@ -124,7 +181,8 @@ class FlatmapTokenizer(SeriesTokenizer):
 
     def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
         """Return the number of frames and the repetition time after resampling."""
-        return resampled_frames(n_frames, tr, self.tr), self.tr or tr
+        whole = self.resampling == "cortexmae"
+        return resampled_frames(n_frames, tr, self.tr, whole=whole), self.tr or tr
 
     def setup(self) -> None:
         """Build the map from vertices to pixels."""
@@ -179,26 +237,41 @@ class FlatmapTokenizer(SeriesTokenizer):
     def encode_series(
         self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
     ) -> SeriesTokens:
-        """Standardize and resample the time courses of vertices, and map them to pixels."""
+        """Standardize and resample the time courses of vertices or pixels; gather them to cells."""
         needed = np.zeros(len(series), bool)
         needed[self.flat.vertex] = True
-        varies = standardize(series)
+        by_pixel = self.standardize == "pixel"
+        varies = varying(series) if by_pixel else standardize(series)
         if not varies[needed].any():
             raise RunError(
                 expected("Run", "on the cortical surface", "vertices that vary over time", "none",
                          "Check that the data lie in the template's space.")
             )  # fmt: skip
+        if by_pixel:
+            series = self._painted(series)
+            standardize(series)
         if self.tr is not None:
-            series = resample(series, tr, self.tr, "pchip")
+            n_frames, _ = self.timing(series.shape[1], tr)
+            padding: Literal["even", "odd"] = "even" if self.resampling == "cortexmae" else "odd"
+            series = resample(series, tr, self.tr, "pchip", padding=padding, n_frames=n_frames)
         lost = int((needed & ~varies).sum())
         return SeriesTokens(
-            self._painted(series),
+            self._tokens(series, painted=by_pixel),
             {"vertices_without_signal": lost, "vertices": int(needed.sum())},
         )
 
-    def _painted(self, series: Series) -> Iterator[Tokens]:
+    def _painted(self, series: Series) -> Series:
+        """Return the time courses of all features, shape (n_features, n_frames)."""
+        features = np.empty((self.painting.shape[0], series.shape[1]), np.float32)
         for first in range(0, series.shape[1], _FRAMES_AT_ONCE):
-            features = self.painting.apply(series[:, first : first + _FRAMES_AT_ONCE])
+            frames = slice(first, first + _FRAMES_AT_ONCE)
+            features[:, frames] = self.painting.apply(series[:, frames])
+        return features
+
+    def _tokens(self, series: Series, *, painted: bool) -> Iterator[Tokens]:
+        for first in range(0, series.shape[1], _FRAMES_AT_ONCE):
+            block = series[:, first : first + _FRAMES_AT_ONCE]
+            features = block if painted else self.painting.apply(block)
             cells = features.reshape(-1, CELL**2, features.shape[1])
             tokens = np.empty((features.shape[1], len(cells), CELL**2), np.float32)
             for number, cell in enumerate(cells):  # one cell at a time stays in the cache

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -18,6 +19,9 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 
 __all__ = ["Split", "check_no_leakage", "split_runs", "with_subjects"]
+
+#: Columns of runs by whose values subjects can be held out.
+_NAMED_BY = ("site", "dataset", "subject", "family")
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,10 @@ class Split:
         return split
 
 
-def split_runs(runs: pd.DataFrame, *, fraction: float, seed: int) -> Split:
-    """Hold out about ``fraction`` of the subjects, whatever the order of the rows.
+def split_runs(
+    runs: pd.DataFrame, *, fraction: float, seed: int, hold_out: str | None = None
+) -> Split:
+    """Hold out about ``fraction`` of the subjects, or named ones, whatever the order of the rows.
 
     Parameters
     ----------
@@ -75,13 +81,23 @@ def split_runs(runs: pd.DataFrame, *, fraction: float, seed: int) -> Split:
     fraction : float
         Share of the subjects. Unless it is 0, at least one family is held out and one is kept.
     seed : int
+    hold_out : str, optional
+        ``column=value,...``: the subjects (and their families) who have a run with one of these
+        values; ``fraction`` is then not used.
 
     Returns
     -------
     Split
         Without validation runs if there is a single subject or family.
+
+    Raises
+    ------
+    ConfigError
+        If ``hold_out`` has another form, or holds out everybody or nobody.
     """
     family = families(runs)
+    if hold_out is not None:
+        return _two_sides(runs, np.isin(family, np.unique(family[_named(runs, hold_out)])))
     members = pd.DataFrame({"family": family, "subject": _subjects(runs)})
     sizes = members.groupby("family")["subject"].nunique()
     # Ranked by a keyed hash: new subjects hardly change the sides of the others.
@@ -93,7 +109,35 @@ def split_runs(runs: pd.DataFrame, *, fraction: float, seed: int) -> Split:
             if held_out and sizes[held_out].sum() + sizes[name] / 2 > wanted:
                 break
             held_out.append(name)
-    chosen = np.isin(family, held_out)
+    return _two_sides(runs, np.isin(family, held_out))
+
+
+def _named(runs: pd.DataFrame, hold_out: str) -> npt.NDArray[np.bool_]:
+    """Tell which runs have one of the named values."""
+    column, _, named = hold_out.partition("=")
+    values = [value.strip() for value in named.split(",") if value.strip()]
+    columns = [name for name in _NAMED_BY if name in runs]
+    there = sorted(set(runs[column].astype(str))) if column in columns else []
+    unknown = [value for value in values if value not in there]
+    if not values or unknown or len(values) == len(there):
+        wanted = (
+            f"some of the {column}s {', '.join(there)}"
+            if there
+            else (f"COLUMN=VALUE,... with one of {', '.join(columns)}")
+        )
+        raise ConfigError(
+            expected("Option", "data.hold_out", wanted, repr(hold_out),
+                     "Change it with --set data.hold_out=COLUMN=VALUE,...")
+        )  # fmt: skip
+    return np.asarray(runs[column].astype(str).isin(values))
+
+
+def _two_sides(runs: pd.DataFrame, chosen: npt.NDArray[np.bool_]) -> Split:
+    if chosen.all():
+        raise ConfigError(
+            expected("Option", "data.hold_out", "subjects of other families to train on", "none",
+                     "Hold out fewer.")
+        )  # fmt: skip
     ids = runs["run_id"].to_numpy(dtype=str)
     split = Split(tuple(sorted(ids[~chosen].tolist())), tuple(sorted(ids[chosen].tolist())))
     check_no_leakage(runs, split)

@@ -182,7 +182,9 @@ def choose_split(
     if checkpoint is not None:
         split = _saved_split(checkpoint)
     else:
-        split = split_runs(runs, fraction=data.validation_fraction, seed=data.split_seed)
+        split = split_runs(
+            runs, fraction=data.validation_fraction, seed=data.split_seed, hold_out=data.hold_out
+        )
         if data.subjects is not None:
             split = with_subjects(runs, split, subjects=data.subjects, seed=data.split_seed)
     check_no_leakage(runs, split)
