@@ -73,7 +73,7 @@ class RunProgress:
         self._progress(
             done, sum(self._frames.values()), "frames",
             count=f"{len(self._ended):,} of {len(self._frames):,} runs",
-            remark=f"{rate:,.1f} frames/s" if done else "",
+            remarks=[f"{rate:,.1f} frames/s"] if done else [],
         )  # fmt: skip
 
 

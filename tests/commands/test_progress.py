@@ -39,7 +39,8 @@ def test_a_bar_with_the_time_left_fits_the_terminal(monkeypatch, width):
     console = Console(file=out, force_terminal=True, width=width, color_system=None)
     with Progress("tokenize", console=console) as shown:
         monkeypatch.setattr(shown, "_start", time.monotonic() - 60)
-        shown(480_000, 4_800_000, "frames", count="1,234 of 4,000 runs", remark="35.2 frames/s")
+        shown(480_000, 4_800_000, "frames", count="1,234 of 4,000 runs",
+              remarks=["35.2 frames/s", "4 workers that are all at work"])  # fmt: skip
         shown._bar.refresh()
         text = out.getvalue()
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n").splitlines()
@@ -49,6 +50,7 @@ def test_a_bar_with_the_time_left_fits_the_terminal(monkeypatch, width):
     assert "1,234 of 4,000 runs" in line
     assert line.rstrip().endswith("9 min left")
     assert ("35.2 frames/s" in line) == (width == 80)
+    assert "4 workers" not in line
     assert "…" not in line
 
 
@@ -86,6 +88,15 @@ def test_a_new_part_of_a_step_has_its_own_time():
         assert shown.left == ""
         shown(10, 20, "headers")
         assert shown.left == "under 1 s left"
+
+
+def test_work_done_before_does_not_count_for_the_time_left():
+    with Progress("training", console=Console(file=io.StringIO()), begun_at=900) as shown:
+        shown._start -= 600
+        shown(900, 1000, "steps")
+        assert shown.left == ""
+        shown(910, 1000, "steps")
+        assert shown.left == "1 h 30 min left"
 
 
 def test_pieces_below_report_to_the_step_at_work():

@@ -240,7 +240,7 @@ class Trainer:
             self._save()
         while self.position.step < self.n_steps:
             row = self._step(meter)
-            display.step(row["step"], row["loss"], meter.overall)
+            display.step_done(row["step"], row["loss"], meter.overall)
             self._validate_if_due(stop, display)
             step = self.position.step
             signal = stop.agreed(self.ranks)
