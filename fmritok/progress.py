@@ -61,9 +61,7 @@ class Progress:
         Work that was done before, such as the steps of a resumed training.
     """
 
-    def __init__(
-        self, step: str, *, console: Console | None = None, begun_at: float = 0.0
-    ) -> None:
+    def __init__(self, step: str, *, console: Console | None = None, begun_at: float = 0.0) -> None:
         self.step = step
         self.console: Console = console or new_console(stderr=True)
         self._begun_at = self._done = begun_at
@@ -145,7 +143,7 @@ class Progress:
         return f"{duration((time.monotonic() - self._start) * left / done)} left"
 
     def _text(self, width: int) -> str:
-        """The text beside the bar, with as many remarks as fit into so many columns."""
+        """Return the text beside the bar, with as many remarks as fit into so many columns."""
         for shown in range(len(self._remarks), -1, -1):
             parts = [self._count, *self._remarks[:shown], self.left]
             text = plain("  ".join(part for part in parts if part))

@@ -83,7 +83,9 @@ def main(
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.trainer.evaluation.probing import probe_trainings
     from fmritok.trainer.recipe import build_config, override, read_recipe
+    from fmritok.trainer.record.folder import TrainingFolder
     from fmritok.trainer.training.loop import Trainer
+    from fmritok.trainer.training.setup import Setup
 
     command = shlex.join(["python", "benchmarks/learning/probes.py", *sys.argv[1:]])
     lines = [f"$ {command}", f"{'encoder':<16} {'target':<12} {'n':>5} {'figure':<18} "
@@ -109,7 +111,8 @@ def main(
             if not (folder / "done").exists():
                 assignments = [*options.split(","), f"train.seed={seed}"]
                 config = build_config(override(read_recipe(recipe), assignments))
-                Trainer(config, TokenStore(store).group(group), out=folder, device=device).run()
+                setup = Setup(folder=TrainingFolder(folder), device=device)
+                Trainer(config, TokenStore(store).group(group), setup).run()
                 (folder / "done").touch()
             rows = probe_trainings(
                 store, group, [folder], targets, untrained=True, seeds=[seed], folds=5,

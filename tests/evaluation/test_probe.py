@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from trainers import trainer_on_cpu
 
 from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
@@ -21,8 +22,6 @@ from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 from fmritok.trainer.evaluation.features import load_encoder, run_features, spread_windows
 from fmritok.trainer.evaluation.probe import probe
 from fmritok.trainer.evaluation.scores import Row, few_units, scores_table, write_scores
-from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.training.loop import Trainer
 
 SMALL = ["data.window=8", "data.batch_size=4", "model.width=16", "model.layers=1",
          "model.mlp_width=16", "train.steps=2"]  # fmt: skip
@@ -223,9 +222,8 @@ def store(make_store):
 
 
 def _train(store, out, *overrides):
-    config = build_config(override({}, [*SMALL, *overrides]))
     group = TokenStore(store).group()
-    Trainer(config, group, out=out, device=torch.device("cpu")).run()
+    trainer_on_cpu([*SMALL, *overrides], group, out).run()
     return group
 
 

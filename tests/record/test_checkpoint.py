@@ -12,12 +12,8 @@ from fmritok.pipeline.store.documents.seal import canonical_json
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.record import checkpoint as module
 from fmritok.trainer.record.checkpoint import Checkpoint
-from fmritok.trainer.record.folder import (
-    TrainingFolder,
-    find_checkpoint,
-    find_weights,
-    init_weights,
-)
+from fmritok.trainer.record.finding import find_checkpoint, find_weights, init_weights
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.tensor_files import load_weights
 from fmritok.trainer.training.sharding import whole_tensors
 

@@ -21,7 +21,8 @@ from interception import Mode
 from this_thread import zarr_in_this_thread
 from trainings import Result, Trainings, quick_and_seen
 
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
 SEED = 20261126

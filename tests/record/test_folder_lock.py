@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from fmritok.cli import main
 from fmritok.pipeline.store.locks import lock_file
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16",

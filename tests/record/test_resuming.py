@@ -8,20 +8,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 from click.testing import CliRunner
+from trainers import trainer_on_cpu
 
 from fmritok.cli import main
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.errors import CheckpointError, TrainingError
-from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.record.resuming import FREE
-from fmritok.trainer.training.loop import Trainer
 
 SMALL = [
     "data.window=8", "data.windows_per_run=2", "data.batch_size=4", "data.validation_fraction=0.3",
@@ -46,8 +45,7 @@ def other(make_store, tmp_path):
 
 
 def _trainer(group, out, *overrides, **options):
-    config = build_config(override({}, [*SMALL, *overrides]))
-    return Trainer(config, group, out=out, device=torch.device("cpu"), **options)
+    return trainer_on_cpu([*SMALL, *overrides], group, out, **options)
 
 
 def _stopped(group, out, *overrides, keep=1):

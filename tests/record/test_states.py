@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from trainers import trainer_on_cpu
 
 from fmritok.cli import main
 from fmritok.pipeline.store.documents.seal import read_document
@@ -18,8 +19,6 @@ from fmritok.pipeline.store.tables.annotations import read_annotation, write_ann
 from fmritok.pipeline.store.tables.switch import replace_tables
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.evaluation.features import load_encoder, run_features, window_features
-from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.training.loop import Trainer
 
 SMALL = ["data.window=8", "data.batch_size=4", "model.width=16", "model.layers=1",
          "model.mlp_width=16", "train.steps=1", "model.patch=4"]  # fmt: skip
@@ -68,9 +67,7 @@ def _write_events(url, rows):
 
 @pytest.fixture
 def training(store, tmp_path):
-    config = build_config(override({}, SMALL))
-    group = TokenStore(store).group()
-    Trainer(config, group, out=tmp_path / "a", device=torch.device("cpu")).run()
+    trainer_on_cpu(SMALL, TokenStore(store).group(), tmp_path / "a").run()
     return tmp_path / "a"
 
 

@@ -15,7 +15,7 @@ from commands import started
 
 from fmritok.cli import main
 from fmritok.trainer.recipe import read_recipe
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16"]

@@ -14,18 +14,18 @@ import torch
 from click.testing import CliRunner
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainers import trainer_on_cpu
 
 from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
-from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.record import checkpoint, metrics
 from fmritok.trainer.record.board import Board
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import MetricsLog, read_metrics
 from fmritok.trainer.training.faults import losing_others, within_memory, write_whole, writing
 from fmritok.trainer.training.learner import Learner
-from fmritok.trainer.training.loop import Trainer
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16",
          "train.steps=12", "train.checkpoint_every=4", "train.log_every=2"]  # fmt: skip
@@ -37,8 +37,7 @@ def group(make_store):
 
 
 def _trainer(group, out, **options):
-    config = build_config(override({}, SMALL))
-    return Trainer(config, group, out=out, device=torch.device("cpu"), **options)
+    return trainer_on_cpu(SMALL, group, out, **options)
 
 
 def _command(group, *options):

@@ -16,12 +16,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from trainers import trainer_on_cpu
 
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
-from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.loop import Trainer
@@ -43,8 +44,7 @@ def group(make_store):
 
 
 def _trainer(group, out, *overrides, **options):
-    config = build_config(override({}, [*SMALL, *overrides]))
-    return Trainer(config, group, out=out, device=torch.device("cpu"), **options)
+    return trainer_on_cpu([*SMALL, *overrides], group, out, **options)
 
 
 def _figures(out):

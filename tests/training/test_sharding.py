@@ -13,7 +13,8 @@ from ranks import RESUMED, SHARDED, SMALL, trainer
 from safetensors.torch import load_file
 
 from fmritok.cli import main
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
 #: Figures that measure the machine, or this process's windows alone.

@@ -205,7 +205,7 @@ def _from_hub(hub_id: str, revision: str | None, *, offline: bool) -> Weights:
 
 def _reported_bars() -> type[Any]:
     """Return bars for the hub's client that draw nothing, and tell the step at work their bytes."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     class Reported(tqdm):  # type: ignore[type-arg]
         def __init__(self, *args: Any, name: str | None = None, **options: Any) -> None:

@@ -20,7 +20,7 @@ from fmritok.trainer.evaluation.folds import fold_splits
 from fmritok.trainer.evaluation.probe import Score, probe
 from fmritok.trainer.evaluation.scores import Row
 from fmritok.trainer.model.layout import TokenLayout
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.training.faults import within_memory
 
 __all__ = ["EventOptions", "probe_trainings"]
