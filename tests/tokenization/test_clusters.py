@@ -263,7 +263,7 @@ def threads_of_this_process():
 
 
 def some_tasks(count):
-    return [RunTask(f"hcp_{i}_REST1", RunFiles("x"), 1, 0.72, ()) for i in range(count)]
+    return [RunTask(f"hcp_{i}_REST1", RunFiles(Path("x")), 1, 0.72, ()) for i in range(count)]
 
 
 def quiet(_):

@@ -42,7 +42,7 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
     two_ranks.do("train_as_rank", tmp_path, store)
     for name, (options, parts, _) in RUNS.items():
         one, two = tmp_path / f"{name}-one", tmp_path / f"{name}-two"
-        summary = train(store, one, options, parts, None)
+        summary = train(store, one, options, parts, Ranks())
         (kinds, rows), (other_kinds, others) = _figures(one), _figures(two)
         assert kinds == other_kinds
         assert kinds.count("validation") == 3
