@@ -99,7 +99,7 @@ def test_work_done_before_does_not_count_for_the_time_left():
         assert shown.left == "1 h 30 min left"
 
 
-def test_pieces_below_report_to_the_step_at_work():
+def test_inner_functions_report_to_the_current_step():
     report(1, 2, "runs")  # nobody listens
     with Progress("probe", console=Console(file=io.StringIO())) as shown:
         assert list(tracked("abc", 3, "batches")) == ["a", "b", "c"]
@@ -109,7 +109,7 @@ def test_pieces_below_report_to_the_step_at_work():
 
 
 @pytest.mark.parametrize("command", ["catalog", "verify", "decode"])
-def test_commands_tell_their_progress(tmp_path_factory, monkeypatch, command):
+def test_commands_report_progress(tmp_path_factory, monkeypatch, command):
     folder = tmp_path_factory.mktemp("progress")
     cohort = write_cohort(folder / "cohort", ["100001", "100002"])
     done = fmritok(*tokenize_options(cohort, folder / "t.zarr", write_atlas(folder / "atlas")))
@@ -128,7 +128,7 @@ def test_commands_tell_their_progress(tmp_path_factory, monkeypatch, command):
         assert [done for _, (done, *_), _ in told] == [1, 2]
 
 
-def test_tokenize_tells_its_progress_within_runs(tmp_path, monkeypatch):
+def test_tokenize_reports_progress_within_runs(tmp_path, monkeypatch):
     """Reading and encoding count, from nothing to the whole run."""
     monkeypatch.setattr(telling, "_EVERY_S", 0.0)
     shares = []
@@ -149,7 +149,7 @@ def test_tokenize_tells_its_progress_within_runs(tmp_path, monkeypatch):
     assert len({run_id for run_id, _ in shares}) == 2
 
 
-def test_runs_at_work_count_by_their_frames():
+def test_progress_counts_frames_of_unfinished_runs():
     tasks = [RunTask(name, None, frames, 1.0, ()) for name, frames in (("a", 100), ("b", 300))]
     with Progress("tokenize", console=Console(file=io.StringIO())) as shown:
         runs = tokenize_output.RunProgress(tasks, shown)
@@ -161,7 +161,7 @@ def test_runs_at_work_count_by_their_frames():
         assert shown._done == 250
 
 
-def test_workers_of_a_cluster_tell_how_far_they_are(monkeypatch):
+def test_cluster_workers_report_progress(monkeypatch):
     from distributed import Client
 
     monkeypatch.setattr(telling, "_EVERY_S", 0.0)

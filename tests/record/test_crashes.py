@@ -113,7 +113,7 @@ def trainings(fast_folder: Path) -> Iterator[Trainings]:
 
 @pytest.mark.parametrize("mode", ["kill", "error", "full"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_next_command_ends_as_if_nothing_had_happened(
+def test_the_next_command_after_a_crash_gives_the_undisturbed_result(
     scenario: str, mode: Any, trainings: Trainings, request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip

@@ -97,7 +97,7 @@ def test_a_killed_training_leaves_its_folder_free(running, store):
     assert not (out / ".lock").exists()
 
 
-def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
+def test_an_unused_new_folder_is_removed(tmp_path):
     lock = _hold(tmp_path / "a" / "b")
     lock.release()
     lock.release()

@@ -80,7 +80,7 @@ def _probe(store, training, *options):
     return done, rows
 
 
-def test_what_happened_is_read_from_where_the_response_is(store, training):
+def test_event_windows_follow_the_blood_response(store, training):
     done, rows = _probe(store, training, "--event-window", "6", "--untrained")
     assert done.exit_code == 0, done.output
     assert [row["encoder"] for row in rows] == ["mtm a", "untrained, as mtm a"]
@@ -117,7 +117,7 @@ def test_windows_beyond_the_run_are_counted(store, training):
         (["--event-window", "0"], 2, "0.0 is not in the range"),
     ],
 )
-def test_what_cannot_be_asked(store, training, options, status, words):
+def test_wrong_options_of_event_probes_are_refused(store, training, options, status, words):
     done, _ = _probe(store, training, *options)
     assert done.exit_code == status
     assert words in " ".join(done.output.split())
@@ -130,14 +130,14 @@ def test_a_store_without_events_says_so(store, training):
     assert "some during the runs of vae, got none of 1 events" in " ".join(done.output.split())
 
 
-def test_where_leaves_some_runs(store, training):
+def test_where_chooses_runs(store, training):
     options = [f"--where=subject={100 + i}" for i in range(6)]
     done, rows = _probe(store, training, *options)
     assert done.exit_code == 0, done.output
     assert (rows[0]["runs"], rows[0]["n_units"]) == (6, 24)
 
 
-def test_features_of_windows_are_those_that_runs_average(store, training):
+def test_features_of_a_run_are_means_of_its_windows(store, training):
     group = TokenStore(store).group()
     frozen = load_encoder(training, group)
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())

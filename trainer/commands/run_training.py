@@ -1,4 +1,4 @@
-"""A training as the command starts it: device, processes, folder, configuration, stores, report."""
+"""Run a training for the command: device, processes, folder, configuration, stores, report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 
 def print_config(options: TrainOptions) -> None:
-    """Print the whole configuration that a training with these options would have.
+    """Print the whole configuration of a training with these options.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def print_config(options: TrainOptions) -> None:
 
 
 def run_training(options: TrainOptions) -> None:
-    """Train, and print what came of it.
+    """Train, and print the result.
 
     Raises
     ------

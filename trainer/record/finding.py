@@ -28,7 +28,7 @@ def training_of(path: Path) -> TrainingFolder:
     parent = path.absolute().parent
     if parent.name != "checkpoints":
         raise ConfigError(
-            expected("Option", "--out", f"a folder, because {path} is in no folder of a training",
+            expected("Option", "--out", f"a folder, because {path} lies outside of trainings",
                      "none", "Give one.")
         )  # fmt: skip
     return TrainingFolder(parent.parent)

@@ -89,7 +89,7 @@ class TrainingFolder:
             )  # fmt: skip
         if is_checkpoint(real):
             raise TrainingError(
-                expected("Folder of the training", self.path, "a folder that is no checkpoint",
+                expected("Folder of the training", self.path, "a folder that is not a checkpoint",
                          "a checkpoint",
                          "Choose another one with --out.")
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints; stops and goes on exactly where it was."""
+"""The training loop: steps, validation, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ from fmritok.trainer.training.stopping import StopRequest
 __all__ = ["Trainer"]
 
 _MORE_MEMORY = (
-    "In a new training, choose a smaller data.batch_size or data.window, a larger train.accumulate "
-    "(the batch in parts) or model.checkpointing=full; --init-from takes the weights of this one."
+    "Start a new training with a smaller data.batch_size or data.window, a larger train.accumulate "
+    "(the batch in parts) or model.checkpointing=full. --init-from takes the weights of this one."
 )
 
 
@@ -143,7 +143,7 @@ class Trainer:
         return self.position.step >= self.n_steps and not self._is_validation_due
 
     def run(self) -> Summary:
-        """Train to the end; of a training that is at its end, return what came of it.
+        """Train to the end, and return the result, also of a finished training.
 
         Raises
         ------
@@ -165,7 +165,7 @@ class Trainer:
                 rate = meter.overall
             else:
                 self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
-                if self._saved is None:  # its end is copied into another folder
+                if self._saved is None:  # resumed in another folder
                     self._save()
                 step, keep = self.position.step, self.config.train.keep_checkpoints
                 self.ranks.first_only(lambda: self.folder.drop(step, keep=keep))
@@ -185,7 +185,7 @@ class Trainer:
             )
 
     def close(self) -> None:
-        """End the validation workers, close the metrics and give the folder back."""
+        """Stop the validation workers, close the metrics and unlock the folder."""
         self._validation_loader = ()
         if self.metrics is not None:
             self.metrics.close()
@@ -193,7 +193,7 @@ class Trainer:
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Turn faults of the machine into one error each."""
+        """Raise one error for each fault of the machine."""
         with (
             losing_others(self.folder.path, self.ranks.size),
             within_memory(self.device, _MORE_MEMORY),
@@ -201,8 +201,8 @@ class Trainer:
             yield
 
     def _train(self, meter: Meter, stop: StopRequest, display: TrainingDisplay) -> None:
-        """Take steps, validate and save, to the end or to a signal."""
-        if self._validate_if_due(stop, display):  # a stop had left it undone
+        """Train, validate and save until the end or a signal."""
+        if self._validate_if_due(stop, display):  # left undone before the resume
             self._save()
         while self.position.step < self.n_steps:
             row = self._step(meter)
@@ -217,7 +217,7 @@ class Trainer:
                 raise self._stopped(signal)
 
     def _step(self, meter: Meter) -> dict[str, Any]:
-        """Train on the next batch, and write what happened to the metrics."""
+        """Train on the next batch, and write its metrics."""
         step = self.position.step
         logged = (step + 1) % self.config.train.log_every == 0 or step + 1 == self.n_steps
         batch = meter.next()
@@ -245,11 +245,11 @@ class Trainer:
         return row
 
     def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
-        """Validate every so many steps and at the end, unless it was done or a signal came."""
+        """Validate if it is due; return whether a validation was completed."""
         if not self._is_validation_due:
             return False
         step = self.position.step
-        # Several processes cannot leave in the middle: they sum up together.
+        # Several processes finish a validation: they sum their figures together.
         figures = self.learner.evaluate(
             self._validation_loader, lambda: stop.signal and self.ranks.size == 1
         )

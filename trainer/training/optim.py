@@ -16,7 +16,7 @@ __all__ = ["build_optimizer", "learning_rate", "weight_decay"]
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Make AdamW that decays the matrices of linear and dense layers only.
 
-    Norms, biases and embeddings are not decayed, and what needs no gradient is left out.
+    Norms, biases and embeddings are not decayed. Frozen parameters are left out.
     """
     layers = (nn.Linear, nn.Conv1d)
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, layers)}
@@ -38,7 +38,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(config: OptimConfig, step: int, n_steps: int) -> float:
-    """Return the rate of a step: linear warm-up, then cosine; a pure function.
+    """Return the learning rate of a step: linear warm-up, then cosine decay.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def learning_rate(config: OptimConfig, step: int, n_steps: int) -> float:
 
 
 def weight_decay(config: OptimConfig, step: int, n_steps: int) -> float:
-    """Return the weight decay of a step: from the first to the final one by half a cosine."""
+    """Return the weight decay of a step: half a cosine from the first to the final value."""
     if config.final_weight_decay is None:
         return config.weight_decay
     done = step / max(n_steps - 1, 1)
