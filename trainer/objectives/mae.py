@@ -12,23 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmritok.errors import expected
 from fmritok.trainer.config import ModelConfig, require
 from fmritok.trainer.data.reading import Batch
-from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.attention import Context, make_norm
 from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.rotary import rotation
-from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.base import Figure, ObjectiveOutput
 from fmritok.trainer.objectives.masks import (
     MaskingConfig,
     Visible,
     hidden_tokens,
     random_visible,
+    refuse_single_cell,
     tube_visible,
 )
-from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
+from fmritok.trainer.objectives.prediction import PatchTargets, prediction_error
 
 __all__ = ["Decoder", "MaskedAutoencoder"]
 
@@ -166,11 +165,7 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         grid = encoder.grid
-        if grid.n_cells < 2:
-            raise TrainingError(
-                expected("Objective", "mae", "a token group with 2 or more tokens per frame",
-                         grid.n_cells, "Train on another group with --group NAME.")
-            )  # fmt: skip
+        refuse_single_cell("mae", grid.n_cells)
         self.encoder, self.config, self.window = encoder, config, window
         shown = int((1 - config.mask_ratio) * grid.n_cells + 1e-6)
         self.n_shown = min(max(shown, 1), grid.n_cells - 1)
@@ -222,13 +217,7 @@ class MaskedAutoencoder(nn.Module):
         loss = prediction_error(self.decoder.head, x_KO, index_K, targets)
         measures = {}
         if measure:
-            with torch.no_grad():
-                mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
-                measures = {
-                    "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.mean_token(index_K, mean_BCF),
-                    "loss_last_frame": targets.last_frame(index_K, mean_BCF),
-                }
+            measures = targets.measures(loss, index_K, batch, self.encoder.config.input)
         return ObjectiveOutput(loss, measures)
 
     def after_step(self, progress: float) -> None:

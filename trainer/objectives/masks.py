@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmritok.errors import expected
 from fmritok.trainer.config import ObjectiveConfig, require
+from fmritok.trainer.errors import TrainingError
 
 __all__ = [
-    "MaskingConfig", "Visible", "generator_of", "hidden_tokens", "random_visible", "tube_cells",
+    "MaskingConfig", "Visible", "generator_of", "hidden_tokens", "random_visible",
+    "refuse_single_cell", "tube_cells",
     "tube_visible",
 ]  # fmt: skip
 
@@ -39,6 +42,20 @@ class MaskingConfig(ObjectiveConfig):
         fits = 0 < self.mask_ratio < 1
         require(fits, "objective.mask_ratio", "above 0 and below 1", self.mask_ratio)
         require(self.chunk >= 1, "objective.chunk", "1 or more", self.chunk)
+
+
+def refuse_single_cell(objective: str, n_cells: int) -> None:
+    """Refuse tokens of a single cell: none would stay visible.
+
+    Raises
+    ------
+    TrainingError
+    """
+    if n_cells < 2:
+        raise TrainingError(
+            expected("Objective", objective, "a token group with 2 or more tokens per frame",
+                     n_cells, "Train on another group with --group NAME.")
+        )  # fmt: skip
 
 
 class Visible(NamedTuple):

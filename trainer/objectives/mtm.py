@@ -12,9 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fmritok.errors import expected
 from fmritok.trainer.data.reading import Batch
-from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
@@ -22,9 +20,10 @@ from fmritok.trainer.objectives.masks import (
     MaskingConfig,
     hidden_tokens,
     random_visible,
+    refuse_single_cell,
     tube_cells,
 )
-from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
+from fmritok.trainer.objectives.prediction import PatchTargets, prediction_error
 
 __all__ = ["MaskedTokenModelling"]
 
@@ -70,11 +69,7 @@ class MaskedTokenModelling(nn.Module):
     def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         n_cells = encoder.grid.n_cells
-        if n_cells < 2:
-            raise TrainingError(
-                expected("Objective", "mtm", "a token group with 2 or more tokens per frame",
-                         n_cells, "Train on another group with --group NAME.")
-            )  # fmt: skip
+        refuse_single_cell("mtm", n_cells)
         self.encoder, self.config, self.window = encoder, config, window
         self.n_masked = min(max(int(config.mask_ratio * n_cells + 0.5), 1), n_cells - 1)
         self.mask_vector = nn.Parameter(torch.zeros(encoder.config.width))
@@ -112,14 +107,9 @@ class MaskedTokenModelling(nn.Module):
         loss = prediction_error(self.head, x_KW, index_K, targets)
         measures = {}
         if measure:
+            measures = targets.measures(loss, index_K, batch, self.encoder.config.input)
             with torch.no_grad():
-                mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
-                measures = {
-                    "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.mean_token(index_K, mean_BCF),
-                    "loss_last_frame": targets.last_frame(index_K, mean_BCF),
-                    **self._residual_loss(batch, inputs, x_KW, index_K, hidden_BUC),
-                }
+                measures |= self._residual_loss(batch, inputs, x_KW, index_K, hidden_BUC)
         return ObjectiveOutput(loss, measures)
 
     def after_step(self, progress: float) -> None:

@@ -108,6 +108,18 @@ class PatchTargets:
 
         return self.in_chunks(part, index_K)
 
+    def measures(
+        self, loss: Mean, index_K: Tensor, batch: Batch, form: InputForm
+    ) -> dict[str, Mean]:
+        """Return the loss and those of trivial predictions, without gradient."""
+        with torch.no_grad():
+            mean_BCF = mean_patches(batch, form, self._grid)
+            return {
+                "loss": Mean(loss.total.detach(), loss.n_values),
+                "loss_mean_token": self.mean_token(index_K, mean_BCF),
+                "loss_last_frame": self.last_frame(index_K, mean_BCF),
+            }
+
     def _means(self, index_K: Tensor, mean_BCF: Tensor | None) -> Tensor:
         _, U, C = self.shape
         if mean_BCF is None:
