@@ -14,7 +14,8 @@ from fmritok.errors import FmritokError, expected
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "count_cores", "count_gpus", "free_gpu_memory", "local_rank"]
+__all__ = ["choose_device", "count_cores", "count_gpus", "free_gpu_memory", "local_rank",
+           "memory_in_use"]  # fmt: skip
 
 
 def choose_device(name: str = "auto", *, error: type[FmritokError] = FmritokError) -> torch.device:
@@ -71,3 +72,13 @@ def free_gpu_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Return the peak of a GPU's memory, or the resident memory of this process, bytes."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)

@@ -1,4 +1,4 @@
-"""``fmritok list``: what can be chosen by name, ours and what other distributions bring."""
+"""``fmritok list``: names of tokenizers, recipes and so on, also of other distributions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ KINDS = (
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", metavar="KIND", type=click.Choice(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def list_names(kind: str, as_json: bool) -> None:
-    """List what can be chosen by name: tokenizers, datasets, recipes, tasks, and so on."""
+    """List the names of recipes, tokenizers, datasets and so on.
+
+    KIND is tokenizers, datasets, recipes, objectives, templates, atlases or tasks. Those of other
+    installed distributions are listed, too.
+    """
     rows = list(_rows(kind))
     if as_json:
         import json
@@ -58,10 +62,18 @@ def _rows(kind: str) -> Iterator[tuple[str, str, str]]:
         yield from ((name, task_title(name), "fmritok") for name in task_names())
     elif kind == "templates":
         yield "fsaverage5", "surfaces and flat map of nilearn, built in", "fmritok"
-        yield "FOLDER", "what `fmritok fetch template` wrote: fs_LR 32k, for CIFTI", "fmritok"
+        yield (
+            "FOLDER",
+            "a folder written by `fmritok fetch template`: fs_LR 32k, for CIFTI",
+            "fmritok",
+        )
     elif kind == "atlases":
         yield "seitzman300", "285 coordinates in 13 networks, built in", "fmritok"
-        yield "FOLDER", "a table atlas.tsv and its images, such as `fmritok fetch atlas`", "fmritok"
+        yield (
+            "FOLDER",
+            "a folder with atlas.tsv and its images, as `fmritok fetch atlas` writes",
+            "fmritok",
+        )
     else:
         yield from _registered(_registry(kind))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +22,8 @@ __all__ = ["Progress", "report", "tracked"]
 QUIET_S = 10.0
 #: Between two lines where there is no terminal, s.
 EVERY_S = 30.0
-#: Columns of a terminal that have room for a remark beside the bar.
-_WIDE = 80
+#: Columns that a bar keeps beside its text.
+_BAR = 6
 
 Item = TypeVar("Item")
 #: The step of this process, innermost last.
@@ -57,13 +57,17 @@ class Progress:
         What is done, such as ``verify``.
     console : Console, optional
         Default: stderr.
+    begun_at : float
+        Work that was done before, such as the steps of a resumed training.
     """
 
-    def __init__(self, step: str, *, console: Console | None = None) -> None:
+    def __init__(self, step: str, *, console: Console | None = None, begun_at: float = 0.0) -> None:
         self.step = step
         self.console: Console = console or new_console(stderr=True)
-        self._done, self._total = 0.0, 0.0
-        self._unit, self._count, self._remark = "", "", ""
+        self._begun_at = self._done = begun_at
+        self._total = 0.0
+        self._unit, self._count = "", ""
+        self._remarks: Sequence[str] = ()
         self._start = self._began = time.monotonic()
         self._ended = threading.Event()
         self._lines: threading.Thread | None = None
@@ -99,7 +103,13 @@ class Progress:
                 self._print(f"done in {duration(time.monotonic() - self._began)}")
 
     def __call__(
-        self, done: float, total: float, unit: str, *, count: str = "", remark: str = ""
+        self,
+        done: float,
+        total: float,
+        unit: str,
+        *,
+        count: str = "",
+        remarks: Sequence[str] = (),
     ) -> None:
         """Tell how far the step is.
 
@@ -111,14 +121,14 @@ class Progress:
             Of the work, such as ``runs``. Another one than before begins another part of the step.
         count : str, optional
             What is shown of it; default: ``DONE of TOTAL UNIT``.
-        remark : str
-            What else is shown where there is room, such as a rate.
+        remarks : sequence of str
+            What else is shown, such as a rate. A narrow terminal shows the first ones alone.
         """
         if unit != self._unit or done < self._done:
             self._unit = unit
             if self._total:
-                self._start = time.monotonic()
-        self._done, self._total, self._remark = done, total, remark
+                self._start, self._begun_at = time.monotonic(), 0.0
+        self._done, self._total, self._remarks = done, total, remarks
         of = f" of {total:,.0f}" if total else ""
         self._count = count or f"{done:,.0f}{of} {unit}"
         if self._bar:
@@ -127,10 +137,19 @@ class Progress:
     @property
     def left(self) -> str:
         """The time left as text; empty if nothing can be said."""
-        if self._done <= 0 or self._total <= self._done:
+        done, left = self._done - self._begun_at, self._total - self._done
+        if done <= 0 or left <= 0:
             return ""
-        seconds = (time.monotonic() - self._start) * (self._total / self._done - 1)
-        return f"{duration(seconds)} left"
+        return f"{duration((time.monotonic() - self._start) * left / done)} left"
+
+    def _text(self, width: int) -> str:
+        """Return the text beside the bar, with as many remarks as fit into so many columns."""
+        for shown in range(len(self._remarks), -1, -1):
+            parts = [self._count, *self._remarks[:shown], self.left]
+            text = plain("  ".join(part for part in parts if part))
+            if len(text) <= width:
+                break
+        return text
 
     def _new_bar(self) -> Bar:
         from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
@@ -144,8 +163,8 @@ class Progress:
             max_refresh = 0.5
 
             def render(self, task: Task, *, of: Progress = self) -> Text:
-                parts = [of._count, of._remark if of.console.width >= _WIDE else "", of.left]
-                return Text(plain("  ".join(part for part in parts if part)), overflow="ellipsis")
+                room = of.console.width - len(plain(of.step)) - _BAR - 2
+                return Text(of._text(room), overflow="ellipsis")
 
         bar = Bar(
             TextColumn(plain(self.step), markup=False),
@@ -161,7 +180,7 @@ class Progress:
     def _print_lines(self) -> None:
         wait = QUIET_S
         while not self._ended.wait(wait):
-            parts = [self._count or "started", self._remark, self.left]
+            parts = [self._count or "started", *self._remarks, self.left]
             self._print(", ".join(part for part in parts if part))
             wait = EVERY_S
 

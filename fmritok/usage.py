@@ -16,6 +16,16 @@ __all__ = ["CommandGroup", "with_new_names", "with_verbosity"]
 class CommandGroup(click.Group):
     """A group of commands that names the nearest one of a mistyped name."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their first sentences, wrapped instead of cropped."""
+        rows = [
+            (name, command.get_short_help_str(limit=500))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name))
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -138,13 +138,16 @@ def train(
 ) -> list[tuple[object, ...]]:
     """Train once; return a row per held-out part."""
     import torch
-    from rich.console import Console
 
     from fmritok.pipeline.store.reader import TokenStore
+    from fmritok.terminal import Verbosity, set_verbosity
     from fmritok.trainer.data.split import split_runs
     from fmritok.trainer.recipe import build_config, override, read_recipe
+    from fmritok.trainer.record.folder import TrainingFolder
     from fmritok.trainer.training.loop import Trainer
+    from fmritok.trainer.training.setup import Setup
 
+    set_verbosity(Verbosity.QUIET)
     group = TokenStore(store).group(group_name)
     options = [*OPTIONS[data, group_name], f"objective.name={objective}", *more]
     if data == "real":
@@ -156,10 +159,8 @@ def train(
     config = build_config(override(read_recipe("tiny"), options))
     steps = config.train.steps
     rhythm = replace(config.train, validate_every=steps, checkpoint_every=steps)
-    trainer = Trainer(
-        replace(config, train=rhythm), group, out=out, device=torch.device("cpu"),
-        console=Console(quiet=True),
-    )  # fmt: skip
+    setup = Setup(folder=TrainingFolder(out), device=torch.device("cpu"))
+    trainer = Trainer(replace(config, train=rhythm), group, setup)
     start = time.perf_counter()
     trainer.run()
     seconds = time.perf_counter() - start

@@ -58,8 +58,10 @@ def main(
     from fmritok.trainer.probing.cache import FeatureCache
     from fmritok.trainer.probing.rows import ProbeOptions, probe
     from fmritok.trainer.recipe import build_config, override, read_recipe
+    from fmritok.trainer.record.folder import TrainingFolder
     from fmritok.trainer.tasks.task import SplitRule, read_task
     from fmritok.trainer.training.loop import Trainer
+    from fmritok.trainer.training.setup import Setup
 
     command = shlex.join(["python", "benchmarks/learning/probes.py", *sys.argv[1:]])
     lines = [f"$ {command}", f"{'encoder':<14} {'task':<24} {'n':>5} {'metric':<18} "
@@ -87,7 +89,8 @@ def main(
             if not (folder / "done").exists():
                 assignments = [*options.split(","), f"train.seed={seed}"]
                 config = build_config(override(read_recipe(recipe), assignments))
-                Trainer(config, TokenStore(store).group(group), out=folder, device=device).run()
+                setup = Setup(folder=TrainingFolder(folder), device=device)
+                Trainer(config, TokenStore(store).group(group), setup).run()
                 (folder / "done").touch()
         how = ProbeOptions(pool=pool, untrained=True, crops=crops, permutations=0)
         probed = probe(store, tasks, folders, how, cache=FeatureCache(work / "features"),

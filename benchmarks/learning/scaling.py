@@ -109,23 +109,23 @@ def train(
 ) -> dict[str, float]:
     """Return the lowest validation figure, its step and its baseline."""
     import torch
-    from rich.console import Console
 
     from fmritok.pipeline.store.reader import TokenStore
+    from fmritok.terminal import Verbosity, set_verbosity
     from fmritok.trainer.recipe import build_config, override, read_recipe
     from fmritok.trainer.record.folder import TrainingFolder
     from fmritok.trainer.record.metrics import read_metrics
     from fmritok.trainer.training.loop import Trainer
+    from fmritok.trainer.training.setup import Setup
 
     config = build_config(override(read_recipe(recipe), options))
-    trainer = Trainer(
-        config,
-        TokenStore(store).group(group),
-        out=folder,
-        device=torch.device(device),
-        resume=folder if TrainingFolder(folder).checkpoints() else None,
-        console=Console(quiet=True),
-    )
+    set_verbosity(Verbosity.QUIET)
+    training = TrainingFolder(folder)
+    setup = Setup(
+        folder=training, device=torch.device(device),
+        resume=folder if training.checkpoints() else None,
+    )  # fmt: skip
+    trainer = Trainer(config, TokenStore(store).group(group), setup)
     trainer.run()
     shown = next(one for one in trainer.model.figures if one.name == figure)
     rows = [row for row in read_metrics(folder) if row["kind"] == "validation"]

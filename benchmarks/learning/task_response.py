@@ -71,7 +71,7 @@ def main(data: Path, out: Path) -> None:
     table = pd.read_csv(next((data / "bold_native").glob("sub-sf02*events.tsv")), sep="\t")
     tokens = {}
     for tokenizer in (FlatmapTokenizer(), NetworkTokenizer(band=None)):
-        source = open_run(RunFiles(str(path)))
+        source = open_run(RunFiles(path))
         places = tokenizer.places(source.space)
         series = np.concatenate([places.apply_to_frames(b) for b in source.blocks()], axis=1)
         made = tokenizer.encode_series(series, 2.0, places, places.counts)

@@ -69,7 +69,7 @@ def series_tokens(data: Path) -> None:
 
     path = next((data / "bold_mni").glob("sub-sf02*res-3*bold.nii.gz"))
     for tokenizer in (FlatmapTokenizer(), NetworkTokenizer()):
-        source = open_run(RunFiles(str(path)))
+        source = open_run(RunFiles(path))
         places = tokenizer.places(source.space)
         series = np.concatenate([places.apply_to_frames(b) for b in source.blocks()], axis=1)
         made = tokenizer.encode_series(series, 2.0, places, places.counts)

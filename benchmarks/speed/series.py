@@ -109,7 +109,7 @@ def network(data: Path, folder: Path, rounds: int) -> None:
     )  # fmt: skip
     tokenizer = NetworkTokenizer(str(atlas), band=None, tr=None)
     path = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
-    source = open_run(RunFiles(str(path)))
+    source = open_run(RunFiles(path))
     block = np.tile(np.concatenate(list(source.blocks())), (5, 1))
     places = tokenizer.places(source.space)
     loaded = nib.load(path)

@@ -17,7 +17,8 @@ from fmritok.pipeline.tables.remarks import Reason
 from fmritok.pipeline.tables.small_files import POINTER_BYTES, not_fetched
 
 if TYPE_CHECKING:
-    from fmritok.pipeline.catalog.cohort import RunFile
+    from fmritok.pipeline.catalog.found import RunFile
+    from fmritok.pipeline.sources.opening import RunFiles
 
 __all__ = [
     "FAULTS_OF_FILES", "Stamp", "fetch_problem", "loose_label", "name_problem", "nearly_equal",
@@ -42,7 +43,7 @@ class Stamp(NamedTuple):
     """Why the mask cannot be used; empty if it can."""
 
 
-def stamp_of(file: RunFile) -> Stamp:
+def stamp_of(files: RunFiles) -> Stamp:
     """Examine all files of a run. The mask is optional, the others are required.
 
     Raises
@@ -51,7 +52,7 @@ def stamp_of(file: RunFile) -> Stamp:
         If the machine is at fault, for example with too many open files.
     """
     stamps, no_mask = [], ""
-    for path in (file.path, file.right, file.warp, file.mask):
+    for path in (files.path, files.right, files.warp, files.mask):
         if path is None:
             continue
         try:
@@ -63,7 +64,7 @@ def stamp_of(file: RunFile) -> Stamp:
             why: object = "the line of text that stands for it"
         except FAULTS_OF_FILES as error:
             why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        if path != file.mask:
+        if path != files.mask:
             lost = expected("Run file", path, "a file that can be read", why,
                             "Copy it again from its source.")  # fmt: skip
             return Stamp(problem=fetch_problem(path) or lost)

@@ -1,4 +1,4 @@
-"""``fmritok catalog``: what a cohort on disk holds."""
+"""``fmritok catalog``: list the runs of a cohort."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 def catalog(
     dataset: str, root: Path, name: str | None, tr: float | None, input: Input, as_json: bool
 ) -> None:
-    """List the runs of a cohort and its doubtful or skipped files, with reasons.
+    """List the runs of a cohort, and skipped files with reasons.
 
-    Only headers and tables are read; nothing is written.
+    Files that are used although something in them is doubtful are listed, too. Only headers and
+    tables are read; nothing is written.
     """
     from fmritok.pipeline.datasets import catalog_cohort
 
@@ -55,7 +56,7 @@ def catalog(
     _print_runs(console, cohort)
     _print_subjects(console, cohort)
     runs = cohort.runs[cohort.runs["problem"] != ""]
-    # the same words of all runs make one line: what differs is their own file
+    # without their paths and ids, equal problems of several runs are printed once
     problems = [
         (run_id, problem.replace(path, "the file").replace(run_id, "of the run"))
         for run_id, path, problem in _texts(runs, "run_id", "path", "problem")
@@ -101,7 +102,7 @@ def _print_subjects(console: Console, cohort: Cohort) -> None:
 
 
 def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, ...]]) -> None:
-    """Print each reason once, with how many things it is true of and the first few of them."""
+    """Print each reason once, with the number of items and a few examples."""
     for reason, names in grouped(items):
         line = labelled(title, f"{len(names)}: {reason}\n    {first_few(names)}")
         console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``fmritok decode``: tokens back to volumes, flat maps, surfaces or parcels."""
+"""``fmritok decode``: turn tokens back into volumes, flat maps, surface data or parcels."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ def decode(
     template: str | None,
     out: Path,
 ) -> None:
-    """Decode the tokens of a run into volumes, flat maps, surface data or a table."""
+    """Decode the tokens of a run into volumes, maps or a table.
+
+    The tokenizer decides what is written: vae volumes, flatmap flat maps or surface data, network
+    a table of parcels.
+    """
     from fmritok.pipeline.tokenization.decoding import decode_to_file
 
     given = {"weights": weights, "template": template}

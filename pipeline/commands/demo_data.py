@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fmritok.pipeline.demo.config import DemoConfig
+from fmritok.progress import Progress
 from fmritok.terminal import echo
 
 __all__ = ["demo_data"]
@@ -38,10 +40,10 @@ def _config_options(function: Function) -> Function:
 @click.argument("out", type=click.Path(path_type=Path))
 @_config_options
 def demo_data(out: Path, **options: Any) -> None:
-    """Write a simulated cohort in the layout of the HCP to the folder OUT.
+    """Write a simulated cohort in the layout of the HCP.
 
-    An effect of 0 is absent. Nothing is downloaded. The same command finishes a cohort that was
-    interrupted; with more --subjects it adds subjects.
+    OUT is the folder to write to. Nothing is downloaded. An effect of 0 is absent. Run the same
+    command again to finish an interrupted cohort, or with a larger --subjects to add subjects.
     """
     from fmritok.errors import FmritokError
     from fmritok.pipeline.demo.cohort import write_demo_cohort
@@ -51,6 +53,6 @@ def demo_data(out: Path, **options: Any) -> None:
     except FmritokError as error:
         raise click.UsageError(str(error)) from error
     total = config.subjects * len(config.runs)
-    with click.progressbar(length=total, label="runs", show_pos=True) as bar:
-        write_demo_cohort(out, config, lambda done, _: bar.update(done - bar.pos))
+    with Progress("demo-data") as progress:
+        write_demo_cohort(out, config, partial(progress, unit="runs"))
     echo(f"{total} simulated runs of {config.frames} frames: {out}")

@@ -1,4 +1,4 @@
-"""``fmritok fetch``: downloads. No other command needs the network."""
+"""``fmritok fetch``: download weights, atlases, templates and sample data."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _out = click.option("--out", required=True, type=_FOLDER, help="Folder to write to.")
 _from = click.option("--from", "source", metavar="FOLDER",
                      type=click.Path(path_type=Path, file_okay=False, exists=True),
-                     help="Folder with the files, if they were downloaded before.")  # fmt: skip
+                     help="Folder with downloaded files; nothing is downloaded then.")  # fmt: skip
 
 
 @click.group(cls=CommandGroup)
 def fetch() -> None:
-    """Download weights, an atlas, a template or sample data; all else works offline."""
+    """Download weights, an atlas, a template or sample data.
+
+    No other command needs the network.
+    """
 
 
 @fetch.command()
@@ -28,7 +31,11 @@ def fetch() -> None:
     "--revision", metavar="COMMIT", help="Commit, tag or branch to download; default: the newest."
 )
 def weights(hub_id: str | None, revision: str | None) -> None:
-    """Download an image autoencoder from the Hub (default: the DC-AE f32c32 of TABLeT)."""
+    """Download an image autoencoder from the Hugging Face Hub.
+
+    HUB_ID is its name there. [default: mit-han-lab/dc-ae-f32c32-in-1.0-diffusers, the DC-AE of
+    TABLeT]
+    """
     from fmritok.tokenizers.vae.weights import DEFAULT_HUB_ID, fetch_weights
 
     with Progress("fetch"):
@@ -41,9 +48,14 @@ def weights(hub_id: str | None, revision: str | None) -> None:
 @_from
 @click.option("--cerebellum", required=True, metavar="FILE",
               type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="Buckner's label image of 7 networks, from the page of FreeSurfer.")  # fmt: skip
+              help="Label image of Buckner's 7 cerebellar networks, from FreeSurfer's "
+              "website.")  # fmt: skip
 def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
-    """Download the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
+    """Download the atlas of Brain-Semantoks, 457 parcels.
+
+    Its parcels are those of Schaefer 400, Tian S3 and Buckner 7. The result is for tokenizer
+    network.
+    """
     from fmritok.pipeline.resources.fetching import fetch_atlas
 
     with Progress("fetch"):
@@ -55,7 +67,10 @@ def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
 @_out
 @_from
 def template(out: Path, source: Path | None) -> None:
-    """Download the flat maps of fs_LR 32k, for CIFTI data."""
+    """Download the flat maps of fs_LR 32k, for CIFTI data.
+
+    The result is for tokenizer flatmap.
+    """
     from fmritok.pipeline.resources.fetching import fetch_template
 
     with Progress("fetch"):
@@ -67,7 +82,10 @@ def template(out: Path, source: Path | None) -> None:
 @click.argument("name", type=click.Choice(["adhd200-sample"]))
 @_out
 def cohort(name: str, out: Path) -> None:
-    """Download sample data: 40 subjects of ADHD-200, as nilearn distributes them."""
+    """Download sample data: 40 subjects of ADHD-200.
+
+    They are the subjects that nilearn distributes.
+    """
     from fmritok.pipeline.resources.fetching import fetch_adhd200_sample
 
     with Progress("fetch"):

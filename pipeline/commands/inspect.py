@@ -1,4 +1,4 @@
-"""``fmritok inspect``: what a store holds."""
+"""``fmritok inspect``: show the content of a store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
-#: What a run is, the same in all groups.
+#: Columns of a run that are the same in all groups.
 _OF_RUN = ("run_id", "dataset", "subject", "session", "task", "site", "family", "tr")
-#: What each group has of it.
+#: Columns of a run that each group has of its own.
 _OF_GROUP = ("start", "n_frames", "status", "reason")
 
 
@@ -26,8 +26,8 @@ _OF_GROUP = ("start", "n_frames", "status", "reason")
 @store_option
 @click.option("--runs", "list_runs", is_flag=True, help="List the runs, one line each.")
 @click.option("--phenotypes", "list_phenotypes", is_flag=True,
-              help="List the phenotype columns: how many subjects have a value, and which "
-              "values there are.")  # fmt: skip
+              help="List the phenotype columns with their values and number of "
+              "subjects.")  # fmt: skip
 @click.option("--group", metavar="NAME", help="Show this token group only.", show_default="all")
 @click.option("--subject", "subjects", multiple=True, metavar="ID",
               help="List the runs of this subject only; repeatable.")  # fmt: skip
@@ -47,9 +47,10 @@ def inspect(
     where: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show a store's token groups, runs and phenotypes, and why runs are missing.
+    """Show the token groups, runs and phenotypes of a store.
 
-    --subject, --task and --where list only the runs that match; --runs is not needed then.
+    Reasons of missing runs are shown, too. --subject, --task and --where list only the runs that
+    match; --runs is not needed then.
     """
     from fmritok.pipeline.commands.inspect_output import (
         print_groups,
@@ -94,7 +95,7 @@ def inspect(
 
 
 def _runs(groups: dict[str, TokenGroup], conditions: Sequence[str]) -> list[dict[str, Any]]:
-    """Return each run that fulfils the conditions, with what each group has of it."""
+    """Return the runs that match the conditions, with their state in each group."""
     runs: dict[str, dict[str, Any]] = {}
     for name, table in _chosen({name: g.all_runs for name, g in groups.items()}, conditions):
         for run in table.to_dict("records"):
@@ -111,12 +112,12 @@ def _runs(groups: dict[str, TokenGroup], conditions: Sequence[str]) -> list[dict
 def _chosen(
     tables: dict[str, pd.DataFrame], conditions: Sequence[str]
 ) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows of each group's runs table that fulfil the conditions.
+    """Return the rows of each group's runs table that match the conditions.
 
     Raises
     ------
     click.UsageError
-        If a condition is something else, names no column, or has a value that no run has.
+        If a condition is not COLUMN=VALUE, or there is no such column or value.
     """
     known = [*_OF_RUN, "status"]
     wanted: dict[str, list[str]] = {}

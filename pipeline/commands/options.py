@@ -25,7 +25,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 
 
 def cohort_options(function: Function) -> Function:
-    """Add the options that say which cohort on disk is meant."""
+    """Add the options that choose a cohort on disk."""
     for option in (
         click.option("--input", type=click.Choice(["volume", "surface"]), default="volume",
                      show_default=True,
@@ -33,7 +33,7 @@ def cohort_options(function: Function) -> Function:
         click.option("--name", metavar="NAME",
                      help="Name of the cohort in the store; default: the name of the dataset."),
         click.option("--tr", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-                     help="Repetition time of all runs; default: as the files say."),
+                     help="Repetition time of all runs; default: from the files."),
         click.option("--root", required=True, type=click.Path(path_type=Path),
                      help="Folder of the cohort."),
         click.option("--dataset", required=True, metavar="NAME",

@@ -1,4 +1,4 @@
-"""Reasons in words: each once, with how many things it is true of and the first few of them."""
+"""Group equal reasons, to print each once with the number of items and a few examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EXAMPLES = 3
 
 
 def grouped(items: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each reason with the names that it is true of, the most frequent reason first.
+    """Yield each reason with its names, the most frequent reason first.
 
     Parameters
     ----------

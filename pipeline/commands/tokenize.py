@@ -1,4 +1,4 @@
-"""``fmritok tokenize`` and ``fmritok plan``: a cohort on disk in, a token store out."""
+"""``fmritok tokenize`` and ``fmritok plan``: encode a cohort into a token store."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Function = Callable[..., Any]
 
 
 def _tokenizer_options(function: Function) -> Function:
-    """Add the options that decide what tokens are made."""
+    """Add the options of tokenizers and token groups."""
     for option in (
         click.option("--device", default="auto", show_default=True,
                      help="vae: device that encodes: auto, cpu, cuda, cuda:1, ..."),
@@ -115,7 +115,7 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
 
 
 def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Gather the tokenizers' options; ``--set`` goes before the options with names of their own."""
+    """Collect the options of each tokenizer. ``--set`` overrides options with their own names."""
     import yaml
 
     settings: dict[str, dict[str, Any]] = {
@@ -144,7 +144,7 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @store_option
 @as_json
 def plan(store: str, as_json: bool, **options: Any) -> None:
-    """Print the number of runs, the time and the size of a tokenization; nothing is written."""
+    """Print runs, time and size of a tokenization; write nothing."""
     from fmritok.faults import told_apart
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.tokenization.estimate import estimate
@@ -192,7 +192,7 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
     help="Number of Dask workers; default: one per GPU, or per core.",
 )
 @click.option("--scratch", type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for temporary files; default: that of the system.")  # fmt: skip
+              help="Folder for temporary files; default: the system's.")  # fmt: skip
 @click.option("--redo", multiple=True, metavar="RUN|changed",
               help="Tokenize this run again, or (changed) all runs whose files changed; "
               "repeatable.")  # fmt: skip
@@ -230,7 +230,7 @@ def tokenize(
                                "Give one of them.")  # fmt: skip
     if trusted and not cluster:
         raise click.UsageError("--trust-cluster is for the YAML of --cluster.")
-    if not (scheduler or cluster):  # their workers may have a folder that is not here
+    if not (scheduler or cluster):  # workers elsewhere have folders of their own
         check_scratch(scratch)
     location = Location(store)
     cohort, groups = _prepare(options)
@@ -257,7 +257,7 @@ def tokenize(
             _run(tasks, job, executor, scheduler, cluster, workers, trusted)
         except BaseException as error:
             for name in job.groups:
-                with suppress(Exception):  # a full or lost store does not take the table either
+                with suppress(Exception):  # the store may be full or gone
                     finalize(location, name)
             if isinstance(error, KeyboardInterrupt):
                 error.args = ("interrupted; finished runs are kept: run the same command to go on",)

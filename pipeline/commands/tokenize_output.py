@@ -1,4 +1,4 @@
-"""What ``plan`` and ``tokenize`` print: estimates, progress, and what became of the runs."""
+"""Output of ``plan`` and ``tokenize``: estimates, progress and results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["RunProgress", "print_estimates", "report", "say_questioned"]
 
 
 def say_questioned(cohort: Cohort) -> None:
-    """Name the files of a cohort that are used, and what in them is doubtful."""
+    """Print doubts about files that are used nevertheless."""
     table = cohort.questioned
     for reason, names in grouped(zip(table["path"], table["reason"], strict=True)):
         remark(f"Used, but check {len(names)}: {reason} ({first_few(names)})")
@@ -38,7 +38,7 @@ class RunProgress:
     ----------
     tasks : sequence of RunTask
     progress : Progress
-        Told all that is done.
+        Progress to update.
     """
 
     def __init__(self, tasks: Sequence[RunTask], progress: Progress) -> None:
@@ -49,7 +49,7 @@ class RunProgress:
         self._show()
 
     def within(self, run_id: str, share: float) -> None:
-        """Take note of the share of a run's work that is done."""
+        """Record the finished share of a run."""
         if run_id not in self._ended:
             self._shares[run_id] = share
             self._show()
@@ -73,16 +73,17 @@ class RunProgress:
         self._progress(
             done, sum(self._frames.values()), "frames",
             count=f"{len(self._ended):,} of {len(self._frames):,} runs",
-            remark=f"{rate:,.1f} frames/s" if done else "",
+            remarks=[f"{rate:,.1f} frames/s"] if done else [],
         )  # fmt: skip
 
 
 def report(
     tables: dict[str, Any], run_ids: Sequence[str], location: Location, kept: Mapping[str, str]
 ) -> None:
-    """Print what became of the cohort in each group; exit 1 if a run is not in the store.
+    """Print the result for each group.
 
-    Or if it is there as it was tokenized before, and its files now cannot be.
+    The command exits with 1 if a run is missing, or if its files changed and now cannot be
+    tokenized.
     """
     any_missing = bool(kept)
     for run_id, problem in kept.items():

@@ -1,4 +1,4 @@
-"""``fmritok verify``: read a store back against its checksums."""
+"""``fmritok verify``: compare a store with its checksums."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from fmritok.terminal import echo, remark
 @click.command()
 @store_option
 @click.option(
-    "--drop", is_flag=True, help="Remove damaged runs; `fmritok tokenize` makes them again."
+    "--drop", is_flag=True, help="Remove damaged runs; `fmritok tokenize` writes them again."
 )
 @as_json
 def verify(store: str, drop: bool, as_json: bool) -> None:
-    """Compare a store with its checksums; list damaged runs, and exit with 1 if there are any."""
+    """Compare a store with its checksums, and list damaged runs.
+
+    The exit status is 1 if there are any.
+    """
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.store.verify import drop_runs, unfinished_groups, verify_store
 
@@ -40,8 +43,8 @@ def verify(store: str, drop: bool, as_json: bool) -> None:
                 )
     if drop:
         count = drop_runs(location, damage)
-        remark(f"{count} runs dropped: the same `fmritok tokenize` redoes them")
+        remark(f"Removed damaged runs: {count}. The same `fmritok tokenize` writes them again.")
         if any(d.is_table for d in damage):
-            remark("tables were made again from the records: verify again")
+            remark("Tables were rebuilt from the records: run `fmritok verify` again.")
     if damage:
         raise click.exceptions.Exit(1)

@@ -21,14 +21,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fmritok.pipeline.catalog.cohort import (
-    Cohort,
-    Found,
-    Input,
-    RunFile,
-    build_cohort,
-    checked_root,
-)
+from fmritok.pipeline.catalog.building import build_cohort
+from fmritok.pipeline.catalog.cohort import Cohort, Input
+from fmritok.pipeline.catalog.found import Found, RunFile, checked_root
 from fmritok.pipeline.datasets.adhd200_phenotypes import padded, read_adhd200_phenotypes
 from fmritok.pipeline.datasets.bids import search_tree
 

@@ -21,16 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from fmritok.errors import CatalogError, expected
-from fmritok.pipeline.catalog.cohort import (
-    Cohort,
-    Found,
-    Input,
-    RunFile,
-    build_cohort,
-    checked_root,
-    gather,
-)
+from fmritok.pipeline.catalog.building import build_cohort
+from fmritok.pipeline.catalog.cohort import Cohort, Input
 from fmritok.pipeline.catalog.events import read_bids_events
+from fmritok.pipeline.catalog.found import Found, RunFile, checked_root, gather
 from fmritok.pipeline.datasets.bids_files import (
     BidsFile,
     BidsFolders,

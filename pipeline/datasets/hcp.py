@@ -19,16 +19,10 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.errors import CatalogError, expected
-from fmritok.pipeline.catalog.cohort import (
-    Cohort,
-    Found,
-    Input,
-    RunFile,
-    build_cohort,
-    checked_root,
-    gather,
-)
+from fmritok.pipeline.catalog.building import build_cohort
+from fmritok.pipeline.catalog.cohort import Cohort, Input
 from fmritok.pipeline.catalog.events import Event, read_fsl_events
+from fmritok.pipeline.catalog.found import Found, RunFile, checked_root, gather
 from fmritok.pipeline.catalog.phenotypes import AGE, SEX, Column, Phenotypes, sex_labels, tidy
 from fmritok.pipeline.tables.remarks import Reason, Remark
 from fmritok.pipeline.tables.small_files import UnreadableError, not_fetched, read_text

@@ -28,15 +28,9 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from fmritok.errors import expected
-from fmritok.pipeline.catalog.cohort import (
-    Cohort,
-    Found,
-    Input,
-    RunFile,
-    build_cohort,
-    checked_root,
-    gather,
-)
+from fmritok.pipeline.catalog.building import build_cohort
+from fmritok.pipeline.catalog.cohort import Cohort, Input
+from fmritok.pipeline.catalog.found import Found, RunFile, checked_root, gather
 from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
 from fmritok.pipeline.sources.files import open_zip, read_small
 from fmritok.pipeline.tables.remarks import Reason, Remark

@@ -1,7 +1,7 @@
-"""Where things are: the HCP grid, tissue maps, network regions and smooth random fields.
+"""Anatomy of the simulated cohort: grid, tissue maps, network regions, smooth random fields.
 
-Everything comes with nilearn: the MNI152 tissue templates (Fonov 2011), and the 300 regions of
-Seitzman 2018 with their network names. Nothing is downloaded.
+The MNI152 tissue templates (Fonov 2011) and the 300 regions of Seitzman 2018 with their network
+names are part of nilearn. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DROPOUT = (((0, 36, -22), 13.0, 0.7), ((48, -24, -28), 11.0, 0.5), ((-48, -24, 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The template that all subjects vary.
+    """The template anatomy. Each subject has a variation of it.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Anatomy:
     grey, white, t1, brain : np.ndarray of shape (91, 109, 91), float32
         Tissue maps, from 0 to 1.
     xyz : np.ndarray of shape (n_voxels, 3), float32
-        Their positions, MNI mm.
+        Positions of the voxels `flat`, MNI mm.
     roi_index, roi_weight : np.ndarray of shape (n_voxels, 6), int32 and float32
         The nearest regions of each voxel and their shares of its signal; a row sums to at most 1.
     networks : tuple of str
@@ -84,7 +84,7 @@ class SubjectAnatomy:
     grey : np.ndarray of shape (n_voxels,), float32
         Grey matter from 0 to 1.
     gradient : np.ndarray of shape (n_voxels, 3), float32
-        Change of the mean image along each axis, per mm: what a moving head adds.
+        Change of the mean image along each axis, per mm; head motion adds a multiple of it.
     """
 
     mean: Floats
@@ -103,7 +103,7 @@ def load_anatomy() -> Anatomy:
     Raises
     ------
     FmritokError
-        nilearn's templates are not on the lattice of the FSL MNI152 2 mm template.
+        If nilearn's templates are not on the lattice of the FSL MNI152 2 mm template.
     """
     from nilearn import datasets
 
@@ -147,7 +147,7 @@ def subject_anatomy(anatomy: Anatomy, rng: np.random.Generator) -> SubjectAnatom
     ----------
     anatomy : Anatomy
     rng : np.random.Generator
-        The subject's own.
+        Random numbers of the subject.
 
     Returns
     -------
@@ -219,7 +219,7 @@ def smooth_fields(anatomy: Anatomy, rng: np.random.Generator, count: int) -> Flo
 
 
 def _crop(image: object) -> Floats:
-    """Cut a nilearn 2 mm template to the HCP grid: the lattices coincide, nothing is resampled."""
+    """Cut a nilearn 2 mm template to the HCP grid. Both have one lattice: no resampling."""
     affine = np.asarray(image.affine)  # type: ignore[attr-defined]
     corner = AFFINE @ [GRID[0] - 1, 0, 0, 1]
     start = (corner[:3] - affine[:3, 3]) / 2
@@ -229,7 +229,7 @@ def _crop(image: object) -> Floats:
     if not same or (first < 0).any() or (first + GRID > data.shape).any():
         raise FmritokError(
             expected(
-                "wrong lattice",
+                "Lattice",
                 "of the MNI152 templates in nilearn",
                 "2 mm voxels on the lattice of the FSL template",
                 f"affine {affine.tolist()} and shape {data.shape}",

@@ -1,4 +1,4 @@
-"""Write a simulated cohort as an HCP-shaped folder, run by run, and carry on where it stopped."""
+"""Write a simulated cohort in the layout of the HCP, run by run; existing runs are kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def write_demo_cohort(
     Parameters
     ----------
     out : Path
-        Folder to write; it may exist if it is empty or an earlier output of the same `config`.
+        Folder to write to. If it exists, it has to be empty or an earlier output of the same
+        `config`.
     config : DemoConfig
         Size of the cohort and of the effects.
     progress : callable, optional
@@ -46,26 +47,26 @@ def write_demo_cohort(
     Raises
     ------
     FmritokError
-        `out` is a file, holds something else, holds a cohort made with another `config`, or
-        cannot be written.
+        If `out` is a file, has other content, has a cohort made with another `config`, or cannot
+        be written.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise FmritokError(
-            expected("cannot write", out, "a folder", "a file", "Name another folder.")
+            expected("Folder", out, "a folder or a new path", "a file", "Choose another folder.")
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _check_folder(out, config)  # before anything is written, the lock included
+        _check_folder(out, config)  # before the lock file is written
         _write_cohort(out, config, progress)
     except OSError as error:
         raise FmritokError(
             expected(
-                "cannot write",
+                "Folder",
                 error.filename or out,
-                "a writable place with enough room",
+                "a writable folder with enough space",
                 error.strerror or str(error),
-                "Mend that and run the same command again; finished runs are kept.",
+                "Correct this and run the same command again; finished runs are kept.",
             )
         ) from error
 
@@ -102,7 +103,7 @@ def _write_cohort(
 
 
 def run_path(out: Path, subject: str, run: str) -> Path:
-    """Return where the volume of a run lies in an HCP-shaped folder."""
+    """Return the path of a run's volume in the layout of the HCP."""
     name = f"{run}_hp2000_clean.nii.gz" if is_rest(run) else f"{run}.nii.gz"
     return out / subject / "MNINonLinear" / "Results" / run / name
 
@@ -115,15 +116,15 @@ def _write_run(
     anatomy: Anatomy,
     brain: SubjectAnatomy,
 ) -> None:
-    """Write one run's files, the volume last: a run with a volume is complete."""
+    """Write the files of a run. The volume is last: a run with a volume is complete."""
     signals = simulate_signals(config, subject, run, anatomy)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_beside(path.parent, signals, anatomy)
+    _write_tables(path.parent, signals, anatomy)
     write_volume(path, config, subject, run, anatomy, brain, signals)
 
 
-def _write_beside(folder: Path, signals: RunSignals, anatomy: Anatomy) -> None:
-    """Write head motion, events and the true network courses of a run."""
+def _write_tables(folder: Path, signals: RunSignals, anatomy: Anatomy) -> None:
+    """Write head motion, events and the true time courses of the networks of a run."""
     motion = signals.relative_rms
     text = "".join(f"{value:.6f}\n" for value in motion)
     tables.write_text(folder / "Movement_RelativeRMS.txt", text)
@@ -144,11 +145,11 @@ def _check_folder(out: Path, config: DemoConfig) -> None:
         if found:
             raise FmritokError(
                 expected(
-                    "cannot write",
+                    "Folder",
                     out,
                     f"an empty folder or one with {MARKER}",
                     ", ".join(found[:3]) + (", ..." if len(found) > 3 else ""),
-                    "Name another folder; simulated data are never mixed with other data.",
+                    "Choose another folder; simulated data are never mixed with other data.",
                 )
             )
         return
@@ -160,11 +161,11 @@ def _check_folder(out: Path, config: DemoConfig) -> None:
         if old != value and not grows:
             raise FmritokError(
                 expected(
-                    "other options",
+                    "Options",
                     f"of the demo cohort in {out}",
                     f"{name}={old} as before" + (" or more" if name == "subjects" else ""),
                     f"{name}={value}",
-                    "Name another folder, or delete this one.",
+                    "Choose another folder, or delete this one.",
                 )
             )
 
@@ -175,7 +176,7 @@ def _read_marker(marker: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise FmritokError(
             expected(
-                "damaged file",
+                "File",
                 marker,
                 "JSON that fmritok demo-data wrote",
                 f"{type(error).__name__}: {error}",

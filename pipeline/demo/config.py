@@ -1,4 +1,4 @@
-"""What a demo cohort is made of: its size and the effects hidden in it, all options."""
+"""Options of a demo cohort: its size and the effects in it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Size of a demo cohort and sizes of the effects in it; an effect of 0 is absent.
+    """Size of a demo cohort, and the effects in it. An effect of 0 is absent.
 
     The ``metadata`` of each field has its meaning and unit, which `fmritok demo-data --help` shows.
-    Only `subjects` may grow in an existing folder: the data of a subject depend on `seed` and the
-    index of the subject.
+    In an existing folder only `subjects` may grow. The data of a subject do not depend on the
+    number of subjects.
     """
 
     subjects: int = _option(8, "Number of subjects.")
@@ -52,14 +52,14 @@ class DemoConfig:
         1.5, "Height of the response to a task block, in SD of the network at rest."
     )
     fingerprint: float = _option(
-        0.1, "SD over subjects of the correlation of two networks, beside the other effects."
+        0.1, "SD over subjects of each network correlation, in addition to the other effects."
     )
     network_percent: float = _option(
         1.5, "SD of the network signal in grey matter, percent of the mean."
     )
     noise_percent: float = _option(1.1, "SD of the scanner noise, percent of the mean.")
     motion: float = _option(
-        1.0, "Factor on head motion; 1 gives about one spike in two minutes, 0 none."
+        1.0, "Factor of head motion: 1 gives about one spike in two minutes, 0 gives none."
     )
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class DemoConfig:
         if not self.runs or len(set(self.runs)) != len(self.runs):
             raise FmritokError(
                 expected(
-                    "wrong option",
+                    "Option",
                     "runs of the demo cohort",
                     "at least one run name, each once",
                     ", ".join(self.runs) or "none",
@@ -95,7 +95,7 @@ class DemoConfig:
         return round(self.minutes * 60 / self.tr)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields as JSON-able values."""
         fields = dataclasses.asdict(self)
         fields["runs"] = list(self.runs)
         return fields
@@ -107,7 +107,7 @@ def check_run_name(run: str) -> None:
     if match is None or (match[1] is not None and match[1] not in TASKS):
         raise FmritokError(
             expected(
-                "wrong run name",
+                "Run name",
                 "in the demo cohort",
                 f"rfMRI_REST1_LR or tfMRI_<task>_LR (or REST2, RL), task one of {', '.join(TASKS)}",
                 repr(run),
@@ -122,7 +122,7 @@ def is_rest(run: str) -> bool:
 
 
 def task_of(run: str) -> str | None:
-    """Return the task of an HCP run name, ``MOTOR`` for instance, or None at rest."""
+    """Return the task of an HCP run name, such as ``MOTOR``; None for rest."""
     return None if is_rest(run) else run.split("_")[1]
 
 
@@ -140,7 +140,7 @@ def _check_number(name: str, value: object, low: float, high: float) -> None:
 def _refuse(name: str, value: object, wanted: str) -> None:
     raise FmritokError(
         expected(
-            "wrong option",
+            "Option",
             f"{name} of the demo cohort",
             wanted,
             repr(value),

@@ -1,4 +1,4 @@
-"""Who the simulated subjects are: phenotypes, families, and what each brain has of its own."""
+"""The simulated subjects: phenotypes, families, and individual differences of their brains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AGE_NETWORK = "Visual"
 MEAN_AGE = 29.0
 ROI_GAIN_SD = 0.15
 HERITABILITY = 0.5
-# Correlation of the networks in everybody; pairs that are not named have _OTHER.
+# Correlations of networks in all subjects. Pairs that are not listed have _OTHER.
 _OTHER = 0.05
 _BASE: dict[tuple[str, str], float] = {
     ("SomatomotorDorsal", "SomatomotorLateral"): 0.55,
@@ -49,7 +49,7 @@ _BASE: dict[tuple[str, str], float] = {
     ("DefaultMode", "SomatomotorDorsal"): 0.0,
 }
 _AGE_STRATA = ((22, 25), (26, 29), (30, 33), (34, 36))
-# One stream of random numbers per purpose: a new use does not change the others.
+# One stream of random numbers per purpose: a new purpose does not change the others.
 _SEX, _AGE, _FAMILY, _PERSON = 1, 2, 3, 4
 
 
@@ -68,13 +68,13 @@ class Subject:
     age : int
         Years, 22 to 36.
     cognition : float
-        The stable trait, standard normal.
+        A stable trait, standard normal.
     family : int
         Number of the family.
     fingerprint : np.ndarray of shape (n_networks, n_networks), float64
-        The subject's own part of the correlations, in units of `DemoConfig.fingerprint`.
+        Individual part of the correlations, in units of `DemoConfig.fingerprint`.
     roi_gain : np.ndarray of shape (n_rois,), float64
-        The subject's own strength of each region, around 1.
+        Individual amplitude of each region, around 1.
     """
 
     index: int
@@ -88,15 +88,15 @@ class Subject:
 
 
 def stream(config: DemoConfig, purpose: int, *keys: int) -> np.random.Generator:
-    """Return the random numbers of one purpose, independent of every other stream."""
+    """Return the random generator of one purpose, independent of all others."""
     return np.random.default_rng([config.seed, purpose, *keys])
 
 
 def draw_subject(config: DemoConfig, index: int, n_networks: int, n_rois: int) -> Subject:
-    """Draw one subject, from the seed and the subject's index alone.
+    """Draw one subject. It depends on the seed and its index, not on the number of subjects.
 
-    Sex is balanced within each pair of consecutive subjects, and age within each four: small
-    cohorts are balanced too. The first two of every five subjects are siblings.
+    Sex is balanced within each pair of consecutive subjects, and age within each four. The first
+    two of every five subjects are siblings.
 
     Parameters
     ----------
@@ -142,8 +142,8 @@ def correlations(config: DemoConfig, subject: Subject, networks: tuple[str, ...]
     Returns
     -------
     np.ndarray of shape (n_networks, n_networks), float64
-        Positive definite, with ones on the diagonal. To be so, it may differ a little from the
-        sum of the effects.
+        With ones on the diagonal. The sum of the effects is changed a little where it is not
+        positive definite.
     """
     size = len(networks)
     target = np.full((size, size), _OTHER)
@@ -162,7 +162,7 @@ def correlations(config: DemoConfig, subject: Subject, networks: tuple[str, ...]
 
 
 def amplitudes(config: DemoConfig, subject: Subject, networks: tuple[str, ...]) -> Doubles:
-    """Return how strong each network is in the subject, shape (n_networks,), 1 in the mean."""
+    """Return the amplitude of each network in a subject, shape (n_networks,); 1 on average."""
     result = np.ones(len(networks))
     decades = (subject.age - MEAN_AGE) / 10
     result[networks.index(AGE_NETWORK)] = np.exp(config.age_effect * decades)

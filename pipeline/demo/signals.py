@@ -1,4 +1,4 @@
-"""What happens over time: network courses, responses to a task, physiology, drift and motion."""
+"""Time courses of a run: networks, task responses, physiology, drift and head motion."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ _RUN = 10
 
 @dataclass(frozen=True)
 class RunSignals:
-    """Everything that varies in one run.
+    """Time courses of one run.
 
     Attributes
     ----------
     networks : np.ndarray of shape (n_frames, n_networks), float64
-        Course of each network, the ground truth, in standard deviations at rest.
+        Time course of each network (the ground truth), in standard deviations at rest.
     rois : np.ndarray of shape (n_frames, n_rois), float64
-        Course of each region, as a fraction of the mean intensity.
+        Time course of each region, as a fraction of the mean intensity.
     nuisance : np.ndarray of shape (n_frames, 8), float64
-        Course of each field of `NUISANCE`, as a fraction of the mean intensity.
+        Time course of each field of `NUISANCE`, as a fraction of the mean intensity.
     translation : np.ndarray of shape (n_frames, 3), float64
         Residual head motion along the axes of the grid, mm.
     spike : np.ndarray of shape (n_frames,), float64
-        Loss of signal after a jerk of the head, as a fraction of the mean intensity.
+        Signal loss after a sudden head movement, as a fraction of the mean intensity.
     relative_rms : np.ndarray of shape (n_frames,), float64
         Head motion from frame to frame before correction, mm.
     events : list of Event
@@ -67,7 +67,7 @@ class RunSignals:
 
 
 def run_key(run: str) -> int:
-    """Return the number that stands for a run's name in the random streams."""
+    """Return the number of a run's name, for :func:`stream`."""
     return zlib.crc32(run.encode())
 
 
@@ -80,7 +80,7 @@ def hrf(step: float) -> Doubles:
 def simulate_signals(
     config: DemoConfig, subject: Subject, run: str, anatomy: Anatomy
 ) -> RunSignals:
-    """Draw all courses of one run.
+    """Simulate all time courses of one run.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def simulate_signals(
     run : str
         HCP run name.
     anatomy : Anatomy
-        For the names of the networks and the regions in them.
+        Networks and their regions.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def simulate_signals(
     networks = networks * amplitudes(config, subject, names)
     rois = np.sqrt(SHARED) * networks[:, anatomy.roi_network] + np.sqrt(1 - SHARED) * local
     rois *= subject.roi_gain * (config.network_percent / 100)
-    # ICA-FIX takes most of the structured noise away; task runs are not cleaned.
+    # Resting runs of the HCP are denoised by ICA-FIX; task runs are not.
     left = 0.5 if is_rest(run) else 1.0
     nuisance = left * _nuisance(config, rng)
     translation, spike, relative_rms = _motion(config, rng)
@@ -123,13 +123,13 @@ def simulate_signals(
 
 
 def _fine_step(tr: float) -> tuple[float, int]:
-    """Return a step of about 0.1 s that divides the repetition time, and how often it does."""
+    """Return a time step of about 0.1 s, and the number of steps per frame."""
     per_frame = max(round(tr / 0.1), 1)
     return tr / per_frame, per_frame
 
 
 def _haemodynamic_noise(config: DemoConfig, count: int, rng: np.random.Generator) -> Doubles:
-    """Draw courses (n_frames, count) of variance 1: autocorrelated activity through the HRF."""
+    """Draw time courses (n_frames, count) of variance 1: noise convolved with the HRF."""
     step, per_frame = _fine_step(config.tr)
     neural = np.exp(-np.arange(0, 8 * NEURAL_S, step) / NEURAL_S)
     kernel = np.convolve(neural, hrf(step))
@@ -140,7 +140,7 @@ def _haemodynamic_noise(config: DemoConfig, count: int, rng: np.random.Generator
 
 
 def _responses(config: DemoConfig, events: list[Event], names: tuple[str, ...]) -> Doubles:
-    """Return the networks' responses to the blocks, (n_frames, n_networks), about 1 at the top."""
+    """Return the networks' responses to the blocks, (n_frames, n_networks), about 1 at the peak."""
     step, per_frame = _fine_step(config.tr)
     time = np.arange(config.frames * per_frame) * step
     drive = np.zeros((len(time), len(names)))
@@ -154,7 +154,7 @@ def _responses(config: DemoConfig, events: list[Event], names: tuple[str, ...]) 
 
 
 def _nuisance(config: DemoConfig, rng: np.random.Generator) -> Doubles:
-    """Return the courses of the nuisance fields: breathing, pulse, slow vascular waves, drift."""
+    """Return time courses of the nuisance fields: breathing, pulse, vascular waves, drift."""
     time = np.arange(config.frames) * config.tr
     columns = []
     for low, high in ((0.22, 0.35), (0.9, 1.3)):
@@ -168,9 +168,9 @@ def _nuisance(config: DemoConfig, rng: np.random.Generator) -> Doubles:
 
 
 def _motion(config: DemoConfig, rng: np.random.Generator) -> tuple[Doubles, Doubles, Doubles]:
-    """Return translation (n_frames, 3) in mm, loss of signal (n_frames,) and its relative RMS.
+    """Return translation (n_frames, 3) and frame-to-frame motion, mm; between them, signal loss.
 
-    A slow wander, and one jerk in two minutes on average that dies away in a few seconds.
+    The head drifts slowly. About every two minutes it jerks, and returns within a few seconds.
     """
     time = np.arange(config.frames) * config.tr
     walk = np.cumsum(rng.standard_normal((config.frames, 3)), axis=0) * 0.02 * np.sqrt(config.tr)

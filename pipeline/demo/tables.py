@@ -1,4 +1,4 @@
-"""The small files of a demo cohort: phenotypes, ground truth and what says that it is simulated."""
+"""The small files of a demo cohort: phenotypes, ground truth, and a notice of simulation."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ README = """\
 SIMULATED DATA. Nobody was scanned.
 
 `fmritok demo-data` wrote this folder in the layout of the Human Connectome Project, for trying
-fmritok without access to a cohort. It is no HCP data, and no result on it says anything about
-brains. SIMULATED.json holds the options, simulated_ground_truth.json what was put into the data,
-and each run's simulated_networks.tsv the true course of every network (one row per frame).
+fmritok without access to a cohort. These are not HCP data, and results on them say nothing about
+brains. SIMULATED.json has the options, and simulated_ground_truth.json the simulated effects.
+simulated_networks.tsv of each run has the true time course of every network (a row per frame).
 """
 _AGE_BINS = ((25, "22-25"), (30, "26-30"), (35, "31-35"))
 _SCORES = 20
@@ -58,12 +58,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def unrestricted_csv(config: DemoConfig, subjects: Iterable[Subject]) -> str:
-    """Return the open phenotype table, in HCP's columns; age is a bin, as there."""
+    """Return the unrestricted phenotype table with HCP's columns; age is binned."""
     return _csv(_scores(config, subject) for subject in subjects)
 
 
 def restricted_csv(subjects: Iterable[Subject]) -> str:
-    """Return the restricted phenotype table, in HCP's columns: age in years and families."""
+    """Return the restricted phenotype table with HCP's columns: age in years and families."""
     return _csv(
         {
             "Subject": subject.subject,
@@ -80,7 +80,7 @@ def restricted_csv(subjects: Iterable[Subject]) -> str:
 
 
 def truth_json(config: DemoConfig, subjects: Iterable[Subject], anatomy: Anatomy) -> str:
-    """Return all that was put into the data and that no phenotype table says."""
+    """Return the simulated effects and the true values of each subject as JSON."""
     names = anatomy.networks
     truth = {
         "simulated": True,
@@ -112,14 +112,14 @@ def truth_json(config: DemoConfig, subjects: Iterable[Subject], anatomy: Anatomy
 
 
 def network_table(signals: RunSignals, anatomy: Anatomy) -> str:
-    """Return the true course of every network as tab-separated text, one row per frame."""
+    """Return the true time course of every network as tab-separated text, one row per frame."""
     lines = ["\t".join(anatomy.networks)]
     lines += ["\t".join(f"{value:.5f}" for value in row) for row in signals.networks]
     return "\n".join(lines) + "\n"
 
 
 def _scores(config: DemoConfig, subject: Subject) -> dict[str, Any]:
-    """Draw one row: cognitive scores follow the trait with a test's noise, personality does not."""
+    """Draw the scores of a subject: cognition plus noise; personality is noise alone."""
     noise = stream(config, _SCORES, subject.index).standard_normal(8)
     ability = 0.8 * subject.cognition + 0.6 * noise[:4]
     return {

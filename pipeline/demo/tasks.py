@@ -1,4 +1,4 @@
-"""Simulated tasks: which network each block drives, when, and HCP-style event files."""
+"""Simulated tasks: their blocks, the networks that respond, and event files of the HCP."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Condition:
     duration : float
         Seconds.
     drive : dict of str to float
-        Network to the height of its response, in units of `DemoConfig.task_effect`.
+        Height of the response of each network, in units of `DemoConfig.task_effect`.
     cued : bool
-        A cue of 3 s, which drives the visual network, comes before the block.
+        Whether a cue of 3 s precedes the block. The visual network responds to it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Event:
-    """One block of one run: `condition` from `onset` for `duration` seconds, driving `drive`."""
+    """One block of one run; onset and duration in seconds, `drive` as in :class:`Condition`."""
 
     condition: str
     onset: float
@@ -83,7 +83,7 @@ TASKS: dict[str, tuple[Condition, ...]] = {
 
 
 def schedule(task: str, seconds: float, reverse: bool = False) -> list[Event]:
-    """Lay the blocks of a task out in time, with 9 s of rest between them.
+    """Return the blocks of a task, with 9 s of rest between them.
 
     Every subject sees the same order, as in the HCP.
 
@@ -92,7 +92,7 @@ def schedule(task: str, seconds: float, reverse: bool = False) -> list[Event]:
     task : str
         A key of `TASKS`.
     seconds : float
-        Length of the run; a block that would not end within it is left out.
+        Length of the run. Blocks that do not fit are left out.
     reverse : bool
         Take the conditions in reverse order, as the second run of a task does.
 

@@ -32,7 +32,7 @@ _NOISE = 11
 
 
 def nifti_header(config: DemoConfig) -> bytes:
-    """Return the 352 bytes before the voxels: int16 with a slope of 4, MNI space, mm and s."""
+    """Return the header, 352 bytes: int16 with a slope of 4, MNI space, mm and s."""
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape((*GRID, config.frames))
@@ -56,7 +56,7 @@ def write_volume(
     brain: SubjectAnatomy,
     signals: RunSignals,
 ) -> None:
-    """Write one run; the file appears under its name only when it is complete.
+    """Write one run under a temporary name, then rename it.
 
     The voxels are a pure function of `config`, the subject's index and the run's name. Memory is
     about 200 MB at any number of frames.
@@ -73,7 +73,7 @@ def write_volume(
     brain : SubjectAnatomy
         The subject's mean image.
     signals : RunSignals
-        What varies.
+        Time courses of the run.
     """
     rng = stream(config, _NOISE, subject.index, run_key(run))
     maps = _maps(anatomy, brain, smooth_fields(anatomy, rng, len(NUISANCE)))
@@ -93,7 +93,7 @@ def write_volume(
                 for row, values in zip(frame, varying, strict=False):
                     noise = rng.standard_normal(len(values), dtype=np.float32)
                     stored = (values + brain.mean + deviation * noise) / np.float32(SLOPE)
-                    # A voxel of the brain is never 0, which is the background.
+                    # 0 is the background: voxels of the brain are at least 1.
                     row[anatomy.flat] = np.where(inside, np.clip(np.rint(stored), 1, 32767), 0)
                     file.write(row.tobytes())
         os.replace(part, path)
@@ -104,7 +104,7 @@ def write_volume(
 def _maps(
     anatomy: Anatomy, brain: SubjectAnatomy, fields: npt.NDArray[np.float32]
 ) -> sparse.csr_matrix:
-    """Return what each course of `_courses` adds to each voxel, in units of intensity."""
+    """Return the weight of each time course of `_courses` in each voxel, in intensities."""
     scaled = (brain.mean * brain.grey)[:, None] * anatomy.roi_weight
     columns = [scaled, (fields * brain.mean).T, brain.gradient, brain.mean[:, None]]
     data = np.concatenate(columns, axis=1)
@@ -120,6 +120,6 @@ def _maps(
 
 
 def _courses(signals: RunSignals) -> npt.NDArray[np.float32]:
-    """Return the courses of regions, nuisance fields, translation and spikes, (n_frames, n)."""
+    """Return time courses of regions, nuisance fields, translation and spikes, (n_frames, n)."""
     parts = [signals.rois, signals.nuisance, signals.translation, signals.spike[:, None]]
     return np.concatenate(parts, axis=1).astype(np.float32)

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.pipeline.resources.atlases import build_semantoks_atlas
-from fmritok.progress import report
+from fmritok.progress import report, tracked
 
 __all__ = ["fetch_adhd200_sample", "fetch_atlas", "fetch_template"]
 
@@ -194,7 +194,8 @@ def fetch_adhd200_sample(out: Path) -> Path:
     from nilearn.datasets import fetch_adhd
 
     try:
-        fetch_adhd(n_subjects=40, data_dir=out, verbose=1)
+        for n_subjects in tracked(range(1, 41), 40, "subjects"):  # skips those that are there
+            fetch_adhd(n_subjects=n_subjects, data_dir=out, verbose=0)
     except Exception as error:  # errors of requests and tarfile
         raise FmritokError(
             expected("Sample of ADHD-200", "of nilearn", "an answer of its servers",

@@ -84,10 +84,10 @@ def files_of(
     RunError
         If an array has no affine or repetition time, or is not a series of volumes.
     """
-    more = {name: "" if path is None else str(path)
-            for name, path in (("right", right), ("warp", warp), ("mask", mask))}  # fmt: skip
+    others = (("right", right), ("warp", warp), ("mask", mask))
+    more = {name: Path(path) for name, path in others if path is not None}
     if isinstance(source, str | PathLike):
-        yield RunFiles(str(source), **more)
+        yield RunFiles(Path(source), **more)
         return
     import nibabel as nib
 
@@ -100,7 +100,7 @@ def files_of(
             source = _image_of(np.asarray(source), affine, tr)
             path = Path(folder) / "run.nii"
         nib.save(source, path)
-        yield RunFiles(str(path), **more)
+        yield RunFiles(path, **more)
 
 
 def _image_of(values: npt.NDArray[Any], affine: npt.ArrayLike | None, tr: float | None) -> Any:

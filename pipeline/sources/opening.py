@@ -1,10 +1,10 @@
-"""Open a run: choose the source class for its files."""
+"""The files of a run, and how they are opened: the source class for their kind."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,29 +16,44 @@ from fmritok.pipeline.sources.files import file_sha256
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 
-__all__ = ["RunFiles", "RunSource", "open_run", "source_sha256"]
+__all__ = ["FILE_COLUMNS", "RunFiles", "RunSource", "as_row", "files_of_row", "open_run",
+           "source_sha256"]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Files of one run as text, which pickles well; empty for files that the run does not have.
+    """Files of one run.
 
     Attributes
     ----------
-    path : str
-        Volumes, grayordinates, or the left hemisphere.
-    right : str
-        The right hemisphere.
-    warp : str
-        FSL warp to MNI space, for volumes in native space.
-    mask : str
+    path : Path
+        Volumes, grayordinates, or left hemisphere.
+    right : Path, optional
+        Right hemisphere of a pair of GIFTI files.
+    warp : Path, optional
+        FSL warp field from the native space of `path` to MNI.
+    mask : Path, optional
         Brain mask on the grid of the volumes.
     """
 
-    path: str
-    right: str = ""
-    warp: str = ""
-    mask: str = ""
+    path: Path
+    right: Path | None = None
+    warp: Path | None = None
+    mask: Path | None = None
+
+
+#: Columns of the catalogue with the files of a run, in this order.
+FILE_COLUMNS = tuple(one.name for one in fields(RunFiles))
+
+
+def files_of_row(row: Mapping[Any, Any]) -> RunFiles:
+    """Return the files named by a row of the catalogue."""
+    return RunFiles(**{name: Path(row[name]) for name in FILE_COLUMNS if row[name]})
+
+
+def as_row(files: RunFiles) -> dict[str, str]:
+    """Return the files as columns of the catalogue: text, empty for a file that is not there."""
+    return {name: str(getattr(files, name) or "") for name in FILE_COLUMNS}
 
 
 class RunSource(Protocol):
@@ -91,7 +106,7 @@ def open_run(files: RunFiles) -> RunSource:
     RunError
         If the header is unreadable, or the files of the run do not match.
     """
-    path = Path(files.path)
+    path = files.path
     if path.name.endswith(".dtseries.nii"):
         from fmritok.pipeline.sources.surface import CiftiSource
 
@@ -104,14 +119,14 @@ def open_run(files: RunFiles) -> RunSource:
                 expected("GIFTI run", path, "a left and a right hemisphere", "one of them",
                          "Add the file of the other hemisphere.")
             )  # fmt: skip
-        return GiftiSource(path, Path(files.right))
+        return GiftiSource(path, files.right)
     from fmritok.pipeline.sources.volume import VolumeSource
 
-    volumes = VolumeSource(path, Path(files.mask) if files.mask else None)
+    volumes = VolumeSource(path, files.mask)
     if files.warp:
         from fmritok.pipeline.sources.warp import WarpedSource
 
-        return WarpedSource(volumes, Path(files.warp))
+        return WarpedSource(volumes, files.warp)
     return volumes
 
 
@@ -128,9 +143,9 @@ def source_sha256(files: RunFiles, *, data: str = "") -> str:
         Digest of the data, if they were read already (`RunSource.source_sha256`).
     """
     if not data:
-        data = file_sha256(Path(files.path))
+        data = file_sha256(files.path)
         if files.right:
-            both = data + file_sha256(Path(files.right))
+            both = data + file_sha256(files.right)
             data = hashlib.sha256(both.encode()).hexdigest()
-    further = [file_sha256(Path(path)) for path in (files.mask, files.warp) if path]
+    further = [file_sha256(path) for path in (files.mask, files.warp) if path]
     return hashlib.sha256("".join([data, *further]).encode()).hexdigest() if further else data

@@ -69,7 +69,7 @@ class RunVolumes:
         RunError
             If the file is damaged, holds NaN, or never changes.
         """
-        source = open_run(RunFiles(str(path)))
+        source = open_run(RunFiles(path))
         volumes = cls(source, voxel_statistics=voxel_statistics, scratch=scratch)
         for block in checked_blocks(source, str(path)):
             volumes.add(block)

@@ -26,18 +26,7 @@ __all__ = ["RunStatistics", "TokenGroup", "TokenStore", "open_store"]
 
 
 def open_store(url: str | PathLike[str]) -> TokenStore:
-    """Open a token store for reading.
-
-    Parameters
-    ----------
-    url : str or os.PathLike
-        A local path or an fsspec URL.
-
-    Raises
-    ------
-    StoreError
-        If there is no token store.
-    """
+    """Open a token store for reading; see :class:`TokenStore` for parameter and errors."""
     return TokenStore(url)
 
 

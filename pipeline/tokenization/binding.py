@@ -7,15 +7,14 @@ must never be attributed to another cohort.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from fmritok.errors import CatalogError, StoreError, expected
 from fmritok.pipeline.sources.files import damage_named
-from fmritok.pipeline.sources.opening import RunFiles, source_sha256
+from fmritok.pipeline.sources.opening import files_of_row, source_sha256
 from fmritok.pipeline.store.documents.root import group_names, read_root
 from fmritok.pipeline.store.ledger import current_runs
 from fmritok.pipeline.store.location import Location
@@ -153,8 +152,8 @@ class _ContentOf:
             self._has_said = True
         run_id = str(run["run_id"])
         if run_id not in self._found:
-            files = RunFiles(**{one.name: str(run[one.name]) for one in fields(RunFiles)})
-            with damage_named(Path(files.path), "a file that can be read"):
+            files = files_of_row(run)
+            with damage_named(files.path, "a file that can be read"):
                 self._found[run_id] = source_sha256(files)
         return bool(self._found[run_id] == old["source_sha256"])
 

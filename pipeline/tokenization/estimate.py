@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from fmritok.errors import RunError
 from fmritok.pipeline.catalog.cohort import Cohort
 from fmritok.pipeline.sources.checking import checked_blocks
-from fmritok.pipeline.sources.opening import RunFiles, open_run
+from fmritok.pipeline.sources.opening import files_of_row, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store.group import is_created
 from fmritok.pipeline.store.ledger import finished_runs
@@ -156,11 +156,10 @@ def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
 
 def _seconds_a_frame_of(tokenizer: SeriesTokenizer, runs: pd.DataFrame) -> float:
     """Time the beginning of the shortest run that can be read; NaN if there is none."""
-    names = [one.name for one in fields(RunFiles)]
     for run in runs.sort_values("n_frames").to_dict("records"):
         try:
             tokenizer.setup()
-            source = open_run(RunFiles(**{name: str(run[name]) for name in names}))
+            source = open_run(files_of_row(run))
             encoding = SeriesEncoding(tokenizer, source, float(run["tr"]), None)
             done, start = 0, time.perf_counter()
             for block in checked_blocks(source, str(run["path"])):

@@ -143,14 +143,14 @@ def tokenize(
         )  # fmt: skip
         seconds = _checked(files, tr)
         run = open_run(files)
-        return _tokenized(tokenizer, _encode(run, tokenizer, seconds, scratch, files.path), seconds)
+        encoded = _encode(run, tokenizer, seconds, scratch, str(files.path))
+        return _tokenized(tokenizer, encoded, seconds)
 
 
 def _checked(files: RunFiles, tr: float | None) -> float:
     """Check the header of a run, and return its repetition time, s."""
-    path, right = Path(files.path), Path(files.right) if files.right else None
-    header = run_header(path, right, native_ok=bool(files.warp))
-    seconds = repetition_time(header.tr, path, n_frames=header.n_frames, given=tr)
+    header = run_header(files.path, files.right, native_ok=files.warp is not None)
+    seconds = repetition_time(header.tr, files.path, n_frames=header.n_frames, given=tr)
     problem = header.problem or seconds.problem
     if problem:
         raise RunError(problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.pipeline.catalog.cohort import Cohort
 from fmritok.pipeline.catalog.ownership import check_annotations, without_kept
-from fmritok.pipeline.sources.opening import RunFiles
+from fmritok.pipeline.sources.opening import files_of_row
 from fmritok.pipeline.store.chunks.codec import Codec
 from fmritok.pipeline.store.documents.root import ROOT_WAIT_S, create_root
 from fmritok.pipeline.store.group import is_created
@@ -192,11 +192,10 @@ def commit_plan(
         write_annotations(
             location, dict(zip(ANNOTATIONS, tables, strict=True)), anew={"events": set(parts)}
         )
-    files = [f.name for f in fields(RunFiles)]
     tasks = [
         RunTask(
             run["run_id"],
-            RunFiles(**{name: str(run[name]) for name in files}),
+            files_of_row(run),
             int(run["n_frames"]),
             float(run["tr"]),
             tuple(parts[run["run_id"]]),

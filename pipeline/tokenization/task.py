@@ -216,7 +216,7 @@ class _RunWork:
             )  # fmt: skip
         with clock("setup"):
             self._begin(tokenizers)
-        blocks = checked_blocks(source, task.files.path)
+        blocks = checked_blocks(source, str(task.files.path))
         while self.encodings:
             with clock("read"), self._at("source"):
                 block = next(blocks, None)

@@ -10,14 +10,23 @@ from fmritok.pipeline.tables.remarks import Remark
 
 
 @pytest.mark.parametrize(
+    ("years", "given"),
+    [
+        ("23", [("23", ""), ("23", "Year(s)")]),
+        ("23.5", [("23.5", "years")]),
+        ("36.0", [("36 Y", ""), ("036Y", ""), ("36 years old", "")]),
+        ("", [("n/a", ""), ("", "")]),
+    ],
+)
+def test_ages_in_years_are_read_without_a_remark(years, given):
+    for text, unit in given:
+        found, said = ages_in_years(pd.Series([text]), unit)
+        assert (found.tolist(), said) == ([years], []), (text, unit)
+
+
+@pytest.mark.parametrize(
     ("given", "unit", "years", "remark"),
     [
-        ("23", "", "23", None),
-        ("23.5", "years", "23.5", None),
-        ("23", "Year(s)", "23", None),
-        ("36 Y", "", "36.0", None),
-        ("036Y", "", "36.0", None),
-        ("36 years old", "", "36.0", None),
         ("018M", "", "1.5", Remark.AGE_UNIT),
         ("18", "months", "1.5", Remark.AGE_UNIT),
         ("36 y", "months", "36.0", Remark.AGE_UNIT),
@@ -25,20 +34,20 @@ from fmritok.pipeline.tables.remarks import Remark
         ("90+", "", "90.0", Remark.AGE_TOPPED),
         (">89", "", "89.0", Remark.AGE_TOPPED),
         ("23,5", "", "23.5", Remark.COMMAS),
-        ("18-38", "", "", Remark.AGE_UNKNOWN),
-        ("<5", "", "", Remark.AGE_UNKNOWN),
-        ("-999", "", "", Remark.AGE_UNKNOWN),
-        ("999", "", "", Remark.AGE_UNKNOWN),
-        ("1999-05-01", "", "", Remark.AGE_UNKNOWN),
-        ("23", "quarters", "", Remark.AGE_UNKNOWN),
-        ("n/a", "", "", None),
-        ("", "", "", None),
     ],
 )
-def test_ages(given, unit, years, remark):
+def test_other_ages_are_converted_with_a_remark(given, unit, years, remark):
     found, said = ages_in_years(pd.Series([given]), unit)
     assert found.tolist() == [years]
-    assert [words.split(":")[0] for words in said] == ([str(remark)] if remark else [])
+    assert [words.split(":")[0] for words in said] == [str(remark)]
+
+
+@pytest.mark.parametrize("given", ["18-38", "<5", "-999", "999", "1999-05-01", "23 quarters"])
+def test_unknown_ages_are_missing_with_a_remark(given):
+    text, _, unit = given.partition(" ")
+    found, said = ages_in_years(pd.Series([text]), unit)
+    assert found.tolist() == [""]
+    assert [words.split(":")[0] for words in said] == [str(Remark.AGE_UNKNOWN)]
 
 
 def test_examples_are_named_once():

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from cohorts import SHAPE, write_header, write_phenotypes, write_run
 
 from fmritok.errors import CatalogError
-from fmritok.pipeline.catalog.cohort import Found, gather
+from fmritok.pipeline.catalog.found import Found, gather
 from fmritok.pipeline.commands.catalog import catalog
 from fmritok.pipeline.commands.tokenize import plan
 from fmritok.pipeline.datasets import DATASETS, catalog_cohort, get_adapter, hcp

@@ -8,8 +8,12 @@ from click.testing import CliRunner
 from fmritok.cli import main
 from fmritok.errors import FmritokError
 from fmritok.pipeline.resources import fetching
+from fmritok.progress import Progress
 from fmritok.tokenizers.flatmap.cortex import load_template
 from fmritok.tokenizers.network.atlas import load_atlas
+from fmritok.tokenizers.vae.weights import fetch_weights
+
+HUB_BAR = "huggingface_hub.snapshot_download"
 
 
 def fmritok(*arguments):
@@ -54,11 +58,45 @@ def test_without_a_network_it_is_one_sentence(tmp_path, monkeypatch):
 
 def test_the_sample_of_adhd200_is_nilearn_s(tmp_path, monkeypatch):
     """The download itself is nilearn's; what is asked of it, and where it lands, is ours."""
-    asked = {}
-    monkeypatch.setattr("nilearn.datasets.fetch_adhd", lambda **options: asked.update(options))
+    asked, told = [], []
+    monkeypatch.setattr("nilearn.datasets.fetch_adhd", lambda **options: asked.append(options))
+    monkeypatch.setattr(Progress, "__call__", lambda self, *how: told.append(how))
     result = fmritok("fetch", "cohort", "adhd200-sample", "--out", tmp_path)
     assert result.output.strip() == f"--dataset adhd200 --root {tmp_path / 'adhd'}"
-    assert asked["n_subjects"] == 40
+    assert asked[-1] == {"n_subjects": 40, "data_dir": tmp_path, "verbose": 0}
+    assert told == [(done, 40, "subjects") for done in range(41)]
     monkeypatch.setattr("nilearn.datasets.fetch_adhd", lambda **_: 1 / 0)
-    assert "one where there is" not in fmritok("fetch", "cohort", "adhd200-sample", "--out",
-                                               tmp_path).output  # fmt: skip
+    failed = fmritok("fetch", "cohort", "adhd200-sample", "--out", tmp_path)
+    assert failed.exit_code == 1
+    assert "Run this where there is a network" in failed.output
+
+
+def test_a_download_from_the_hub_tells_its_bytes_and_draws_no_bar_of_its_own(
+    tmp_path, monkeypatch, capfd
+):
+    """The hub's client makes one bar for files and two for bytes; it gets them from us."""
+    told = []
+
+    def download(hub_id, *, tqdm_class, **_):
+        files = tqdm_class(total=2, desc="Fetching 2 files")
+        network, disk = (
+            tqdm_class(total=0, unit="B", name=name, disable=None)
+            for name in (f"{HUB_BAR}.transfer", HUB_BAR)
+        )
+        for size in (3e6, 9e6):
+            disk.total += size
+            disk.refresh()
+        for bar, size in ((network, 4e6), (disk, 6e6), (files, 1)):
+            bar.update(size)
+            bar.refresh()
+            bar.close()
+        return str(tmp_path / "commit")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr(Progress, "__call__", lambda self, *how: told.append(how))
+    with Progress("fetch"):
+        assert fetch_weights("lab/autoencoder").revision == "commit"
+    assert list(dict.fromkeys(told)) == [
+        (0, 0, "MB"), (0, 3, "MB"), (0, 12, "MB"), (6, 12, "MB")
+    ]  # fmt: skip
+    assert capfd.readouterr() == ("", "")

@@ -40,7 +40,7 @@ def test_one_frame_or_a_range_is_decoded(store, tmp_path, frames, count):
 @pytest.mark.parametrize(
     "frames", ["", "-1", "-3:", "5:5", "9:5", "5:9:2", "1.5", "5,7", "five", ":0", "12", "5:13"]
 )
-def test_anything_else_is_refused_and_writes_nothing(store, tmp_path, frames):
+def test_other_frames_are_refused_and_nothing_is_written(store, tmp_path, frames):
     result = decode(store, tmp_path / "run.tsv", frames)
     assert result.exit_code == 2, result.output
     assert result.output.count("expected") == 1

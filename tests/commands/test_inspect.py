@@ -62,7 +62,7 @@ def test_runs_are_listed_and_filtered(store, options, found):
     (["--where", "task"], "COLUMN=VALUE with one of run_id"),
     (["--group", "flatmap"], "one of vae"),
 ])  # fmt: skip
-def test_filters_that_cannot_be_are_refused(store, options, said):
+def test_filters_of_unknown_columns_or_values_are_refused(store, options, said):
     result = fmritok("inspect", "--store", store, *options)
     assert result.exit_code == 2, result.output
     assert said in result.output

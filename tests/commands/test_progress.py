@@ -39,7 +39,8 @@ def test_a_bar_with_the_time_left_fits_the_terminal(monkeypatch, width):
     console = Console(file=out, force_terminal=True, width=width, color_system=None)
     with Progress("tokenize", console=console) as shown:
         monkeypatch.setattr(shown, "_start", time.monotonic() - 60)
-        shown(480_000, 4_800_000, "frames", count="1,234 of 4,000 runs", remark="35.2 frames/s")
+        shown(480_000, 4_800_000, "frames", count="1,234 of 4,000 runs",
+              remarks=["35.2 frames/s", "4 workers that are all at work"])  # fmt: skip
         shown._bar.refresh()
         text = out.getvalue()
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n").splitlines()
@@ -49,6 +50,7 @@ def test_a_bar_with_the_time_left_fits_the_terminal(monkeypatch, width):
     assert "1,234 of 4,000 runs" in line
     assert line.rstrip().endswith("9 min left")
     assert ("35.2 frames/s" in line) == (width == 80)
+    assert "4 workers" not in line
     assert "…" not in line
 
 
@@ -88,7 +90,16 @@ def test_a_new_part_of_a_step_has_its_own_time():
         assert shown.left == "under 1 s left"
 
 
-def test_pieces_below_report_to_the_step_at_work():
+def test_work_done_before_does_not_count_for_the_time_left():
+    with Progress("training", console=Console(file=io.StringIO()), begun_at=900) as shown:
+        shown._start -= 600
+        shown(900, 1000, "steps")
+        assert shown.left == ""
+        shown(910, 1000, "steps")
+        assert shown.left == "1 h 30 min left"
+
+
+def test_inner_functions_report_to_the_current_step():
     report(1, 2, "runs")  # nobody listens
     with Progress("probe", console=Console(file=io.StringIO())) as shown:
         assert list(tracked("abc", 3, "batches")) == ["a", "b", "c"]
@@ -98,7 +109,7 @@ def test_pieces_below_report_to_the_step_at_work():
 
 
 @pytest.mark.parametrize("command", ["catalog", "verify", "decode"])
-def test_commands_tell_their_progress(tmp_path_factory, monkeypatch, command):
+def test_commands_report_progress(tmp_path_factory, monkeypatch, command):
     folder = tmp_path_factory.mktemp("progress")
     cohort = write_cohort(folder / "cohort", ["100001", "100002"])
     done = fmritok(*tokenize_options(cohort, folder / "t.zarr", write_atlas(folder / "atlas")))
@@ -117,7 +128,7 @@ def test_commands_tell_their_progress(tmp_path_factory, monkeypatch, command):
         assert [done for _, (done, *_), _ in told] == [1, 2]
 
 
-def test_tokenize_tells_its_progress_within_runs(tmp_path, monkeypatch):
+def test_tokenize_reports_progress_within_runs(tmp_path, monkeypatch):
     """Reading and encoding count, from nothing to the whole run."""
     monkeypatch.setattr(telling, "_EVERY_S", 0.0)
     shares = []
@@ -138,7 +149,7 @@ def test_tokenize_tells_its_progress_within_runs(tmp_path, monkeypatch):
     assert len({run_id for run_id, _ in shares}) == 2
 
 
-def test_runs_at_work_count_by_their_frames():
+def test_progress_counts_frames_of_unfinished_runs():
     tasks = [RunTask(name, None, frames, 1.0, ()) for name, frames in (("a", 100), ("b", 300))]
     with Progress("tokenize", console=Console(file=io.StringIO())) as shown:
         runs = tokenize_output.RunProgress(tasks, shown)
@@ -150,7 +161,7 @@ def test_runs_at_work_count_by_their_frames():
         assert shown._done == 250
 
 
-def test_workers_of_a_cluster_tell_how_far_they_are(monkeypatch):
+def test_cluster_workers_report_progress(monkeypatch):
     from distributed import Client
 
     monkeypatch.setattr(telling, "_EVERY_S", 0.0)

@@ -175,7 +175,7 @@ def test_quiet_and_verbose(monkeypatch, caplog, option, shown, hidden):
         assert word not in result.output, word
 
 
-def test_every_command_can_be_quiet_and_says_so_in_its_help():
+def test_every_command_has_quiet_and_verbose():
     for name in cli.COMMANDS:
         for inner in [["weights"], ["atlas"]] if name == "fetch" else [[]]:
             text = fmritok(name, *inner, "--help").output
@@ -183,7 +183,7 @@ def test_every_command_can_be_quiet_and_says_so_in_its_help():
             assert "-v, --verbose" in text, name
 
 
-def test_old_names_of_options_become_new_ones_and_say_so_once(capsys):
+def test_old_option_names_are_replaced_and_reported_once(capsys):
     names = {"--old": "--new"}
     given = ["--old", "1", "--old=2", "--older", "--", "--old"]
     assert with_new_names(given, names) == ["--new", "1", "--new=2", "--older", "--", "--old"]
@@ -199,7 +199,7 @@ def test_old_names_of_options_become_new_ones_and_say_so_once(capsys):
     ("train", "--weight", "--mix", ("1", "much")),
     ("probe", "--workers", "--loader-workers", ("0", "-1")),
 ])  # fmt: skip
-def test_each_old_name_reaches_the_option_under_its_new_name(command, old, new, values):
+def test_old_option_names_set_the_new_options(command, old, new, values):
     """The new name refuses a wrong value; a good one leaves only what else is missing."""
     good, wrong = (fmritok(command, old, value) for value in values)
     for done in (good, wrong):
@@ -210,13 +210,13 @@ def test_each_old_name_reaches_the_option_under_its_new_name(command, old, new, 
     assert old not in re.findall(r"--[a-z-]+", fmritok(command, "--help").output)
 
 
-def test_workers_of_dask_keep_their_name():
+def test_tokenize_keeps_the_option_workers():
     done = fmritok("tokenize", *COHORT, "--store", "s", "--workers", "0")
     assert "now called" not in done.stderr
     assert "Invalid value for '--workers'" in done.stderr
 
 
-def test_under_torchrun_the_first_process_alone_says_the_new_name(monkeypatch, capsys):
+def test_under_torchrun_only_the_first_process_reports_the_new_name(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert with_new_names(["--old"], {"--old": "--new"}) == ["--new"]
     assert capsys.readouterr().err == ""

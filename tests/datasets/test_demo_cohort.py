@@ -221,13 +221,13 @@ def test_folder_with_other_things_is_refused_and_left_alone(tmp_path: Path) -> N
 
 def test_file_and_damaged_marker_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FmritokError, match="expected a folder, got a file"):
+    with pytest.raises(FmritokError, match="expected a folder or a new path, got a file"):
         write_demo_cohort(tmp_path / "file", SHORT)
-    with pytest.raises(FmritokError, match="cannot write"):
+    with pytest.raises(FmritokError, match="expected a writable folder with enough space"):
         write_demo_cohort(tmp_path / "file" / "below", SHORT)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "SIMULATED.json").write_text("{")
-    with pytest.raises(FmritokError, match=r"damaged file .*SIMULATED.json"):
+    with pytest.raises(FmritokError, match=r"File .*SIMULATED.json"):
         write_demo_cohort(tmp_path / "out", SHORT)
 
 

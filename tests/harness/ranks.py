@@ -12,15 +12,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from trainers import trainer_on_cpu
 
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.objectives.coding_rate import coding_rate
-from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.training import loop
 from fmritok.trainer.training.distributed import Ranks
-from fmritok.trainer.training.loop import Trainer
 from fmritok.trainer.training.sharding import whole_tensors
 
 SMALL = [
@@ -46,9 +45,8 @@ RUNS = {
 
 
 def trainer(store, out, options, **how):
-    config = build_config(override({}, [*SMALL, "train.steps=7", *options]))
-    group = TokenStore(store).group()
-    return Trainer(config, group, out=out, device=torch.device("cpu"), **how)
+    options = [*SMALL, "train.steps=7", *options]
+    return trainer_on_cpu(options, TokenStore(store).group(), out, **how)
 
 
 def train(store, out, options, parts, ranks):
@@ -149,10 +147,8 @@ def poison_as_rank(rank, folder, store):
 def resume_in_two(rank, folder, store, options):
     """Go on with a training, each process in a folder of its own name."""
     ranks, folder = _join(rank, folder), Path(folder)
-    again = Trainer(
-        build_config(override({}, options)), TokenStore(store).group(),
-        out=folder / f"rank{rank}", device=torch.device("cpu"), resume=folder / "a", ranks=ranks,
-    )  # fmt: skip
+    again = trainer_on_cpu(options, TokenStore(store).group(), folder / f"rank{rank}",
+                           resume=folder / "a", ranks=ranks)  # fmt: skip
     begun = again.position.step
     (folder / f"{rank}.json").write_text(json.dumps([begun, str(again.run().checkpoint)]))
     ranks.leave()

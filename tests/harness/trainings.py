@@ -18,7 +18,8 @@ from places import Folder
 from safetensors.torch import save
 from tiny import fmritok, tokenize_options, write_atlas, write_cohort
 
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training.loop import Trainer
 

@@ -29,7 +29,7 @@ from images import (
 from fmritok.errors import RunError
 from fmritok.pipeline.datasets import get_adapter
 from fmritok.pipeline.sources.checking import checked_blocks
-from fmritok.pipeline.sources.opening import RunFiles, open_run
+from fmritok.pipeline.sources.opening import RunFiles, files_of_row, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.vae.intensity import fit_intensity
 
@@ -81,7 +81,7 @@ def masked(values, **options) -> Callable[[Path], object]:
 def warped(field, **options) -> Callable[[Path], RunFiles]:
     def make(root):
         run = write_image(root / "run.nii.gz")
-        return RunFiles(str(run), warp=str(write_image(root / "warp.nii.gz", field, **options)))
+        return RunFiles(run, warp=write_image(root / "warp.nii.gz", field, **options))
 
     return make
 
@@ -268,13 +268,13 @@ def outcome(root: Path, files: object) -> list[tuple[str, str]]:
         if said:
             return said
         run = cohort.runs.iloc[0]
-        files = RunFiles(run["path"], run["right"], run["warp"], run["mask"])
+        files = files_of_row(run)
     try:
         source = open_run(files)
-        for _ in checked_blocks(source, files.path):
+        for _ in checked_blocks(source, str(files.path)):
             pass
         if source.space.is_volume:
-            with RunVolumes.read(Path(files.path)) as volumes:
+            with RunVolumes.read(files.path) as volumes:
                 fit_intensity("max", volumes.statistics)
     except RunError as error:
         return [("refused by tokenize", str(error))]

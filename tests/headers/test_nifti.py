@@ -15,8 +15,8 @@ from images import AFFINE, FIELDS, SHAPE, bids_path, change, replaced, series, w
 
 from fmritok.cli import main
 from fmritok.errors import MachineError, RunError
-from fmritok.pipeline.catalog import cohort as catalog_module
-from fmritok.pipeline.catalog.cohort import RunFile
+from fmritok.pipeline.catalog import building
+from fmritok.pipeline.catalog.found import RunFile
 from fmritok.pipeline.datasets import get_adapter
 from fmritok.pipeline.headers.run_header import read_header, run_header
 from fmritok.pipeline.sources.checking import checked_blocks
@@ -26,7 +26,7 @@ NAN = float("nan")
 
 
 def values(path: Path) -> np.ndarray:
-    source = open_run(RunFiles(str(path)))
+    source = open_run(RunFiles(path))
     blocks = np.concatenate(list(checked_blocks(source, str(path))))
     return blocks * np.float32(source.slope) + np.float32(source.intercept)
 
@@ -222,7 +222,7 @@ def test_every_file_of_a_run_is_looked_at(tmp_path):
     path = write_image(tmp_path / "r.nii.gz")
     gone = tmp_path / "warp.nii.gz"
     gone.symlink_to(tmp_path / "annex")
-    look = catalog_module._look(RunFile("x", "1", path, warp=gone), None)
+    look = building._look(RunFile(path, warp=gone, run_id="x", subject="1"), None)
     assert str(gone) in look.problem
     assert "a link to content that is not there" in look.problem
 

@@ -22,7 +22,7 @@ def test_without_a_code_the_position_of_voxels_is_unknown(tmp_path):
     path = write_image(tmp_path / "r.nii.gz", codes=(0, 0))
     assert "got 0 and 0: the position of its voxels is unknown" in outcome(path)[0]
     with pytest.raises(RunError, match="position of its voxels is unknown"):
-        open_run(RunFiles(str(path)))
+        open_run(RunFiles(path))
 
 
 @pytest.mark.parametrize("codes", [(4, 0), (0, 4), (2, 2), (1, 0), (5, 4)])
@@ -32,7 +32,7 @@ def test_any_defined_code_will_do_and_which_transform_is_taken_is_recorded(tmp_p
     header = read_header(path)
     np.testing.assert_allclose(header.affine, nib.load(path).affine, atol=1e-5)
     assert header.transform.startswith("sform" if codes[0] else "qform")
-    assert f"placed by its {header.transform}" in open_run(RunFiles(str(path))).description
+    assert f"placed by its {header.transform}" in open_run(RunFiles(path)).description
 
 
 def test_runs_of_either_handedness_are_fine(tmp_path):
@@ -144,7 +144,7 @@ def test_masks_are_checked_like_runs(tmp_path):
     inside = np.zeros(SHAPE, np.uint8)
     inside[3:9, 3:9, 3:9] = 1
     good = write_image(tmp_path / "good.nii.gz", inside)
-    assert "masked" in open_run(RunFiles(str(run), mask=str(good))).description
+    assert "masked" in open_run(RunFiles(run, mask=good)).description
     for name, words, options in (
         ("codes", "position of its voxels is unknown", {"codes": (0, 0)}),
         ("flipped", "the grid of the run.*placed by its sform", {"affine": MIRROR @ AFFINE}),
@@ -152,14 +152,14 @@ def test_masks_are_checked_like_runs(tmp_path):
     ):
         mask = write_image(tmp_path / f"{name}.nii.gz", inside, **options)
         with pytest.raises(RunError, match=words):
-            open_run(RunFiles(str(run), mask=str(mask)))
+            open_run(RunFiles(run, mask=mask))
     for name, values, words in (
         ("empty", inside * 0, "voxels in the brain, got nothing but 0"),
         ("nan", np.where(inside, np.nan, 0).astype(np.float32), "216 that are NaN"),
     ):
         mask = write_image(tmp_path / f"{name}.nii.gz", values)
         with pytest.raises(RunError, match=words):
-            open_run(RunFiles(str(run), mask=str(mask)))
+            open_run(RunFiles(run, mask=mask))
 
 
 def test_warps_are_checked_like_runs(tmp_path):
@@ -167,7 +167,7 @@ def test_warps_are_checked_like_runs(tmp_path):
     field = np.zeros((*SHAPE, 3), np.float32)
     warp = write_image(tmp_path / "w.nii.gz", field, intent_code=2006)
     assert "by w.nii.gz, placed by its sform (MNI)" in open_run(
-        RunFiles(str(run), warp=str(warp))
+        RunFiles(run, warp=warp)
     ).description  # fmt: skip
     for options, words in (
         ({"codes": (0, 0)}, "position of its voxels is unknown"),
@@ -175,7 +175,7 @@ def test_warps_are_checked_like_runs(tmp_path):
     ):
         write_image(warp, **{"values": field, "intent_code": 2006} | options)
         with pytest.raises(RunError, match=words):
-            open_run(RunFiles(str(run), warp=str(warp)))
+            open_run(RunFiles(run, warp=warp))
 
 
 def test_the_catalogue_says_it_with_the_file(tmp_path):

@@ -70,7 +70,7 @@ def test_the_coding_rate_in_closed_form():
     assert even > rate
 
 
-def test_autocast_does_not_reach_the_determinant():
+def test_the_determinant_is_computed_in_float64_under_autocast():
     x = _unit(12, 8)
     exact = rate_loss(x.view(2, 6, 8), x.flip(0).view(2, 6, 8), epsilon=0.05)
     with torch.autocast("cpu", torch.bfloat16):
@@ -87,7 +87,7 @@ def test_the_rate_loss_equals_its_definition():
     assert float(rate_loss(student, teacher, epsilon=0.1)) == pytest.approx(float(expected))
 
 
-def test_collapsed_embeddings_are_told_from_even_ones():
+def test_spread_distinguishes_collapsed_and_uniform_embeddings():
     same = _unit(1, 8).expand(30, 8)
     views = same.expand(2, 30, 8)
     collapsed = collapsed_loss(torch.tensor(30.0), 8, epsilon=0.05)
@@ -122,7 +122,7 @@ def test_crops_lie_within_windows_and_reach_every_start():
     assert crops == [120, 16, 21, 8]
 
 
-def test_views_that_lie_apart_share_no_frame():
+def test_separate_views_share_no_frame():
     frames = torch.arange(30.0).view(1, 30, 1, 1).expand(400, 30, 2, 1)
     times = torch.arange(30).expand(400, 30) * 2.0
     one, two = (
@@ -153,7 +153,7 @@ def test_a_crop_is_standardized_over_its_own_frames():
     assert (got[..., 2] == 0).all()
 
 
-def test_no_mark_of_the_run_is_left_on_standardized_views():
+def test_standardized_views_do_not_reveal_their_run():
     """Means and standard deviations of a run change what is compared, unless it is standardized."""
     batch = _batch()
     factor = torch.linspace(0.5, 2, batch.std[0].numel()).view_as(batch.std[0])
@@ -168,7 +168,7 @@ def test_no_mark_of_the_run_is_left_on_standardized_views():
     assert losses[True][0] == pytest.approx(losses[True][1], abs=1e-5)
 
 
-def test_augmentations_have_the_asked_sizes():
+def test_augmentations_have_the_requested_sizes():
     ones = torch.ones(400, 40, 30, 1)
     quiet = replace(OBJECTIVE, noise=0.0)
     out = augment(ones, DRAWS, quiet, view=0)[..., 0]
@@ -192,7 +192,7 @@ def test_augmentations_have_the_asked_sizes():
         assert out.flatten(1).any(1).all(), "something is left of every view"
 
 
-def test_slices_hide_whole_cells_or_a_stretch_of_time_half_of_the_time():
+def test_half_of_the_views_hide_cells_or_consecutive_patches():
     hidden = slice_mask(DRAWS, None, OBJECTIVE, n_patches=5, n_cells=9, view=0)
     assert torch.equal(hidden, slice_mask(DRAWS, None, OBJECTIVE, n_patches=5, n_cells=9, view=0))
     in_time = hidden.all(2).any(1)
@@ -274,7 +274,7 @@ def test_the_whole_loss_equals_its_float64_definition():
     assert loss.n_values == 4
 
 
-def test_a_view_is_summed_up_by_cls_or_by_its_mean_token_or_by_those_of_its_cells():
+def test_summaries_are_cls_the_mean_token_or_the_mean_tokens_of_cells():
     for summary in ("cls", "mean", "cells"):
         student, batch = _objective(summary=summary).student, _batch((24, 10))
         inputs = student.encoder.inputs(batch)
@@ -341,7 +341,7 @@ def test_a_collapsed_model_has_the_collapsed_loss(centre):
         assert measures["alignment"].value == pytest.approx(0.0, abs=1e-5)
 
 
-def test_windows_are_compared_less_their_mean():
+def test_centred_embeddings_have_no_common_mean():
     """Equal to taking the mean away by hand; rows that do not count change nothing for others."""
     model, plain = _objective(centre=True), _objective()
     inputs = model._view(batch := _batch(), deviations(batch), 0)
@@ -358,7 +358,7 @@ def test_windows_are_compared_less_their_mean():
     torch.testing.assert_close(centred(x), x - x.mean(0))
 
 
-def test_alignment_is_what_views_of_a_window_share_beyond_those_of_two_windows():
+def test_alignment_is_the_cosine_within_windows_minus_between_windows():
     model = _objective(slice_probability=0.0, momentum=0.0)
     embedded = []
     for part in (model.student, model.teacher):

@@ -139,7 +139,7 @@ def test_the_decoder_sees_where_cells_are(decoder):
     assert (predictions[0][0] - predictions[1][0]).abs().max() > 1e-3
 
 
-def test_features_that_do_not_exist_count_nowhere():
+def test_missing_features_do_not_change_the_loss():
     model = _objective("flatmap", "residual")
     model(_batch()).loss.total.backward()
     gradient = model.decoder.head.weight.grad.view(2, 4, 16)
@@ -152,7 +152,7 @@ def test_features_that_do_not_exist_count_nowhere():
     )
 
 
-def test_masks_have_the_asked_size_and_cover_everything():
+def test_masks_have_the_requested_size_and_reach_every_token():
     draws = torch.arange(600)
     tube = tube_visible(draws, None, n_patches=4, n_cells=10, n_shown=1)
     assert tube.patches.shape == (600, 4)
@@ -171,7 +171,7 @@ def test_masks_have_the_asked_size_and_cover_everything():
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 9])
-def test_something_of_every_stride_th_patch_is_always_hidden(stride):
+def test_a_predicted_patch_always_has_a_hidden_token(stride):
     """Of every window; masks that hide enough of it anyway are as they were."""
     draws = torch.arange(300)
     for lengths, n_cells in (((2, 1), 3), ((4, 3), 2), ((7, 2), 2)):

@@ -45,7 +45,7 @@ def _objective(form="both", **options):
 
 
 @pytest.mark.parametrize(("ratio", "masked"), [(0.5, 14), (0.01, 1), (0.99, 26)])
-def test_how_many_cells_are_hidden(ratio, masked):
+def test_number_of_hidden_cells(ratio, masked):
     encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), TokenLayout(27, 3))
     config = MaskedTokenModelling.Config(mask_ratio=ratio)
     assert MaskedTokenModelling(encoder, config, window=16).n_masked == masked
@@ -54,7 +54,7 @@ def test_how_many_cells_are_hidden(ratio, masked):
         MaskedTokenModelling(one, config, window=16)
 
 
-def test_masks_are_pure_functions_of_the_windows_own_number():
+def test_masks_depend_only_on_the_random_number_of_a_window():
     draws = torch.tensor([5, 2**62, 5, 0])
     cells = tube_cells(draws, n_cells=27, n_chosen=14)
     torch.manual_seed(1)
@@ -85,7 +85,7 @@ def _hidden(batch, masking):
 
 @pytest.mark.parametrize("masking", ["tube", "random"])
 @pytest.mark.parametrize("form", ["residual", "both", "absolute"])
-def test_what_is_hidden_does_not_reach_the_encoder(batch, form, masking):
+def test_hidden_tokens_do_not_reach_the_encoder(batch, form, masking):
     model = _objective(form, masking=masking)
     seen = []
     model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))

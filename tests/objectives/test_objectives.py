@@ -74,7 +74,7 @@ KINDS = [("plain", OPTIONS), ("networks", OPTIONS), ("one", OPTIONS[6:])]
 @pytest.mark.parametrize(
     ("kind", "options"), [(kind, options) for kind, several in KINDS for options in several]
 )
-def test_the_smallest_windows_have_a_finite_loss_of_something(kind, options):
+def test_the_smallest_windows_have_a_finite_loss(kind, options):
     """Runs of one frame, windows shorter than a patch, alone and beside longer ones."""
     config = Config(
         model=ModelConfig(width=16, layers=1, heads=1, mlp_width=8),

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from click.testing import CliRunner
+from trainers import trainer_on_cpu
 
 from fmritok.cli import main
 from fmritok.pipeline.store.documents.seal import read_document
@@ -17,8 +17,6 @@ from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.tables.annotations import read_annotation, write_annotations
 from fmritok.pipeline.store.tables.switch import replace_tables
 from fmritok.trainer.evaluation.results import read_results
-from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.training.loop import Trainer
 
 SMALL = ["data.window=8", "data.batch_size=4", "model.width=16", "model.layers=1",
          "model.mlp_width=16", "train.steps=1", "model.patch=4"]  # fmt: skip
@@ -67,9 +65,7 @@ def _write_events(url, rows):
 
 @pytest.fixture
 def training(store, tmp_path):
-    config = build_config(override({}, SMALL))
-    group = TokenStore(store).group()
-    Trainer(config, group, out=tmp_path / "a", device=torch.device("cpu")).run()
+    trainer_on_cpu(SMALL, TokenStore(store).group(), tmp_path / "a").run()
     return tmp_path / "a"
 
 
@@ -86,7 +82,7 @@ def _means(tree, metric="balanced_accuracy"):
     return [row["figures"][metric]["mean"] for row in tree["rows"]]
 
 
-def test_what_happened_is_read_from_where_the_response_is(store, training):
+def test_event_windows_follow_the_blood_response(store, training):
     done, tree = _probe(store, training, "--event-window", "6", "--untrained")
     assert done.exit_code == 0, done.output
     names = [row["row"] for row in tree["rows"]]
@@ -136,7 +132,7 @@ def test_windows_beyond_the_run_are_counted(store, training):
         (["--event-window", "0"], 2, "0.0 is not in the range"),
     ],
 )
-def test_what_cannot_be_asked(store, training, options, status, words):
+def test_wrong_options_of_event_probes_are_refused(store, training, options, status, words):
     done, _ = _probe(store, training, *options)
     assert done.exit_code == status
     assert words in " ".join(done.output.split())
@@ -151,7 +147,7 @@ def test_a_store_without_events_says_so(store, training):
     )
 
 
-def test_where_leaves_some_runs(store, training):
+def test_where_chooses_runs(store, training):
     options = [f"--where=subject={100 + i}" for i in range(6)]
     done, tree = _probe(store, training, *options)
     assert done.exit_code == 0, done.output

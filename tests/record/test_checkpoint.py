@@ -12,12 +12,8 @@ from fmritok.pipeline.store.documents.seal import canonical_json
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.record import checkpoint as module
 from fmritok.trainer.record.checkpoint import Checkpoint
-from fmritok.trainer.record.folder import (
-    TrainingFolder,
-    find_checkpoint,
-    find_weights,
-    init_weights,
-)
+from fmritok.trainer.record.finding import find_checkpoint, find_weights, init_weights
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.tensor_files import load_weights
 from fmritok.trainer.training.sharding import whole_tensors
 
@@ -65,7 +61,7 @@ def test_weights_and_optimizer_come_back_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("fused", [None, True])
-def test_the_optimizer_finds_its_state_where_it_needs_it(saved, fused):
+def test_the_optimizer_state_is_loaded_to_the_right_device(saved, fused):
     """Its fused kernel, which a GPU uses, wants the steps with the weights."""
     elsewhere = _model()[0].to("meta")
     other = torch.optim.AdamW(elsewhere.parameters())
@@ -88,7 +84,7 @@ def test_nothing_is_pickled(saved):
         assert not head.startswith(b"PK")
 
 
-def test_only_the_last_are_kept_and_the_latest_is_found_by_listing(tmp_path):
+def test_only_the_last_checkpoints_are_kept(tmp_path):
     model, optimizer = _model()
     for step in (5, 10, 100):
         _save(tmp_path, model, optimizer, step, keep=2)
@@ -103,7 +99,7 @@ def test_only_the_last_are_kept_and_the_latest_is_found_by_listing(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["save_file", "sync", "_put_in_place"])
-def test_a_writer_that_dies_leaves_the_old_checkpoint(tmp_path, monkeypatch, broken):
+def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch, broken):
     model, optimizer = _model()
     _save(tmp_path, model, optimizer, 1)
 
@@ -121,7 +117,7 @@ def test_a_writer_that_dies_leaves_the_old_checkpoint(tmp_path, monkeypatch, bro
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-def test_a_checkpoint_whose_replacement_was_killed_comes_back(saved):
+def test_a_checkpoint_is_restored_after_a_killed_replacement(saved):
     hidden = saved.rename(saved.with_name(f".{saved.name}.replaced"))
     folder = TrainingFolder(saved.parent.parent)
     folder.hold()
@@ -209,7 +205,7 @@ def test_the_weights_of_a_checkpoint_are_compared_however_they_are_given(saved):
             init_weights(find_weights(path), model)
 
 
-def test_what_is_no_checkpoint_is_told_apart(tmp_path):
+def test_paths_without_a_checkpoint_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"got nothing\. Check the path"):
         find_checkpoint(tmp_path / "none")
     with pytest.raises(CheckpointError, match="got no checkpoint in it"):

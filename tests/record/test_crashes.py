@@ -7,21 +7,21 @@ more.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-from children import ChildError, in_child
-from faults import Outcome, invoke, killed_everywhere, with_fault
-from interception import Mode
+from children import in_child
+from crash_cases import chosen, judged
+from faults import Outcome, invoke, with_fault
 from this_thread import zarr_in_this_thread
 from trainings import Result, Trainings, quick_and_seen
 
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
 SEED = 20261126
@@ -52,10 +52,13 @@ class Arena:
             "finished": trainings.finished,
         }[scenario]
 
+    def begin(self) -> None:
+        self.place.bring(self.start)
+
     @cached_property
     def operations(self) -> list[str]:
         """The operations of the command."""
-        self.place.bring(self.start)
+        self.begin()
         return with_fault(self.arguments, self.place, None).operations
 
     @cached_property
@@ -112,19 +115,15 @@ def trainings(fast_folder: Path) -> Iterator[Trainings]:
 
 @pytest.mark.parametrize("mode", ["kill", "error", "full"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_next_command_ends_as_if_nothing_had_happened(
+def test_the_next_command_after_a_crash_gives_the_undisturbed_result(
     scenario: str, mode: Any, trainings: Trainings, request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
     at = Arena(trainings, scenario)
     assert at.names
-    numbers: Sequence[int] = range(len(at.operations))
-    if not request.config.getoption("--all-cases"):
-        how_many = request.config.getoption("--cases") or SAMPLE
-        chance = random.Random(f"{SEED} {scenario} {mode}")
-        numbers = sorted(chance.sample(numbers, min(how_many, len(numbers))))
+    numbers = chosen(at, request, sample=SAMPLE, seed=f"{SEED} {scenario} {mode}")
     cases, wrong = 0, []
-    for number, operation, what in (_killed if mode == "kill" else _failed)(at, mode, numbers):
+    for number, operation, what in judged(at, mode, numbers):
         cases += 1
         if what:
             wrong.append(f"operation {number} ({operation}): {what}")
@@ -133,32 +132,3 @@ def test_the_next_command_ends_as_if_nothing_had_happened(
     told = "\n".join([*wrong[:12], *(f"{n} x {line}" for line, n in kinds.most_common(12))])
     assert not wrong, f"{len(wrong)} of {cases} did not heal:\n{told}"
     assert cases
-
-
-def _killed(at: Arena, mode: str, numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:
-    """Kill the command at its operations."""
-    at.place.bring(at.start)
-    outcome, kept = killed_everywhere(at.arguments, at.place, set(numbers))
-    assert sorted(kept) == list(numbers)
-    judged: dict[str, str] = {}  # operations that change nothing leave what was left before
-    for number, state in kept.items():
-        content = at.place.same(state)
-        if content not in judged:
-            at.place.bring(state)
-            judged[content] = at.after(None)
-        yield number, outcome.operations[number], judged[content]
-
-
-def _failed(at: Arena, mode: Mode, numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:
-    """Let operations of the command fail."""
-    for number in numbers:
-        at.place.bring(at.start)
-        try:
-            outcome = with_fault(at.arguments, at.place, number, mode)
-        except ChildError as error:
-            yield number, at.operations[number], f"it did not come to an end: {error}"
-            continue
-        what = at.after(outcome)
-        if not outcome.struck:
-            what = what or "the operation was not met: they are not the same in every run"
-        yield number, at.operations[number], what

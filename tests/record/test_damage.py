@@ -141,7 +141,7 @@ def yard(fast_folder: Path) -> Iterator[Yard]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_training_ends_as_a_whole_one_or_says_what_is_wrong(
+def test_a_damaged_training_gives_the_undisturbed_result_or_an_error(
     kind: str, yard: Yard, request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
@@ -174,7 +174,7 @@ def test_a_damaged_training_ends_as_a_whole_one_or_says_what_is_wrong(
     assert cases
 
 
-def test_the_harness_sees_what_it_should_see(yard: Yard) -> None:
+def test_the_harness_notices_wrong_results(yard: Yard) -> None:
     """A training whose checksums are made to fit its damaged weights ends with another result."""
     from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 

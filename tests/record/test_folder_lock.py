@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from fmritok.cli import main
 from fmritok.pipeline.store.locks import lock_file
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16",
@@ -96,7 +97,7 @@ def test_a_killed_training_leaves_its_folder_free(running, store):
     assert not (out / ".lock").exists()
 
 
-def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
+def test_an_unused_new_folder_is_removed(tmp_path):
     lock = _hold(tmp_path / "a" / "b")
     lock.release()
     lock.release()

@@ -8,20 +8,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 from click.testing import CliRunner
+from trainers import trainer_on_cpu
 
 from fmritok.cli import main
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.errors import CheckpointError, TrainingError
-from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.record.resuming import FREE
-from fmritok.trainer.training.loop import Trainer
 
 SMALL = [
     "data.window=8", "data.windows_per_run=2", "data.batch_size=4", "data.validation_fraction=0.3",
@@ -46,8 +45,7 @@ def other(make_store, tmp_path):
 
 
 def _trainer(group, out, *overrides, **options):
-    config = build_config(override({}, [*SMALL, *overrides]))
-    return Trainer(config, group, out=out, device=torch.device("cpu"), **options)
+    return trainer_on_cpu([*SMALL, *overrides], group, out, **options)
 
 
 def _stopped(group, out, *overrides, keep=1):
@@ -102,7 +100,7 @@ def test_equal_tokens_at_other_times_are_refused(group, tmp_path, column, value)
         _trainer(group, tmp_path, resume=tmp_path)
 
 
-def test_a_run_that_is_gone_is_named(group, tmp_path):
+def test_a_missing_run_is_named(group, tmp_path):
     checkpoint = _stopped(group, tmp_path)
     (run, *_) = json.loads((checkpoint.folder / "runs.json").read_bytes())["validation"]
     group.runs = group.runs[group.runs["run_id"] != run].reset_index(drop=True)
@@ -133,7 +131,7 @@ CHANGES = {"train.log_every": 1, "train.validate_every": 2, "train.checkpoint_ev
            "train.keep_checkpoints": 5}  # fmt: skip
 
 
-def test_what_cannot_change_the_weights_may_change(group, tmp_path):
+def test_options_without_effect_on_the_weights_may_change(group, tmp_path):
     assert CHANGES.keys() == FREE.keys()
     _trainer(group, tmp_path / "whole").run()
     changes = [f"{name}={value}" for name, value in CHANGES.items()]
@@ -191,7 +189,7 @@ def test_an_option_of_another_release_is_refused_by_name(group, tmp_path):
         _trainer(group, tmp_path, resume=tmp_path)
 
 
-def test_the_split_is_the_checkpoints_whatever_became_of_the_copy(group, tmp_path):
+def test_the_split_is_read_from_the_checkpoint(group, tmp_path):
     _trainer(group, tmp_path / "whole").run()
     split = (tmp_path / "whole" / "split.json").read_text()
     for i, edit in enumerate((Path.unlink, lambda file: file.write_text("{}"))):
@@ -203,7 +201,7 @@ def test_the_split_is_the_checkpoints_whatever_became_of_the_copy(group, tmp_pat
         assert _weights(out) == _weights(tmp_path / "whole")
 
 
-def test_a_damaged_latest_checkpoint_is_left_behind_and_said(group, tmp_path, caplog):
+def test_a_damaged_latest_checkpoint_is_skipped_with_a_warning(group, tmp_path, caplog):
     _trainer(group, tmp_path).run()
     whole, rows = _weights(tmp_path), read_metrics(tmp_path)
     latest = find_checkpoint(tmp_path).folder
@@ -220,7 +218,7 @@ def test_a_damaged_latest_checkpoint_is_left_behind_and_said(group, tmp_path, ca
     assert [row["loss"] for row in read_metrics(tmp_path)] == [row["loss"] for row in rows]
 
 
-def test_an_earlier_checkpoint_is_no_place_to_go_on_while_later_ones_are_whole(group, tmp_path):
+def test_resuming_from_an_earlier_checkpoint_is_refused_if_a_later_one_is_whole(group, tmp_path):
     _trainer(group, tmp_path).run()
     early, late = TrainingFolder(tmp_path).checkpoints()
     with pytest.raises(CheckpointError, match=r"expected the latest of .*than step-00000006"):
@@ -236,7 +234,7 @@ def _command(group, *options):
     return CliRunner().invoke(main, [*fixed, *map(str, options)])
 
 
-def test_a_finished_training_says_so_and_is_whole_wherever_it_is(group, tmp_path):
+def test_a_finished_training_is_reported_also_in_another_folder(group, tmp_path):
     out, elsewhere = tmp_path / "a", tmp_path / "b"
     _trainer(group, out).run()
     before = (find_checkpoint(out).folder.stat().st_mtime_ns, (out / "metrics.jsonl").read_bytes())
@@ -260,7 +258,7 @@ def test_a_finished_training_without_validation_shows_its_last_figures(group, tm
     assert again.figures["residual_loss"] == done.figures["residual_loss"]
 
 
-def test_half_a_row_is_cut_and_not_glued_to_the_next(group, tmp_path):
+def test_an_incomplete_row_is_removed(group, tmp_path):
     _trainer(group, tmp_path / "whole").run()
     wanted = read_metrics(tmp_path / "whole")
     _stopped(group, tmp_path / "a")
@@ -273,14 +271,14 @@ def test_half_a_row_is_cut_and_not_glued_to_the_next(group, tmp_path):
     assert [row["loss"] for row in rows] == [row["loss"] for row in wanted]
 
 
-def test_rows_that_somebody_else_changes_meanwhile_stop_the_training(group, tmp_path):
+def test_changes_of_the_metrics_by_others_stop_the_training(group, tmp_path):
     trainer = _trainer(group, tmp_path)
     (tmp_path / "metrics.jsonl").write_text(9999 * "{}\n")
     with pytest.raises(TrainingError, match="expected the rows that this training wrote"):
         trainer.run()
 
 
-def test_a_copy_of_a_checkpoint_needs_a_folder_to_go_on_in(group, tmp_path):
+def test_resuming_a_copied_checkpoint_needs_out(group, tmp_path):
     checkpoint = _stopped(group, tmp_path / "a")
     copy = tmp_path / "copies" / "best"
     shutil.copytree(checkpoint.folder, copy)
@@ -294,27 +292,27 @@ def test_a_copy_of_a_checkpoint_needs_a_folder_to_go_on_in(group, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--resume", "--init-from"])
-def test_a_checkpoint_is_no_folder_for_a_training(group, tmp_path, option):
+def test_a_checkpoint_is_refused_as_out(group, tmp_path, option):
     checkpoint = _stopped(group, tmp_path / "a")
     copy = tmp_path / "best"
     shutil.copytree(checkpoint.folder, copy)
     done = _command(group, option, copy, "--out", copy)
     assert done.exit_code == 1
-    assert "a folder that is no checkpoint, got a checkpoint" in " ".join(done.output.split())
+    assert "a folder that is not a checkpoint, got a checkpoint" in " ".join(done.output.split())
     find_checkpoint(copy).check()
     assert sorted(p.name for p in copy.iterdir()) == sorted(
         p.name for p in checkpoint.folder.iterdir()
     )
 
 
-def test_weights_alone_are_no_training(group, tmp_path):
+def test_resuming_from_weights_alone_is_refused(group, tmp_path):
     checkpoint = _stopped(group, tmp_path)
     done = _command(group, "--resume", checkpoint.folder / "model.safetensors")
     assert done.exit_code == 1
     assert "start a new training with --init-from FILE" in " ".join(done.output.split())
 
 
-def test_a_wrong_path_makes_no_folder(group, tmp_path):
+def test_resuming_from_a_wrong_path_creates_no_folder(group, tmp_path):
     done = _command(group, "--resume", tmp_path / "nowhere")
     assert done.exit_code == 2
     assert "got nothing. Check the path." in " ".join(done.output.split())
@@ -333,7 +331,7 @@ def old(tmp_path):
     return Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
 
 
-def test_a_training_of_format_1_goes_on_exactly_and_says_what_was_not_compared(
+def test_a_training_of_format_1_resumes_exactly_and_reports_missing_checks(
     group, old, tmp_path, caplog
 ):
     wanted = read_metrics(old)

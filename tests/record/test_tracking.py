@@ -91,7 +91,7 @@ def test_wandb_gets_what_tensorboard_gets(train, runs, tmp_path, monkeypatch):
     assert options["config"]["train"]["seed"] == 3
 
 
-def test_a_resumed_training_goes_on_in_its_run_and_a_branch_in_another(
+def test_a_resumed_training_continues_its_wandb_run_and_a_branch_starts_another(
     train, runs, tmp_path, monkeypatch
 ):
     out, step = tmp_path / "a", Trainer._step
@@ -122,7 +122,7 @@ def test_without_the_option_wandb_is_left_alone(train, runs, tmp_path):
     assert not (tmp_path / "a" / "wandb-id").exists()
 
 
-def test_without_the_package_nothing_is_started(train, tmp_path, monkeypatch):
+def test_without_wandb_installed_no_training_starts(train, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     result = train("--wandb", "--out", tmp_path / "a")
     assert result.exit_code == 2
@@ -131,7 +131,7 @@ def test_without_the_package_nothing_is_started(train, tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_refusal_says_what_to_do(train, runs, tmp_path, monkeypatch):
+def test_a_wandb_error_has_a_next_step(train, runs, tmp_path, monkeypatch):
     def refuse(**options):
         raise sys.modules["wandb"].Error("No API key configured.")
 
@@ -141,7 +141,7 @@ def test_a_refusal_says_what_to_do(train, runs, tmp_path, monkeypatch):
     assert "got No API key configured. Log in with `wandb login`" in result.output.replace("\n", "")
 
 
-def test_an_id_that_is_none_is_refused(train, runs, tmp_path):
+def test_a_damaged_wandb_id_is_refused(train, runs, tmp_path):
     (tmp_path / "wandb-id").write_text("")
     result = train("--wandb", "--out", tmp_path, "--steps", 2)
     assert result.exit_code == 1

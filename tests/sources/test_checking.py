@@ -22,7 +22,7 @@ NAN = float("nan")
 
 
 def read(path, **more) -> np.ndarray:
-    source = open_run(RunFiles(str(path), **{k: str(v) for k, v in more.items()}))
+    source = open_run(RunFiles(path, **more))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         blocks = list(checked_blocks(source, str(path)))

@@ -183,12 +183,12 @@ def test_what_is_no_file_is_never_opened(tmp_path, name):
         with bounded():
             assert "not a file" in run_header(path, path).problem
             with pytest.raises((RunError, OSError), match="not a file"):
-                open_run(RunFiles(str(path), right=str(path)))
+                open_run(RunFiles(path, right=path))
     good = tmp_path / "good.nii.gz"
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.int16), FSL), good)
     for role in ("mask", "warp"):
         with bounded(), pytest.raises(RunError, match="not a file"):
-            open_run(RunFiles(str(good), **{role: str(odd / "x.nii.gz")}))
+            open_run(RunFiles(good, **{role: odd / "x.nii.gz"}))
 
     root = tmp_path / "ukb"
     root.mkdir()
@@ -230,12 +230,12 @@ def test_headers_that_claim_too_much(tmp_path, shape, suffix):
         problem = run_header(path).problem
         assert problem or shape == (91, 109, 91, 32767)  # long, but a run might be
         with pytest.raises(RunError, match=CLAIMS):
-            list(checked_blocks(open_run(RunFiles(str(path))), str(path)))
+            list(checked_blocks(open_run(RunFiles(path)), str(path)))
         for role in ("mask", "warp"):
             good = tmp_path / "good.nii.gz"
             nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.int16), FSL), good)
             with pytest.raises(RunError):
-                open_run(RunFiles(str(good), **{role: str(path)}))
+                open_run(RunFiles(good, **{role: path}))
 
 
 def test_a_header_of_an_absurd_number_of_frames(tmp_path):
@@ -262,7 +262,7 @@ def test_gzip_data_that_go_on_for_gigabytes(tmp_path):
     path.write_bytes(gzip.compress(start, 1) + 128 * zeros)  # 2 GB
     with bounded():
         assert run_header(path, native_ok=True).n_frames == 3
-        for load in (lambda: list(open_run(RunFiles(str(path))).blocks()),
+        for load in (lambda: list(open_run(RunFiles(path)).blocks()),
                      lambda: read_image(path, "brain mask")):  # fmt: skip
             with pytest.raises(
                 RunError, match=r"follow what the header tells of|or more after these"
@@ -284,7 +284,7 @@ def test_arrays_of_a_gifti_file_that_unpack_to_gigabytes(tmp_path):
     whole = nib.GiftiImage(darrays=[array, array]).to_xml()
     path = tmp_path / "x.func.gii"
     path.write_bytes(whole)
-    assert open_run(RunFiles(str(path), right=str(path))).n_frames == 2
+    assert open_run(RunFiles(path, right=path)).n_frames == 2
     begin, end = whole.index(b"<Data>") + 6, whole.index(b"</Data>")
     for data, dims, words in [
         (base64.b64encode(bomb), b'Dim0="8"', "more than 32 bytes, where it has 32"),
@@ -294,7 +294,7 @@ def test_arrays_of_a_gifti_file_that_unpack_to_gigabytes(tmp_path):
         changed = (whole[:begin] + data + whole[end:]).replace(b'Dim0="8"', dims, 1)
         path.write_bytes(changed)
         with bounded(), pytest.raises(RunError, match=words):
-            open_run(RunFiles(str(path), right=str(path)))
+            open_run(RunFiles(path, right=path))
 
 
 def test_less_than_a_frame_more_than_the_header_tells_of_is_read(tmp_path):
@@ -302,7 +302,7 @@ def test_less_than_a_frame_more_than_the_header_tells_of_is_read(tmp_path):
     path = tmp_path / "x.nii.gz"
     nib.save(nib.Nifti1Image(values, NATIVE), path)
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(100)))
-    blocks = list(checked_blocks(open_run(RunFiles(str(path))), str(path)))
+    blocks = list(checked_blocks(open_run(RunFiles(path)), str(path)))
     np.testing.assert_array_equal(np.concatenate(blocks), values.reshape(-1, 3, order="F").T)
 
 

@@ -39,8 +39,8 @@ def gifti(data):
 
 
 def test_grayordinates_equal_nibabel(cifti):
-    source = open_run(RunFiles(str(cifti)))
-    values = read_all(RunFiles(str(cifti)))
+    source = open_run(RunFiles(cifti))
+    values = read_all(RunFiles(cifti))
     np.testing.assert_array_equal(values, nib.load(cifti).get_fdata(dtype=np.float32))
     axis = nib.load(cifti).header.get_axis(1)
     left = source.space.columns(0)
@@ -51,7 +51,7 @@ def test_grayordinates_equal_nibabel(cifti):
 
 
 def test_a_gifti_pair_equals_nibabel(gifti):
-    values = read_all(RunFiles(*map(str, gifti)))
+    values = read_all(RunFiles(*gifti))
     for path, part in zip(gifti, (values[:, :10242], values[:, 10242:]), strict=True):
         np.testing.assert_array_equal(part, np.asarray(nib.load(path).agg_data()).T)
 
@@ -82,22 +82,22 @@ def test_members_of_zip_files_are_read_like_files(data, cifti, tmp_path, compres
     for member, path in (("fMRI/rfMRI.ica/run.nii.gz", volume), ("surf/run.dtseries.nii", cifti)):
         inside = archive / member
         assert run_header(inside) == run_header(path)
-        source = open_run(RunFiles(str(inside)))
+        source = open_run(RunFiles(inside))
         values = np.concatenate(list(source.blocks()))
-        np.testing.assert_array_equal(values, read_all(RunFiles(str(path))))
+        np.testing.assert_array_equal(values, read_all(RunFiles(path)))
         assert source.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(RunError, match="no such member"):
-        open_run(RunFiles(str(archive / "fMRI/gone.nii.gz")))
+        open_run(RunFiles(archive / "fMRI/gone.nii.gz"))
 
 
 def test_a_truncated_cifti_is_one_clear_error(cifti, tmp_path):
     cut = tmp_path / "cut.dtseries.nii"
     cut.write_bytes(cifti.read_bytes()[:-1000])
     with pytest.raises(RunError, match=r"cut.dtseries.nii: expected \d+ bytes of 16 frames.*Copy"):
-        read_all(RunFiles(str(cut)))
+        read_all(RunFiles(cut))
     cut.write_bytes(cifti.read_bytes()[:5000])
     with pytest.raises(RunError, match="CIFTI-2 dense time series"):
-        open_run(RunFiles(str(cut)))
+        open_run(RunFiles(cut))
     cut.write_bytes(cifti.read_bytes()[:600])
     assert "CIFTI-2" in run_header(cut).problem
 
@@ -106,7 +106,7 @@ def test_other_nifti_files_are_no_cifti(data, tmp_path):
     fake = tmp_path / "x.dtseries.nii"
     fake.write_bytes(gzip.decompress(next((data / "bold_mni").glob("*mask*")).read_bytes()))
     with pytest.raises(RunError, match="CIFTI-2 dense time series"):
-        open_run(RunFiles(str(fake)))
+        open_run(RunFiles(fake))
 
 
 def test_hemispheres_of_different_length_are_refused(gifti, tmp_path):
@@ -114,14 +114,14 @@ def test_hemispheres_of_different_length_are_refused(gifti, tmp_path):
     short = tmp_path / "short_hemi-R.func.gii"
     nib.save(nib.GiftiImage(darrays=image.darrays[:9]), short)
     with pytest.raises(RunError, match="same number of frames, got 16 left and 9 right"):
-        open_run(RunFiles(str(gifti[0]), str(short)))
+        open_run(RunFiles(gifti[0], short))
 
 
 def test_a_truncated_gifti_is_one_clear_error(gifti, tmp_path):
     cut = tmp_path / "cut.func.gii"
     cut.write_bytes(gifti[0].read_bytes()[:200_000])
     with pytest.raises(RunError, match=r"cut.func.gii: expected a whole GIFTI file.*Copy"):
-        open_run(RunFiles(str(cut), str(gifti[1])))
+        open_run(RunFiles(cut, gifti[1]))
 
 
 def test_surface_values_that_are_not_finite_name_the_frame(gifti, tmp_path):
@@ -130,7 +130,7 @@ def test_surface_values_that_are_not_finite_name_the_frame(gifti, tmp_path):
     spoiled = tmp_path / "nan_hemi-L.func.gii"
     nib.save(image, spoiled)
     with pytest.raises(RunError, match="Frame 5 of .*: expected finite intensities, got 1 NaN"):
-        read_all(RunFiles(str(spoiled), str(gifti[1])))
+        read_all(RunFiles(spoiled, gifti[1]))
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray, intent: int = 0) -> Path:
@@ -150,12 +150,12 @@ def test_a_mask_clears_what_lies_outside(tmp_path, rng):
     affine = np.diag([2.0, 2, 2, 1])
     run = save(tmp_path / "run.nii.gz", values, affine)
     inside = save(tmp_path / "mask.nii.gz", mask, affine)
-    found = read_all(RunFiles(str(run), mask=str(inside)))
+    found = read_all(RunFiles(run, mask=inside))
     expected = (values * mask[..., None]).reshape(-1, 3, order="F").T
     np.testing.assert_array_equal(found, expected)
     other = save(tmp_path / "other.nii.gz", mask[:-1], affine)
     with pytest.raises(RunError, match="the grid of the run.*19x22x20"):
-        open_run(RunFiles(str(run), mask=str(other)))
+        open_run(RunFiles(run, mask=other))
 
 
 NATIVE = VolumeSpace((44, 44, 32), np.array(
@@ -207,7 +207,7 @@ def test_a_native_run_lands_where_its_warp_leads(tmp_path):
         reference,
         intent=2006,
     )
-    files = RunFiles(str(run), warp=str(warp))
+    files = RunFiles(run, warp=warp)
     source = open_run(files)
     assert source.space.shape == SHAPE
     volumes = RunVolumes(source)
@@ -226,13 +226,13 @@ def test_warps_that_do_not_belong_are_refused(tmp_path):
     run = save(tmp_path / "run.nii.gz", np.ones((*NATIVE.shape, 2), np.int16), NATIVE.affine)
     far = save(tmp_path / "far.nii.gz", np.full((91, 109, 91, 3), 900, np.float32), FSL, 2006)
     with pytest.raises(RunError, match=r"a warp into run.nii.gz.*0% of the MNI grid"):
-        open_run(RunFiles(str(run), warp=str(far)))
+        open_run(RunFiles(run, warp=far))
     coefficients = save(tmp_path / "c.nii.gz", np.zeros((91, 109, 91, 3), np.float32), FSL, 2007)
     with pytest.raises(RunError, match="spline coefficients.*convertwarp"):
-        open_run(RunFiles(str(run), warp=str(coefficients)))
+        open_run(RunFiles(run, warp=coefficients))
     flat = save(tmp_path / "flat.nii.gz", np.zeros((91, 109, 91), np.float32), FSL)
     with pytest.raises(RunError, match="three displacements"):
-        open_run(RunFiles(str(run), warp=str(flat)))
+        open_run(RunFiles(run, warp=flat))
     slab = save(tmp_path / "slab.nii.gz", np.zeros((20, 20, 20, 3), np.float32), FSL, 2006)
     with pytest.raises(RunError, match="reference in MNI space"):
-        open_run(RunFiles(str(run), warp=str(slab)))
+        open_run(RunFiles(run, warp=slab))

@@ -9,19 +9,17 @@ them all.
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-from children import ChildError
+from crash_cases import chosen, judged
 from faults import Outcome, invoke, killed_everywhere, with_fault
-from interception import Mode
 from pictures import Picture, differences, look, mixtures, study
 from places import Folder, Objects, Place
 from this_thread import zarr_in_this_thread
@@ -285,14 +283,10 @@ def test_the_next_command_heals_whatever_is_left(
         pytest.skip(f"tokenize has no option {scenario.needs}")
     at = arena(scenario, kind)
     at.end, at.old  # noqa: B018  made before any fault
-    numbers = range(len(at.operations))
-    if not request.config.getoption("--all-cases"):
-        how_many = request.config.getoption("--cases") or SAMPLE
-        chance = random.Random(f"{SEED} {scenario.name} {kind} {mode}")
-        numbers = sorted(chance.sample(numbers, min(how_many, len(numbers))))
+    seed = f"{SEED} {scenario.name} {kind} {mode}"
+    numbers = chosen(at, request, sample=SAMPLE, seed=seed)
     tally, at.unfinished = Tally(), 0
-    judge = _killed if mode == "kill" else _failed
-    for number, operation, wrong in judge(at, mode, numbers):
+    for number, operation, wrong in judged(at, mode, numbers):
         tally.cases += 1
         if wrong:
             tally.wrong.append(f"operation {number} ({operation}): {wrong}")
@@ -302,35 +296,6 @@ def test_the_next_command_heals_whatever_is_left(
     told = "\n".join([f"{n} x {line}" for line, n in kinds.most_common()][:12])
     assert not tally.wrong, f"{len(tally.wrong)} of {tally.cases} did not heal:\n{told}"
     assert tally.cases
-
-
-def _killed(at: Arena, mode: str, numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:
-    """Kill the command at its operations."""
-    at.begin()
-    outcome, kept = killed_everywhere(at.arguments, at.place, set(numbers))
-    assert sorted(kept) == list(numbers)
-    judged: dict[str, str] = {}  # operations that change nothing leave what was left before
-    for number, state in kept.items():
-        content = at.place.same(state)
-        if content not in judged:
-            at.place.bring(state)
-            judged[content] = at.after(None)
-        yield number, outcome.operations[number], judged[content]
-
-
-def _failed(at: Arena, mode: Mode, numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:
-    """Let operations of the command fail."""
-    for number in numbers:
-        at.begin()
-        try:
-            outcome = with_fault(at.arguments, at.place, number, mode)
-        except ChildError as error:
-            yield number, at.operations[number], f"it did not come to an end: {error}"
-            continue
-        wrong = at.after(outcome)
-        if not outcome.struck:
-            wrong = wrong or "the operation was not met: they are not the same in every run"
-        yield number, at.operations[number], wrong
 
 
 def _kind(line: str) -> str:

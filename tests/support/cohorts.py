@@ -10,8 +10,13 @@ import nibabel as nib
 import numpy as np
 from nibabel import cifti2
 
+from fmritok.pipeline.datasets import get_adapter
+
 FSL = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 SHAPE = (91, 109, 91)
+#: A run of a BIDS tree, and the spaces of fMRIPrep that are used.
+BIDS_RUN = "sub-01_ses-1_task-rest_run-1"
+LIN6, C2009 = "MNI152NLin6Asym", "MNI152NLin2009cAsym"
 #: A grid as scanners have it: a slab whose field of view does not hold the MNI brain.
 NATIVE = np.array([[-2.4, 0, 0, 60], [0, 2.4, 0, -70], [0, 0, 2.4, -40], [0, 0, 0, 1]])
 
@@ -124,6 +129,23 @@ def write_gifti(path: Path, *, frames: int = 4) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.gifti.GiftiImage(darrays=arrays), path)
     return path
+
+
+def func_folder(root: Path, run: str = BIDS_RUN) -> Path:
+    """Return the folder of a run in a BIDS tree."""
+    entities = dict(pair.split("-") for pair in run.split("_"))
+    session = f"ses-{entities['ses']}/" if "ses" in entities else ""
+    return root / f"sub-{entities['sub']}" / session / "func"
+
+
+def write_derivative(root: Path, entities: str, run: str = BIDS_RUN, **options) -> Path:
+    """Write the header of a volume as fMRIPrep names it."""
+    return write_header(func_folder(root, run) / f"{run}_{entities}_bold.nii.gz", **options)
+
+
+def catalog_bids(root: Path, **options):
+    """Catalogue a BIDS tree."""
+    return get_adapter("bids")(root, **options)
 
 
 def left_out(cohort, root: Path) -> dict[str, str]:

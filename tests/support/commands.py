@@ -21,6 +21,15 @@ def tokenize(root: Path, store: object, weights: str, *more: object, executor: s
     )  # fmt: skip
 
 
+#: Options for tokens of time courses without resampling.
+SERIES = ("--tokenizer", "flatmap", "--tokenizer", "network", "--set", "network.band=null",
+          "--set", "network.tr=null")  # fmt: skip
+
+
+def tokenize_series(root: Path, store: object, *more: object):
+    return fmritok("tokenize", "--dataset", "hcp", "--root", root, "--store", store, *SERIES, *more)
+
+
 def inspect(store: object) -> dict:
     return json.loads(fmritok("inspect", "--store", store, "--json").output)
 

@@ -10,14 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fmritok.pipeline.catalog.cohort import (
-    Cohort,
-    Found,
-    Input,
-    RunFile,
-    build_cohort,
-    checked_root,
-)
+from fmritok.pipeline.catalog.building import build_cohort
+from fmritok.pipeline.catalog.cohort import Cohort, Input
+from fmritok.pipeline.catalog.found import Found, RunFile, checked_root
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.grid import SHAPE, cell_centres
 from fmritok.tokenizers.vae.intensity import VolumeStatistics

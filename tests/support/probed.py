@@ -13,7 +13,9 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.tables.annotations import write_annotations
 from fmritok.trainer.recipe import build_config, override
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.training.loop import Trainer
+from fmritok.trainer.training.setup import Setup
 
 SMALL = ["data.window=8", "data.batch_size=4", "model.width=16", "model.layers=1",
          "model.mlp_width=16", "train.steps=2"]  # fmt: skip
@@ -54,5 +56,6 @@ def probed_store(folder: Path, n_subjects: int = 12, sexes: list[str] | None = N
 def quick_training(store: str, out: Path, *overrides: str) -> Path:
     """Train for two steps."""
     config = build_config(override({}, [*SMALL, *overrides]))
-    Trainer(config, TokenStore(store).group(), out=out, device=torch.device("cpu")).run()
+    setup = Setup(folder=TrainingFolder(out), device=torch.device("cpu"))
+    Trainer(config, TokenStore(store).group(), setup).run()
     return out

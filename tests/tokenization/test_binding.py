@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from cohorts import write_phenotypes, write_run
 
 from fmritok.cli import main
-from fmritok.pipeline.catalog.cohort import RunFile
 from fmritok.pipeline.catalog.run_checks import stamp_of
 from fmritok.pipeline.datasets import catalog_cohort
 from fmritok.pipeline.sources.opening import RunFiles, source_sha256
@@ -190,7 +189,7 @@ def test_corrected_phenotypes_of_the_same_cohort_are_taken_over(tree):
 def test_a_mask_or_a_warp_belongs_to_the_source(tmp_path):
     for name in ("run", "mask", "warp"):
         (tmp_path / name).write_text(name)
-    paths = {name: str(tmp_path / name) for name in ("run", "mask", "warp")}
+    paths = {name: tmp_path / name for name in ("run", "mask", "warp")}
     alone = source_sha256(RunFiles(paths["run"]))
     whole = RunFiles(paths["run"], mask=paths["mask"], warp=paths["warp"])
     digest = source_sha256(whole)
@@ -296,7 +295,7 @@ def test_files_of_a_run_that_changed_places_are_noticed(tmp_path):
     for i, path in enumerate(files):
         path.write_bytes(bytes([i]) * 100)
         os.utime(path, (1e9 + i, 1e9 + i))
-    run = RunFile("r", "s", files[0], right=files[1])
+    run = RunFiles(files[0], right=files[1])
     before = stamp_of(run)
     assert before[:2] == ("100 100", f"{10**18} {10**18 + 10**9}")
     files[0].rename(tmp_path / "aside")

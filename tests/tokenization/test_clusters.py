@@ -1,4 +1,4 @@
-"""Clusters for real: a scheduler and workers of their own, and what their files turn into."""
+"""Schedulers and workers for real: killed, late, lost; several clients; addresses."""
 
 from __future__ import annotations
 
@@ -13,33 +13,19 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
-from click.testing import CliRunner
 from cohorts import write_run
+from commands import SERIES, tokenize_series
 
-from fmritok.cli import main
-from fmritok.errors import FmritokError, MachineError
+from fmritok.errors import MachineError
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.store.verify import verify_store
 from fmritok.pipeline.tokenization import execute
-from fmritok.pipeline.tokenization.clusters import KNOWN, read_cluster
 from fmritok.pipeline.tokenization.dask_faults import LostRuns, Patience
 from fmritok.pipeline.tokenization.task import Job, RunTask
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "clusters"
-GROUPS = ("--tokenizer", "flatmap", "--tokenizer", "network", "--set", "network.band=null",
-          "--set", "network.tr=null")  # fmt: skip
 RUNS = 24
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    root = tmp_path_factory.mktemp("cluster") / "hcp"
-    for i in range(2):
-        write_run(root, f"{100001 + i}", frames=4)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -48,23 +34,6 @@ def many_runs(tmp_path_factory):
     for i in range(RUNS):
         write_run(root, f"{100001 + i}", frames=24)
     return root
-
-
-def tokenize(tree, store, *more):
-    return CliRunner().invoke(
-        main,
-        [
-            "tokenize",
-            "--dataset",
-            "hcp",
-            "--root",
-            str(tree),
-            "--store",
-            str(store),
-            *GROUPS,
-            *more,
-        ],
-    )
 
 
 def started(*arguments):
@@ -109,13 +78,13 @@ def objects(store):
 def test_a_killed_and_a_late_worker_leave_the_same_store(many_runs, tmp_path, scheduler):
     """Two worker processes; one is killed in the middle of a run, a third joins on the way."""
     reference = tmp_path / "serial.zarr"
-    assert tokenize(many_runs, reference, "--executor", "serial").exit_code == 0
+    assert tokenize_series(many_runs, reference, "--executor", "serial").exit_code == 0
     worker = ("worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard")
     workers = [started(*worker), started(*worker)]
     store = tmp_path / "cluster.zarr"
     command = subprocess.Popen(
         [sys.executable, "-m", "fmritok.cli", "tokenize", "--dataset", "hcp", "--root",
-         str(many_runs), "--store", str(store), *GROUPS, "--scheduler", scheduler],
+         str(many_runs), "--store", str(store), *SERIES, "--scheduler", scheduler],
         env={**os.environ, "PYTHONSAFEPATH": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
@@ -135,121 +104,14 @@ def test_a_killed_and_a_late_worker_leave_the_same_store(many_runs, tmp_path, sc
     assert list(verify_store(TokenStore(store).location)) == []
 
 
-def test_a_scheduler_that_does_not_answer_is_one_error(tree, tmp_path, monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_one_error(two_runs, tmp_path, monkeypatch):
     import dask
     import distributed  # noqa: F401  its own defaults must be there before one is changed
 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
-        result = tokenize(tree, tmp_path / "t.zarr", "--scheduler", "tcp://127.0.0.1:1")
+        result = tokenize_series(two_runs, tmp_path / "t.zarr", "--scheduler", "tcp://127.0.0.1:1")
     assert result.exit_code == 1
     assert "Dask scheduler tcp://127.0.0.1:1: expected an answer at tcp" in result.output
-
-
-def test_the_slurm_example_asks_for_what_it_says(monkeypatch, tmp_path):
-    """The job script that SLURM would be given: resources, environment, one thread per worker."""
-    config = read_cluster(EXAMPLES / "slurm.yaml")
-    assert config.workers == 40
-    pytest.importorskip("dask_jobqueue")
-    with config.build() as cluster:
-        script = cluster.job_script()
-    lines = script.splitlines()
-    assert lines[0] == "#!/usr/bin/env bash"
-    for line in ("#SBATCH -p standard", "#SBATCH --cpus-per-task=4", "#SBATCH --mem=12G",
-                 "#SBATCH -t 12:00:00"):  # fmt: skip
-        assert line in lines
-    assert "export MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=268435456" in lines
-    assert "export OMP_NUM_THREADS=4 MKL_NUM_THREADS=4 OMP_WAIT_POLICY=PASSIVE" in lines
-    start = lines[-1]
-    assert start.rindex("--nthreads 1") > start.find("--nthreads 4")  # the last one counts
-    assert "--nworkers" not in start or "--nworkers 1" in start
-
-
-def test_every_example_reads_and_names_what_to_install():
-    for path in sorted(EXAMPLES.glob("*.yaml")):
-        config = read_cluster(path)
-        package = config.cluster.partition(".")[0]
-        assert f"pip install {package.replace('_', '-')}" in path.read_text()
-        try:
-            __import__(package)
-        except ImportError:
-            with pytest.raises(FmritokError, match=f"Install {package.replace('_', '-')}"):
-                config.build()
-
-
-def test_a_cluster_file_starts_a_cluster(tree, tmp_path):
-    """The same path with a class that runs here."""
-    path = tmp_path / "local.yaml"
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False,
-               "dashboard_address": None}  # fmt: skip
-    path.write_text(yaml.safe_dump({"cluster": "distributed.LocalCluster", "options": options}))
-    result = tokenize(tree, tmp_path / "t.zarr", "--cluster", path)
-    assert result.exit_code == 0, result.output
-    both = tokenize(tree, tmp_path / "t.zarr", "--cluster", path, "--scheduler", "tcp://x:1")
-    assert both.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("cluster: [", "YAML with cluster"),
-        ("klaster: x", "YAML with cluster"),
-        ("cluster: distributed.NoSuchCluster", "a class of Dask's cluster packages"),
-        ("cluster: distributed.deploy.NoSuchCluster", "a class of Dask's cluster interface"),
-        ("cluster: distributed.SpecCluster\noptions: {n_werkers: 1}", "arguments that it has"),
-    ],
-)
-def test_wrong_cluster_files_have_words(tmp_path, text, words):
-    path = tmp_path / "c.yaml"
-    path.write_text(text)
-    trusted = ("distributed.deploy.NoSuchCluster", "distributed.SpecCluster")
-
-    def build():
-        config = read_cluster(path)
-        return config.build(config.cluster if config.cluster in trusted else None)
-
-    with pytest.raises(FmritokError, match=words):
-        build()
-
-
-def test_a_cluster_file_imports_and_calls_nothing_but_dask_s_clusters(tree, tmp_path, monkeypatch):
-    """A module that leaves a trace when it is imported, and one of the standard library."""
-    trace = tmp_path / "trace"
-    (tmp_path / "mycluster.py").write_text(
-        f"import distributed, pathlib\npathlib.Path({str(trace)!r}).touch()\n"
-        "class Mine(distributed.LocalCluster): pass\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    path, store = tmp_path / "c.yaml", tmp_path / "t.zarr"
-    for name in ("mycluster.Mine", "subprocess.Popen", "distributed.deploy.utils.os.system",
-                 "dask_jobqueue.core.Job", "LocalCluster"):  # fmt: skip
-        path.write_text(yaml.safe_dump({"cluster": name, "options": {"args": ["true"]}}))
-        result = tokenize(tree, store, "--cluster", path)
-        assert result.exit_code == 2
-        assert f"--trust-cluster {name}" in result.output
-        other = tokenize(tree, store, "--cluster", path, "--trust-cluster", "mycluster.Other")
-        assert other.exit_code == 2
-    assert not trace.exists()
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False,
-               "dashboard_address": None}  # fmt: skip
-    path.write_text(yaml.safe_dump({"cluster": "mycluster.Mine", "options": options}))
-    result = tokenize(tree, store, "--cluster", path, "--trust-cluster", "mycluster.Mine")
-    assert result.exit_code == 0, result.output
-    assert trace.exists()
-    assert tokenize(tree, store, "--trust-cluster", "mycluster.Mine").exit_code == 2
-
-
-def test_known_clusters_are_dask_s_own():
-    """Every class that is known and installed is a class of Dask's cluster interface."""
-    from importlib import import_module
-
-    from distributed.deploy import Cluster
-
-    for module, names in KNOWN.items():
-        try:
-            found = import_module(module)
-        except ImportError:
-            continue
-        assert all(issubclass(getattr(found, name), Cluster) for name in names)
 
 
 @pytest.fixture
@@ -263,7 +125,7 @@ def threads_of_this_process():
 
 
 def some_tasks(count):
-    return [RunTask(f"hcp_{i}_REST1", RunFiles("x"), 1, 0.72, ()) for i in range(count)]
+    return [RunTask(f"hcp_{i}_REST1", RunFiles(Path("x")), 1, 0.72, ()) for i in range(count)]
 
 
 def quiet(_):
@@ -380,12 +242,12 @@ def test_a_local_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch)
         local.check(0)
 
 
-def test_a_worker_that_cannot_start_is_one_error(tree, tmp_path, monkeypatch):
+def test_a_worker_that_cannot_start_is_one_error(two_runs, tmp_path, monkeypatch):
     def no_start(**_):
         raise RuntimeError("Nanny failed to start.")
 
     monkeypatch.setattr("distributed.LocalCluster", no_start)
-    result = tokenize(tree, tmp_path / "t.zarr", "--workers", "1")
+    result = tokenize_series(two_runs, tmp_path / "t.zarr", "--workers", "1")
     assert result.exit_code == 1
     assert "1 workers to start, got RuntimeError: Nanny failed to start" in result.output
     assert "--workers 1" in result.output

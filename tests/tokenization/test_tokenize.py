@@ -212,7 +212,7 @@ def test_damage_is_dropped_and_redone(tree, store, weights):
     found = fmritok("verify", "--store", store, "--drop")
     assert found.exit_code == 1
     assert "damaged run hcp_100001_rfMRI_REST1_LR" in found.output
-    assert "1 runs dropped" in found.output
+    assert "Removed damaged runs: 1" in found.output
     assert tokenize(tree, store, weights).exit_code == 0
     assert written(store) == before
     assert fmritok("verify", "--store", store).output.strip() == f"{store} is sound"

@@ -54,7 +54,7 @@ def test_volume_samples_equal_nilearn(data):
 
     fsaverage = FlatmapTokenizer(move_surfaces=False)
     path = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
-    series, _, _ = series_of(fsaverage, RunFiles(str(path)))
+    series, _, _ = series_of(fsaverage, RunFiles(path))
     surfaces = fetch_surf_fsaverage("fsaverage5")
     for part, side in enumerate(("left", "right")):
         reference = vol_to_surf(
@@ -130,7 +130,7 @@ def test_surface_and_volume_of_one_run_show_the_same(fsaverage, data):
     left, right = sorted((data / "gifti_func").glob("*.gii"))
     volume = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
     maps = []
-    for files in (RunFiles(str(left), str(right)), RunFiles(str(volume))):
+    for files in (RunFiles(left, right), RunFiles(volume)):
         series, places, _ = series_of(fsaverage, files)
         tokens, _ = tokens_of(fsaverage, series[:, :12].copy(), 2.0, places)
         maps.append(tokens[:, fsaverage.flat.mask])
@@ -142,7 +142,7 @@ def test_surface_and_volume_of_one_run_show_the_same(fsaverage, data):
 def test_grayordinates_fill_the_fs_lr_map(data, fslr):
     tokenizer = FlatmapTokenizer(str(fslr))
     path = next((data / "cifti").glob("*.dtseries.nii"))
-    series, places, source = series_of(tokenizer, RunFiles(str(path)))
+    series, places, source = series_of(tokenizer, RunFiles(path))
     tokens, made = tokens_of(tokenizer, series, 2.0, places)
     assert tokens.shape == (16, tokenizer.grid.n_tokens, 256)
     assert made.scalars["vertices_without_signal"] == 0
@@ -164,7 +164,7 @@ def test_another_repetition_time_keeps_the_seconds(rng):
 def test_the_visual_response_lies_in_the_occipital_patches(fsaverage, data):
     """The task is visual: patches at the back must follow its events, those in front must not."""
     path = next((data / "bold_mni").glob("*sf02*res-3*bold.nii.gz"))
-    series, places, _ = series_of(fsaverage, RunFiles(str(path)))
+    series, places, _ = series_of(fsaverage, RunFiles(path))
     tokens, _ = tokens_of(fsaverage, series, 2.0, places)
     expected = task_regressor(data, len(tokens), 2.0)
     mask, grid = fsaverage.flat.mask, fsaverage.grid
@@ -178,7 +178,7 @@ def test_the_visual_response_lies_in_the_occipital_patches(fsaverage, data):
 
 def test_surfaces_of_another_mesh_are_refused(fsaverage, data):
     path = next((data / "cifti").glob("*.dtseries.nii"))
-    source = open_run(RunFiles(str(path)))
+    source = open_run(RunFiles(path))
     assert "10242 vertices of fsaverage5" in fsaverage.problem(source.space)
     with pytest.raises(RunError, match="59412 fsLR vertices"):
         fsaverage.places(source.space)

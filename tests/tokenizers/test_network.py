@@ -56,7 +56,7 @@ def test_parcel_means_equal_nilearn(published, data, run):
 
     path = next((data / "bold_mni").glob(f"*{run}*bold.nii.gz"))
     tokenizer = NetworkTokenizer(str(published), band=None, tr=None)
-    series, places, _ = series_of(tokenizer, RunFiles(str(path)))
+    series, places, _ = series_of(tokenizer, RunFiles(path))
     image = nib.load(path).slicer[..., :10]
     table = tokenizer.atlas.table
     for name, rows in table.groupby("image").groups.items():
@@ -83,7 +83,7 @@ def test_spheres_equal_nilearn(data):
 
     path = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
     tokenizer = NetworkTokenizer(band=None, tr=None)
-    series, _, _ = series_of(tokenizer, RunFiles(str(path)))
+    series, _, _ = series_of(tokenizer, RunFiles(path))
     centres = tokenizer.atlas.table[["x", "y", "z"]].to_numpy()[:40]
     image = nib.load(path)
     masker = NiftiSpheresMasker(centres.tolist(), radius=5.0, standardize=None, allow_overlap=True)
@@ -96,8 +96,8 @@ def test_grayordinates_give_the_parcels_that_volumes_give(published, data):
     tokenizer = NetworkTokenizer(str(published), band=None, tr=None)
     cifti = next((data / "cifti").glob("*.dtseries.nii"))
     volume = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
-    on_surface, places, _ = series_of(tokenizer, RunFiles(str(cifti)))
-    in_volume, _, _ = series_of(tokenizer, RunFiles(str(volume)))
+    on_surface, places, _ = series_of(tokenizer, RunFiles(cifti))
+    in_volume, _, _ = series_of(tokenizer, RunFiles(volume))
     assert (places.counts > 0).all()
     deviations = [x[:, :12] - x[:, :12].mean(1, keepdims=True) for x in (on_surface, in_volume)]
     both = [d / np.linalg.norm(d, axis=1, keepdims=True) for d in deviations]
@@ -108,7 +108,7 @@ def test_coverage_tells_what_the_field_of_view_cut_off(published, data):
     """The second run's slab leaves out the lower brain: its empty parcels are counted, not zero."""
     path = next((data / "bold_mni").glob("*rtc1*MNI2mm91x109x91*bold.nii.gz"))
     tokenizer = NetworkTokenizer(str(published), band=None, tr=None)
-    source = open_run(RunFiles(str(path)))
+    source = open_run(RunFiles(path))
     places = tokenizer.places(source.space)
     block = next(source.blocks())
     series, signal = places.apply_to_frames(block), places.signal(block)
@@ -123,7 +123,7 @@ def test_coverage_tells_what_the_field_of_view_cut_off(published, data):
 def test_the_visual_network_shows_the_task(published, data):
     tokenizer = NetworkTokenizer(str(published), tr=2.0)
     path = next((data / "bold_mni").glob("*sf02*res-3*bold.nii.gz"))
-    series, places, _ = series_of(tokenizer, RunFiles(str(path)))
+    series, places, _ = series_of(tokenizer, RunFiles(path))
     tokens = np.concatenate(
         list(tokenizer.encode_series(series, 2.0, places, places.counts).blocks)
     )
@@ -239,7 +239,7 @@ def test_an_atlas_in_another_place_or_of_other_numbers_is_refused(tmp_path):
 def test_spheres_have_no_surface(data):
     path = next((data / "cifti").glob("*.dtseries.nii"))
     with pytest.raises(AtlasError, match="cifti_image.*--input volume"):
-        NetworkTokenizer().places(open_run(RunFiles(str(path))).space)
+        NetworkTokenizer().places(open_run(RunFiles(path)).space)
 
 
 def test_a_band_the_wrong_way_round_is_refused():

@@ -15,7 +15,7 @@ from commands import started
 
 from fmritok.cli import main
 from fmritok.trainer.recipe import read_recipe
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16"]
@@ -32,7 +32,7 @@ def _train(*options, small=True):
 
 
 @pytest.mark.loss_curve
-def test_a_store_is_all_that_is_needed(store, tmp_path, monkeypatch):
+def test_train_needs_only_a_store(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -118,7 +118,7 @@ def test_errors_say_what_where_and_what_next(store, tmp_path, options, code, mes
     assert message in result.output.replace("\n", " ")
 
 
-def test_what_is_no_store(tmp_path):
+def test_a_path_without_a_store_is_refused(tmp_path):
     assert "Missing option '--store'" in _train().output
     result = _train("--store", tmp_path / "nothing", "--out", tmp_path / "x")
     assert result.exit_code == 2
@@ -157,7 +157,7 @@ def test_importing_the_command_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_trainer_needs_nothing_of_the_offline_half(store, tmp_path):
+def test_the_trainer_imports_only_the_store_of_the_pipeline(store, tmp_path):
     code = (
         "import sys; from fmritok.cli import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"

@@ -17,7 +17,7 @@ from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training import distributed
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches, is_placeholder, split_batch
@@ -42,7 +42,7 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
     two_ranks.do("train_as_rank", tmp_path, store)
     for name, (options, parts, _) in RUNS.items():
         one, two = tmp_path / f"{name}-one", tmp_path / f"{name}-two"
-        summary = train(store, one, options, parts, None)
+        summary = train(store, one, options, parts, Ranks())
         (kinds, rows), (other_kinds, others) = _figures(one), _figures(two)
         assert kinds == other_kinds
         assert kinds.count("validation") == 3
@@ -73,7 +73,7 @@ def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
     assert [r["step"] for r in read_metrics(out) if r["kind"] == "train"] == [*range(1, step + 1)]
 
 
-def test_shares_are_whole_and_every_rank_gets_as_many_batches():
+def test_ranks_share_all_windows_and_get_equally_many_batches():
     requests = [Request(0, i, 0, 0, 9, i) for i in range(7)]
     batches = [requests[:4], requests[4:6], requests[6:]]
     shares = [list(ShareOfBatches(batches, Ranks(rank, 3))) for rank in range(3)]
@@ -104,7 +104,7 @@ def test_windows_of_one_read_go_to_one_rank(batch_size, per_read):
                 assert max(counts) - min(counts) <= 1
 
 
-def test_a_batch_in_parts_is_the_batch(make_store):
+def test_the_parts_of_a_batch_are_the_whole_batch(make_store):
     group = TokenStore(make_store([20, 20], n_tokens=2, dim=3)[0].url).group()
     reader = WindowReader(group, RunIndex.of(group.runs, group.runs["run_id"].tolist()))
     batch = reader.__getitems__([Request(0, i, i % 2, 0, 9, i) for i in range(3)])
@@ -115,7 +115,7 @@ def test_a_batch_in_parts_is_the_batch(make_store):
     assert torch.equal(torch.cat([part.draws for part in parts[:3]]), batch.draws)
 
 
-def test_the_coding_rate_is_that_of_all_processes(tmp_path, two_ranks):
+def test_the_coding_rate_is_computed_over_all_processes(tmp_path, two_ranks):
     """Value and gradient, with unequal shares, and with a process that has no windows."""
     torch.manual_seed(0)
     x_MZ = torch.nn.functional.normalize(torch.randn(8, 4), dim=-1)
@@ -139,7 +139,7 @@ def test_without_other_processes_nothing_is_summed():
     assert Ranks.join("cpu") == Ranks()
 
 
-def test_a_group_that_was_left_is_not_freed(tmp_path):
+def test_process_groups_are_kept_until_the_process_ends(tmp_path):
     """Freed together with the model, it deadlocks now and then: its threads need Python's lock."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     group = dist.group.WORLD

@@ -14,18 +14,18 @@ import torch
 from click.testing import CliRunner
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainers import trainer_on_cpu
 
 from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
-from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.record import checkpoint, loss_curve
 from fmritok.trainer.record.board import Board
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import MetricsLog, read_metrics
 from fmritok.trainer.training.faults import losing_others, within_memory, write_whole, writing
 from fmritok.trainer.training.learner import Learner
-from fmritok.trainer.training.loop import Trainer
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16",
          "train.steps=12", "train.checkpoint_every=4", "train.log_every=2"]  # fmt: skip
@@ -37,8 +37,7 @@ def group(make_store):
 
 
 def _trainer(group, out, **options):
-    config = build_config(override({}, SMALL))
-    return Trainer(config, group, out=out, device=torch.device("cpu"), **options)
+    return trainer_on_cpu(SMALL, group, out, **options)
 
 
 def _command(group, *options):
@@ -65,7 +64,7 @@ def test_every_refusal_of_a_disk_names_the_path_and_the_next_step(tmp_path, numb
                 raise error
 
 
-def test_a_small_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+def test_small_files_are_written_atomically(tmp_path, monkeypatch):
     file = tmp_path / "config.yaml"
     write_whole(file, "old")
     monkeypatch.setattr("os.fsync", _full)
@@ -98,7 +97,7 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize("what", ["checkpoint", pytest.param("metrics", marks=pytest.mark.slow)])
-def test_a_disk_that_fills_stops_with_one_error_and_the_training_can_go_on(group, tmp_path, what):
+def test_a_full_disk_stops_with_one_error_and_the_training_can_be_resumed(group, tmp_path, what):
     out = tmp_path / "a"
     whole = _trainer(group, tmp_path / "whole").run()
     settings = [x for assignment in SMALL for x in ("--set", assignment)]
@@ -144,7 +143,7 @@ def test_no_half_written_checkpoint_is_left(group, tmp_path, monkeypatch, broken
     find_checkpoint(tmp_path).load_weights(trainer.model)
 
 
-def test_a_checkpoint_that_is_saved_again_is_not_lost_to_a_disk(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_checkpoint_to_be_replaced(tmp_path, monkeypatch):
     old, partial = tmp_path / "step-1", tmp_path / ".step-1.partial"
     old.mkdir()
     partial.mkdir()
@@ -166,11 +165,11 @@ def test_a_full_disk_at_the_start_names_the_file(group, tmp_path, monkeypatch, n
     monkeypatch.setattr("fmritok.trainer.record.folder.write_whole", fail)
     code, text = _command(group, "--out", tmp_path / "a")
     assert code == 1
-    assert f"File {tmp_path / 'a' / name}: expected a disk that takes what is written" in text
+    assert f"File {tmp_path / 'a' / name}: expected a writable disk" in text
     assert not (tmp_path / "a").exists(), "not even locked"
 
 
-def test_a_full_disk_does_not_take_the_rows_of_a_resumed_training(group, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_metrics_of_a_resumed_training(group, tmp_path, monkeypatch):
     _trainer(group, tmp_path).run()
     rows = read_metrics(tmp_path)
     monkeypatch.setattr("os.fsync", _full)
@@ -179,7 +178,7 @@ def test_a_full_disk_does_not_take_the_rows_of_a_resumed_training(group, tmp_pat
     assert read_metrics(tmp_path) == rows
 
 
-def test_a_row_that_does_not_fit_leaves_whole_rows(tmp_path):
+def test_metrics_on_a_full_disk_end_with_a_whole_row(tmp_path):
     log = MetricsLog(TrainingFolder(tmp_path))
     log.write("train", {"step": 1}, plot=False)
 
@@ -199,7 +198,7 @@ def test_a_row_that_does_not_fit_leaves_whole_rows(tmp_path):
     assert read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
 
 
-def test_a_deleted_folder_is_an_error_and_not_made_again(group, tmp_path, monkeypatch):
+def test_a_deleted_folder_is_an_error_and_not_created_again(group, tmp_path, monkeypatch):
     out, learn = tmp_path / "a", Learner.learn
 
     def delete(self, batch, step, *, measure):
@@ -215,7 +214,7 @@ def test_a_deleted_folder_is_an_error_and_not_made_again(group, tmp_path, monkey
     assert not out.exists()
 
 
-def test_training_goes_on_without_tensorboard(group, tmp_path, monkeypatch, caplog):
+def test_training_continues_without_tensorboard(group, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("fmritok.trainer.record.board.RecordWriter.write", _full)
     code, _ = _command(group, "--out", tmp_path / "a")
     assert code == 0
@@ -223,7 +222,7 @@ def test_training_goes_on_without_tensorboard(group, tmp_path, monkeypatch, capl
     assert len(read_metrics(tmp_path / "a")) == 13
 
 
-def test_tensorboard_that_fails_later_is_said_once(tmp_path, monkeypatch, caplog):
+def test_a_failing_tensorboard_is_reported_once(tmp_path, monkeypatch, caplog):
     log = MetricsLog(TrainingFolder(tmp_path))
     log.write("train", {"step": 1, "loss": 1.0})
     monkeypatch.setattr("fmritok.trainer.record.board.RecordWriter.write", _full)
@@ -249,7 +248,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     assert points == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
 
 
-def test_wandb_that_fails_later_is_said_once(tmp_path, caplog):
+def test_a_failing_wandb_is_reported_once(tmp_path, caplog):
     class Broken:
         calls = 0
 
@@ -266,7 +265,7 @@ def test_wandb_that_fails_later_is_said_once(tmp_path, caplog):
 
 
 @pytest.mark.loss_curve
-def test_training_ends_well_without_a_picture(group, tmp_path, monkeypatch, caplog):
+def test_training_succeeds_without_a_loss_picture(group, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loss_curve, "read_metrics", _full)
     summary = _trainer(group, tmp_path).run()
     assert summary.picture is None
@@ -284,17 +283,17 @@ def _no_memory():
     [_no_memory, lambda: (_ for _ in ()).throw(MemoryError()),
      lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried"))],
 )  # fmt: skip
-def test_memory_that_does_not_suffice_names_the_options(group, tmp_path, monkeypatch, fault):
+def test_missing_memory_is_an_error_with_the_options_to_change(group, tmp_path, monkeypatch, fault):
     monkeypatch.setattr(Learner, "learn", lambda *_, **__: fault())
     code, text = _command(group, "--out", tmp_path / "a")
     assert code == 1
-    assert "Memory of cpu: expected enough of it, got" in text
+    assert "Memory of cpu: expected enough memory, got" in text
     for option in ("data.batch_size", "data.window", "train.accumulate", "model.checkpointing"):
         assert option in text
     assert "Traceback" not in text
 
 
-def test_other_errors_are_not_taken_for_missing_memory_or_processes():
+def test_other_errors_are_not_reported_as_missing_memory_or_processes():
     for error in (RuntimeError("shapes differ"), ValueError("no")):
         with pytest.raises(type(error), match=str(error)) as caught:
             with losing_others("here", 2), within_memory("cpu", ""):

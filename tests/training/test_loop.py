@@ -16,12 +16,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from trainers import trainer_on_cpu
 
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
-from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.loop import Trainer
@@ -43,8 +44,7 @@ def group(make_store):
 
 
 def _trainer(group, out, *overrides, **options):
-    config = build_config(override({}, [*SMALL, *overrides]))
-    return Trainer(config, group, out=out, device=torch.device("cpu"), **options)
+    return trainer_on_cpu([*SMALL, *overrides], group, out, **options)
 
 
 def _figures(out):
@@ -74,7 +74,7 @@ def test_two_trainings_of_one_seed_are_equal_and_of_two_seeds_are_not(group, tmp
     ]
 
 
-def test_a_stopped_training_goes_on_exactly(group, tmp_path, monkeypatch):
+def test_a_stopped_training_resumes_exactly(group, tmp_path, monkeypatch):
     """Stop after every few steps, also in mid-epoch and where validation is due."""
     _trainer(group, tmp_path / "whole").run()
     out, resume, stops = tmp_path / "parts", None, iter([4, 10, 11, 25])
@@ -104,9 +104,7 @@ def test_a_stopped_training_goes_on_exactly(group, tmp_path, monkeypatch):
     assert _figures(out) == _figures(tmp_path / "whole")
 
 
-def test_a_training_that_is_stopped_in_its_last_validation_is_not_at_its_end(
-    group, tmp_path, monkeypatch
-):
+def test_a_training_stopped_in_its_last_validation_is_not_finished(group, tmp_path, monkeypatch):
     _trainer(group, tmp_path / "whole").run()
     evaluate = Learner.evaluate
 
@@ -140,7 +138,7 @@ def _in_a_process(group, out, *options):
 
 
 @pytest.mark.slow
-def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_path):
+def test_killed_trainings_resume_exactly_with_0_and_2_workers(group, tmp_path):
     assert _in_a_process(group, tmp_path / "whole", "--loader-workers", "0").wait() == 0
     whole = _figures(tmp_path / "whole")
     for workers, later_workers in (("0", "2"), ("2", "0")):
@@ -161,7 +159,7 @@ def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_pat
         assert _figures(out) == whole
 
 
-def test_a_branch_keeps_the_rows_it_comes_from(group, tmp_path):
+def test_a_branched_training_keeps_the_earlier_metrics(group, tmp_path):
     _trainer(group, tmp_path / "a").run()
     early = TrainingFolder(tmp_path / "a").checkpoints()[0]
     with pytest.raises(CheckpointError, match=r"expected the latest of .* branch off .* --out"):
@@ -170,7 +168,7 @@ def test_a_branch_keeps_the_rows_it_comes_from(group, tmp_path):
     assert _figures(tmp_path / "b") == _figures(tmp_path / "a")
 
 
-def test_resuming_with_something_else_is_refused_by_name(group, tmp_path, make_store):
+def test_resuming_with_other_options_or_tokens_is_refused_by_name(group, tmp_path, make_store):
     _trainer(group, tmp_path / "a").run()
     checkpoint = find_checkpoint(tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"expected model\.width = 16 .* got 32.*--init-from"):

@@ -75,7 +75,7 @@ def test_semantoks_has_the_published_numbers():
     assert (config.data.batch_size, config.train.epochs) == (512, 100)
 
 
-def test_traits_leaves_two_views_nothing_in_common_but_the_subject():
+def test_recipe_traits_takes_separate_standardized_views():
     objective = build_config(read_recipe("traits")).objective
     assert (objective.name, objective.summary) == ("distill", "cells")
     assert objective.apart
@@ -139,13 +139,13 @@ def test_overrides_are_applied_in_order_and_leave_the_recipe_alone():
         ("data.window=[", r"expected a YAML value"),
     ],
 )
-def test_what_is_refused_and_what_it_says(assignment, message):
+def test_wrong_options_are_refused_with_a_message(assignment, message):
     tree = {"model": {"heads": 8, "kv_heads": 2}}
     with pytest.raises(ConfigError, match=message):
         build_config(override(tree, assignment.split()))
 
 
-def test_recipes_that_cannot_be_read(tmp_path):
+def test_unreadable_recipes_are_refused(tmp_path):
     with pytest.raises(
         ConfigError,
         match=r"expected cortexmae, semantoks, tablet, tiny, traits or the path .* got 'small'",
@@ -162,7 +162,7 @@ def test_recipes_that_cannot_be_read(tmp_path):
         build_config({"model": 3})
 
 
-def test_another_objective_leaves_out_the_recipes_options_that_it_lacks(caplog):
+def test_a_changed_objective_drops_options_that_it_lacks(caplog):
     caplog.set_level(logging.INFO)
     cortexmae = read_recipe("cortexmae")
     config = build_config(override(cortexmae, ["objective.name=mtm", "objective.chunk=8"]))
@@ -177,7 +177,7 @@ def test_another_objective_leaves_out_the_recipes_options_that_it_lacks(caplog):
         build_config(override(cortexmae, ["objective.stride=3", "objective.name=mtm"]))
 
 
-def test_older_names_of_options_are_understood_and_the_new_ones_said(caplog):
+def test_old_option_names_are_read_and_the_new_ones_reported(caplog):
     tree = {"train": {"precision": "fp32"}, "objective": {"name": "distill", "precision": 0.1}}
     config = build_config(override(tree, []))
     assert (config.train.dtype, config.objective.epsilon) == ("fp32", 0.1)

@@ -13,7 +13,8 @@ from ranks import RESUMED, SHARDED, SMALL, trainer
 from safetensors.torch import load_file
 
 from fmritok.cli import main
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
 #: Figures that measure the machine, or this process's windows alone.
@@ -42,7 +43,7 @@ def _assert_same_curve(out, other, rel=2e-4):
 
 
 @pytest.mark.slow
-def test_divided_models_train_as_whole_ones_do(store, tmp_path, two_ranks):
+def test_sharded_models_train_like_whole_ones(store, tmp_path, two_ranks):
     for name, options in SHARDED.items():
         plain = [option for option in options if "compile" not in option]
         if name != "bf16":  # in two processes that are not divided
@@ -97,7 +98,7 @@ def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_
 
 
 @pytest.mark.slow
-def test_torchrun_divides_a_model_and_one_process_has_nothing_to_divide(store, tmp_path):
+def test_shard_works_under_torchrun_and_is_refused_in_one_process(store, tmp_path):
     options = ["train", "--store", store, "--out", str(tmp_path / "out"), "--device", "cpu",
                "--loader-workers", "0", "--steps", "2", "--shard"]  # fmt: skip
     for assignment in SMALL:

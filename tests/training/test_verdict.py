@@ -36,11 +36,11 @@ def _rows(train, validation=(), *, stall=0.02, trivial=1.0):
         (FLAT, [], "30.0% better than the mean token on training windows; overfitting is unknown"),
     ],
 )
-def test_what_is_said_of_the_losses(train, validation, said):
+def test_verdicts_on_losses(train, validation, said):
     assert said in verdict(_rows(train, validation), MEAN)
 
 
-def test_waiting_for_data_counts_without_the_first_step():
+def test_waiting_in_the_first_step_is_not_counted():
     assert "; not stalled on data (2.0% of the time)." in verdict(_rows(FLAT, [0.7]), MEAN)
     stalled = verdict(_rows(FLAT, [0.7], stall=0.4), MEAN)
     assert stalled.endswith("; stalled on data 40% of the time: try more --loader-workers.")
@@ -52,7 +52,7 @@ def test_losses_below_zero_are_compared_by_their_difference():
     )
 
 
-def test_nothing_is_said_without_rows_or_a_figure():
+def test_no_verdict_without_rows_or_a_figure():
     assert verdict([], MEAN) is None
     assert verdict(_rows(FLAT, [0.7]), ()) is None
     assert verdict([{"kind": "validation", "step": 1, "loss": 1.0}], MEAN) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmritok.errors import WeightsError, expected, wrong_usage
+from fmritok.progress import report
 from fmritok.regular import check_regular, open_regular
 
 if TYPE_CHECKING:
@@ -186,8 +188,9 @@ def _from_hub(hub_id: str, revision: str | None, *, offline: bool) -> Weights:
 
     try:
         path = snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(_FILES), local_files_only=offline
-        )
+            hub_id, revision=revision, allow_patterns=list(_FILES), local_files_only=offline,
+            tqdm_class=_reported_bars(),
+        )  # fmt: skip
     except Exception as error:  # the hub's client raises many exceptions, also for a missing cache
         reason = "no copy on this machine" if offline else f"{type(error).__name__}: {error}"
         wanted = hub_id + (f" at {revision}" if revision else "")
@@ -198,3 +201,21 @@ def _from_hub(hub_id: str, revision: str | None, *, offline: bool) -> Weights:
                      "or give a local folder.")
         ) from error  # fmt: skip
     return Weights(hub_id, Path(path).name, Path(path))
+
+
+def _reported_bars() -> type[Any]:
+    """Return bars for the hub's client that draw nothing, and tell the step at work their bytes."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Reported(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, name: str | None = None, **options: Any) -> None:
+            # Another bar of bytes, with another name, counts what the network transferred.
+            self._counts = name == "huggingface_hub.snapshot_download"
+            options |= {"file": io.StringIO(), "disable": False}
+            super().__init__(*args, **options)
+
+        def display(self, *_: Any, **__: Any) -> None:
+            if self._counts and self.unit == "B":
+                report(self.n / 1e6, (self.total or 0) / 1e6, "MB")
+
+    return Reported

@@ -141,7 +141,7 @@ def _tasks(
     from fmritok.errors import expected
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.record.folder import find_checkpoint
+    from fmritok.trainer.record.finding import find_checkpoint
     from fmritok.trainer.tasks.adhoc import task_of_column
     from fmritok.trainer.tasks.task import read_task
 

@@ -1,4 +1,4 @@
-"""A training as the command starts it: device, processes, folder, configuration, stores, report."""
+"""Run a training for the command: device, processes, folder, configuration, stores, report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.recipe import Tree, build_config, override, read_recipe, to_yaml
 from fmritok.trainer.record.checkpoint import Checkpoint
-from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint, training_of
+from fmritok.trainer.record.finding import find_checkpoint, training_of
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.record.resuming import hold_and_open
 from fmritok.trainer.record.tracking import import_wandb
@@ -29,6 +30,7 @@ from fmritok.trainer.training.display import figures_table
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.loop import Trainer
 from fmritok.trainer.training.progress import Summary
+from fmritok.trainer.training.setup import Setup
 from fmritok.trainer.training.verdict import verdict
 
 __all__ = ["print_config", "run_training"]
@@ -37,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 
 def print_config(options: TrainOptions) -> None:
-    """Print the whole configuration that a training with these options would have.
+    """Print the whole configuration of a training with these options.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def print_config(options: TrainOptions) -> None:
 
 
 def run_training(options: TrainOptions) -> None:
-    """Train, and print what came of it.
+    """Train, and print the result.
 
     Raises
     ------
@@ -97,18 +99,11 @@ def run_training(options: TrainOptions) -> None:
         if workers is None:
             shared = all(each.location.is_shared for each in groups)
             workers = min(4, count_cores() - 1) if shared else 0
-        trainer = Trainer(
-            config,
-            _one_group(groups, options.mix),
-            out=folder,
-            device=device,
-            workers=workers,
-            resume=checkpoint,
-            init_from=options.init_from,
-            ranks=ranks,
-            shard=options.shard,
-            wandb=options.wandb,
-        )
+        setup = Setup(
+            folder=folder, device=device, workers=workers, ranks=ranks, shard=options.shard,
+            resume=checkpoint, init_from=options.init_from, wandb=options.wandb,
+        )  # fmt: skip
+        trainer = Trainer(config, _one_group(groups, options.mix), setup)
         _logger.info(
             "Training on %d runs, validating on %d: %s; %s, %d loader workers",
             len(trainer.index), len(trainer.validation_index), folder.path, device, workers,

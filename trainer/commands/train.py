@@ -17,7 +17,7 @@ _PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The options of the command, under their names; what they mean is said there."""
+    """The options of the command; their help says what they mean."""
 
     stores: tuple[str, ...]
     mix: tuple[float, ...]
@@ -37,7 +37,7 @@ class TrainOptions:
 
     @property
     def assignments(self) -> tuple[str, ...]:
-        """All ``--set``, those that have an option of their own at the end."""
+        """All ``--set``; at the end those of ``--steps`` and ``--seed``."""
         shorts = []
         if self.steps is not None:
             shorts += [f"train.steps={self.steps}", "train.epochs=null"]
@@ -51,6 +51,7 @@ class TrainOptions:
     "--store",
     "stores",
     multiple=True,
+    metavar="PATH_OR_URL",
     help="Token store: a folder or a URL. Repeat it to train on several.",
 )
 @click.option(
@@ -95,7 +96,7 @@ class TrainOptions:
     "--loader-workers",
     "workers",
     type=click.IntRange(0),
-    help="Number of processes that read windows; 0: the trainer reads. [default: number of cores "
+    help="Number of processes that read windows; 0: this process. [default: number of cores "
     "minus 1, at most 4]",
 )
 @click.option(

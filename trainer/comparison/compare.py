@@ -22,6 +22,7 @@ from fmritok.trainer.report.scores import TaskScores, join_scores
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.training.faults import write_whole, writing
 from fmritok.trainer.training.loop import Trainer
+from fmritok.trainer.training.setup import Setup
 
 __all__ = ["Comparison", "compare"]
 
@@ -117,8 +118,8 @@ def _train(one: Contestant, under: Path, device: torch.device) -> Path:
     folder = TrainingFolder(under / one.name.replace(", ", "-"))
     resume = folder.path if folder.checkpoints() else None
     try:
-        trainer = Trainer(one.config, one.group, out=folder, device=device, resume=resume)
-        trainer.run()
+        setup = Setup(folder=folder, device=device, resume=resume)
+        Trainer(one.config, one.group, setup).run()
     finally:
         folder.release()
     return folder.path

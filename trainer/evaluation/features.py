@@ -23,7 +23,7 @@ from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.record.checkpoint import TOKENS, Checkpoint
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.saved_group import SavedGroup
 
 __all__ = [

@@ -311,7 +311,7 @@ def _group_of(training: Path | str | None, store: TokenStore) -> str | None:
     """Return the token group that a training was on, if the store has one of that name."""
     if training is None or not Path(training).is_dir():
         return None
-    from fmritok.trainer.record.folder import find_checkpoint
+    from fmritok.trainer.record.finding import find_checkpoint
 
     name = str(find_checkpoint(Path(training)).state["group"]["name"])
     return name if name in store else None

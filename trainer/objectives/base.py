@@ -1,4 +1,4 @@
-"""What every objective promises, and what it returns."""
+"""The interface of objectives, and their output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Mean(NamedTuple):
     total: Tensor
     """sum, scalar"""
     n_values: Tensor
-    """of how many values, scalar"""
+    """number of values, scalar"""
 
     @property
     def value(self) -> Tensor:
@@ -33,11 +33,11 @@ class ObjectiveOutput(NamedTuple):
     loss: Mean
     """the loss to minimise, float32"""
     measures: dict[str, Mean]
-    """measures by name, without gradient; empty unless asked for"""
+    """measures by name, without gradient; empty unless requested"""
 
 
 class Figure(NamedTuple):
-    """A measure that is shown beside what a trivial model, or an oracle, reaches."""
+    """A measure, and the measure of a trivial model or an oracle to compare it with."""
 
     name: str
     trivial: str
@@ -62,7 +62,7 @@ class Objective(Protocol):
     #: Options, as ``objective.OPTION`` in recipes: a frozen dataclass of numbers, flags, texts and
     #: ``Literal`` choices, all with defaults, derived from ``ObjectiveConfig``.
     Config: ClassVar[type[ObjectiveConfig]]
-    #: Measures that are shown, each beside another one.
+    #: Measures to show, each with the one it is compared with.
     figures: ClassVar[tuple[Figure, ...]]
 
     @property
@@ -77,27 +77,27 @@ class Objective(Protocol):
 
     @property
     def window(self) -> int:
-        """Frames that the encoder sees at once, at most."""
+        """Maximum number of frames that the encoder sees at once."""
         ...
 
     def __call__(
         self, batch: Batch, *, progress: float = 1.0, measure: bool = False
     ) -> ObjectiveOutput:
-        """Return the loss of a batch, and with ``measure`` the measures, too.
+        """Return the loss of a batch and, with ``measure``, its measures.
 
         ``progress`` is the share of the training that is done, from 0 to 1.
         """
         ...
 
     def after_step(self, progress: float) -> None:
-        """Do what follows a step of the optimizer."""
+        """Update what follows the optimizer, such as a moving average of the weights."""
         ...
 
 
 if TYPE_CHECKING:
 
     class ObjectiveModule(nn.Module, Objective):
-        """An objective, with what every module of torch has."""
+        """An objective that is a ``torch.nn.Module``."""
 
 else:
     ObjectiveModule = nn.Module

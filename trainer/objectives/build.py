@@ -1,4 +1,4 @@
-"""From a configuration to the objective with its encoder."""
+"""Build the objective and its encoder from a configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["build_objective", "compile_blocks"]
 
 
 def build_objective(config: Config, layout: TokenLayout) -> ObjectiveModule:
-    """Make the configured objective, its weights drawn from torch's global generator.
+    """Build the configured objective. Weights are drawn from torch's global generator.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def build_objective(config: Config, layout: TokenLayout) -> ObjectiveModule:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile every layer by itself: one graph serves all of them, and names of weights stay."""
+    """Compile each layer by itself: all layers share a graph, and weights keep their names."""
     for module in model.modules():
         if isinstance(module, Block):
             module.compile()

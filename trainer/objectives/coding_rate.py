@@ -1,7 +1,7 @@
 """The coding rate of embeddings, and measures of their collapse.
 
-After SimDINO (Wu et al., arXiv 2502.10385): views are drawn together by their cosine, and the
-volume that all embeddings span keeps them apart.
+After SimDINO (Wu et al., arXiv 2502.10385): the cosine of views is maximised, and the coding rate
+of all embeddings prevents their collapse.
 """
 
 # I rows of a view: windows, or windows and cells
@@ -19,7 +19,7 @@ __all__ = ["Spread", "centred", "coding_rate", "collapsed_loss", "rate_loss", "s
 
 
 def centred(x_IZ: Tensor, *, count: bool = True) -> Tensor:
-    """Return rows less their mean over all processes; rows that do not ``count`` are not in it."""
+    """Subtract the mean of the rows of all processes; rows that do not ``count`` are not in it."""
     x = x_IZ.float()
     rows = total_over_ranks(torch.tensor(float(count * len(x)), device=x.device))
     return x - sum_over_ranks((x * float(count)).sum(0)) / rows
@@ -55,10 +55,10 @@ def coding_rate(x_IZ: Tensor, *, epsilon: float, count: bool = True) -> Tensor:
 def rate_loss(
     student_VIZ: Tensor, teacher_VIZ: Tensor, *, epsilon: float, count: bool = True
 ) -> Tensor:
-    """Return what draws views together, less what keeps all rows apart; scalar, float32.
+    """Return minus the cosine across views, minus the coding rate; scalar, float32.
 
-    The first: minus the mean cosine of the student's view i and the teacher's view j, over i != j.
-    The second: the coding rate of the mean of student and teacher, averaged over the views.
+    The cosine is averaged over the student's view i and the teacher's view j, for i != j. The
+    coding rate is that of the mean of student and teacher, averaged over the views.
 
     Parameters
     ----------
@@ -82,19 +82,19 @@ def rate_loss(
 
 
 def collapsed_loss(n_rows: Tensor, n_features: int, *, epsilon: float) -> Tensor:
-    """Return the value of :func:`rate_loss` when all embeddings are one and the same vector."""
+    """Return the value of :func:`rate_loss` if all embeddings are the same vector."""
     rows = n_rows.double()
     log_det = torch.log1p(torch.tensor(n_features / epsilon, dtype=torch.float64))
     return (-1 - log_det / 2 * (n_features + rows) / (n_features * rows)).float()
 
 
 class Spread(NamedTuple):
-    """How far embeddings are from having collapsed."""
+    """Measures of the collapse of embeddings."""
 
     std: Tensor
     """mean standard deviation of a feature, in units of 1 / sqrt(features): 0 collapsed, 1 even"""
     rank: Tensor
-    """effective rank: how many directions the rows vary along, evenly counted"""
+    """effective rank: number of directions along which the rows vary"""
 
 
 def spread(x_IZ: Tensor) -> Spread:

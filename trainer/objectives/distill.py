@@ -1,4 +1,4 @@
-"""Self-distillation: a student learns to embed a view as its own moving average embeds another.
+"""Self-distillation: a student predicts how its moving average embeds another view.
 
 After Brain-Semantoks (Gijsen et al., arXiv 2512.11582), whose loss is that of SimDINO.
 """
@@ -37,37 +37,39 @@ __all__ = ["SelfDistillation", "network_weight", "teacher_momentum"]
 
 
 def teacher_momentum(progress: float, start: float) -> float:
-    """Return how much of the teacher stays in a step: from ``start`` to 1 by half a cosine."""
+    """Return the momentum of the teacher: half a cosine from ``start`` to 1."""
     return 1 - (1 - start) * (1 + math.cos(math.pi * min(progress, 1))) / 2
 
 
 def network_weight(progress: float, start: float, share: float) -> float:
-    """Return the weight of the network term: from ``start`` to 0 over the first ``share``."""
+    """Return the weight of the cells: half a cosine from ``start`` to 0 over the ``share``."""
     if progress >= share:
         return 0.0
     return start * (1 + math.cos(math.pi * progress / share)) / 2
 
 
 class SelfDistillation(nn.Module):
-    """Two crops, a teacher that is the student's moving average, and three terms.
+    """Self-distillation: match the teacher, a moving average, on two crops of a window.
 
-    - The windows' embeddings (CLS): cosine across views less the coding rate.
-    - ``token_weight`` x the hidden tokens: minus the cosine of the student's token and the
-      teacher's, who sees all of the same view; averaged over the hidden tokens of a window.
-    - A weight that falls to 0 early x the cells' means over time: the same loss as the windows'.
+    The loss is a sum of three terms:
+
+    - Embeddings of windows (CLS): minus the cosine across views, minus the coding rate.
+    - Hidden tokens, times ``token_weight``: minus the cosine of the student's and the teacher's
+      token of one view. The teacher sees the whole view. Averaged over the hidden tokens.
+    - Means of cells over time, times a weight that falls to 0 early: the same loss as of windows.
 
     With ``centre``, the mean over the batch is subtracted from the embeddings of windows. Otherwise
     a common mean raises the cosine of all pairs, and the coding rate hardly penalises it.
 
-    The student sees each view with whole cells or a stretch of time hidden, or as it is; both see
-    it augmented. The teacher is what is used after training.
+    Views are augmented. In the student's view, whole cells or consecutive frames may be hidden. The
+    teacher is the encoder to use after training.
 
     Figures reported beside ``loss``: ``loss_collapsed``, the loss if all embeddings were one
-    vector; ``embedding_std`` (0 collapsed, 1 evenly spread), ``effective_rank`` (below the windows
-    of a batch), ``agreement`` (cosine of student and teacher, same view), ``alignment`` (their
-    cosine across the two views of a window, less that of two windows), ``loss_cls``,
-    ``loss_tokens``. Only ``alignment``, on held-out subjects, tells that views are known to belong
-    together: embeddings that spread around a common mean have a low loss without it.
+    vector; ``embedding_std`` (0 collapsed, 1 evenly spread), ``effective_rank`` (below the number
+    of windows), ``agreement`` (cosine of student and teacher, same view), ``alignment`` (their
+    cosine across the two views of a window, minus that of different windows), ``loss_cls``,
+    ``loss_tokens``. Only ``alignment`` on held-out subjects shows that views of one window are
+    recognised: embeddings that spread around a common mean have a low loss, too.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ class SelfDistillation(nn.Module):
             Subtract the mean over the batch from the embeddings. Each part of a step
             (``train.accumulate``) has a mean of its own, and needs several windows.
         momentum : float
-            Share of the teacher that stays in each step, at the start; it rises to 1.
+            Momentum of the teacher at the start; it rises to 1.
         head_width, projection : int
             Hidden and final width of the head.
         epsilon : float
@@ -158,7 +160,7 @@ class SelfDistillation(nn.Module):
     def forward(
         self, batch: Batch, *, progress: float = 1.0, measure: bool = False
     ) -> ObjectiveOutput:
-        """Return the loss of a batch, and with ``measure`` the figures beside it."""
+        """Return the loss of a batch and, with ``measure``, its measures."""
         config, counts = self.config, not is_placeholder(batch)
         students, teachers, token_losses, shares = [], [], [], []
         frames_BTSD = normalise_frames(deviations(batch), self.encoder.config, self.encoder.grid)
@@ -215,7 +217,7 @@ class SelfDistillation(nn.Module):
             slow.lerp_(fast, 1 - momentum)
 
     def _view(self, batch: Batch, frames_BTSD: Tensor, view: int) -> PatchInputs:
-        """Crop and augment deviations, then give them the model's input form."""
+        """Crop and augment deviations, then convert them to the model's input form."""
         model = self.encoder.config
         crop = crop_frames(
             frames_BTSD,
@@ -245,15 +247,15 @@ class SelfDistillation(nn.Module):
             collapsed_loss(rows * each, config.projection, epsilon=config.epsilon)
             for each in (1, n_cells)
         )
-        if config.centre:  # what is left of one vector is 0
+        if config.centre:  # one vector minus its mean is 0
             windows = torch.zeros_like(windows)
         return windows - config.token_weight * hidden_share + weight * cells
 
 
 def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tensor:
-    """Return the cosine of a window's views less that of two windows' views; 0 of one window.
+    """Return the mean cosine of views of one window, minus that of different windows.
 
-    Over all processes; rows that do not ``count`` are left out.
+    Rows of all processes are used, but those that do not ``count``. Of a single window, it is 0.
     """
     student, teacher = student_VBZ.double() * count, teacher_VBZ.double().flip(0)
     same = total_over_ranks((student * teacher).sum()) / len(student)
@@ -264,7 +266,7 @@ def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tens
 
 
 def _token_loss(student_BUCZ: Tensor, teacher_BUCZ: Tensor, hidden_BUC: Tensor) -> Tensor:
-    """Average minus the cosine over each window's hidden tokens, then over all windows."""
+    """Return minus the mean cosine of each window's hidden tokens, averaged over windows."""
     cosine_BUC = (student_BUCZ * teacher_BUCZ).sum(-1) * hidden_BUC
     count_B = hidden_BUC.sum((1, 2)).clamp_min(1)
     return -(cosine_BUC.sum((1, 2)) / count_B).mean()

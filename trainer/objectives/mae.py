@@ -12,23 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmritok.errors import expected
 from fmritok.trainer.config import ModelConfig, require
 from fmritok.trainer.data.reading import Batch
-from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.attention import Context, make_norm
 from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.rotary import rotation
-from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.base import Figure, ObjectiveOutput
 from fmritok.trainer.objectives.masks import (
     MaskingConfig,
     Visible,
     hidden_tokens,
     random_visible,
+    refuse_single_cell,
     tube_visible,
 )
-from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
+from fmritok.trainer.objectives.prediction import PatchTargets, prediction_error
 
 __all__ = ["Decoder", "MaskedAutoencoder"]
 
@@ -38,14 +37,14 @@ _MLP_RATIO = 4
 class Decoder(nn.Module):
     """Predicts hidden tokens from encoded visible ones.
 
-    Queries are a learned vector and an embedding of their cell; places enter by rotation. In the
-    form ``self`` the visible tokens and the queries attend to one another; in ``cross`` the
-    queries attend to the visible tokens alone, and cost no attention among themselves.
+    A query is a learned vector plus an embedding of its cell; positions enter by rotation. With
+    ``self``, visible tokens and queries attend to one another. With ``cross``, queries attend to
+    the visible tokens only, which is cheaper.
 
     Parameters
     ----------
     model : ModelConfig
-        Of the encoder.
+        Configuration of the encoder.
     config : MaskedAutoencoder.Config
     n_cells, n_features : int
     """
@@ -84,7 +83,7 @@ class Decoder(nn.Module):
         positions_BQA: Tensor,
         keep_BQ: Tensor | None,
     ) -> Tensor:
-        """Return what :attr:`head` turns into the queried patches [B Q O]."""
+        """Return the decoded queries [B Q O], the input of :attr:`head`."""
         N = x_BNW.shape[1]
         x_BNO = self.entry(x_BNW)
         query_BQO = (self.query + self.spatial[cells_BQ]).to(x_BNO.dtype)
@@ -107,16 +106,18 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """The encoder sees the visible tokens only; squared error on the hidden ones.
+    """Masked autoencoder: encode visible tokens, predict the hidden ones (squared error).
 
     ``tube`` hides the same cells in all patches, ``random`` hides patches anywhere. Every
-    ``stride``-th patch in time is predicted. Targets are patches in the model's input form;
-    features that do not exist, and padded frames, count nowhere.
+    ``stride``-th patch in time is predicted. Targets are patches in the model's input form. Missing
+    features and padded frames are left out.
 
-    Figures reported beside ``loss``: ``loss_mean_token``, the same of the trivial prediction, each
-    token's mean over its run (which is 0 in the forms ``residual`` and ``both``);
-    ``loss_last_frame``, the same of repeating the cell's last frame before each patch, shown or
-    not: an oracle, which under ``tube`` sees what the model never does.
+    Figures reported beside ``loss``:
+
+    - ``loss_mean_token``: the loss of the trivial prediction, each token's mean over its run (0 in
+      the forms ``residual`` and ``both``).
+    - ``loss_last_frame``: the loss of repeating the cell's last frame before each patch. It is an
+      oracle: with ``tube``, this frame is hidden from the model.
 
     Parameters
     ----------
@@ -165,11 +166,7 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         grid = encoder.grid
-        if grid.n_cells < 2:
-            raise TrainingError(
-                expected("Objective", "mae", "a token group with 2 or more tokens per frame",
-                         grid.n_cells, "Train on another group with --group NAME.")
-            )  # fmt: skip
+        refuse_single_cell("mae", grid.n_cells)
         self.encoder, self.config, self.window = encoder, config, window
         shown = int((1 - config.mask_ratio) * grid.n_cells + 1e-6)
         self.n_shown = min(max(shown, 1), grid.n_cells - 1)
@@ -185,7 +182,7 @@ class MaskedAutoencoder(nn.Module):
     def forward(
         self, batch: Batch, *, progress: float = 1.0, measure: bool = False
     ) -> ObjectiveOutput:
-        """Return the loss of a batch, and with ``measure`` the figures beside it."""
+        """Return the loss of a batch and, with ``measure``, its measures."""
         inputs = self.encoder.inputs(batch)
         B, U, C, _ = inputs.patches.shape
         shown = self._visible(batch.draws, inputs.valid, U, C)
@@ -197,7 +194,7 @@ class MaskedAutoencoder(nn.Module):
         index_BQ, keep_BQ = hidden_tokens(
             shown, inputs.valid, n_patches=U, n_cells=C, stride=self.config.stride
         )
-        # CLS and registers stand before the visible tokens, at the window's first frame.
+        # CLS and registers precede the visible tokens, with the time of the first frame.
         before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
         positions_BNA = self.encoder.grid.positions(times_BN, shown.cells)
         keep_BN = None
@@ -221,13 +218,7 @@ class MaskedAutoencoder(nn.Module):
         loss = prediction_error(self.decoder.head, x_KO, index_K, targets)
         measures = {}
         if measure:
-            with torch.no_grad():
-                mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
-                measures = {
-                    "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.mean_token(index_K, mean_BCF),
-                    "loss_last_frame": targets.last_frame(index_K, mean_BCF),
-                }
+            measures = targets.measures(loss, index_K, batch, self.encoder.config.input)
         return ObjectiveOutput(loss, measures)
 
     def after_step(self, progress: float) -> None:

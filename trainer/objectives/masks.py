@@ -1,4 +1,4 @@
-"""Masking: options, and pure functions of each window's own random number."""
+"""Masking: options, and masks that depend only on each window's random number."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmritok.errors import expected
 from fmritok.trainer.config import ObjectiveConfig, require
+from fmritok.trainer.errors import TrainingError
 
 __all__ = [
-    "MaskingConfig", "Visible", "generator_of", "hidden_tokens", "random_visible", "tube_cells",
+    "MaskingConfig", "Visible", "generator_of", "hidden_tokens", "random_visible",
+    "refuse_single_cell", "tube_cells",
     "tube_visible",
 ]  # fmt: skip
 
@@ -28,7 +31,7 @@ class MaskingConfig(ObjectiveConfig):
     masking : {"tube", "random"}
         Hide the same cells in all patches, or patches anywhere.
     chunk : int
-        Tokens that are predicted at a time: smaller values need less memory.
+        Number of tokens that are predicted at a time. Smaller values need less memory.
     """
 
     mask_ratio: float = 0.5
@@ -41,6 +44,20 @@ class MaskingConfig(ObjectiveConfig):
         require(self.chunk >= 1, "objective.chunk", "1 or more", self.chunk)
 
 
+def refuse_single_cell(objective: str, n_cells: int) -> None:
+    """Refuse tokens of a single cell: none would stay visible.
+
+    Raises
+    ------
+    TrainingError
+    """
+    if n_cells < 2:
+        raise TrainingError(
+            expected("Objective", objective, "a token group with 2 or more tokens per frame",
+                     n_cells, "Train on another group with --group NAME.")
+        )  # fmt: skip
+
+
 class Visible(NamedTuple):
     """The tokens of each window that an encoder sees."""
 
@@ -49,11 +66,11 @@ class Visible(NamedTuple):
     cells: Tensor
     """[B N], int64"""
     keep: Tensor | None
-    """False where a window has fewer of them than others [B N], bool; None if none has"""
+    """False for padding of windows with fewer tokens [B N], bool; None without padding"""
 
 
 def generator_of(draw: int, purpose: int = 0) -> np.random.Generator:
-    """Return the random numbers of one window, a stream of its own for each purpose."""
+    """Return the random generator of one window for one purpose."""
     return np.random.Generator(np.random.Philox(key=draw, counter=purpose << 192))
 
 
@@ -96,9 +113,9 @@ def random_visible(
     share: float,
     stride: int = 1,
 ) -> Visible:
-    """Show a share of the tokens of each window, anywhere.
+    """Show a share of the tokens of each window, at random places.
 
-    At least one token of every ``stride``-th patch stays hidden: something is always predicted.
+    At least one token of the predicted patches (every ``stride``-th) stays hidden.
     """
     n_valid = np.full(len(draws), n_patches)
     if valid_BU is not None:
@@ -124,14 +141,14 @@ def random_visible(
 def hidden_tokens(
     shown: Visible, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, stride: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the tokens that exist and are not shown: those of every ``stride``-th patch in time.
+    """Return the hidden tokens of every ``stride``-th patch in time, without padding.
 
     Returns
     -------
     index : torch.Tensor of shape (B, Q), int64
         Patch times the number of cells, plus cell.
     keep : torch.Tensor of shape (B, Q), bool, or None
-        False where a window has fewer of them than others.
+        False for padding of windows with fewer tokens; None without padding.
     """
     B, device = len(shown.cells), shown.cells.device
     wanted_BUC = torch.zeros(B, n_patches, n_cells, dtype=torch.bool, device=device)

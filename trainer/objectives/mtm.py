@@ -12,9 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fmritok.errors import expected
 from fmritok.trainer.data.reading import Batch
-from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
@@ -22,30 +20,31 @@ from fmritok.trainer.objectives.masks import (
     MaskingConfig,
     hidden_tokens,
     random_visible,
+    refuse_single_cell,
     tube_cells,
 )
-from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
+from fmritok.trainer.objectives.prediction import PatchTargets, prediction_error
 
 __all__ = ["MaskedTokenModelling"]
 
 
 class MaskedTokenModelling(nn.Module):
-    """One learned mask vector, a linear head, L1 on the hidden tokens.
+    """Masked-token modelling: predict tokens replaced by a mask vector (L1 error).
 
-    ``tube`` hides the same cells in all patches, ``random`` hides patches anywhere. The mask vector
-    takes the place of a hidden token's embedding, and the whole sequence goes through the encoder.
-    Targets are tokens in the model's own input form. In the form ``both`` the static token of a
-    hidden cell stays visible: where a cell is on average is not what is asked.
+    ``tube`` hides the same cells in all patches, ``random`` hides patches anywhere. A learned mask
+    vector replaces the embedding of a hidden token, the whole sequence goes through the encoder,
+    and a linear head predicts. Targets are tokens in the model's input form. In the form ``both``
+    the static token of a hidden cell stays visible, because its mean is not predicted.
 
     Figures reported beside ``loss``:
 
-    - ``loss_mean_token``: the same loss of the trivial prediction, each token's mean over its run
-      (which is 0 in the forms ``residual`` and ``both``).
-    - ``loss_last_frame``: the same loss of repeating the cell's last frame before each patch. It
-      is no trivial prediction but an oracle: under ``tube`` the model never sees that frame.
-    - ``residual_loss``: L1 on what changes over time alone, in the run's standard deviations:
-      prediction and target each without their mean over the cell's hidden frames; features that
-      never move left out. ``residual_loss_mean_token``: the same of the trivial prediction.
+    - ``loss_mean_token``: the loss of the trivial prediction, each token's mean over its run (0 in
+      the forms ``residual`` and ``both``).
+    - ``loss_last_frame``: the loss of repeating the cell's last frame before each patch. It is an
+      oracle: with ``tube``, this frame is hidden from the model.
+    - ``residual_loss``: L1 error of time courses without their means, in standard deviations of the
+      run. Means are taken over the hidden frames of a cell, of prediction and target each. Constant
+      features are left out. ``residual_loss_mean_token``: the same of the trivial prediction.
 
     Parameters
     ----------
@@ -71,11 +70,7 @@ class MaskedTokenModelling(nn.Module):
     def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         n_cells = encoder.grid.n_cells
-        if n_cells < 2:
-            raise TrainingError(
-                expected("Objective", "mtm", "a token group with 2 or more tokens per frame",
-                         n_cells, "Train on another group with --group NAME.")
-            )  # fmt: skip
+        refuse_single_cell("mtm", n_cells)
         self.encoder, self.config, self.window = encoder, config, window
         self.n_masked = min(max(int(config.mask_ratio * n_cells + 0.5), 1), n_cells - 1)
         self.mask_vector = nn.Parameter(torch.zeros(encoder.config.width))
@@ -92,7 +87,7 @@ class MaskedTokenModelling(nn.Module):
     def forward(
         self, batch: Batch, *, progress: float = 1.0, measure: bool = False
     ) -> ObjectiveOutput:
-        """Return the loss of a batch, and with ``measure`` the figures beside it."""
+        """Return the loss of a batch and, with ``measure``, its measures."""
         inputs = self.encoder.inputs(batch)
         B, U, C, _ = inputs.patches.shape
         index_BN, keep_BN = self._hidden(batch.draws, inputs.valid, U, C)
@@ -113,14 +108,9 @@ class MaskedTokenModelling(nn.Module):
         loss = prediction_error(self.head, x_KW, index_K, targets)
         measures = {}
         if measure:
+            measures = targets.measures(loss, index_K, batch, self.encoder.config.input)
             with torch.no_grad():
-                mean_BCF = mean_patches(batch, self.encoder.config.input, self.encoder.grid)
-                measures = {
-                    "loss": Mean(loss.total.detach(), loss.n_values),
-                    "loss_mean_token": targets.mean_token(index_K, mean_BCF),
-                    "loss_last_frame": targets.last_frame(index_K, mean_BCF),
-                    **self._residual_loss(batch, inputs, x_KW, index_K, hidden_BUC),
-                }
+                measures |= self._residual_loss(batch, inputs, x_KW, index_K, hidden_BUC)
         return ObjectiveOutput(loss, measures)
 
     def after_step(self, progress: float) -> None:
@@ -129,7 +119,7 @@ class MaskedTokenModelling(nn.Module):
     def _hidden(
         self, draws: Tensor, valid_BU: Tensor | None, U: int, C: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Choose what is hidden, as :func:`masks.hidden_tokens` returns it."""
+        """Choose the hidden tokens, in the form of :func:`masks.hidden_tokens`."""
         if self.config.masking == "random":
             share = 1 - self.config.mask_ratio
             shown = random_visible(draws, valid_BU, n_patches=U, n_cells=C, share=share)
@@ -141,7 +131,7 @@ class MaskedTokenModelling(nn.Module):
     def _residual_loss(
         self, batch: Batch, inputs: PatchInputs, x_KW: Tensor, index_K: Tensor, hidden_BUC: Tensor
     ) -> dict[str, Mean]:
-        """Compare time courses without their means over hidden frames, a few at a time."""
+        """Compare time courses without their means over hidden frames, in chunks."""
         grid = self.encoder.grid
         B, U, C = hidden_BUC.shape
         place_BUC = torch.zeros(B * U * C, dtype=torch.int64, device=x_KW.device)
@@ -161,7 +151,7 @@ class MaskedTokenModelling(nn.Module):
                 weight_IUP = weight_IUP * inputs.weight[b]
             weight_IT1 = weight_IUP.flatten(1)[..., None]
             n_frames_I11 = weight_IT1.sum(1, keepdim=True)
-            # What is not hidden has no prediction: any other in its place gets the weight 0.
+            # Visible tokens have no prediction: the values in their place have weight 0.
             predicted, target = (
                 self._changes(x_IUF, unit, weight_IT1, n_frames_I11)
                 for x_IUF in (self.head(x_KW[place_BUC[b, :, c]]).float(), inputs.patches[b, :, c])
@@ -175,7 +165,7 @@ class MaskedTokenModelling(nn.Module):
         }
 
     def _changes(self, x_IUF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
-        """Return time courses without their means over the frames that count [I T E]."""
+        """Return time courses without their weighted means [I T E]."""
         patch = self.encoder.grid.layout.patch
         x_ITE = torch.unflatten(x_IUF, -1, (patch, -1)).flatten(1, 2)
         mean_I1E = (x_ITE * weight).sum(1, keepdim=True) / n_frames.clamp_min(1)

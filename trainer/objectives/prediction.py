@@ -1,6 +1,6 @@
-"""Errors of predictions, and of trivial ones, on features and frames that exist.
+"""Errors of the model's and of trivial predictions, without missing features and padded frames.
 
-They are computed for a chunk of tokens at a time: the predictions are several times as large as the
+They are computed in chunks of tokens, because all predictions are several times as large as the
 batch.
 """
 
@@ -29,16 +29,16 @@ Error = Literal["l1", "l2"]
 
 
 class PatchTargets:
-    """The patches of a batch as targets, by their number in (window, patch, cell) order.
+    """The patches of a batch as targets, numbered in (window, patch, cell) order.
 
     Parameters
     ----------
     inputs : PatchInputs
     grid : PatchGrid
     error : {"l1", "l2"}
-        How predictions are compared with them.
+        Absolute or squared error.
     chunk : int
-        Tokens that are compared at a time.
+        Number of tokens that are compared at a time.
     """
 
     def __init__(self, inputs: PatchInputs, grid: PatchGrid, *, error: Error, chunk: int) -> None:
@@ -75,7 +75,7 @@ class PatchTargets:
         return Mean((cost_KF * weight_KF).sum(), weight_KF.sum())
 
     def in_chunks(self, part: Callable[..., tuple[Tensor, Tensor]], *rows: Tensor) -> Mean:
-        """Add up the means of a chunk of each tensor's rows at a time."""
+        """Sum the means of chunks of rows."""
         total = torch.zeros((), device=rows[0].device)
         count = torch.zeros((), device=rows[0].device)
         n_chunks = -(-len(rows[0]) // self.chunk)
@@ -92,8 +92,8 @@ class PatchTargets:
     def last_frame(self, index_K: Tensor, mean_BCF: Tensor | None) -> Mean:
         """Return the error of repeating the last frame before each patch, of the same cell.
 
-        The frame may be hidden from the model: a hidden tube shows none. Then this error uses more
-        than the model sees. A window's first patch has no frame before it, and gets its mean.
+        The frame may be hidden from the model; in a hidden tube it always is. For the first patch
+        of a window, which has no frame before it, the mean is predicted.
         """
         _, U, C = self.shape
         frames = self._grid.layout.patch
@@ -108,6 +108,18 @@ class PatchTargets:
 
         return self.in_chunks(part, index_K)
 
+    def measures(
+        self, loss: Mean, index_K: Tensor, batch: Batch, form: InputForm
+    ) -> dict[str, Mean]:
+        """Return the loss and those of trivial predictions, without gradient."""
+        with torch.no_grad():
+            mean_BCF = mean_patches(batch, form, self._grid)
+            return {
+                "loss": Mean(loss.total.detach(), loss.n_values),
+                "loss_mean_token": self.mean_token(index_K, mean_BCF),
+                "loss_last_frame": self.last_frame(index_K, mean_BCF),
+            }
+
     def _means(self, index_K: Tensor, mean_BCF: Tensor | None) -> Tensor:
         _, U, C = self.shape
         if mean_BCF is None:
@@ -116,7 +128,7 @@ class PatchTargets:
 
 
 def prediction_error(head: nn.Module, x_KW: Tensor, index_K: Tensor, targets: PatchTargets) -> Mean:
-    """Return the error of the predictions ``head(x)``, without ever holding all of them.
+    """Return the error of the predictions ``head(x)``, computed in chunks.
 
     Parameters
     ----------
@@ -132,7 +144,7 @@ def prediction_error(head: nn.Module, x_KW: Tensor, index_K: Tensor, targets: Pa
         return tuple(targets.compared(head(x).float(), index))  # type: ignore[return-value]
 
     if len(x_KW) > targets.chunk and torch.is_grad_enabled():
-        # Predictions are made again in the backward pass: cheaper than to keep them all.
+        # Predictions are computed again in the backward pass instead of kept in memory.
         return targets.in_chunks(partial(checkpoint, part, use_reentrant=False), x_KW, index_K)
     return targets.in_chunks(part, x_KW, index_K)
 

@@ -1,4 +1,4 @@
-"""The objectives there are: an explicit table, and an entry-point group for third parties."""
+"""Registry of objectives: a table of ours, and entry points of other distributions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OBJECTIVES = Registry(
     ConfigError,
 )
 
-#: The objective of a recipe that names none.
+#: Objective of recipes that do not choose one.
 DEFAULT = "mtm"
 
 
@@ -53,7 +53,7 @@ def options_of(name: str) -> list[str]:
 
 
 def owners_of(option: str) -> list[str]:
-    """Return the names of the objectives that have an option; broken distributions have none."""
+    """Return the names of the objectives with an option; those that cannot load are skipped."""
     owners = []
     for name in OBJECTIVES.names():
         try:

@@ -20,7 +20,7 @@ Summary = Literal["cls", "mean", "cells"]
 
 
 class Student(nn.Module):
-    """An encoder, a mask vector, and the head that all embeddings go through.
+    """Encoder, mask vector, and one head for all embeddings.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Student(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit vectors of the window [B Z], its tokens [B U C Z] and its cells [B C Z].
 
-        A batch that does not ``count`` is a placeholder beside other processes' batches.
+        With ``count=False``, the batch is a placeholder: it is left out of means over processes.
         """
         x_BUCW = self.encoder.embed(inputs.patches)
         mask_vector = self.mask_vector.to(x_BUCW.dtype)

@@ -1,7 +1,7 @@
 """Two views of a window for self-distillation: cropping, augmentation and masking.
 
-After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All random numbers follow from each
-window's own one. They depend neither on the batch nor on the process.
+After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All random numbers follow from the
+random number of each window. They depend neither on the batch nor on the process.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = [
     "Crop", "ViewConfig", "augment", "crop_frames", "default_crop", "slice_mask", "standardize",
 ]  # fmt: skip
 
-_STILL = 1e-3  # standard deviations of the run: what moves less has only rounding in it
-_START, _AUGMENT, _SLICE = 1, 3, 5  # a stream for each purpose; the second view's is the next one
+_STILL = 1e-3  # standard deviations of the run: smaller changes are rounding errors
+_START, _AUGMENT, _SLICE = 1, 3, 5  # random stream by purpose; plus 1 for the second view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +33,21 @@ class ViewConfig(ObjectiveConfig):
     crop : int or None
         Frames of a view. None: two thirds of the window, or half of it with ``apart``.
     apart : bool
-        Take the views from different halves of the window. Views that overlap can be matched by the
-        frames that they share; views that lie apart only by what is the subject's own.
+        Take the views from different halves of the window. Overlapping views can be matched by
+        their common frames, separate views only by properties of the subject.
     standardize : bool
         Bring each view to mean 0 and standard deviation 1 over its own frames.
     slice_probability : float
-        How often something is hidden from the student's view.
+        Probability that a part of the student's view is hidden.
     slice_low, slice_high : float
-        Smallest and largest share that is then hidden: consecutive patches of all cells, or whole
+        Smallest and largest share of the hidden part: consecutive patches of all cells, or whole
         cells.
     drop_tokens : float
         Largest share of the stored tokens that is set to 0.
     drop_time : float
         Largest share of the frames, in one block, that is set to 0.
     jitter : float
-        Views are scaled by 1 +- this.
+        Views are multiplied by a factor between 1 - jitter and 1 + jitter.
     noise : float
         Standard deviation of added noise, in standard deviations of the run.
     """
@@ -104,8 +104,8 @@ def crop_frames(
 ) -> Crop:
     """Take a random crop of each window; windows shorter than a crop are taken whole.
 
-    With ``apart``, the first view lies in the first half of the window and the second in the
-    second, as far as there is room: they share the subject, but no frame.
+    With ``apart``, the first view lies in the first half of the window and the second view in the
+    second half, if the window is long enough.
     """
     T = frames_BTSD.shape[1]
     length = min(length, T)
@@ -184,10 +184,9 @@ def slice_mask(
 ) -> Tensor:
     """Choose the patches and cells to hide from the student in each window's view [B U C], bool.
 
-    With ``slice_probability`` something is hidden: consecutive patches of all cells, or whole cells
-    (one or the other with equal probability), a share between ``slice_low`` and ``slice_high``. At
-    least one is hidden and one is left; of a single one, nothing is hidden. Padded patches are no
-    part of it.
+    With ``slice_probability``, a share between ``slice_low`` and ``slice_high`` is hidden: of
+    consecutive patches of all cells, or of whole cells, with equal probability. At least one of
+    them is hidden and one stays visible; a single one stays visible. Padded patches are not chosen.
     """
     n_valid = [n_patches] * len(draws) if valid_BU is None else valid_BU.sum(1).tolist()
     hidden = np.zeros((len(draws), n_patches, n_cells), dtype=bool)

@@ -15,7 +15,7 @@ from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.features import FrozenEncoder, load_encoder
 from fmritok.trainer.probing.passes import Form, Need, needed_windows
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.tasks.units import Units, units_of, without_units
 

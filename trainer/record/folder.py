@@ -25,8 +25,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from fmritok.errors import expected, wrong_usage
 from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
@@ -37,18 +35,11 @@ from fmritok.trainer.record.checkpoint import (
     is_checkpoint,
     write_checkpoint,
 )
-from fmritok.trainer.record.tensor_files import load_weights, step_of
+from fmritok.trainer.record.tensor_files import step_of
 from fmritok.trainer.training.faults import write_whole, writing
 from fmritok.trainer.training.sharding import WholeTensors
 
-__all__ = [
-    "TrainingFolder",
-    "find_checkpoint",
-    "find_weights",
-    "init_weights",
-    "refuse_used",
-    "training_of",
-]
+__all__ = ["TrainingFolder"]
 
 _logger = logging.getLogger(__name__)
 
@@ -98,7 +89,7 @@ class TrainingFolder:
             )  # fmt: skip
         if is_checkpoint(real):
             raise TrainingError(
-                expected("Folder of the training", self.path, "a folder that is no checkpoint",
+                expected("Folder of the training", self.path, "a folder that is not a checkpoint",
                          "a checkpoint",
                          "Choose another one with --out.")
             )  # fmt: skip
@@ -125,6 +116,20 @@ class TrainingFolder:
         if self._is_new:
             with suppress(OSError):  # not empty
                 self.path.rmdir()
+
+    def refuse_used(self) -> None:
+        """Refuse to start a new training in a folder with checkpoints.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if self.checkpoints():
+            raise ConfigError(
+                expected("Option", "--out", "a folder without checkpoints", self.path,
+                         f"Go on with that training by --resume {self.path}, or choose another "
+                         "one.")
+            )  # fmt: skip
 
     def write(self, file: Path, text: str) -> None:
         """Write one of the small files atomically.
@@ -253,77 +258,6 @@ class TrainingFolder:
         wanted = "a folder that `fmritok train` wrote, or one of its checkpoints"
         error = CheckpointError(expected("Checkpoint", self.path, wanted, got, next_step))
         raise error if self.path.exists() else wrong_usage(error)
-
-
-def training_of(path: Path) -> TrainingFolder:
-    """Return the folder of a training, given it or one of its checkpoints.
-
-    Raises
-    ------
-    ConfigError
-        If the checkpoint lies in no training's folder.
-    """
-    if not is_checkpoint(path):
-        return TrainingFolder(path)
-    parent = path.absolute().parent
-    if parent.name != "checkpoints":
-        raise ConfigError(
-            expected("Option", "--out", f"a folder, because {path} is in no folder of a training",
-                     "none", "Give one.")
-        )  # fmt: skip
-    return TrainingFolder(parent.parent)
-
-
-def find_checkpoint(path: Path) -> Checkpoint:
-    """Return a checkpoint, given it or its training's folder (then the latest).
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, or its state is damaged.
-    """
-    return Checkpoint.read(path) if is_checkpoint(path) else TrainingFolder(path).latest()
-
-
-def refuse_used(folder: TrainingFolder) -> None:
-    """Refuse to start a new training in a folder with checkpoints.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if folder.checkpoints():
-        raise ConfigError(
-            expected("Option", "--out", "a folder without checkpoints", folder.path,
-                     f"Go on with that training by --resume {folder.path}, or choose another one.")
-        )  # fmt: skip
-
-
-def find_weights(path: Path) -> Path | Checkpoint:
-    """Return a file of weights, a checkpoint, or the latest checkpoint of a training.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none.
-    """
-    if path.is_file() and not is_checkpoint(path.parent):
-        return path
-    return find_checkpoint(path.parent if path.is_file() else path)
-
-
-def init_weights(source: Path | Checkpoint, model: nn.Module) -> None:
-    """Load weights found by :func:`find_weights`.
-
-    Raises
-    ------
-    CheckpointError
-        If they are damaged or do not fit the model.
-    """
-    if isinstance(source, Checkpoint):
-        source.load_weights(model)
-    else:
-        load_weights(source, model)
 
 
 def _remove(folder: Path) -> None:

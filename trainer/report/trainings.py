@@ -10,7 +10,7 @@ from fmritok.errors import FmritokError
 from fmritok.trainer.config import Config
 from fmritok.trainer.objectives.registry import objective_class
 from fmritok.trainer.record.checkpoint import Checkpoint
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.loss_curve import draw_losses
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training.verdict import verdict

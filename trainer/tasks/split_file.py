@@ -17,7 +17,7 @@ from fmritok.errors import expected
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.record.checkpoint import RUNS
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.tasks.columns import subjects_of
 from fmritok.trainer.tasks.splits import Fold, given_fold
 from fmritok.trainer.tasks.task import did_you_mean

@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fmritok.progress import Progress
+from fmritok.terminal import Verbosity, verbosity
 from fmritok.trainer.data.reading import Rate
 from fmritok.trainer.objectives.base import Figure
 
 __all__ = ["TrainingDisplay", "figures_table"]
 
 
-class TrainingDisplay:
-    """Progress bar with loss, tokens per second and stall share; lines only without a terminal."""
+class TrainingDisplay(Progress):
+    """Progress of a training with its loss and speed, and the figures of each validation.
+
+    Parameters
+    ----------
+    console : Console
+    n_steps : int
+        Steps of the whole training.
+    step : int
+        Steps done before.
+    """
 
     def __init__(self, console: Console, *, n_steps: int, step: int) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=n_steps, completed=step, figures="")
+        super().__init__("training", console=console, begun_at=step)
+        self._n_steps = n_steps
 
-    def __enter__(self) -> TrainingDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def step(self, step: int, loss: float, rate: Rate) -> None:
-        """Show a step's loss and the rate so far in the bar."""
-        figures = (
-            f"loss {loss:.4f}  {rate.tokens_per_s:,.0f} tokens/s  stall {rate.stall_share:.1%}"
-        )
-        self._progress.update(self._task, completed=step, figures=figures)
+    def step_done(self, step: int, loss: float, rate: Rate) -> None:
+        """Show a step's loss and the rate so far."""
+        self(
+            step, self._n_steps, "steps",
+            count=f"{step:,} of {self._n_steps:,} steps  loss {loss:.4f}",
+            remarks=[f"{rate.tokens_per_s:,.0f} tokens/s", f"stall {rate.stall_share:.1%}"],
+        )  # fmt: skip
 
     def validation(self, step: int, figures: dict[str, float], shown: tuple[Figure, ...]) -> None:
-        """Print the figures of a validation above the bar."""
+        """Print the figures of a validation, above the bar if there is one; nothing with -q."""
+        if verbosity() == Verbosity.QUIET:
+            return
         trivial: dict[str, list[str]] = {}
         for one in shown:
             text = f"{one.trivial_label} {figures[one.trivial]:.4f}"
@@ -59,7 +49,7 @@ class TrainingDisplay:
             f"{name} {figures[name]:.4f} ({', '.join(others)})" for name, others in trivial.items()
         )
         line = f"step {step}: validation {text}"
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def figures_table(figures: dict[str, float], shown: tuple[Figure, ...]) -> Table:

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who is who, whose share, sums over all of them.
+"""Several processes that train one model: ranks, their shares of a batch, sums over all ranks.
 
-Under ``torchrun`` every process is one rank; without it there is one. A step's windows are divided
-among the ranks: their number does not change what is trained on.
+Under ``torchrun`` every process is one rank; without it there is one. The windows of a step are
+divided among the ranks. The number of ranks does not change the windows of a step.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _LEFT: list[dist.ProcessGroup | None] = []
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process it is among all that train together.
+    """Number of this process among those that train together.
 
     Attributes
     ----------
     rank, size, local : int
-        Its number, how many there are, and its number on this machine.
+        Number of this process, number of processes, number of this process on its machine.
     """
 
     rank: int = 0
@@ -51,7 +51,7 @@ class Ranks:
 
     @classmethod
     def join(cls, device_type: str) -> Ranks:
-        """Meet the other processes that ``torchrun`` started; alone without it."""
+        """Connect to the other processes that ``torchrun`` started, if any."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
@@ -64,7 +64,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def leave(self) -> None:
@@ -74,14 +74,14 @@ class Ranks:
             dist.destroy_process_group()
 
     def agreed(self, value: Result) -> Result:
-        """Return the first process's value of what may differ, such as the time."""
+        """Return the first process's value, for values that may differ, such as the time."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def first_only(self, do: Callable[[], Result]) -> Result | None:
-        """Let the first process do something while the others wait; if it fails, all stop.
+        """Call a function in the first process while the others wait. If it fails, all stop.
 
         Parameters
         ----------
@@ -91,12 +91,12 @@ class Ranks:
         Returns
         -------
         object or None
-            What it returned; None in the other processes.
+            Result of the function; None in the other processes.
 
         Raises
         ------
         OtherProcessError
-            In the other processes, if it failed; the first one raises what it raised.
+            In the other processes, if the function failed. The first one raises its error.
         """
         result: Result | None = None
         failed: Exception | None = None
@@ -114,7 +114,7 @@ class Ranks:
         return result
 
     def of_first(self, do: Callable[[], Result]) -> Result:
-        """Let the first process do something, and return its result in all; it must be picklable.
+        """Call a function in the first process, and return its picklable result in all.
 
         Raises
         ------
@@ -129,9 +129,9 @@ class ShareOfBatches:
     """One rank's share of every batch. All ranks get the same number of batches.
 
     Windows of one read (``data.windows_per_read``) go to one rank. A batch with fewer reads than
-    ranks is divided by windows instead: reading twice costs less than a rank without work. A rank
-    that a small batch leaves without a window gets a placeholder, which counts nowhere: the ranks
-    must go through the same steps.
+    ranks is divided by windows instead: reading twice costs less than an idle rank. If there are
+    fewer windows than ranks, a rank without a window gets a placeholder of weight 0, because all
+    ranks have to take the same steps.
 
     Parameters
     ----------
@@ -161,12 +161,12 @@ def _read_of(request: Request) -> tuple[int, int]:
 
 
 def is_placeholder(batch: Batch) -> bool:
-    """Tell whether a batch stands for no windows at all."""
+    """Tell whether a batch is a placeholder, without windows of its own."""
     return batch.seen == 0
 
 
 def split_batch(batch: Batch, n_parts: int) -> list[Batch]:
-    """Return the windows of a batch in parts; where there are too few, placeholders."""
+    """Split the windows of a batch into parts; parts without windows are placeholders."""
     if n_parts == 1:
         return [batch]
     parts = []

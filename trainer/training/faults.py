@@ -1,4 +1,4 @@
-"""Faults of the machine, each as one error with its next step: disks, memory, lost processes."""
+"""Errors for faults of the machine: disks, memory, lost processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
 
-#: torch has no exception of its own for memory that the CPU lacks, nor for that of cuBLAS.
+#: Messages about missing memory. torch has no exception class for the CPU and for cuBLAS.
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|ALLOC_FAILED", re.IGNORECASE
 )
-#: What gloo and NCCL say, if they say it as a RuntimeError, when another process is gone.
+#: Messages of gloo and NCCL about a lost process, where they raise a RuntimeError.
 _LOST = re.compile(
     r"gloo.*(closed by peer|reset by peer|broken pipe|timed out|refused)|"
     r"(closed by peer|reset by peer).*|NCCL (error|communicator)", re.IGNORECASE | re.DOTALL,
@@ -37,22 +37,22 @@ _LOST = re.compile(
 def writing(
     what: str, path: Path, *, then: str = "", kind: type[FmritokError] = TrainingError
 ) -> Iterator[None]:
-    """Turn a disk's refusal to be written into one error.
+    """Raise one error if the disk cannot be written.
 
     Parameters
     ----------
     what : str
-        What is written, for the message.
+        File or folder, for the message.
     path : Path
     then : str
-        Second part of the next step; the first one follows from the fault.
+        Last sentence of the error, after the one about the disk.
     kind : type
-        Of the error that is raised.
+        Class of the error.
 
     Raises
     ------
     FmritokError
-        Of that kind, naming the path: no space, over quota, read-only, not permitted, vanished.
+        If the disk is full, over quota, read-only, not permitted or gone.
     """
     try:
         yield
@@ -68,12 +68,12 @@ def writing(
             step = "Bring the folder or its disk back."
         else:
             step = "Check that disk."
-        message = expected(what, path, "a disk that takes what is written", got, step)
+        message = expected(what, path, "a writable disk", got, step)
         raise kind(f"{message} {then}".rstrip()) from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a small file atomically: if the disk is full, the file stays as it was."""
+    """Write a small file atomically: on errors, an existing file is unchanged."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -89,12 +89,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def within_memory(where: object, next_step: str) -> Iterator[None]:
-    """Turn memory that does not suffice, of the GPU or of the machine, into one error.
+    """Raise one error if the memory of the GPU or of the machine runs out.
 
     Parameters
     ----------
     where : object
-        Whose memory.
+        Device or step, for the message.
     next_step : str
 
     Raises
@@ -107,13 +107,13 @@ def within_memory(where: object, next_step: str) -> Iterator[None]:
         if isinstance(error, FmritokError) or not is_out_of_memory(error):
             raise
         raise TrainingError(
-            expected("Memory of", where, "enough of it", reason(error), next_step)
+            expected("Memory of", where, "enough memory", reason(error), next_step)
         ) from error
 
 
 @contextmanager
 def losing_others(where: object, size: int) -> Iterator[None]:
-    """Turn the loss of another process, out of ``size`` that train together, into one error.
+    """Raise one error if another of the ``size`` processes is lost.
 
     Raises
     ------
@@ -127,12 +127,12 @@ def losing_others(where: object, size: int) -> Iterator[None]:
             raise
         raise TrainingError(
             expected("Processes of", where, f"{size} that train together", reason(error),
-                     "Another process ended: its error says why, or torchrun which signal.")
+                     "Another process ended: see its error, or the signal that torchrun names.")
         ) from error  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether it is memory, of any kind, that was missing."""
+    """Tell whether memory of the GPU or of the machine ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
@@ -141,7 +141,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error says in one line; torch says more, and where in its code it was."""
+    """Return the first line of an error. Further lines of torch are its C++ stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return (text if len(text) < 300 else f"{text[:297]}...").rstrip(".")

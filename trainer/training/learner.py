@@ -1,4 +1,4 @@
-"""Steps of the optimizer, the same whatever the parts and processes a step is divided into."""
+"""Optimizer steps. Parts and processes that a step is divided into do not change its result."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ __all__ = ["Learner", "Step"]
 
 
 class Step(NamedTuple):
-    """What happened in a step, over all processes."""
+    """Result of a step, over all processes."""
 
     loss: float
     grad_norm: float
     lr: float
     measures: dict[str, float]
-    """empty unless asked for"""
+    """empty unless requested"""
     n_windows: int
     n_frames: int
 
     @property
     def is_finite(self) -> bool:
-        """Whether the weights were changed: they are not by a loss that is not a number."""
+        """Whether loss and gradient are finite; otherwise the weights were not changed."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Learner:
     """An objective and its optimizer.
 
-    Gradients are those of the total loss, and are divided once by the number of values over all
-    parts and processes: windows of unequal length weigh the same wherever they are.
+    Gradients of the summed loss are divided once, by the number of values over all parts and
+    processes. Each value therefore has the same weight in every part and process.
 
     Parameters
     ----------
     model : Objective
-        With its weights; it is moved to the device.
+        Objective with its weights; it is moved to the device.
     config : Config
     n_steps : int
-        Of the whole training.
+        Steps of the whole training.
     device : torch.device
     ranks : Ranks
     shard : bool
@@ -92,7 +92,7 @@ class Learner:
         self._wrapped: nn.Module = model
 
     def prepare(self) -> None:
-        """Compile and connect the processes."""
+        """Compile the model, and connect it to the other processes."""
         if self.config.train.compile:
             compile_blocks(self.model)
         if self.ranks.size > 1 and not self.shard:
@@ -108,7 +108,7 @@ class Learner:
         step : int
             Steps done so far.
         measure : bool
-            Whether to return the figures beside the loss.
+            Whether to return measures, too.
         """
         optim = self.config.optim
         lr = learning_rate(optim, step, self.n_steps)
@@ -135,7 +135,7 @@ class Learner:
     def evaluate(
         self, batches: Iterable[Batch], stopped: Callable[[], object]
     ) -> dict[str, float] | None:
-        """Return the figures over all batches and processes; None if it was stopped between two."""
+        """Return the measures over all batches and processes; None if it was stopped."""
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         with torch.no_grad():
             for batch in batches:
@@ -149,7 +149,7 @@ class Learner:
         return {name: float(mean.value) for name, mean in self._total([totals]).items()}
 
     def _backward(self, batch: Batch, progress: float, *, measure: bool) -> list[ObjectiveOutput]:
-        """Add the gradient of the batch's total loss, a part at a time."""
+        """Accumulate the gradient of the batch's summed loss over its parts."""
         parts = split_batch(batch, self.config.train.accumulate)
         outputs = []
         for part in parts:
@@ -186,10 +186,10 @@ class Learner:
         return {name: Mean(*row) for name, row in zip(names, total.cpu().unbind(), strict=True)}
 
     def autocast(self) -> torch.autocast:
-        """Use bfloat16 on a GPU, and elsewhere only if it is asked for."""
+        """Use bfloat16 on a GPU; on the CPU only with ``train.dtype=bf16``."""
         dtype = self.config.train.dtype
         use = dtype == "bf16" or (dtype == "auto" and self.device.type == "cuda")
-        # The cache would hold the bfloat16 weights of all layers at once, divided or not.
+        # With sharding, the cache would hold the bfloat16 weights of all layers at once.
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=use, cache_enabled=not self.shard
         )

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints; stops and goes on exactly where it was."""
+"""The training loop: steps, validation, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
-from rich.console import Console
 
+from fmritok.device import memory_in_use
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.terminal import new_console
@@ -24,8 +24,9 @@ from fmritok.trainer.data.reading import Batch, Meter
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
-from fmritok.trainer.record.checkpoint import METRICS, RUNS, TOKENS, Checkpoint
-from fmritok.trainer.record.folder import TrainingFolder, find_weights, init_weights, refuse_used
+from fmritok.trainer.record.checkpoint import METRICS, RUNS, TOKENS
+from fmritok.trainer.record.finding import find_weights, init_weights
+from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.loss_curve import plot_losses
 from fmritok.trainer.record.metrics import MetricsLog, begin_record, last_figures, optionally
 from fmritok.trainer.record.resuming import (
@@ -36,18 +37,18 @@ from fmritok.trainer.record.resuming import (
 )
 from fmritok.trainer.record.saved_group import SavedGroup
 from fmritok.trainer.training.display import TrainingDisplay
-from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.faults import losing_others, within_memory
 from fmritok.trainer.training.learner import Learner, Step
 from fmritok.trainer.training.progress import Position, Summary
+from fmritok.trainer.training.setup import Setup
 from fmritok.trainer.training.sharding import WholeTensors, whole_tensors
 from fmritok.trainer.training.stopping import StopRequest
 
 __all__ = ["Trainer"]
 
 _MORE_MEMORY = (
-    "In a new training, choose a smaller data.batch_size or data.window, a larger train.accumulate "
-    "(the batch in parts) or model.checkpointing=full; --init-from takes the weights of this one."
+    "Start a new training with a smaller data.batch_size or data.window, a larger train.accumulate "
+    "(the batch in parts) or model.checkpointing=full. --init-from takes the weights of this one."
 )
 
 
@@ -58,85 +59,48 @@ class Trainer:
     ----------
     config : Config
     group : TokenGroup or MixedGroup
-    out : Path or TrainingFolder
-        Folder of the training; several processes take the first one's.
-    device : torch.device
-    workers : int
-        Loader processes; the result does not depend on it.
-    resume : Path or Checkpoint, optional
-        What to go on from, exactly: a checkpoint, or a training's folder (then its latest
-        checkpoint that is not damaged).
-    init_from : Path, optional
-        Weights to start from.
-    ranks : Ranks, optional
-        This process among those that train together; the result depends on how many there are by
-        the order of sums alone.
-    shard : bool
-        Divide the model among the processes; see :mod:`fmritok.trainer.training.sharding`.
-    wandb : str, optional
-        Project of W&B to follow the training in.
+    setup : Setup
+        Folder, device, processes, and what to start from.
 
     Raises
     ------
     CheckpointError
         If the checkpoint is damaged, or belongs to another configuration or other tokens.
     TrainingError
-        If another training holds the folder, or it cannot be written.
+        If another training has locked the folder, or it cannot be written.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        group: TokenGroup | MixedGroup,
-        *,
-        out: Path | TrainingFolder,
-        device: torch.device,
-        workers: int = 0,
-        resume: Path | Checkpoint | None = None,
-        init_from: Path | None = None,
-        ranks: Ranks | None = None,
-        shard: bool = False,
-        wandb: str | None = None,
-        console: Console | None = None,
-    ) -> None:
-        self.config, self.group = config, group
-        self.device, self.workers = device, workers
-        self.ranks = ranks or Ranks()
-        self.folder = out if isinstance(out, TrainingFolder) else TrainingFolder(out)
-        self.console = console or new_console(stderr=True, quiet=not self.ranks.is_first)
+    def __init__(self, config: Config, group: TokenGroup | MixedGroup, setup: Setup) -> None:
+        self.config, self.group, self.setup = config, group, setup
+        self.device, self.ranks, self.folder = setup.device, setup.ranks, setup.folder
         self.metrics: MetricsLog | None = None
         self._saved: Path | None = None
         self._validation_loader: Iterable[Batch] = ()
         self._last_measures: dict[str, float] = {}
         try:
             with self._faults():
-                self._prepare(resume, init_from, shard, wandb)
+                self._prepare()
         except BaseException:
             self.close()
             raise
 
-    def _prepare(
-        self,
-        resume: Path | Checkpoint | None,
-        init_from: Path | None,
-        shard: bool,
-        wandb: str | None,
-    ) -> None:
-        """Take the folder, and make all that the first step needs."""
-        config, group, device, ranks = self.config, self.group, self.device, self.ranks
+    def _prepare(self) -> None:
+        """Lock the folder, and build everything that the first step needs."""
+        config, group, setup = self.config, self.group, self.setup
+        device, ranks, resume, init_from = self.device, self.ranks, setup.resume, setup.init_from
         path = ranks.agreed(self.folder.path)
         if path != self.folder.path:
             self.folder = TrainingFolder(path)
         ranks.first_only(self.folder.hold)
         checkpoint = None
         if resume is None:
-            ranks.first_only(lambda: refuse_used(self.folder))
+            ranks.first_only(self.folder.refuse_used)
         else:
             checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, config, group))
         self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
         self.feed = Feed(
             config, group, self.split,
-            ranks=ranks, workers=self.workers, pin_memory=device.type == "cuda",
+            ranks=ranks, workers=setup.workers, pin_memory=device.type == "cuda",
         )  # fmt: skip
         self.index, self.validation_index = self.feed.index, self.feed.validation_index
         self._runs, self._tokens = runs_json(group, self.split), SavedGroup.of(group).to_bytes()
@@ -155,7 +119,7 @@ class Trainer:
         epochs = config.train.epochs
         self.n_steps = config.train.steps or self.feed.steps_per_epoch * (epochs or 0)
         self.learner = Learner(
-            self.model, config, n_steps=self.n_steps, device=device, ranks=ranks, shard=shard
+            self.model, config, n_steps=self.n_steps, device=device, ranks=ranks, shard=setup.shard
         )
         self.position = Position()
         if checkpoint is not None:
@@ -164,7 +128,7 @@ class Trainer:
             if self.folder.has(checkpoint):
                 self._saved = checkpoint.folder
         self.metrics = ranks.first_only(
-            lambda: begin_record(self.folder, config, self.split, checkpoint, wandb)
+            lambda: begin_record(self.folder, config, self.split, checkpoint, setup.wandb)
         )
         self.learner.prepare()
 
@@ -174,7 +138,7 @@ class Trainer:
         return self.position.step >= self.n_steps and not self._is_validation_due
 
     def run(self) -> Summary:
-        """Train to the end; of a training that is at its end, return what came of it.
+        """Train to the end, and return the result, also of a finished training.
 
         Raises
         ------
@@ -184,7 +148,8 @@ class Trainer:
             If the loss is not a number (the batch's runs are named), or if the machine fails:
             disk, memory, loader workers, another process.
         """
-        display = TrainingDisplay(self.console, n_steps=self.n_steps, step=self.position.step)
+        console = new_console(stderr=True, quiet=not self.ranks.is_first)
+        display = TrainingDisplay(console, n_steps=self.n_steps, step=self.position.step)
         with closing(self), self._faults():
             rate = None
             if not self.is_finished:
@@ -195,13 +160,14 @@ class Trainer:
                 rate = meter.overall
             else:
                 self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
-                if self._saved is None:  # its end is copied into another folder
+                if self._saved is None:  # resumed in another folder
                     self._save()
                 step, keep = self.position.step, self.config.train.keep_checkpoints
                 self.ranks.first_only(lambda: self.folder.drop(step, keep=keep))
             assert self._saved is not None
             picture: Path | None = self.folder.picture
-            if self.ranks.is_first and not optionally(picture, self._draw):
+            draw = partial(plot_losses, self.folder, self.model.figures)
+            if self.ranks.is_first and not optionally(picture, draw):
                 picture = None
             return Summary(
                 step=self.position.step,
@@ -214,7 +180,7 @@ class Trainer:
             )
 
     def close(self) -> None:
-        """End the validation workers, close the metrics and give the folder back."""
+        """Stop the validation workers, close the metrics and unlock the folder."""
         self._validation_loader = ()
         if self.metrics is not None:
             self.metrics.close()
@@ -222,7 +188,7 @@ class Trainer:
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Turn faults of the machine into one error each."""
+        """Raise one error for each fault of the machine."""
         with (
             losing_others(self.folder.path, self.ranks.size),
             within_memory(self.device, _MORE_MEMORY),
@@ -230,12 +196,12 @@ class Trainer:
             yield
 
     def _train(self, meter: Meter, stop: StopRequest, display: TrainingDisplay) -> None:
-        """Take steps, validate and save, to the end or to a signal."""
-        if self._validate_if_due(stop, display):  # a stop had left it undone
+        """Train, validate and save until the end or a signal."""
+        if self._validate_if_due(stop, display):  # left undone before the resume
             self._save()
         while self.position.step < self.n_steps:
             row = self._step(meter)
-            display.step(row["step"], row["loss"], meter.overall)
+            display.step_done(row["step"], row["loss"], meter.overall)
             self._validate_if_due(stop, display)
             step = self.position.step
             signal = stop.agreed(self.ranks)
@@ -246,7 +212,7 @@ class Trainer:
                 raise self._stopped(signal)
 
     def _step(self, meter: Meter) -> dict[str, Any]:
-        """Train on the next batch, and write what happened to the metrics."""
+        """Train on the next batch, and write its metrics."""
         step = self.position.step
         logged = (step + 1) % self.config.train.log_every == 0 or step + 1 == self.n_steps
         batch = meter.next()
@@ -267,18 +233,18 @@ class Trainer:
             "lr": done.lr,
             "grad_norm": done.grad_norm,
             **rate._asdict(),
-            "memory_bytes": self._memory(),
+            "memory_bytes": memory_in_use(self.device),
         }
         if self.metrics is not None:
             self.metrics.write("train", row, plot=logged)
         return row
 
     def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
-        """Validate every so many steps and at the end, unless it was done or a signal came."""
+        """Validate if it is due; return whether a validation was completed."""
         if not self._is_validation_due:
             return False
         step = self.position.step
-        # Several processes cannot leave in the middle: they sum up together.
+        # Several processes finish a validation: they sum their figures together.
         figures = self.learner.evaluate(
             self._validation_loader, lambda: stop.signal and self.ranks.size == 1
         )
@@ -296,9 +262,6 @@ class Trainer:
         due = step > 0 and step % self.config.train.validate_every == 0 or step == self.n_steps
         return due and self.position.validated != step and len(self.validation_index) > 0
 
-    def _draw(self) -> None:
-        plot_losses(self.folder, self.model.figures)
-
     def _save(self) -> None:
         """Write a checkpoint; all processes take part, the first one writes."""
         tensors = whole_tensors(self.model, self.learner.optimizer, keep=self.ranks.is_first)
@@ -310,12 +273,6 @@ class Trainer:
         texts = {RUNS: self._runs, TOKENS: self._tokens, METRICS: self.metrics.rows()}
         keep = self.config.train.keep_checkpoints
         return self.folder.save(tensors, state, texts, keep=keep)
-
-    def _memory(self) -> int:
-        """Return the peak of the GPU's memory, or this process's resident memory."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return int(psutil.Process().memory_info().rss)
 
     def _stopped(self, signal: str) -> StoppedError:
         step, out = self.position.step, self.folder.path

@@ -22,7 +22,7 @@ __all__ = [
 def decayed_weights(model: nn.Module) -> set[Tensor]:
     """Return the weights that decay: matrices of linear and dense layers.
 
-    Norms, biases and embeddings are not decayed.
+    Norms, biases and embeddings are not decayed. Frozen parameters are left out.
     """
     layers = (nn.Linear, nn.Conv1d)
     return {module.weight for module in model.modules() if isinstance(module, layers)}
@@ -62,7 +62,7 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
 
 
 def learning_rate(config: OptimConfig, step: int, n_steps: int) -> float:
-    """Return the rate of a step: linear warm-up, then cosine; a pure function.
+    """Return the learning rate of a step: linear warm-up, then cosine decay.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def learning_rate(config: OptimConfig, step: int, n_steps: int) -> float:
 
 
 def weight_decay(config: OptimConfig, step: int, n_steps: int) -> float:
-    """Return the weight decay of a step: from the first to the final one by half a cosine."""
+    """Return the weight decay of a step: half a cosine from the first to the final value."""
     if config.final_weight_decay is None:
         return config.weight_decay
     done = step / max(n_steps - 1, 1)

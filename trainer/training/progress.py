@@ -1,4 +1,4 @@
-"""How far a training has come, and what came of it."""
+"""Position of a training, and its result."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["Position", "Summary"]
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training has come; saved in every checkpoint.
+    """Position of a training; saved in every checkpoint.
 
     Attributes
     ----------
     step : int
         Steps done.
     epoch, seen : int
-        Epoch, and its samples that were trained on.
+        Current epoch, and the number of its samples that were trained on.
     validated : int or None
         Step of the last validation.
     validation : dict or None
-        Its figures.
+        Figures of the last validation.
     """
 
     step: int = 0
@@ -42,17 +42,16 @@ class Summary:
     ----------
     step : int
     figures : dict
-        Of the last validation; of the last training batches without validation runs.
+        Figures of the last validation, or of the last steps if there are no validation runs.
     shown : tuple of Figure
-        Which of them to show, and beside what.
+        Figures to show, each with the one it is compared with.
     validated : bool
         Whether the figures are of held-out subjects.
     rate : Rate or None
-        Of this process, start-up and validation not counted; None if the training was at its end
-        before.
+        Throughput of this process without start-up and validation; None if no step was left.
     checkpoint : Path
     picture : Path or None
-        Of the losses; None if it could not be drawn.
+        Loss curves; None if they could not be drawn.
     """
 
     step: int

@@ -1,7 +1,7 @@
-"""One model divided among processes (FSDP): each holds a share of all weights and moments.
+"""One model sharded over processes (FSDP): each holds a share of all weights and moments.
 
-Every layer is put together from all shares just before it is used, and taken apart after it. Files
-hold whole tensors and are independent of the number of processes.
+The weights of a layer are gathered just before its use, and freed after it. Checkpoints hold whole
+tensors, which any number of processes can load.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class WholeTensors(NamedTuple):
-    """What a checkpoint holds; empty in a process that was not to keep it."""
+    """Tensors of a checkpoint; empty in processes that do not keep them."""
 
     weights: dict[str, Tensor]
     """by name"""
@@ -34,14 +34,14 @@ class WholeTensors(NamedTuple):
 
 
 def shard_model(model: nn.Module, device: torch.device, size: int) -> None:
-    """Divide a model among all processes in place: every layer for itself, then what is left.
+    """Shard a model over all processes in place: each layer, then the remaining weights.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With the same weights in every process; on the CPU, it is never whole on the device.
+        Model on the CPU with the same weights in every process. It never is whole on the device.
     device : torch.device
-        Where this process's share goes.
+        Device of this process's share.
     size : int
         Number of processes.
     """
@@ -49,14 +49,14 @@ def shard_model(model: nn.Module, device: torch.device, size: int) -> None:
     for module in model.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh)
-    # Taken apart after the forward pass as the layers are: otherwise a validation would leave the
-    # weights whole, and a checkpoint after it would miss them.
+    # Reshard after the forward pass, like the layers. Otherwise the weights would stay gathered
+    # after a validation, and the next checkpoint would lack them.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 @contextmanager
 def exchanging_gradients(model: nn.Module, now: bool) -> Iterator[None]:
-    """Let the processes add up their gradients in a backward pass, or leave it to a later one."""
+    """Sum gradients over the processes in this backward pass, or without ``now`` in a later one."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
         yield
@@ -68,31 +68,31 @@ def exchanging_gradients(model: nn.Module, now: bool) -> Iterator[None]:
 
 
 def whole(x: Tensor) -> Tensor:
-    """Return a tensor put together from the shares of all processes, who must all ask for it."""
+    """Gather a tensor from the shares of all processes. All of them have to call this."""
     together: Tensor = x.full_tensor() if isinstance(x, DTensor) else x
     return together
 
 
 def share_like(x: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor where ``like`` is, and as it is divided."""
+    """Move a whole tensor to the device of ``like``, and shard it in the same way."""
     x = x.to(like.device)
     if not isinstance(like, DTensor):
         return x
     share = distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
-    return torch.empty_like(like).copy_(share)  # which was a view of the whole
+    return torch.empty_like(like).copy_(share)  # the share is a view of the whole tensor
 
 
 def whole_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True
 ) -> WholeTensors:
-    """Put weights and moments together, one after another.
+    """Gather weights and moments, one tensor at a time.
 
     Parameters
     ----------
     model : torch.nn.Module
     optimizer : torch.optim.AdamW
     keep : bool
-        False in processes that take part without wanting the result.
+        False in processes that take part, but do not need the result.
     """
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = WholeTensors(
@@ -107,6 +107,6 @@ def whole_tensors(
         for name in list(part):
             shared = isinstance(part[name], DTensor)
             together = whole(part.pop(name))
-            if keep:  # not on the device, which may be too small for all of them
+            if keep:  # on the CPU: the device may be too small for all tensors
                 part[name] = together.cpu() if shared else together
     return tensors

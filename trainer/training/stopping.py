@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the training loop answers between two steps."""
+"""Stop a training after the current step on Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM is noted; a second one has its usual effect.
+    """Context that records the first SIGINT or SIGTERM. A second one has its usual effect.
 
     Attributes
     ----------
     signal : str or None
-        Name of the signal that came.
+        Name of the received signal.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def agreed(self, ranks: Ranks) -> str | None:
-        """Return the signal to stop at, the same on every rank."""
+        """Return the received signal, or None; if one rank received it, all ranks return one."""
         if ranks.size == 1:
             return self.signal
         asked = total_over_ranks(torch.tensor(float(self.signal is not None)))

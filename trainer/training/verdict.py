@@ -1,4 +1,4 @@
-"""What came of a training, in one sentence, from its own metrics."""
+"""The verdict on a training: one sentence, from its metrics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["verdict"]
 
 Row = Mapping[str, Any]
 
-_NOISE = 0.01  # of the loss that is compared with: smaller changes say nothing
-_GAP = 0.05  # of the same: between training and validation
+_NOISE = 0.01  # share of the compared loss: smaller changes are noise
+_GAP = 0.05  # share of the compared loss, between training and validation
 _STALLED = 0.1  # share of the time
 _ENOUGH = 10  # steps to tell whether a loss still falls
 
@@ -31,7 +31,7 @@ def verdict(rows: Sequence[Row], shown: Sequence[Figure]) -> str | None:
     Returns
     -------
     str or None
-        None without rows of training, or of the figure that is compared.
+        None if there are no rows of training, or none with the compared figure.
     """
     train = [row for row in rows if row["kind"] == "train"]
     validation = [row for row in rows if row["kind"] == "validation"]
@@ -61,7 +61,7 @@ def _gain(loss: float, trivial: float, gain: float) -> str:
 
 
 def _fit(losses: Sequence[float], validation: Sequence[Row], gain: float, scale: float) -> str:
-    """Compare validation with training, and the end of the training with what was before."""
+    """Compare validation with training, and the last fifth of the steps with the one before."""
     part = max(1, len(losses) // 5)
     now, before = fmean(losses[-part:]), fmean(losses[-2 * part : -part] or losses)
     if validation:
@@ -83,7 +83,7 @@ def _fit(losses: Sequence[float], validation: Sequence[Row], gain: float, scale:
 
 
 def _stall(train: Sequence[Row]) -> str:
-    """Average the share of waiting over the steps but the first, which starts the workers."""
+    """Average the share of waiting over all steps but the first, which starts the workers."""
     share = fmean(row["stall_share"] for row in train[1:] or train)
     if share > _STALLED:
         return f"stalled on data {share:.0%} of the time: try more --loader-workers"
