@@ -19,7 +19,7 @@ from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
 from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.record import checkpoint, loss_curve, metrics
+from fmritok.trainer.record import checkpoint, loss_curve
 from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.folder import TrainingFolder, find_checkpoint
 from fmritok.trainer.record.metrics import MetricsLog, read_metrics
