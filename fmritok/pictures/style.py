@@ -64,7 +64,8 @@ def house_style() -> Iterator[None]:
     """Draw in the house style; a context or a decorator of a function that draws."""
     import matplotlib
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_SETTINGS, "backend": "agg"}):
+    defaults: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
+    with matplotlib.rc_context({**defaults, **_SETTINGS, "backend": "agg"}):
         matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=COLOURS)
         yield
 

@@ -78,7 +78,7 @@ def _kinds(runs: pd.DataFrame) -> list[dict[str, Any]]:
     done = runs[runs["status"] == "done"].drop_duplicates("run_id")
     every = runs.drop_duplicates("run_id")
     for key, some in every.groupby(["dataset", "task", "site"], dropna=False, sort=True):
-        dataset, task, site = ("" if pd.isna(part) else str(part) for part in key)
+        dataset, task, site = ("" if part != part or part is None else str(part) for part in key)
         own = done[done["run_id"].isin(some["run_id"])]
         # the run itself, not the tokens: a group may be resampled in time
         found.append(

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -101,14 +102,14 @@ def make_report(
         known: list[TrainingFacts] = []
         for path in trainings:
             progress(f"training {path}")
-            training = page.tried(f"Training {path}", lambda path=path: read_training(path))
+            training = page.tried(f"Training {path}", partial(read_training, path))
             if training is not None:
                 known.append(training)
                 page.notes += training.notes
                 page.trainings.append({"one": training, "curve": _image(training.figure)})
         whole = []
         for folder in scores:
-            if page.tried(f"Folder of scores {folder}", lambda f=folder: join_scores([f])):
+            if page.tried(f"Folder of scores {folder}", partial(join_scores, [folder])):
                 whole.append(folder)
         joined = join_scores(whole)
         for task in joined:

@@ -66,7 +66,7 @@ def _courses(values: Floats) -> Floats:
         courses = np.stack(firsts)
         courses *= np.where(courses @ courses.mean(0) < 0, -1, 1)[:, None]  # signs are free
     courses = courses - courses.mean(1, keepdims=True)
-    return courses / np.maximum(courses.std(1, keepdims=True), 1e-12)
+    return np.asarray(courses / np.maximum(courses.std(1, keepdims=True), 1e-12))
 
 
 def _mark_networks(axes: Axes, group: TokenGroup, n_rows: int) -> None:
@@ -77,10 +77,10 @@ def _mark_networks(axes: Axes, group: TokenGroup, n_rows: int) -> None:
         return
     network = group.array("network")
     axes.set_yticks([])
-    edges = np.flatnonzero(np.diff(network)) + 1
+    edges = (np.flatnonzero(np.diff(network)) + 1).tolist()
     for edge in edges:
         axes.axhline(edge, color="k", lw=0.4)
-    bounds = [0, *edges.tolist(), n_rows]
+    bounds = [0, *edges, n_rows]
     for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
         wide = high - low > 0.045 * n_rows
         axes.axhspan(low, high, xmin=-0.012, xmax=-0.002, clip_on=False,

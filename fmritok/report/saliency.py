@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_saliency", "saliency"]
 
+#: Tokens that are drawn, where their places are not known.
+_MOST_BARS = 40
+
 
 @click.command("saliency")
 @click.option("--from", "training", required=True, metavar="TRAINING",
@@ -104,9 +107,14 @@ def saliency(
 
 
 def draw_saliency(group: TokenGroup, found: Saliency, title: str) -> Figure:
-    """Draw signed attributions and their strength, on the flat map or at the tokens' places."""
+    """Draw signed attributions and their strength, on the flat map or at the tokens' places.
+
+    Tokens without a place are bars, the strongest first.
+    """
+    import numpy as np
+
     from fmritok.pictures.brain import draw_flat, draw_parcels
-    from fmritok.pictures.style import DIVERGING, SEQUENTIAL, figure_of, robust_limit
+    from fmritok.pictures.style import BLUE, DIVERGING, SEQUENTIAL, figure_of, robust_limit
 
     both = (("signed: raises or lowers the number", found.signed, DIVERGING, None),
             ("strength: mean of absolute values", found.strength, SEQUENTIAL, 0.0))  # fmt: skip
@@ -126,6 +134,13 @@ def draw_saliency(group: TokenGroup, found: Saliency, title: str) -> Figure:
             shown = draw_flat(axes, image, shading=shading, colours=colours, low=low)
             axes.set_title(name)
             figure.colorbar(shown, ax=axes, shrink=0.7, extend="both", label="attribution")
+        return figure
+    if "coordinates" not in group.static:
+        order = np.argsort(-found.strength.sum(1))[:_MOST_BARS]
+        for axes, (name, values, _, _) in zip(figure.subplots(2, 1), both, strict=True):
+            axes.bar(range(len(order)), values.sum(1)[order], color=BLUE)
+            axes.set_xticks(range(len(order)), order.tolist(), rotation=90)
+            axes.set(title=name, xlabel="token", ylabel="attribution")
         return figure
     rows = figure.subplots(2, 3)
     for line, (name, values, colours, low) in zip(rows, both, strict=True):

@@ -15,8 +15,9 @@ from fmritok.trainer.recipe import build_config, override, read_recipe
 
 pytest.importorskip("captum")
 
+from fmritok.report.saliency import draw_saliency
 from fmritok.trainer.model.layout import TokenLayout
-from fmritok.trainer.saliency.attribution import attribute, saliency_table
+from fmritok.trainer.saliency.attribution import Saliency, attribute, saliency_table
 from fmritok.trainer.saliency.readout import Head, Readout, batches_of
 
 WINDOW = 40
@@ -69,6 +70,16 @@ def test_a_number_of_one_parcel_is_attributed_to_it(store):
     found = attribute(OneParcel(readout.encoder), batches, n, device=torch.device("cpu"))
     assert found.strength.argmax() == 5
     assert np.delete(found.strength[:, 0], 5).max() == 0
+
+
+def test_tokens_without_places_are_bars():
+    from types import SimpleNamespace
+
+    values = np.array([[1.0], [-5.0], [2.0]])
+    figure = draw_saliency(SimpleNamespace(static={}), Saliency(values, abs(values), 1, 0.0), "t")
+    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
+    assert heights == [[-5, 2, 1], [5, 2, 1]]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "0"]
 
 
 def test_the_command_writes_a_picture_and_a_table(store, tmp_path):

@@ -127,7 +127,7 @@ def unequal(contestants: Sequence[Contestant]) -> list[str]:
 
 def _tokens(group: TokenGroup, config: Config, window: int) -> int:
     layout = TokenLayout.of(group, patch=config.model.patch, window=window)
-    return PatchGrid(layout).n_cells * -(-window // layout.patch)
+    return int(PatchGrid(layout).n_cells) * -(-window // layout.patch)
 
 
 def _same_runs(groups: Sequence[TokenGroup]) -> None:

@@ -79,7 +79,7 @@ def draw_predictions(scores: TaskScores) -> tuple[Figure, str]:
     if kind == "retrieval":
         figure = figure_of(6, 3.2)
         axes = figure.subplots()
-        axes.hist(best.predictions["score"], bins=np.linspace(0, 1, 21), color=BLUE)
+        axes.hist(best.predictions["score"], bins=np.linspace(0, 1, 21).tolist(), color=BLUE)
         axes.set(xlabel="average precision of a run", ylabel="runs")
         return figure, f"Retrieval by {best.name}: average precision of each run."
     classes = _classes(best)
@@ -110,7 +110,7 @@ def _confusion(axes: Axes, row: ScoredRow, classes: list[str]) -> None:
         for (i, j), share in np.ndenumerate(shares):
             axes.text(j, i, f"{share:.2f}", ha="center", va="center", fontsize=8,
                       color="white" if share < 0.6 else INK)  # fmt: skip
-    turn = {"rotation": 40, "ha": "right"} if max(map(len, classes)) > 3 else {}
+    turn: dict[str, Any] = {"rotation": 40, "ha": "right"} if max(map(len, classes)) > 3 else {}
     axes.set_xticks(range(len(classes)), classes, **turn)
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true")

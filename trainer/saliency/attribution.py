@@ -99,7 +99,7 @@ def _stored(a_BCE: Floats, readout: Readout) -> Floats:
     if grid.layout.kind == "flatmap":
         return a_BCE
     if grid.layout.kind == "plain":
-        return a_BCE.sum(2, keepdims=True)
+        return np.asarray(a_BCE.sum(2, keepdims=True))
     members = grid.members.cpu().numpy()
     there = members < grid.layout.n_tokens
     a_BS1 = np.zeros((len(a_BCE), grid.layout.n_tokens, 1))

@@ -51,6 +51,8 @@ class Readout(nn.Module):
         Without one, the number is half of the squared norm of the features.
     """
 
+    weight: Tensor | None
+
     def __init__(self, encoder: TokenTransformer, head: Head | None = None) -> None:
         super().__init__()
         self.encoder = encoder
