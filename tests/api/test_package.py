@@ -98,7 +98,7 @@ def test_the_commands_are_these():
     """New commands are a decision, not an accident."""
     assert list(COMMANDS) == [
         "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
-        "probe", "baseline", "list",
+        "probe", "baseline", "finetune", "list",
     ]  # fmt: skip
     for name in COMMANDS:
         result = CliRunner().invoke(main, [name, "--help"])
@@ -163,6 +163,7 @@ more = {{
     "list": ["tokenizers"], "train": ["--store", "x"],
     "probe": ["--store", "x", "--training", ".", "--target", "sex"],
     "baseline": ["--store", "x", "--task", "hcp-sex", "--kind", "dummy"],
+    "finetune": ["--store", "x", "--task", "hcp-sex", "--from", "none"],
 }}
 cohort = ["--dataset", "bids", "--root", "x", "--store", "x"]
 arguments = more.get({command!r}, cohort[:4] if {command!r} == "catalog" else cohort)
