@@ -56,7 +56,8 @@ def main(
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.evaluation.results import write_results
     from fmritok.trainer.probing.cache import FeatureCache
-    from fmritok.trainer.probing.rows import ProbeOptions, probe
+    from fmritok.trainer.probing.questions import ProbeOptions
+    from fmritok.trainer.probing.rows import probe
     from fmritok.trainer.recipe import build_config, override, read_recipe
     from fmritok.trainer.record.folder import TrainingFolder
     from fmritok.trainer.tasks.task import SplitRule, read_task

@@ -14,7 +14,7 @@ from fmritok.trainer.commands.task_options import TaskOptions, report_results, t
 
 if TYPE_CHECKING:
     from fmritok.trainer.evaluation.features import Pool
-    from fmritok.trainer.probing.rows import HeadName
+    from fmritok.trainer.probing.questions import HeadName
     from fmritok.trainer.tasks.task import Task
 
 __all__ = ["probe"]
@@ -101,7 +101,7 @@ def probe(
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.probing.attentive import AttentiveOptions
     from fmritok.trainer.probing.cache import FeatureCache, default_folder
-    from fmritok.trainer.probing.rows import ProbeOptions
+    from fmritok.trainer.probing.questions import ProbeOptions
     from fmritok.trainer.probing.rows import probe as score_probes
 
     log_to_terminal()

@@ -203,8 +203,8 @@ def _rows(
             kept.append(vector)
             after = own.start + i + 1
             if after == len(windows) or windows.run[after] != number:
-                mean = np.stack(kept).mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
-                yield pd.DataFrame({"run": [number]}), mean
+                mean = np.stack(kept).mean(0, dtype=np.float64, keepdims=True)
+                yield pd.DataFrame({"run": [number]}), mean.astype(np.float32)
                 kept = []
 
 

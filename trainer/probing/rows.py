@@ -3,88 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 
-from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
 from fmritok.trainer.evaluation.crossval import Row
-from fmritok.trainer.evaluation.features import Pool
 from fmritok.trainer.evaluation.heads import Head, linear, neighbours, published_logistic
 from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.evaluation.unit_features import Fixed
-from fmritok.trainer.probing.attentive import Attentive, AttentiveOptions, TokenSets
+from fmritok.trainer.probing.attentive import Attentive, TokenSets
 from fmritok.trainer.probing.cache import FeatureCache
-from fmritok.trainer.probing.material import Source, need_of, open_sources, units_in_all
+from fmritok.trainer.probing.material import Source, need_of, open_sources
 from fmritok.trainer.probing.passes import Form, Need, features_of
-from fmritok.trainer.tasks.confounds import nuisance_table
-from fmritok.trainer.tasks.division import SplitOptions, divide
-from fmritok.trainer.tasks.split_file import overlap, read_pretraining
-from fmritok.trainer.tasks.splits import Fold
+from fmritok.trainer.probing.questions import HeadName, ProbeOptions, Question, ask, seen_before
+from fmritok.trainer.tasks.division import SplitOptions
 from fmritok.trainer.tasks.task import Task
-from fmritok.trainer.tasks.units import Units, without_units
+from fmritok.trainer.tasks.units import Units
 from fmritok.trainer.training.faults import within_memory
 
-__all__ = ["HEADS", "HeadName", "ProbeOptions", "probe"]
-
-HeadName = Literal["linear", "logistic", "attentive", "knn"]
-HEADS: tuple[HeadName, ...] = get_args(HeadName)
-
-
-@dataclass(frozen=True)
-class ProbeOptions:
-    """How encoders are probed.
-
-    Attributes
-    ----------
-    heads : tuple of {"linear", "logistic", "attentive", "knn"}
-    pool : {"mean", "cells"}
-        Features: CLS, and the mean over all tokens or over those of each cell. An attentive head
-        takes all tokens.
-    untrained : bool
-        Also probe untrained encoders of the same shape, one for each seed of the folds.
-    crops : int
-        Evenly spread windows of each run.
-    regress : tuple of str
-        Confounds that features are also scored without; not those of an attentive head.
-    permutations : int
-        Of the labels, divided among the seeds; none for an attentive head.
-    attentive : AttentiveOptions
-    """
-
-    heads: tuple[HeadName, ...] = ("linear",)
-    pool: Pool = "mean"
-    untrained: bool = False
-    crops: int = 8
-    regress: tuple[str, ...] = ()
-    permutations: int = 100
-    attentive: AttentiveOptions = AttentiveOptions()
-
-
-@dataclass(frozen=True)
-class _Question:
-    """A task with its units in the tokens of each source, and their folds."""
-
-    units: list[Units]
-    folds: list[Fold]
-    confounds: pd.DataFrame | None
-    details: dict[str, Any]
-
-    @property
-    def seeds(self) -> list[int]:
-        return sorted({fold.seed for fold in self.folds}) or [0]
-
-    @property
-    def retrieves(self) -> bool:
-        return self.units[0].task.kind == "retrieval"
+__all__ = ["probe"]
 
 
 @within_memory("the probe", "Use a machine or a GPU with more of it, or --device cpu.")
@@ -92,7 +35,7 @@ def probe(
     store: str,
     tasks: Sequence[Task],
     trainings: Sequence[Path],
-    options: ProbeOptions = ProbeOptions(),
+    options: ProbeOptions = ProbeOptions(),  # noqa: B008  immutable
     *,
     cache: FeatureCache,
     device: torch.device,
@@ -142,7 +85,7 @@ def probe(
     """
     opened = TokenStore(store)
     sources = open_sources(opened, trainings, group)
-    questions = [_question(task, sources, opened, options, where, split) for task in tasks]
+    questions = [ask(task, sources, opened, options, where, split) for task in tasks]
     rows: list[list[Row]] = [[] for _ in tasks]
     for number, source in enumerate(sources):
         progress(f"{source.name}: features")
@@ -150,7 +93,7 @@ def probe(
         encoders = [source.frozen]
         if options.untrained:
             encoders += [source.untrained(seed) for seed in seeds]
-        plan = [_forms(one, options) for one in questions]
+        plan = [one.forms(options) for one in questions]
         needs = _distinct(
             need_of(question.units[number], source, form, options.crops)
             for question, forms in zip(questions, plan, strict=True) for form in forms
@@ -169,54 +112,9 @@ def probe(
     return [_results(question, own) for question, own in zip(questions, rows, strict=True)]
 
 
-def _question(
-    task: Task,
-    sources: Sequence[Source],
-    store: TokenStore,
-    options: ProbeOptions,
-    where: Sequence[str],
-    split: SplitOptions,
-) -> _Question:
-    """Find a task's units and folds; errors come before an encoder works."""
-    several = units_in_all(task, sources, store, where)
-    kind = several[0].task.kind
-    if kind == "retrieval":
-        wrong = ["--regress"] * bool(options.regress)
-        wrong += ["a split"] * (split.file is not None or split.held_out is not None)
-        if wrong:
-            raise ConfigError(
-                expected("Task", task.name, "nothing that trains: runs are only compared",
-                         ", ".join(wrong), "Leave it out.")
-            )  # fmt: skip
-    if kind == "regression" and "logistic" in options.heads:
-        raise ConfigError(
-            expected("Option", f"--head logistic with task {task.name}", "classes", "numbers",
-                     "Choose --head linear.")
-        )  # fmt: skip
-    confounds = None
-    if options.regress:
-        confounds, _ = nuisance_table(options.regress, several[0], store.phenotypes, asked=True)
-        lacking = confounds.isna().any(axis=1).to_numpy()
-        several = [without_units(units, lacking, "confound missing") for units in several]
-        confounds = confounds[~lacking].reset_index(drop=True)
-    details: dict[str, Any] = {"store": str(store.location)}
-    folds: list[Fold] = []
-    if kind != "retrieval":
-        folds, of_split = divide(several[0], split, store.runs)
-        details |= of_split
-    return _Question(several, folds, confounds, details)
-
-
-def _forms(question: _Question, options: ProbeOptions) -> list[Form]:
-    attentive = "attentive" in options.heads and not question.retrieves
-    pooled = set(options.heads) != {"attentive"} or question.retrieves
-    found: list[Form] = [options.pool] if pooled else []
-    return [*found, "tokens"] if attentive else found
-
-
 def _rows(
     source: Source,
-    question: _Question,
+    question: Question,
     number: int,
     by_form: dict[Form, list[tuple[Need, npt.NDArray[Any]]]],
     seeds: Sequence[int],
@@ -239,7 +137,7 @@ def _rows(
         of_encoders = by_form[form]
         how = {**shared, "head": None if question.retrieves else head, "pool": form}
         details = {**how, "source": source.frozen.source,
-                   "overlap": _overlap(source, question, units, store, split)}  # fmt: skip
+                   "overlap": seen_before(source, question, units, store, split)}  # fmt: skip
         found += _score(units, question, source.name + named, [of_encoders[0]], scored, options,
                         source, details)  # fmt: skip
         if options.untrained:
@@ -253,7 +151,7 @@ def _rows(
 
 def _score(
     units: Units,
-    question: _Question,
+    question: Question,
     name: str,
     of_seeds: Sequence[tuple[Need, npt.NDArray[Any]]],
     head: Head,
@@ -315,24 +213,7 @@ def _token_sets(units: Units, need: Need, features: npt.NDArray[Any], source: So
     return TokenSets(features, lengths, of_run.loc[run_ids.tolist()].to_numpy(np.int64))
 
 
-def _overlap(
-    source: Source, question: _Question, units: Units, store: TokenStore, split: SplitOptions
-) -> dict[str, Any] | None:
-    """Count the tested subjects that the encoder was trained on; of retrieval, all are tested."""
-    folds = question.folds
-    if question.retrieves:
-        nobody, everybody = np.zeros(len(units), bool), np.ones(len(units), bool)
-        folds = [Fold(0, 0, "", nobody, nobody, everybody)]
-    try:
-        seen = read_pretraining(split.pretraining or source.training)
-    except (CheckpointError, TrainingError):
-        if split.pretraining is not None:
-            raise
-        return None  # a checkpoint of release 0.1 that lies outside of its training
-    return overlap(seen, units, folds, store.runs)
-
-
-def _results(question: _Question, rows: Sequence[Row]) -> Results:
+def _results(question: Question, rows: Sequence[Row]) -> Results:
     folds = question.folds or [rows[0].predictions[0].fold]
     seen = question.details.get("overlap") or rows[0].details["overlap"]
     details = {**question.details, "overlap": seen}
