@@ -43,11 +43,12 @@ _NAN = float("nan")
 
 COLUMNS = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
-    "source_bytes", "source_time", "path", "right", "warp", "mask", "motion", "n_frames", "problem",
+    "source_bytes", "source_time", "path", "right", "warp", "mask", "layout", "motion", "n_frames",
+    "problem",
 ]  # fmt: skip
 #: Columns copied from :class:`RunFile`.
 _COPIED = ("run_id", "subject", "session", "task", "site", "family", "space", "motion", "path",
-           "right", "warp", "mask")  # fmt: skip
+           "right", "warp", "mask", "layout")  # fmt: skip
 #: Threads that read folders and headers. On network file systems they mostly wait.
 _THREADS = 16
 
@@ -79,6 +80,8 @@ class RunFile:
         FSL warp field from the native space of `path` to MNI.
     mask : Path, optional
         Brain mask on the grid of the run.
+    layout : str
+        Of time courses of parcels, see :class:`fmritok.pipeline.sources.opening.RunFiles`.
     motion : float
         Mean framewise displacement or relative RMS, mm; NaN if unknown.
     problem : str
@@ -99,6 +102,7 @@ class RunFile:
     right: Path | None = None
     warp: Path | None = None
     mask: Path | None = None
+    layout: str = ""
     motion: float = _NAN
     problem: str = ""
 
@@ -145,9 +149,9 @@ class Cohort:
         Name of the adapter.
     runs : pd.DataFrame
         One row per run: ``run_id, dataset, subject, session, task, site, family, tr, space,
-        source`` (path below the root), ``path, right, warp, mask`` (text, empty if none),
-        ``source_bytes, source_time`` (text: sizes in bytes and modification times, ns since 1970,
-        of the run's file, right hemisphere, warp and mask, in this order), ``motion`` (mm),
+        source`` (path below the root), ``path, right, warp, mask, layout`` (text, empty if
+        none), ``source_bytes, source_time`` (text: sizes in bytes and modification times, ns since
+        1970, of the run's file, right hemisphere, warp and mask, in this order), ``motion`` (mm),
         ``n_frames, problem`` (why it cannot be tokenized, or empty).
     left_out : pd.DataFrame
         ``path, reason``: skipped files.
@@ -395,7 +399,9 @@ def _look(file: RunFile, tr: float | None) -> _Look:
     """Examine all files of one run."""
     look = _Look(tr=file.sidecar.tr if tr is None else tr, problem=file.problem)
     if not file.problem:
-        header = run_header(file.path, file.right, native_ok=file.warp is not None)
+        header = run_header(
+            file.path, file.right, native_ok=file.warp is not None, layout=file.layout
+        )
         seconds = repetition_time(
             header.tr, file.path, n_frames=header.n_frames, given=tr, sidecar=file.sidecar,
             usual=file.usual_tr, instead=file.documented_tr,

@@ -26,19 +26,22 @@ class RunFiles:
     Attributes
     ----------
     path : str
-        Volumes, grayordinates, or the left hemisphere.
+        Volumes, grayordinates, the left hemisphere, or time courses of parcels.
     right : str
         The right hemisphere.
     warp : str
         FSL warp to MNI space, for volumes in native space.
     mask : str
         Brain mask on the grid of the volumes.
+    layout : str
+        For time courses of parcels: :class:`fmritok.pipeline.parcels.layout.SeriesLayout` as text.
     """
 
     path: str
     right: str = ""
     warp: str = ""
     mask: str = ""
+    layout: str = ""
 
 
 class RunSource(Protocol):
@@ -92,10 +95,15 @@ def open_run(files: RunFiles) -> RunSource:
         If the header is unreadable, or the files of the run do not match.
     """
     path = Path(files.path)
-    if path.name.endswith(".dtseries.nii"):
+    if path.name.endswith((".dtseries.nii", ".ptseries.nii")):
         from fmritok.pipeline.sources.surface import CiftiSource
 
         return CiftiSource(path)
+    if files.layout:
+        from fmritok.pipeline.parcels.layout import SeriesLayout
+        from fmritok.pipeline.parcels.source import ParcelSource
+
+        return ParcelSource(path, SeriesLayout.from_text(files.layout))
     if path.name.endswith((".gii", ".gii.gz")):
         from fmritok.pipeline.sources.surface import GiftiSource
 
@@ -127,7 +135,11 @@ def source_sha256(files: RunFiles, *, data: str = "") -> str:
     data : str
         Digest of the data, if they were read already (`RunSource.source_sha256`).
     """
-    if not data:
+    if not data and files.layout:
+        from fmritok.pipeline.parcels.source import series_sha256
+
+        data = series_sha256(Path(files.path))
+    elif not data:
         data = file_sha256(Path(files.path))
         if files.right:
             both = data + file_sha256(Path(files.right))
