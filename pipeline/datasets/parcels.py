@@ -32,14 +32,12 @@ from fmritok.pipeline.parcels.phenotypes import read_phenotypes
 from fmritok.pipeline.parcels.times import Times
 from fmritok.pipeline.tables.remarks import Reason, Remark
 from fmritok.pipeline.tables.small_files import UnreadableError, read_json
-from fmritok.tokenizers.network.atlas import load_atlas
+from fmritok.tokenizers.network.tokenizer import NetworkTokenizer
 
 __all__ = ["catalog_parcels", "network_options"]
 
 #: Short names of entities in run ids, as in BIDS.
 _SHORT = {"subject": "sub", "session": "ses"}
-#: Entities that are columns of a run.
-_COLUMNS = ("session", "task", "site")
 #: Columns of phenotypes with the head motion of a subject's runs, mm.
 _MOTION = ("motion", "mean_fd")
 
@@ -66,7 +64,7 @@ def catalog_parcels(root: Path, *, tr: float | None = None, input: Input = "volu
     phenotypes = Phenotypes()
     if about.phenotypes:
         phenotypes = read_phenotypes("parcels", about.phenotypes, about.id_digits)
-    layout = SeriesLayout(len(load_atlas(**about.atlas)), about.frames, about.skip)
+    layout = SeriesLayout(len(NetworkTokenizer(**about.atlas).atlas), about.frames, about.skip)
     rows = _by_subject(phenotypes)
     times = Times(about)
     for one in series:
@@ -111,15 +109,12 @@ def _run(
     subject = entities["subject"].zfill(about.id_digits)
     entities["subject"] = subject
     row = rows.get(subject, {})
-    columns = {name: entities.get(name, "") for name in _COLUMNS}
-    columns["task"] = columns["task"] or about.task
-    for name in ("site", "family"):
-        columns[name] = columns.get(name) or _text(row.get(name))
+    site = entities.get("site") or _text(row.get("site"))
     in_id = [f"{_SHORT.get(k, k)}-{v}" for k, v in entities.items() if k != "site"]
     is_cifti = one.path.name.endswith(".ptseries.nii")
     sidecar, problem = Sidecar(), ""
     if tr is None:
-        sidecar, problem = times.of(one.path, subject, columns["site"])
+        sidecar, problem = times.of(one.path, subject, site)
         if not problem and math.isnan(sidecar.tr):
             sidecar = _beside(one.path, found) or sidecar
             if math.isnan(sidecar.tr) and not is_cifti:
@@ -132,6 +127,10 @@ def _run(
         run_id=safe_id("_".join(["parcels", *in_id])),
         subject=subject,
         path=one.path,
+        session=entities.get("session", ""),
+        task=entities.get("task") or about.task,
+        site=site,
+        family=_text(row.get("family")),
         space="",
         sidecar=sidecar,
         usual_tr=() if math.isnan(sidecar.tr) else (sidecar.tr,),
@@ -139,7 +138,6 @@ def _run(
         motion=next((float(row[name]) for name in _MOTION
                      if isinstance(row.get(name), int | float)), math.nan),
         problem=problem,
-        **columns,
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def read_npy(path: Path, *, values: bool = True) -> tuple[Matrix, str]:
         size = int(np.prod(shape)) * dtype.itemsize
         check_claim(path, size)
         if not values:
-            return Matrix(*shape), ""
+            return Matrix(shape[0], shape[1]), ""
         check_room(path, 2 * size, "numbers")
         rest = start.read()
         data = rest + file.read(max(0, size - len(rest)))
@@ -76,7 +76,7 @@ def read_npy(path: Path, *, values: bool = True) -> tuple[Matrix, str]:
         file.finish()
     matrix = np.frombuffer(data, dtype, count=int(np.prod(shape)))
     ordered = matrix.reshape(shape, order="F" if is_fortran else "C")
-    return Matrix(*shape, values=_as_float(ordered)), file.sha256
+    return Matrix(shape[0], shape[1], values=_as_float(ordered)), file.sha256
 
 
 def split_hdf5(path: Path) -> tuple[Path, str]:
@@ -141,10 +141,10 @@ def read_dataset(path: Path, *, values: bool = True) -> tuple[Matrix, str]:
         shape, dtype = dataset.shape, dataset.dtype
         _check_matrix(path, shape, dtype)
         if not values:
-            return Matrix(*shape), ""
+            return Matrix(shape[0], shape[1]), ""
         check_room(path, 2 * int(np.prod(shape)) * dtype.itemsize, "numbers")
         stored = dataset[()]
-    return Matrix(*shape, values=_as_float(stored)), _digest(stored)
+    return Matrix(shape[0], shape[1], values=_as_float(stored)), _digest(stored)
 
 
 def dataset_sha256(path: Path) -> str:

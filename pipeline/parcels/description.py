@@ -284,13 +284,16 @@ class _Reader:
         if not isinstance(value, dict):
             raise self._refusal(where, "keys with values", repr(value), "Correct it.")
         found = {str(key): one for key, one in value.items()}
-        for key in found if keys is not None else ():
-            if key not in keys:  # type: ignore[operator]
-                near = get_close_matches(key, keys, n=1)  # type: ignore[type-var]
+        known = found if keys is None else keys
+        for key in found:
+            if key not in known:
+                near = get_close_matches(key, known, n=1)
                 raise self._refusal(
-                    f"key of {where}", f"one of {', '.join(keys)}", repr(key),  # type: ignore[arg-type]
+                    f"key of {where}",
+                    f"one of {', '.join(known)}",
+                    repr(key),
                     f"Did you mean {near[0]}?" if near else "Remove it.",
-                )  # fmt: skip
+                )
         return found
 
     def _text(self, where: str, value: Any) -> str:

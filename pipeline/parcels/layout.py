@@ -131,9 +131,8 @@ def _kept(
     names: Sequence[str], n_names: int, text: int, layout: SeriesLayout, path: Path
 ) -> npt.NDArray[np.int64]:
     """Return the positions that are parcels."""
-    positions = np.arange(n_names)
     if isinstance(layout.skip, int):
-        return positions[layout.skip :]
+        return np.arange(layout.skip, max(n_names, layout.skip))
     unknown = [name for name in layout.skip if name not in names]
     if unknown:
         raise RunError(
@@ -144,7 +143,7 @@ def _kept(
     dropped = {*layout.skip, *(n for n in names[:2] if n.strip().lower() in _NO_PARCELS)}
     if names and all(names[1:]):
         dropped.add("")  # the index of a table of pandas or R
-    kept = [i for i in positions if not names or names[i] not in dropped]
+    kept = [i for i in range(n_names) if not names or names[i] not in dropped]
     return np.array(kept, np.int64)
 
 

@@ -114,12 +114,13 @@ def _numbers(
         )  # fmt: skip
     except (ValueError, OverflowError) as error:  # ParserError is a ValueError
         raise _refusal(path, "a table of numbers", str(error).strip(), "Write it again.") from error
-    odd = [column for column in table if table[column].dtype.kind not in "iuf"]
+    odd = [i for i in range(table.shape[1]) if table.iloc[:, i].dtype.kind not in "iuf"]
     if odd:
-        column = table[odd[0]].astype(str)
+        column = table.iloc[:, odd[0]].astype(str)
         row = int(np.argmax(pd.to_numeric(column, errors="coerce").isna().to_numpy()))
         raise _refusal(
-            path, "numbers", f"{column.iloc[row]!r} in row {row + 1}, column {int(odd[0]) + 1}",
+            path, "numbers",
+            f"{column.iloc[row]!r} in row {row + 1}, column {odd[0] + text_columns + 1}",
             "Correct it, or leave the run out.",
         )  # fmt: skip
     return np.ascontiguousarray(table.to_numpy(np.float64))

@@ -96,10 +96,11 @@ def files_of(
         yield RunFiles(str(source), **more, layout=layout)
         return
     import nibabel as nib
+    from nibabel.cifti2.cifti2_axes import ParcelsAxis
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         if isinstance(source, nib.Cifti2Image):
-            is_parcels = isinstance(source.header.get_axis(1), nib.cifti2.ParcelsAxis)
+            is_parcels = isinstance(source.header.get_axis(1), ParcelsAxis)
             path = Path(folder) / f"run.{'p' if is_parcels else 'd'}tseries.nii"
         elif isinstance(source, nib.spatialimages.SpatialImage):
             path = Path(folder) / "run.nii"

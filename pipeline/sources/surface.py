@@ -210,7 +210,7 @@ def _name_of_mesh(n_vertices: int) -> str:
 
 def _space_of(axes: Any) -> SurfaceSpace | ParcelSpace:
     """Return the space of the spatial axis of a CIFTI file."""
-    from nibabel.cifti2 import ParcelsAxis
+    from nibabel.cifti2.cifti2_axes import ParcelsAxis
 
     spatial = axes.get_axis(1)
     if isinstance(spatial, ParcelsAxis):

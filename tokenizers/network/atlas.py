@@ -324,7 +324,8 @@ def _read_table(path: Path, reference: str, columns: dict[str, str]) -> pd.DataF
         ) from error  # fmt: skip
     for ours, name in columns.items():
         if ours not in _COLUMNS or name not in table:
-            odd, known = (ours, _COLUMNS) if ours not in _COLUMNS else (name, tuple(table))
+            there = [str(column) for column in table]
+            odd, known = (ours, list(_COLUMNS)) if ours not in _COLUMNS else (name, there)
             near = get_close_matches(odd, known, n=1)
             raise AtlasError(
                 expected("Columns of atlas", path, f"one of {', '.join(known)}", repr(odd),
