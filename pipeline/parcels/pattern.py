@@ -65,7 +65,8 @@ def find_series(root: Path, pattern: str, where: Path) -> Iterator[FoundSeries]:
         raise _refusal(where, "{subject}", pattern, "Put it where the names have the subject's id.")
     outer, inner = _split(pattern)
     for path in sorted(root.glob(_glob(outer))):
-        if any(part.startswith(".") for part in path.relative_to(root).parts) or path.is_dir():
+        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if is_hidden or path.is_dir() or path.suffix == ".json":  # a sidecar
             continue
         candidates = [path]
         if inner:

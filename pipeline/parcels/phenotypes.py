@@ -31,6 +31,8 @@ __all__ = ["read_phenotypes"]
 #: Usual names of the column of ids.
 _IDS = ("participant_id", "subject", "subject_id", "sub_id", "subid", "id", "eid", "ScanDir ID")
 _SESSIONS = ("session_id", "session")
+#: Other spellings of a whole number: -9999 is also -9999.0.
+_DECIMALS = ("", ".0", ".00")
 
 
 def read_phenotypes(dataset: str, about: PhenotypeTable, id_digits: int) -> Phenotypes:
@@ -51,7 +53,7 @@ def read_phenotypes(dataset: str, about: PhenotypeTable, id_digits: int) -> Phen
     try:
         table, said = read_subject_table(
             about.path, CSV, [about.subject] if about.subject else _IDS, prefix="sub-",
-            sessions=_SESSIONS, missing=about.missing,
+            sessions=_SESSIONS, missing=[m + end for m in about.missing for end in _DECIMALS],
         )  # fmt: skip
     except UnreadableError as error:
         raise CatalogError(

@@ -79,9 +79,10 @@ def _matrix(text: str, path: Path, values: bool) -> Matrix:
         rows = [line.removesuffix("\t") for line in rows]
     width = len(_split(rows[0], separator)) if rows else len(header)
     for line in comments if not header else ():
-        after = _split(line.lstrip().lstrip("#").strip(), separator)
-        hashed = _split(line.strip(), separator)
-        header = next((one for one in (hashed, after) if len(one) == width), header)
+        fields = _split(line.strip(), separator)
+        if not fields[-1].startswith("#"):  # one mark for the line, not one for each name
+            fields = _split(line.lstrip().lstrip("#").strip(), separator)
+        header = fields if len(fields) == width else header
     if header and len(header) == width - 1:  # R leaves out the name of the rows
         header = ["", *header]
     if header and len(header) != width:

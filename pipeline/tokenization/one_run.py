@@ -139,15 +139,20 @@ def tokenize(
         assert tr is not None
         encoded = _encode(run, tokenizer, tr, scratch, f"an array of {run.space.description}")
         return _tokenized(tokenizer, encoded, tr)
+    n_parcels = tokenizer.grid.n_tokens
     with ExitStack() as held:
         files = held.enter_context(
             files_of(source, right=right, warp=warp, mask=mask, affine=affine, tr=tr,
-                     scratch=scratch, n_parcels=tokenizer.grid.n_tokens)
+                     scratch=scratch, n_parcels=n_parcels if _takes_parcels(tokenizer) else 0)
         )  # fmt: skip
         seconds = _checked(files, tr)
         opened = open_run(files)
         encoded = _encode(opened, tokenizer, seconds, scratch, files.path)
         return _tokenized(tokenizer, encoded, seconds)
+
+
+def _takes_parcels(tokenizer: Tokenizer) -> bool:
+    return not tokenizer.problem(ParcelSpace(tokenizer.grid.n_tokens))
 
 
 def _checked(files: RunFiles, tr: float | None) -> float:
