@@ -150,6 +150,8 @@ def read_dataset(path: Path, *, values: bool = True) -> tuple[Matrix, str]:
 def dataset_sha256(path: Path) -> str:
     """Return the digest of a matrix in an HDF5 file: of shape, type and values."""
     with _dataset(path) as dataset:
+        _check_matrix(path, dataset.shape, dataset.dtype)
+        check_room(path, 2 * int(np.prod(dataset.shape)) * dataset.dtype.itemsize, "numbers")
         return _digest(dataset[()])
 
 

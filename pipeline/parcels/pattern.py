@@ -68,21 +68,21 @@ def find_series(root: Path, pattern: str, where: Path) -> Iterator[FoundSeries]:
         is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
         if is_hidden or path.is_dir() or path.suffix == ".json":  # a sidecar
             continue
-        candidates = [path]
-        if inner:
+        names = [inner] if inner else [""]
+        if _TOKEN.search(inner):
             try:
-                candidates = [path / name for name in dataset_names(path)]
+                names = dataset_names(path)
             except RunError as error:
                 yield FoundSeries(path, {}, str(error).replace(str(path), "the file"))
                 continue
-        for one in candidates:
-            match = expression.fullmatch(one.relative_to(root).as_posix())
-            if match is None:
-                continue
-            if named:
-                yield FoundSeries(one, match.groupdict())
-            else:
-                yield _by_bids_name(one)
+        matches = [(path / name, expression.fullmatch((path / name).relative_to(root).as_posix()))
+                   for name in names]  # fmt: skip
+        for one, match in matches:
+            if match is not None:
+                yield FoundSeries(one, match.groupdict()) if named else _by_bids_name(one)
+        if inner and not any(match for _, match in matches):
+            there = ", ".join(names[:5]) or "no matrix"
+            yield FoundSeries(path, {}, f"no dataset in it fits {inner}, but it has {there}")
 
 
 def _by_bids_name(path: Path) -> FoundSeries:

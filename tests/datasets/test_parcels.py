@@ -7,6 +7,7 @@ import math
 import tarfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,3 +241,15 @@ def test_real_subjects_of_abide(data, tmp_path):
     run = tokenize(first["path"], "network", tr=first["tr"], options=own["network"])
     assert run.values.shape[1:] == (200, 1)
     assert run.static["network_distance"].max() < 25
+
+
+def test_a_dataset_that_is_not_there_is_named_with_those_that_are(tmp_path):
+
+    describe(tmp_path, 'pattern: "{subject}.h5/rest"\natlas: atlas.tsv\ntr: 2.0\n')
+    for subject, name in (("01", "rest"), ("02", "task")):
+        with h5py.File(tmp_path / f"{subject}.h5", "w") as file:
+            file[name] = series()
+    runs = catalog(tmp_path).runs
+    assert runs["source"].tolist() == ["01.h5/rest", "02.h5/rest"]
+    assert runs["problem"][0] == ""
+    assert "expected a dataset 'rest', got task. Say in the pattern" in runs["problem"][1]

@@ -68,6 +68,12 @@ def test_datasets_of_one_file(tmp_path):
     assert found.pop("bad.h5").startswith("Run file the file: expected a whole HDF5 file")
     assert found == {"all.h5/sub-01/rest": {"subject": "01"},
                      "all.h5/sub-02/rest": {"subject": "02"}}  # fmt: skip
+    assert find(tmp_path, "all.h5/{subject}/task") == {
+        "all.h5": "no dataset in it fits {subject}/task, but it has sub-01/rest, sub-02/mask, "
+        "sub-02/rest"
+    }
+    # a name without braces is looked for when the run is read
+    assert find(tmp_path, "{subject}.h5/task")["all.h5/task"] == {"subject": "all"}
 
 
 @pytest.mark.parametrize(
