@@ -100,7 +100,7 @@ def _run(
     one: FoundSeries,
     about: Description,
     layout: SeriesLayout,
-    rows: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[tuple[str, str], Mapping[str, Any]],
     times: Times,
     tr: float | None,
     found: Found,
@@ -108,7 +108,8 @@ def _run(
     entities = dict(one.entities)
     subject = entities["subject"].zfill(about.id_digits)
     entities["subject"] = subject
-    row = rows.get(subject, {})
+    session = entities.get("session", "")
+    row = rows.get((subject, session)) or rows.get((subject, ""), {})
     site = entities.get("site") or _text(row.get("site"))
     in_id = [f"{_SHORT.get(k, k)}-{v}" for k, v in entities.items() if k != "site"]
     is_cifti = one.path.name.endswith(".ptseries.nii")
@@ -127,7 +128,7 @@ def _run(
         run_id=safe_id("_".join(["parcels", *in_id])),
         subject=subject,
         path=one.path,
-        session=entities.get("session", ""),
+        session=session,
         task=entities.get("task") or about.task,
         site=site,
         family=_text(row.get("family")),
@@ -157,10 +158,13 @@ def _beside(path: Path, found: Found) -> Sidecar | None:
     return read_sidecar({key: (value, file) for key, value in fields.items()})
 
 
-def _by_subject(phenotypes: Phenotypes) -> dict[str, dict[str, Any]]:
-    table = phenotypes.table
-    rows: Iterable[dict[Any, Any]] = table.to_dict("records")
-    return {str(row["subject"]): {str(k): v for k, v in row.items()} for row in rows}
+def _by_subject(phenotypes: Phenotypes) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the phenotypes by subject and session; the session is empty for all sessions."""
+    rows: Iterable[dict[Any, Any]] = phenotypes.table.to_dict("records")
+    return {
+        (str(row["subject"]), str(row["session"])): {str(k): v for k, v in row.items()}
+        for row in rows
+    }
 
 
 def _text(value: Any) -> str:

@@ -63,7 +63,10 @@ def read_phenotypes(dataset: str, about: PhenotypeTable, id_digits: int) -> Phen
     if id_digits:
         table["subject"] = table["subject"].str.zfill(id_digits)
         table = joined_rows(table, said)
-    described: dict[str, Column] = {"site": Column("site", kind="text")}
+    described: dict[str, Column] = {
+        "site": Column("site", kind="text"),
+        "family": Column("family", kind="text"),
+    }
     for name, theirs in about.columns.items():
         column = find_column(table.columns, [theirs])
         if column is None:

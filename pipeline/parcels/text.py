@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from fmritok.tokenizers.network.columns import is_count
 __all__ = ["SUFFIXES", "read_text_matrix"]
 
 SUFFIXES = (".1D", ".tsv", ".csv", ".txt", ".dat")
+#: So many ascending integers in a first row are labels of parcels, no values of a frame.
+_SURELY_LABELS = 5
 #: Texts of missing numbers.
 _MISSING = ("n/a", "N/A", "NA", "nan", "NaN", "NAN", "null", "")
 _SEPARATORS = "\t,;"
@@ -73,7 +76,7 @@ def _matrix(text: str, path: Path, values: bool) -> Matrix:
     separator = _separator(rows[-1])
     header: list[str] = []
     first = _split(rows[0], separator)
-    if not all(map(_is_number, first[len(first) // 2 :])) or _counts(first):
+    if not all(map(_is_number, first[len(first) // 2 :])) or _are_labels(first):
         header, rows = first, rows[1:]
     if separator == "\t" and rows and rows[0].endswith("\t"):  # as AFNI ends its lines
         rows = [line.removesuffix("\t") for line in rows]
@@ -83,8 +86,8 @@ def _matrix(text: str, path: Path, values: bool) -> Matrix:
         if not fields[-1].startswith("#"):  # one mark for the line, not one for each name
             fields = _split(line.lstrip().lstrip("#").strip(), separator)
         header = fields if len(fields) == width else header
-    if header and len(header) == width - 1:  # R leaves out the name of the rows
-        header = ["", *header]
+    if header and len(header) == width - 1 and _has_row_names(rows, separator):
+        header = ["", *header]  # R leaves out the name of the rows
     if header and len(header) != width:
         raise _refusal(path, f"{len(header)} numbers in a row, as its header has names",
                        width, "Write the table again.")  # fmt: skip
@@ -143,10 +146,20 @@ def _n_fields(line: str, separator: str) -> int:
     return line.count(separator) + 1 if separator else len(line.split())
 
 
-def _counts(fields: list[str]) -> bool:
-    """Whether the fields of a first row are numbers of columns, after the name of an index."""
-    numbers = fields[not fields[0] :]
-    return len(numbers) > 2 and is_count(numbers)
+def _are_labels(fields: list[str]) -> bool:
+    """Whether a first row of numbers holds labels of parcels: ascending integers, no frame."""
+    numbers = fields[not fields[0] :]  # an index has no name
+    if not all(field.isdecimal() for field in numbers):
+        return False
+    labels = [int(field) for field in numbers]
+    ascending = all(a < b for a, b in pairwise(labels))
+    return is_count(numbers) and len(numbers) > 2 or ascending and len(numbers) >= _SURELY_LABELS
+
+
+def _has_row_names(rows: list[str], separator: str) -> bool:
+    """Whether the first column is text, or counts the rows."""
+    first = [_split(line, separator)[0] for line in rows]
+    return not _is_number(first[0]) or is_count(first)
 
 
 def _is_number(field: str) -> bool:

@@ -253,3 +253,8 @@ def test_a_dataset_that_is_not_there_is_named_with_those_that_are(tmp_path):
     assert runs["source"].tolist() == ["01.h5/rest", "02.h5/rest"]
     assert runs["problem"][0] == ""
     assert "expected a dataset 'rest', got task. Say in the pattern" in runs["problem"][1]
+
+
+def test_the_description_in_the_docs_is_that_of_the_benchmark():
+    docs = (DESCRIPTION.parents[2] / "docs" / "parcels.md").read_text()
+    assert f"```yaml\n{DESCRIPTION.read_text()}```" in docs

@@ -54,6 +54,21 @@ def test_separators_and_line_ends(tmp_path, separator, ending):
     np.testing.assert_allclose(read(tmp_path, text).values, VALUES)
 
 
+def test_ascending_integers_are_labels_and_no_frame(tmp_path):
+    values = series(4, 6)
+    rows = "\n".join("\t".join(f"{x:.2f}" for x in row) for row in values)
+    matrix = read(tmp_path, "2001\t2002\t2101\t2102\t2111\t2112\n" + rows)
+    assert matrix.columns == ("2001", "2002", "2101", "2102", "2111", "2112")
+    np.testing.assert_allclose(matrix.values, values)
+
+
+def test_a_header_may_leave_out_the_name_of_the_rows(tmp_path):
+    lines = [f"{i}\t{row}" for i, row in enumerate(ROWS.splitlines(), 1)]
+    assert read(tmp_path, "a\tb\tc\n" + "\n".join(lines)).columns == ("", "a", "b", "c")
+    with pytest.raises(RunError, match="2 numbers in a row, as its header has names, got 3"):
+        read(tmp_path, "a\tb\n" + ROWS)
+
+
 def test_lines_of_afni_end_with_a_tab(tmp_path):
     matrix = read(tmp_path, "a\tb\tc\n" + ROWS.replace("\n", "\t\n"))
     np.testing.assert_allclose(matrix.values, VALUES)
