@@ -82,11 +82,11 @@ class CiftiSource(_LoadedSource):
 
         self.path = path
         self.source_sha256 = ""
-        with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
+        with damage_named(path, "a CIFTI-2 time series"), open_binary(path) as raw:
             self._header = raw_cifti_header(HashedFile(raw, path).read(_NIFTI2_HEADER - 4), path)
         self._stored = value_type(self._header, path)
         self._slope, self._intercept = scaling(self._header, path)
-        with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
+        with damage_named(path, "a CIFTI-2 time series"), open_binary(path) as raw:
             file = HashedFile(raw, path)
             offset = int(self._header["vox_offset"])
             check_room(path, offset, "bytes of header")

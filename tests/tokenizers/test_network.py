@@ -230,9 +230,9 @@ def test_an_atlas_in_another_place_or_of_other_numbers_is_refused(tmp_path):
     with pytest.raises(AtlasError, match="2 of 2 without a single sample.*same space"):
         load_atlas(reference).members(VolumeSpace((20, 20, 20), far))
     write_atlas(tmp_path, labels * 0.3, rows, dtype=np.float32)
-    from fmritok.tokenizers.network.atlas import _label_image
+    from fmritok.tokenizers.network.labels import label_image
 
-    _label_image.cache_clear()
+    label_image.cache_clear()
     with pytest.raises(AtlasError, match="whole numbers, got other numbers"):
         load_atlas(reference).members(VolumeSpace((20, 20, 20), np.diag([2.0, 2, 2, 1])))
 
