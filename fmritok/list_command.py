@@ -69,11 +69,8 @@ def _rows(kind: str) -> Iterator[tuple[str, str, str]]:
         )
     elif kind == "atlases":
         yield "seitzman300", "285 coordinates in 13 networks, built in", "fmritok"
-        yield (
-            "FOLDER",
-            "a folder with atlas.tsv and its images, as `fmritok fetch atlas` writes",
-            "fmritok",
-        )
+        yield "FOLDER", "a table atlas.tsv and its images, such as `fmritok fetch atlas`", "fmritok"
+        yield "FILE", "a table of parcels, with networks and images or without", "fmritok"
     else:
         yield from _registered(_registry(kind))
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fmritok.progress import tracked
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM
-from fmritok.tokenizers.spaces import SampleSpace
+from fmritok.tokenizers.spaces import ParcelSpace, SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
 from fmritok.tokenizers.vae.intensity import Intensity, VolumeStatistics
@@ -27,6 +27,9 @@ __all__ = [
     "Frames", "Series", "SeriesTokenizer", "SeriesTokens", "TokenGrid", "Tokenizer", "Tokens",
     "VolumeTokenizer",
 ]  # fmt: skip
+
+#: What a tokenizer of voxels or vertices wants instead of parcels.
+NO_PARCELS = "volumes or surfaces"
 
 Frames = npt.NDArray[np.float32]
 Series = npt.NDArray[np.float32]
@@ -103,8 +106,11 @@ class Tokenizer(ABC):
         return n_frames, tr
 
     def problem(self, space: SampleSpace) -> str:
-        """Return why runs in a sample space cannot be encoded; empty if they can."""
-        return ""
+        """Return why runs in a sample space cannot be encoded; empty if they can.
+
+        Time courses of parcels have no voxels or vertices: only tokenizers of parcels take them.
+        """
+        return NO_PARCELS if isinstance(space, ParcelSpace) else ""
 
     @abstractmethod
     def setup(self) -> None:

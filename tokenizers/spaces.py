@@ -1,4 +1,4 @@
-"""Sample spaces: voxels of a grid, or vertices of cortical surfaces."""
+"""Sample spaces: voxels of a grid, vertices of cortical surfaces, or parcels of an atlas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEFT", "MESHES", "RIGHT", "VOXEL", "SampleSpace", "SurfaceSpace", "VolumeSpace"]
+__all__ = [
+    "LEFT", "MESHES", "RIGHT", "VOXEL", "ParcelSpace", "SampleSpace", "SurfaceSpace", "VolumeSpace",
+]  # fmt: skip
 
 #: Part of a sample of a :class:`SurfaceSpace`: left or right hemisphere, or subcortical voxel.
 LEFT, RIGHT, VOXEL = 0, 1, -1
@@ -127,7 +129,37 @@ class SurfaceSpace:
         return found
 
 
-SampleSpace = VolumeSpace | SurfaceSpace
+@dataclass(frozen=True, eq=False)
+class ParcelSpace:
+    """Parcels whose time courses were computed elsewhere.
+
+    Attributes
+    ----------
+    n_samples : int
+        Time courses of a run.
+    names : tuple of str
+        Name of each time course. Empty if they have none: then they are in the order of the atlas's
+        table.
+    """
+
+    n_samples: int
+    names: tuple[str, ...] = ()
+
+    is_volume = False
+
+    @property
+    def description(self) -> str:
+        """Description of the samples for messages."""
+        return f"time courses of {self.n_samples} parcels"
+
+    @cached_property
+    def key(self) -> str:
+        """Digest that is equal for equal spaces."""
+        text = repr(("parcels", self.n_samples, self.names))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+SampleSpace = VolumeSpace | SurfaceSpace | ParcelSpace
 
 #: Template by its number of vertices per hemisphere.
 MESHES = {32492: "fsLR", 59292: "fsLR-59k", 163842: "fsaverage", 40962: "fsaverage6",

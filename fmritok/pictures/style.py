@@ -63,10 +63,11 @@ _SPAN = 0.25
 def house_style() -> Iterator[None]:
     """Draw in the house style; a context or a decorator of a function that draws."""
     import matplotlib
+    from cycler import cycler
 
-    defaults: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
-    with matplotlib.rc_context({**defaults, **_SETTINGS, "backend": "agg"}):
-        matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=COLOURS)
+    settings: Any = {**matplotlib.rcParamsDefault, **_SETTINGS, "backend": "agg"}
+    with matplotlib.rc_context(settings):
+        matplotlib.rcParams["axes.prop_cycle"] = cycler(color=COLOURS)
         yield
 
 

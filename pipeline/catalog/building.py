@@ -159,7 +159,9 @@ def _look(file: RunFile, tr: float | None) -> _Look:
     """Examine all files of one run."""
     look = _Look(tr=file.sidecar.tr if tr is None else tr, problem=file.problem)
     if not file.problem:
-        header = run_header(file.path, file.right, native_ok=file.warp is not None)
+        header = run_header(
+            file.path, file.right, native_ok=file.warp is not None, layout=file.layout
+        )
         seconds = repetition_time(
             header.tr, file.path, n_frames=header.n_frames, given=tr, sidecar=file.sidecar,
             usual=file.usual_tr, instead=file.documented_tr,

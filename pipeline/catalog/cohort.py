@@ -40,9 +40,9 @@ class Cohort:
         Name of the adapter.
     runs : pd.DataFrame
         One row per run: ``run_id, dataset, subject, session, task, site, family, tr, space,
-        source`` (path below the root), ``path, right, warp, mask`` (text, empty if none),
-        ``source_bytes, source_time`` (text: sizes in bytes and modification times, ns since 1970,
-        of the run's file, right hemisphere, warp and mask, in this order), ``motion`` (mm),
+        source`` (path below the root), ``path, right, warp, mask, layout`` (text, empty if
+        none), ``source_bytes, source_time`` (text: sizes in bytes and modification times, ns since
+        1970, of the run's file, right hemisphere, warp and mask, in this order), ``motion`` (mm),
         ``n_frames, problem`` (why it cannot be tokenized, or empty).
     left_out : pd.DataFrame
         ``path, reason``: skipped files.

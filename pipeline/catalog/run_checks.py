@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fmritok.errors import expected
 from fmritok.faults import told_apart
 from fmritok.pipeline.catalog.phenotypes import showable
+from fmritok.pipeline.parcels.arrays import HDF5, dataset_stamp, split_hdf5
 from fmritok.pipeline.sources.files import file_stamp
 from fmritok.pipeline.tables.remarks import Reason
 from fmritok.pipeline.tables.small_files import POINTER_BYTES, not_fetched
@@ -57,7 +58,8 @@ def stamp_of(files: RunFiles) -> Stamp:
             continue
         try:
             with told_apart("source", path):
-                stamp = file_stamp(path)
+                inside = split_hdf5(path)[0].suffix in HDF5
+                stamp = dataset_stamp(path) if inside else file_stamp(path)
             if stamp[0] > POINTER_BYTES or not_fetched(path) is None:
                 stamps.append(stamp)
                 continue

@@ -62,8 +62,8 @@ def _tokenizer_options(function: Function) -> Function:
         click.option("--group", "names", multiple=True, metavar="NAME",
                      help="Name of the token group, one for each --tokenizer; default: the "
                      "tokenizer's name."),
-        click.option("--tokenizer", "tokenizers", multiple=True, default=("vae",),
-                     show_default=True, metavar="NAME",
+        click.option("--tokenizer", "tokenizers", multiple=True, metavar="NAME",
+                     show_default="vae, for parcels network",
                      help="Tokenizer, such as vae, flatmap or network; repeat it to encode each "
                      "run with several."),
     ):  # fmt: skip
@@ -73,12 +73,13 @@ def _tokenizer_options(function: Function) -> Function:
 
 def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     """Catalogue the cohort and describe the groups that are to be written."""
-    from fmritok.pipeline.datasets import catalog_cohort
+    from fmritok.pipeline.datasets import catalog_cohort, default_tokenizers
     from fmritok.pipeline.store.names import check_group_name
     from fmritok.pipeline.tokenization.plan import check_input, plan_group
     from fmritok.tokenizers.registry import build_tokenizer
 
-    tokenizers, names = options["tokenizers"], options["names"]
+    own = default_tokenizers(options["dataset"], options["root"])
+    tokenizers, names = options["tokenizers"] or tuple(own), options["names"]
     if names and len(names) != len(tokenizers):
         raise click.UsageError(f"--group: expected {len(tokenizers)} names, one for each "
                                f"--tokenizer, got {len(names)}")  # fmt: skip
@@ -98,10 +99,13 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     groups = []
     for tokenizer, name in zip(tokenizers, names, strict=True):
         arguments = settings.get(tokenizer, {})
+        if "atlas" not in arguments:
+            arguments = own.get(tokenizer, {}) | arguments
         built = build_tokenizer(tokenizer, arguments)
         groups.append(plan_group(built, arguments, name=name, precision=options["store_dtype"],
                                  codec=options["codec"]))  # fmt: skip
-    check_input(options["input"], groups)
+    is_parcels = options["dataset"] == "parcels"
+    check_input("parcels" if is_parcels else options["input"], groups)
     with Progress("catalog"):
         cohort = catalog_cohort(
             options["dataset"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fmritok.errors import CatalogError
 from fmritok.pipeline.catalog.cohort import Adapter, Cohort, Input
 from fmritok.registry import Registry
 
-__all__ = ["DATASETS", "catalog_cohort", "get_adapter"]
+__all__ = ["DATASETS", "catalog_cohort", "default_tokenizers", "get_adapter"]
 
 #: Other distributions register adapters in the entry-point group ``fmritok.datasets``.
 DATASETS = Registry(
@@ -20,6 +21,7 @@ DATASETS = Registry(
         "bids": "fmritok.pipeline.datasets.bids:catalog_bids",
         "demo": "fmritok.pipeline.datasets.hcp:catalog_demo",
         "hcp": "fmritok.pipeline.datasets.hcp:catalog_hcp",
+        "parcels": "fmritok.pipeline.datasets.parcels:catalog_parcels",
         "ukb": "fmritok.pipeline.datasets.ukb:catalog_ukb",
     },
     CatalogError,
@@ -36,6 +38,21 @@ def get_adapter(dataset: str) -> Adapter:
     """
     adapter: Adapter = DATASETS.find(dataset)
     return adapter
+
+
+def default_tokenizers(dataset: str, root: Path) -> dict[str, dict[str, Any]]:
+    """Return the tokenizers that a cohort gets unasked, with options that the cohort defines.
+
+    Raises
+    ------
+    CatalogError
+        If the description of parcel time courses is wrong.
+    """
+    if dataset != "parcels":
+        return {"vae": {}}
+    from fmritok.pipeline.datasets.parcels import network_options
+
+    return {"network": network_options(root)}
 
 
 def catalog_cohort(

@@ -18,6 +18,8 @@ from fmritok.pipeline.headers.nifti import (
 )
 from fmritok.pipeline.headers.placement import not_in_mni
 from fmritok.pipeline.headers.surface import SurfaceHeader, read_cifti_header, read_gifti_header
+from fmritok.pipeline.parcels.layout import SeriesLayout
+from fmritok.pipeline.parcels.source import series_frames
 from fmritok.regular import NotAFileError
 
 __all__ = ["RunHeader", "header_problem", "looked_at", "read_header", "run_header"]
@@ -90,17 +92,22 @@ def read_header(path: Path) -> VolumeHeader:
         return parse_volume_header(file_start(path, HEADER_BYTES), path)
 
 
-def run_header(path: Path, right: Path | None = None, *, native_ok: bool = False) -> RunHeader:
-    """Read the header of one run. The data are not read, except for GIFTI files.
+def run_header(
+    path: Path, right: Path | None = None, *, native_ok: bool = False, layout: str = ""
+) -> RunHeader:
+    """Read the header of one run. The data are not read, except for GIFTI files and text.
 
     Parameters
     ----------
     path : Path
-        NIfTI volumes, a CIFTI ``dtseries.nii`` or the left ``func.gii``; may lie in a zip file.
+        NIfTI volumes, a CIFTI ``dtseries.nii`` or the left ``func.gii``; may lie in a zip file. Or
+        time courses of parcels.
     right : Path, optional
         The right ``func.gii``.
     native_ok : bool
         Whether volumes may be in native space: they come with a warp.
+    layout : str
+        Of time courses of parcels, see :class:`fmritok.pipeline.sources.opening.RunFiles`.
 
     Raises
     ------
@@ -110,9 +117,13 @@ def run_header(path: Path, right: Path | None = None, *, native_ok: bool = False
     header: SurfaceHeader | VolumeHeader
     problem = ""
     try:
-        if path.name.endswith(".dtseries.nii"):
-            with looked_at(path, "a CIFTI-2 dense time series (dtseries.nii)"):
+        if path.name.endswith((".dtseries.nii", ".ptseries.nii")):
+            with looked_at(path, "a CIFTI-2 time series (dtseries.nii, ptseries.nii)"):
                 header = read_cifti_header(path)
+        elif layout:
+            with looked_at(path, "time courses of parcels"):
+                n_frames = series_frames(path, SeriesLayout.from_text(layout))
+            header = SurfaceHeader(n_frames, math.nan)
         elif path.name.endswith((".gii", ".gii.gz")):
             with looked_at(path, "a GIFTI file"):
                 header = read_gifti_header(path)

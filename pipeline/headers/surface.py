@@ -147,6 +147,6 @@ def _overlapping(start: bytes, file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 def _no_cifti(path: Path, got: str) -> RunError:
     return RunError(
-        expected("File", path, "a CIFTI-2 dense time series (dtseries.nii)", got,
+        expected("File", path, "a CIFTI-2 time series (dtseries.nii, ptseries.nii)", got,
                  "Copy the file again from its source.")
     )  # fmt: skip

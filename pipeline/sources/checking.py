@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
 from fmritok.pipeline.sources.opening import RunSource
-from fmritok.tokenizers.spaces import LEFT, RIGHT, VOXEL, SurfaceSpace
+from fmritok.tokenizers.spaces import LEFT, RIGHT, VOXEL, ParcelSpace, SurfaceSpace
 
 __all__ = ["checked_blocks"]
 
@@ -87,7 +87,9 @@ class _Checks:
         damaged = int((self._ever & ~self._always).sum())
         space = self._source.space
         places = "voxels"
-        if isinstance(space, SurfaceSpace):
+        if isinstance(space, ParcelSpace):
+            places = "parcels"
+        elif isinstance(space, SurfaceSpace):
             places = "grayordinates" if (space.part == VOXEL).any() else "vertices"
         raise self._refusal(
             f"Frame {self._first_damaged} of", "finite intensities",

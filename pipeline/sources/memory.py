@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
+from fmritok.pipeline.parcels.layout import SeriesLayout
+from fmritok.pipeline.parcels.source import is_series
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.tokenizers.spaces import MESHES, SampleSpace, SurfaceSpace
 
@@ -64,6 +66,7 @@ def files_of(
     affine: npt.ArrayLike | None = None,
     tr: float | None = None,
     scratch: Path | None = None,
+    n_parcels: int = 0,
 ) -> Iterator[RunFiles]:
     """Provide the files of a run. Images and arrays are written to a temporary folder.
 
@@ -78,6 +81,8 @@ def files_of(
         Seconds between frames; required for an array.
     scratch : Path, optional
         Folder for the file. Default: the system's temporary folder.
+    n_parcels : int
+        Parcels of the tokenizer's atlas, for files of their time courses; 0 if unknown.
 
     Raises
     ------
@@ -85,15 +90,18 @@ def files_of(
         If an array has no affine or repetition time, or is not a series of volumes.
     """
     others = (("right", right), ("warp", warp), ("mask", mask))
-    more = {name: Path(path) for name, path in others if path is not None}
+    more: dict[str, Any] = {name: Path(path) for name, path in others if path is not None}
     if isinstance(source, str | PathLike):
-        yield RunFiles(Path(source), **more)
+        layout = SeriesLayout(n_parcels).to_text() if is_series(Path(source)) else ""
+        yield RunFiles(Path(source), **more, layout=layout)
         return
     import nibabel as nib
+    from nibabel.cifti2.cifti2_axes import ParcelsAxis
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         if isinstance(source, nib.Cifti2Image):
-            path = Path(folder) / "run.dtseries.nii"
+            is_parcels = isinstance(source.header.get_axis(1), ParcelsAxis)
+            path = Path(folder) / f"run.{'p' if is_parcels else 'd'}tseries.nii"
         elif isinstance(source, nib.spatialimages.SpatialImage):
             path = Path(folder) / "run.nii"
         else:

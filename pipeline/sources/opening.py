@@ -34,12 +34,15 @@ class RunFiles:
         FSL warp field from the native space of `path` to MNI.
     mask : Path, optional
         Brain mask on the grid of the volumes.
+    layout : str
+        For time courses of parcels: :class:`fmritok.pipeline.parcels.layout.SeriesLayout` as text.
     """
 
     path: Path
     right: Path | None = None
     warp: Path | None = None
     mask: Path | None = None
+    layout: str = ""
 
 
 #: Columns of the catalogue with the files of a run, in this order.
@@ -48,7 +51,8 @@ FILE_COLUMNS = tuple(one.name for one in fields(RunFiles))
 
 def files_of_row(row: Mapping[Any, Any]) -> RunFiles:
     """Return the files named by a row of the catalogue."""
-    return RunFiles(**{name: Path(row[name]) for name in FILE_COLUMNS if row[name]})
+    paths = (name for name in FILE_COLUMNS if name != "layout" and row[name])
+    return RunFiles(**{name: Path(row[name]) for name in paths}, layout=row["layout"])
 
 
 def as_row(files: RunFiles) -> dict[str, str]:
@@ -107,10 +111,15 @@ def open_run(files: RunFiles) -> RunSource:
         If the header is unreadable, or the files of the run do not match.
     """
     path = files.path
-    if path.name.endswith(".dtseries.nii"):
+    if path.name.endswith((".dtseries.nii", ".ptseries.nii")):
         from fmritok.pipeline.sources.surface import CiftiSource
 
         return CiftiSource(path)
+    if files.layout:
+        from fmritok.pipeline.parcels.layout import SeriesLayout
+        from fmritok.pipeline.parcels.source import ParcelSource
+
+        return ParcelSource(path, SeriesLayout.from_text(files.layout))
     if path.name.endswith((".gii", ".gii.gz")):
         from fmritok.pipeline.sources.surface import GiftiSource
 
@@ -142,7 +151,11 @@ def source_sha256(files: RunFiles, *, data: str = "") -> str:
     data : str
         Digest of the data, if they were read already (`RunSource.source_sha256`).
     """
-    if not data:
+    if not data and files.layout:
+        from fmritok.pipeline.parcels.source import series_sha256
+
+        data = series_sha256(files.path)
+    elif not data:
         data = file_sha256(files.path)
         if files.right:
             both = data + file_sha256(files.right)

@@ -1,4 +1,4 @@
-"""Sources of surface runs: CIFTI dense time series, and pairs of GIFTI files."""
+"""Sources of surface runs: CIFTI dense or parcellated series, and pairs of GIFTI files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fmritok.pipeline.sources.files import (
 )
 from fmritok.pipeline.sources.gifti import parse_gifti
 from fmritok.pipeline.sources.whole import skip
-from fmritok.tokenizers.spaces import SurfaceSpace
+from fmritok.tokenizers.spaces import ParcelSpace, SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["CiftiSource", "GiftiSource"]
@@ -41,7 +41,7 @@ class _LoadedSource(ABC):
     slope, intercept = 1.0, 0.0
     description = ""
     to_space: SparseMap | None = None
-    space: SurfaceSpace
+    space: SurfaceSpace | ParcelSpace
     n_frames: int
     source_sha256: str
     dtype = np.dtype(np.float32)
@@ -64,7 +64,7 @@ class _LoadedSource(ABC):
 
 
 class CiftiSource(_LoadedSource):
-    """The grayordinates of one ``dtseries.nii``.
+    """The grayordinates of one ``dtseries.nii``, or the parcels of one ``ptseries.nii``.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class CiftiSource(_LoadedSource):
     Raises
     ------
     RunError
-        If it is not a dense time series, or damaged.
+        If it is not a dense or parcellated time series, or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,11 +82,11 @@ class CiftiSource(_LoadedSource):
 
         self.path = path
         self.source_sha256 = ""
-        with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
+        with damage_named(path, "a CIFTI-2 time series"), open_binary(path) as raw:
             self._header = raw_cifti_header(HashedFile(raw, path).read(_NIFTI2_HEADER - 4), path)
         self._stored = value_type(self._header, path)
         self._slope, self._intercept = scaling(self._header, path)
-        with damage_named(path, "a CIFTI-2 dense time series"), open_binary(path) as raw:
+        with damage_named(path, "a CIFTI-2 time series"), open_binary(path) as raw:
             file = HashedFile(raw, path)
             offset = int(self._header["vox_offset"])
             check_room(path, offset, "bytes of header")
@@ -95,19 +95,18 @@ class CiftiSource(_LoadedSource):
             matrix = nib.cifti2.parse_cifti2.Cifti2Parser()
             matrix.parse(string=_cifti_xml(extensions))
             axes: Any = matrix.header
-            series, models = axes.get_axis(0), _in_mm(axes)
-            self.space = SurfaceSpace.of_cifti(models)
-            self.n_frames = len(series)
+            self.space = _space_of(axes)
+            self.n_frames = len(axes.get_axis(0))
         except (ExpatError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
             raise RunError(
-                expected("Run file", path, "a CIFTI-2 dense time series (dtseries.nii)",
+                expected("Run file", path, "a CIFTI-2 time series (dtseries.nii, ptseries.nii)",
                          f"{type(error).__name__}: {error}", "Check the file, or copy it again.")
             ) from error  # fmt: skip
         shape = tuple(int(n) for n in self._header["dim"][5:7])
         if shape != (self.n_frames, self.space.n_samples):
             raise RunError(
                 expected("Run file", path, f"a matrix of {self.n_frames} frames and "
-                         f"{self.space.n_samples} grayordinates, as its XML says", shape,
+                         f"{self.space.n_samples} samples, as its XML says", shape,
                          "Write it again.")
             )  # fmt: skip
 
@@ -207,6 +206,16 @@ def _name_of_mesh(n_vertices: int) -> str:
     from fmritok.tokenizers.spaces import MESHES
 
     return MESHES.get(n_vertices, f"{n_vertices} vertices")
+
+
+def _space_of(axes: Any) -> SurfaceSpace | ParcelSpace:
+    """Return the space of the spatial axis of a CIFTI file."""
+    from nibabel.cifti2.cifti2_axes import ParcelsAxis
+
+    spatial = axes.get_axis(1)
+    if isinstance(spatial, ParcelsAxis):
+        return ParcelSpace(len(spatial), tuple(str(name) for name in spatial.name))
+    return SurfaceSpace.of_cifti(_in_mm(axes))
 
 
 def _in_mm(axes: Any) -> Any:

@@ -15,9 +15,13 @@ from fmritok.pipeline.sources.opening import RunSource
 from fmritok.pipeline.sources.scratch import ScratchArray
 from fmritok.pipeline.sources.volumes import RunVolumes, scaled_product
 from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
+from fmritok.tokenizers.spaces import ParcelSpace
 from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["RunTokens", "SeriesEncoding", "VolumeEncoding"]
+
+#: Range of a time course, as a share of its largest value, that is more than rounding.
+_LEAST_RANGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,10 @@ class SeriesEncoding:
         assert self._signal is not None
         grid = self._tokenizer.grid
         n_frames, _ = self._tokenizer.timing(self._done, self._tr)
-        made = self._tokenizer.encode_series(self._series, self._tr, self._places, self._signal)
+        signal = self._signal
+        if isinstance(self._source.space, ParcelSpace):
+            signal = signal * _varies(self._series)
+        made = self._tokenizer.encode_series(self._series, self._tr, self._places, signal)
         tokens = ScratchArray((n_frames, grid.n_tokens, grid.dim), np.float32, self._scratch)
         done = 0
         for block in made.blocks:
@@ -135,3 +142,9 @@ class SeriesEncoding:
         self._series = np.empty((0, 0), np.float32)
         how = f"{self._source.space.description}, map {self._places.sha256[:12]}"
         return RunTokens(tokens, made.scalars, made.arrays, how + self._source.description)
+
+
+def _varies(series: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return 1 for each parcel that varies over time, and 0 for those without signal."""
+    largest = np.abs(series).max(axis=1)
+    return (np.ptp(series, axis=1) > _LEAST_RANGE * largest).astype(np.float32)

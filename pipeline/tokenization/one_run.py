@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from fmritok.errors import RunError, expected
 from fmritok.pipeline.headers.run_header import run_header
@@ -21,10 +20,9 @@ from fmritok.pipeline.sources.memory import MemorySource, files_of, space_of_sam
 from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
-from fmritok.tokenizers.base import SeriesTokenizer, SeriesTokens, Tokenizer, VolumeTokenizer
+from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
-from fmritok.tokenizers.spaces import SurfaceSpace
-from fmritok.tokenizers.sparse import SparseMap
+from fmritok.tokenizers.spaces import ParcelSpace
 
 __all__ = ["TokenizedRun", "tokenize"]
 
@@ -97,9 +95,11 @@ def tokenize(
     ----------
     source : path, nibabel image, or np.ndarray
         Volumes in MNI space (``.nii``, ``.nii.gz``), grayordinates (``.dtseries.nii``) or a left
-        ``.func.gii``. An array holds volumes (x, y, z, n_frames), with ``affine``; or time courses
-        (n_frames, n_samples) of the vertices of both hemispheres, or of the parcels of the
-        tokenizer's atlas.
+        ``.func.gii``; or time courses of parcels (``.1D``, ``.tsv``, ``.csv``, ``.npy``, HDF5,
+        ``.ptseries.nii``). An array holds volumes (x, y, z, n_frames), with ``affine``; or time
+        courses (n_frames, n_samples) of the vertices of both hemispheres, or of the parcels of the
+        tokenizer's atlas: in the order of its table, or in any order as a pandas DataFrame with
+        their names.
     tokenizer : str or Tokenizer
         Name such as ``network``, or a tokenizer object.
     tr : float, optional
@@ -134,22 +134,32 @@ def tokenize(
         raise TypeError("options belong to a tokenizer that is given by its name")
     tokenizer.setup()
     if not isinstance(source, str | PathLike) and getattr(source, "ndim", 0) == 2:
-        encoded, seconds = _encode_series(np.asarray(source), tokenizer, tr, scratch)
-        return _tokenized(tokenizer, encoded, seconds)
+        names = tuple(map(str, getattr(source, "columns", ())))
+        run = _samples(np.asarray(source), names, tokenizer, tr)
+        assert tr is not None
+        encoded = _encode(run, tokenizer, tr, scratch, f"an array of {run.space.description}")
+        return _tokenized(tokenizer, encoded, tr)
+    n_parcels = tokenizer.grid.n_tokens
     with ExitStack() as held:
         files = held.enter_context(
             files_of(source, right=right, warp=warp, mask=mask, affine=affine, tr=tr,
-                     scratch=scratch)
+                     scratch=scratch, n_parcels=n_parcels if _takes_parcels(tokenizer) else 0)
         )  # fmt: skip
         seconds = _checked(files, tr)
-        run = open_run(files)
-        encoded = _encode(run, tokenizer, seconds, scratch, str(files.path))
+        opened = open_run(files)
+        encoded = _encode(opened, tokenizer, seconds, scratch, str(files.path))
         return _tokenized(tokenizer, encoded, seconds)
+
+
+def _takes_parcels(tokenizer: Tokenizer) -> bool:
+    return not tokenizer.problem(ParcelSpace(tokenizer.grid.n_tokens))
 
 
 def _checked(files: RunFiles, tr: float | None) -> float:
     """Check the header of a run, and return its repetition time, s."""
-    header = run_header(files.path, files.right, native_ok=files.warp is not None)
+    header = run_header(
+        files.path, files.right, native_ok=files.warp is not None, layout=files.layout
+    )
     seconds = repetition_time(header.tr, files.path, n_frames=header.n_frames, given=tr)
     problem = header.problem or seconds.problem
     if problem:
@@ -181,46 +191,27 @@ def _encode(
         return encoding.finish()
 
 
-def _encode_series(
-    series: npt.NDArray[Any], tokenizer: Tokenizer, tr: float | None, scratch: Path | None
-) -> tuple[RunTokens | SeriesTokens, float]:
-    """Encode time courses of vertices, or of parcels of the tokenizer's atlas."""
-    n_frames, n_samples = series.shape
+def _samples(
+    series: npt.NDArray[Any], names: tuple[str, ...], tokenizer: Tokenizer, tr: float | None
+) -> MemorySource:
+    """Return the source of an array of time courses: vertices if their number is that of a mesh."""
     if tr is None or not isinstance(tokenizer, SeriesTokenizer):
         raise RunError(
             expected("Time courses", f"of shape {series.shape} for tokenizer {tokenizer.name}",
                      "a tokenizer of time courses, and tr", f"tr = {tr}",
                      "Give tr in seconds, or volumes (x, y, z, n_frames) with their affine.")
         )  # fmt: skip
-    if tokenizer.grid.dim == 1 and n_samples == tokenizer.grid.n_tokens:
-        parcels = SurfaceSpace.of_meshes("parcels", (n_samples, 0))
-        for _ in checked_blocks(MemorySource(series, parcels), "an array of parcels"):
-            pass  # refuses constant series and values that are not finite
-        own = SparseMap(scipy.sparse.identity(n_samples, format="csr"))
-        signal = (series != 0).any(axis=0).astype(np.float32)
-        values = np.array(series.T, np.float32, order="C")
-        return tokenizer.encode_series(values, tr, own, signal), tr
-    space = space_of_samples(n_samples)
-    if space is None:
-        raise RunError(
-            expected("Time courses", f"for tokenizer {tokenizer.name}",
-                     f"the vertices of both hemispheres, or {tokenizer.grid.n_tokens} parcels",
-                     f"{n_frames} frames of {n_samples} samples", "Check the shape.")
-        )  # fmt: skip
-    return _encode(MemorySource(series, space), tokenizer, tr, scratch, "an array of vertices"), tr
+    n_samples = series.shape[1]
+    space = space_of_samples(n_samples) or ParcelSpace(n_samples, names)
+    return MemorySource(series, space)
 
 
-def _tokenized(
-    tokenizer: Tokenizer, encoded: RunTokens | SeriesTokens, seconds: float
-) -> TokenizedRun:
-    if isinstance(encoded, RunTokens):
-        values, description = encoded.tokens[:], encoded.description
-        encoded.tokens.close()
-    else:
-        values, description = np.concatenate(list(encoded.blocks)), "time courses of parcels"
+def _tokenized(tokenizer: Tokenizer, encoded: RunTokens, seconds: float) -> TokenizedRun:
+    values = encoded.tokens[:]
+    encoded.tokens.close()
     _, token_tr = tokenizer.timing(2, seconds)
     grid = tokenizer.grid
     return TokenizedRun(
         values, float(token_tr), grid.coordinates, dict(grid.static), dict(encoded.arrays),
-        dict(encoded.scalars), tokenizer.provenance(), description,
+        dict(encoded.scalars), tokenizer.provenance(), encoded.description,
     )  # fmt: skip

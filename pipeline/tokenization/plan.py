@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -28,6 +28,7 @@ from fmritok.pipeline.store.tables.annotations import ANNOTATIONS, write_annotat
 from fmritok.pipeline.tokenization.binding import Binding, check_others_at_work, compare_sources
 from fmritok.pipeline.tokenization.task import GroupJob, RunPart, RunTask
 from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
+from fmritok.tokenizers.spaces import ParcelSpace
 from fmritok.tokenizers.stored import kept_options
 
 __all__ = [
@@ -108,14 +109,22 @@ def plan_group(
     return PlannedGroup(tokenizer, GroupJob(tokenizer.name, json.dumps(options), stored), spec)
 
 
-def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
-    """Refuse a tokenizer of volumes for a catalogue of surfaces.
+def check_input(
+    cohort_input: Literal["volume", "surface", "parcels"], groups: Sequence[PlannedGroup]
+) -> None:
+    """Refuse a tokenizer of volumes for surfaces, and all but those of parcels for parcels.
 
     Raises
     ------
     FmritokError
     """
     for planned in groups:
+        wanted = planned.tokenizer.problem(ParcelSpace(planned.spec.n_tokens))
+        if cohort_input == "parcels" and wanted:
+            raise wrong_usage(FmritokError(
+                expected("Tokenizer", planned.tokenizer.name, wanted,
+                         "time courses of parcels", "Choose --tokenizer network.")
+            ))  # fmt: skip
         if cohort_input == "surface" and isinstance(planned.tokenizer, VolumeTokenizer):
             raise wrong_usage(FmritokError(
                 expected("Tokenizer", planned.tokenizer.name, "volumes", "--input surface",

@@ -97,7 +97,7 @@ def test_tokens_of_another_kind_are_refused_by_the_first_field(made, rng):
 
 def test_bad_input_is_refused_as_by_the_tokenizer(made, rng):
     encoder = load_encoder(made / "training")
-    with pytest.raises(RunError, match="30 frames of 7 samples"):
+    with pytest.raises(RunError, match="4 parcels, got time courses of 7"):
         encoder.embed(rng.standard_normal((30, 7)), tr=1.0)
 
 

@@ -80,7 +80,7 @@ def test_time_courses_of_parcels_and_vertices_need_no_image(rng):
     [
         (lambda v: v, {"tr": 2.0}, "no affine"),
         (lambda v: v[..., 0], {"tr": 2.0}, "volumes .x, y, z, n_frames"),
-        (lambda v: np.ones((30, 7)), {"tr": 2.0}, "30 frames of 7 samples"),
+        (lambda v: np.ones((30, 7)), {"tr": 2.0}, "285 parcels, got time courses of 7"),
         (lambda v: np.ones((30, 285)), {}, "tr = None"),
         (lambda v: np.full((30, 285), np.nan), {"tr": 2.0}, "vary over time, got NaN everywhere"),
         (lambda v: np.ones((30, 285)), {"tr": 2.0}, "vary over time, got the same"),

@@ -341,7 +341,8 @@ def test_members_of_zip_files_are_hashed_as_stored(tmp_path, image):
 def test_atlases_templates_and_weights_are_files(tmp_path):
     from fmritok.errors import AtlasError, FmritokError, WeightsError
     from fmritok.tokenizers.flatmap.cortex import _gifti, load_template
-    from fmritok.tokenizers.network.atlas import _label_image, load_atlas
+    from fmritok.tokenizers.network.atlas import load_atlas
+    from fmritok.tokenizers.network.labels import label_image
     from fmritok.tokenizers.vae.weights import Weights
 
     for name in ("atlas.tsv", "template.yaml", "config.json", "x.nii", "x.gii"):
@@ -349,7 +350,7 @@ def test_atlases_templates_and_weights_are_files(tmp_path):
     with pytest.raises(AtlasError, match="not a file"):
         load_atlas(str(tmp_path))
     with pytest.raises(AtlasError, match="not a file"):
-        _label_image(tmp_path / "x.nii")
+        label_image(tmp_path / "x.nii")
     with pytest.raises(FmritokError, match="not a file"):
         load_template(str(tmp_path))
     with pytest.raises(FmritokError, match="not a file"):

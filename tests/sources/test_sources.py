@@ -96,7 +96,7 @@ def test_a_truncated_cifti_is_one_clear_error(cifti, tmp_path):
     with pytest.raises(RunError, match=r"cut.dtseries.nii: expected \d+ bytes of 16 frames.*Copy"):
         read_all(RunFiles(cut))
     cut.write_bytes(cifti.read_bytes()[:5000])
-    with pytest.raises(RunError, match="CIFTI-2 dense time series"):
+    with pytest.raises(RunError, match="CIFTI-2 time series"):
         open_run(RunFiles(cut))
     cut.write_bytes(cifti.read_bytes()[:600])
     assert "CIFTI-2" in run_header(cut).problem
@@ -105,7 +105,7 @@ def test_a_truncated_cifti_is_one_clear_error(cifti, tmp_path):
 def test_other_nifti_files_are_no_cifti(data, tmp_path):
     fake = tmp_path / "x.dtseries.nii"
     fake.write_bytes(gzip.decompress(next((data / "bold_mni").glob("*mask*")).read_bytes()))
-    with pytest.raises(RunError, match="CIFTI-2 dense time series"):
+    with pytest.raises(RunError, match="CIFTI-2 time series"):
         open_run(RunFiles(fake))
 
 

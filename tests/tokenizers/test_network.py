@@ -190,7 +190,8 @@ TWO, LABELS = {"name": ["a", "b"], "network": ["x", "y"]}, {"label": [1, 2]}
             "1 that no voxel has, the first is 3",
         ),
         (TWO | LABELS | {"name": ["a", "a"]}, "each parcel once, got a twice"),
-        ({"name": ["a", "b"]} | LABELS, "columns name, network and image, label"),
+        ({"network": ["x", "y"]} | LABELS, "columns name, network and image, label"),
+        ({"name": ["a", "b"], "Network": ["x", "y"]} | LABELS, "a column network, got 'Network'"),
         (TWO | {"label": [1, None]}, "a label for each parcel, got none in row 2, 'b'"),
         (TWO | LABELS | {"network": ["x", ""]}, "a network for each parcel, got none in row 2"),
     ],
@@ -229,9 +230,9 @@ def test_an_atlas_in_another_place_or_of_other_numbers_is_refused(tmp_path):
     with pytest.raises(AtlasError, match="2 of 2 without a single sample.*same space"):
         load_atlas(reference).members(VolumeSpace((20, 20, 20), far))
     write_atlas(tmp_path, labels * 0.3, rows, dtype=np.float32)
-    from fmritok.tokenizers.network.atlas import _label_image
+    from fmritok.tokenizers.network.labels import label_image
 
-    _label_image.cache_clear()
+    label_image.cache_clear()
     with pytest.raises(AtlasError, match="whole numbers, got other numbers"):
         load_atlas(reference).members(VolumeSpace((20, 20, 20), np.diag([2.0, 2, 2, 1])))
 

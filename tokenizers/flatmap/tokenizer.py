@@ -225,7 +225,7 @@ class FlatmapTokenizer(SeriesTokenizer):
         """Return why runs in a sample space cannot be encoded: surfaces must have its mesh."""
         if isinstance(space, SurfaceSpace) and space.n_vertices != self.template.n_vertices:
             return f"{self.template.n_vertices[0]} vertices of {self.template.space} a hemisphere"
-        return ""
+        return super().problem(space)
 
     def places(self, space: SampleSpace) -> SparseMap:
         """Return the map from samples to template vertices."""

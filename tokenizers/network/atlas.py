@@ -9,17 +9,21 @@ An atlas is a tab-separated table with one row per parcel. Label images lie in t
 
 ``image`` is a label image in MNI space, for volumes and for the voxels of CIFTI files.
 ``cifti_image`` is a ``dlabel.nii``, for all grayordinates of CIFTI files. It takes precedence.
-Instead of ``image`` and ``label``, a table may have ``x``, ``y``, ``z`` and ``radius`` in mm.
+Instead of ``image`` and ``label``, a table may have ``x``, ``y``, ``z`` and ``radius`` in mm. Time
+courses of parcels need no radius. A table may have other names of columns, and be a CSV file.
+
+Without a column ``network``, each parcel gets the network of the nearest coordinate of an atlas
+that has networks.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,18 +31,26 @@ import pandas as pd
 
 from fmritok.errors import AtlasError, expected
 from fmritok.regular import check_regular
-from fmritok.tokenizers.spaces import LEFT, RIGHT, VOXEL, SampleSpace, SurfaceSpace, VolumeSpace
+from fmritok.tokenizers.network.labels import (
+    Labels,
+    dlabel_on,
+    label_image,
+    labels_at,
+    labels_on_grid,
+)
+from fmritok.tokenizers.network.nearest import NearestNetworks, nearest_networks
+from fmritok.tokenizers.spaces import VOXEL, SurfaceSpace, VolumeSpace
 
 __all__ = ["EMBEDDED_ATLAS", "Atlas", "load_atlas"]
 
 EMBEDDED_ATLAS = "seitzman300"
 _SPHERE_RADIUS_MM = 5.0
-_PLACES = ({"image", "label"}, {"x", "y", "z", "radius"})
+_PLACES = ({"image", "label"}, {"x", "y", "z"})
+_COLUMNS = ("name", "network", "image", "label", "x", "y", "z", "radius", "cifti_image",
+            "cifti_label")  # fmt: skip
 _MAY_BE_EMPTY = ("image", "label", "x", "y", "z", "radius", "cifti_image", "cifti_label")
 #: Largest share of empty parcels. With more, atlas and data are in different spaces.
 _EMPTY_ALLOWED = 0.5
-
-Labels = npt.NDArray[np.int32]
 
 
 class Atlas:
@@ -53,6 +65,8 @@ class Atlas:
         Folder of the label images.
     where : str
         Name of the atlas in errors.
+    nearest : NearestNetworks, optional
+        Where the networks are from, if the table had none; in the order of the table.
 
     Raises
     ------
@@ -61,7 +75,13 @@ class Atlas:
         labels of image and table differ.
     """
 
-    def __init__(self, table: pd.DataFrame, folder: Path, where: str) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        folder: Path,
+        where: str,
+        nearest: NearestNetworks | None = None,
+    ) -> None:
         self.where, self._folder = where, folder
         if not any(columns <= set(table) for columns in _PLACES) or not {"name", "network"} <= set(
             table
@@ -81,6 +101,9 @@ class Atlas:
         self.table = table.iloc[order].reset_index(drop=True)
         self.networks = tuple(str(name) for name in first)
         self.network = self.table["network"].map(first).to_numpy(np.int32)
+        #: Row of each parcel in the table as it was given.
+        self.row = order.astype(np.int64)
+        self.nearest = nearest.reordered(order) if nearest else None
 
     def _check_complete(self, table: pd.DataFrame) -> None:
         needed = [c for c in ("name", "network", "image") if c in table]
@@ -124,7 +147,7 @@ class Atlas:
             centres[rows] = sums[label] / count[label, None]
         return centres
 
-    def members(self, space: SampleSpace) -> list[npt.NDArray[np.int64]]:
+    def members(self, space: VolumeSpace | SurfaceSpace) -> list[npt.NDArray[np.int64]]:
         """Return the sample indices of every parcel, ascending.
 
         Raises
@@ -148,14 +171,22 @@ class Atlas:
 
     def _in_volume(self, space: VolumeSpace) -> list[npt.NDArray[np.int64]]:
         if "image" not in self.table:
+            self._check_radius(space)
             ijk = np.indices(space.shape).reshape(3, -1, order="F").T
             mm = ijk @ space.affine[:3, :3].T + space.affine[:3, 3]
             return self._in_spheres(mm, np.arange(space.n_samples))
         members: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)] * len(self)
         for rows, labels, affine in self._images():
-            labelled = _nearest(labels, affine, space).ravel(order="F")
+            labelled = labels_on_grid(labels, affine, space).ravel(order="F")
             self._gather(members, rows, "label", labelled, np.arange(space.n_samples))
         return members
+
+    def _check_radius(self, space: VolumeSpace) -> None:
+        if "radius" not in self.table:
+            raise AtlasError(
+                expected("Atlas", self.where, f"a column radius (mm), to label {space.description}",
+                         "none", "Add it.")
+            )  # fmt: skip
 
     def _in_grayordinates(self, space: SurfaceSpace) -> list[npt.NDArray[np.int64]]:
         members: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)] * len(self)
@@ -168,12 +199,12 @@ class Atlas:
         by_cifti = self.table["cifti_image"].fillna("").astype(str)
         for name in [n for n in by_cifti.unique() if n]:
             rows = np.flatnonzero(by_cifti == name)
-            labels = _dlabel_on(self._folder / name, space)
+            labels = dlabel_on(self._folder / name, space)
             self._gather(members, rows, "cifti_label", labels, np.arange(space.n_samples))
         if "image" in self.table and len(voxels):
             for rows, labels, affine in self._images():
                 rows = rows[by_cifti.to_numpy()[rows] == ""]
-                found = _nearest_at(labels, affine, space.mm[voxels].astype(np.float64))
+                found = labels_at(labels, affine, space.mm[voxels].astype(np.float64))
                 self._gather(members, rows, "label", found, voxels)
         return members
 
@@ -207,7 +238,7 @@ class Atlas:
         """Yield table rows, labels and affine of each label image, checked against the table."""
         for name in self.table["image"].unique():
             rows = np.flatnonzero(self.table["image"] == name)
-            labels, affine = _label_image(self._folder / str(name))
+            labels, affine = label_image(self._folder / str(name))
             listed = self.table["label"].to_numpy(np.int64)[rows]
             self._check(str(name), labels, listed)
             yield rows, labels, affine
@@ -229,7 +260,11 @@ class Atlas:
             )  # fmt: skip
 
 
-def load_atlas(reference: str = EMBEDDED_ATLAS) -> Atlas:
+def load_atlas(
+    reference: str = EMBEDDED_ATLAS,
+    columns: Mapping[str, str] | None = None,
+    networks_from: str = EMBEDDED_ATLAS,
+) -> Atlas:
     """Load an atlas.
 
     Parameters
@@ -237,32 +272,68 @@ def load_atlas(reference: str = EMBEDDED_ATLAS) -> Atlas:
     reference : str
         ``seitzman300`` (shipped with nilearn: spheres of 5 mm in 13 networks), or the path of a
         table.
+    columns : dict of str to str, optional
+        Names of the table's columns, where they are others than ``name``, ``network``, ``x``, ...
+    networks_from : str
+        Atlas whose nearest coordinate gives each parcel its network, if the table has no networks.
 
     Raises
     ------
     AtlasError
-        If the atlas cannot be read.
+        If the atlas cannot be read, or its parcels are far from those of ``networks_from``.
     """
     if reference == EMBEDDED_ATLAS:
         return Atlas(_seitzman(), Path(), reference)
     path = Path(reference).expanduser()
     path = path / "atlas.tsv" if path.is_dir() else path
+    table = _read_table(path, reference, dict(columns or {}))
+    if "network" in table:
+        return Atlas(table, path.parent, str(path))
+    near_name = next((name for name in map(str, table) if "network" in name.lower()), None)
+    if near_name is not None:
+        raise AtlasError(
+            expected("Atlas", path, "a column network", repr(near_name),
+                     f"Rename it, or say columns = {{network: {near_name}}}.")
+        )  # fmt: skip
+    known = load_atlas(networks_from)
+    centres = Atlas(table.assign(network="none"), path.parent, str(path)).centres
+    networks, nearest = nearest_networks(centres, known, str(path))
+    return Atlas(table.assign(network=networks), path.parent, str(path), nearest)
+
+
+def _read_table(path: Path, reference: str, columns: dict[str, str]) -> pd.DataFrame:
+    """Read the table of an atlas as it is written, and give its columns our names."""
     try:
         check_regular(path)
         with path.open(encoding="utf-8-sig") as file:
             quoted = file.read(1) == '"'
+        theirs = {name: columns.get(name, name) for name in _COLUMNS}
+        comma = path.suffix == ".csv"
         table = pd.read_csv(
-            path, sep="\t", dtype={"name": str, "network": str}, encoding="utf-8-sig",
+            path, sep="," if comma else "\t", encoding="utf-8-sig",
+            dtype={theirs["name"]: str, theirs["network"]: str},
             # "NA" may be a name, and quote marks are plain characters
-            keep_default_na=False, na_values={column: [""] for column in _MAY_BE_EMPTY},
-            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, index_col=False,
+            keep_default_na=False, na_values={theirs[column]: [""] for column in _MAY_BE_EMPTY},
+            quoting=csv.QUOTE_MINIMAL if quoted or comma else csv.QUOTE_NONE, index_col=False,
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise AtlasError(
-            expected("Atlas", reference, f"{EMBEDDED_ATLAS} or a tab-separated table of parcels",
-                     f"{type(error).__name__}: {error}", "Check the path.")
+            expected("Atlas", reference, f"{EMBEDDED_ATLAS} or a table of parcels, separated by "
+                     "tabs (.tsv) or commas (.csv)", f"{type(error).__name__}: {error}",
+                     "Check the path.")
         ) from error  # fmt: skip
-    return Atlas(table, path.parent, str(path))
+    for ours, name in columns.items():
+        if ours not in _COLUMNS or name not in table:
+            there = [str(column) for column in table]
+            odd, known = (ours, list(_COLUMNS)) if ours not in _COLUMNS else (name, there)
+            near = get_close_matches(odd, known, n=1)
+            raise AtlasError(
+                expected("Columns of atlas", path, f"one of {', '.join(known)}", repr(odd),
+                         f"Did you mean {near[0]}?" if near else "Correct the name.")
+            )  # fmt: skip
+    ours_of = {name: ours for ours, name in columns.items()}
+    hidden = [c for c in table if c in _COLUMNS and c not in ours_of and c in columns]
+    return table.drop(columns=hidden).rename(columns=ours_of)
 
 
 def _seitzman() -> pd.DataFrame:
@@ -275,86 +346,3 @@ def _seitzman() -> pd.DataFrame:
     table.insert(0, "name", [f"{r}_{i}" for i, r in enumerate(table["network"])])
     table["radius"] = _SPHERE_RADIUS_MM
     return table[table["network"] != "unassigned"].reset_index(drop=True)
-
-
-@lru_cache(maxsize=4)
-def _label_image(path: Path) -> tuple[Labels, npt.NDArray[np.float64]]:
-    """Read a label image as int32 and its affine, from any stored type."""
-    import nibabel as nib
-
-    try:
-        check_regular(path)
-        image: Any = nib.load(path)
-        values = np.asarray(image.dataobj)
-    except Exception as error:  # nibabel raises many kinds
-        raise AtlasError(
-            expected("Label image", path, "a NIfTI file", f"{type(error).__name__}: {error}",
-                     "Check the path, or copy the file again.")
-        ) from error  # fmt: skip
-    values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
-    labels = np.rint(values).astype(np.int32)
-    if values.ndim != 3 or np.abs(values - labels).max() > 1e-3:
-        raise AtlasError(
-            expected("Label image", path, "three dimensions of whole numbers",
-                     f"shape {values.shape}" if values.ndim != 3 else "other numbers",
-                     "Give a label image, not a probability map or a time series.")
-        )  # fmt: skip
-    return labels, np.asarray(image.affine, np.float64)
-
-
-def _nearest(labels: Labels, affine: npt.NDArray[np.float64], space: VolumeSpace) -> Labels:
-    """Resample labels to a grid by nearest neighbour."""
-    if labels.shape == space.shape and np.allclose(affine, space.affine, atol=1e-4):
-        return labels
-    ijk = np.indices(space.shape).reshape(3, -1).T
-    mm = ijk @ space.affine[:3, :3].T + space.affine[:3, 3]
-    return _nearest_at(labels, affine, mm).reshape(space.shape)
-
-
-def _nearest_at(
-    labels: Labels, affine: npt.NDArray[np.float64], mm: npt.NDArray[np.float64]
-) -> Labels:
-    inverse = np.linalg.inv(affine)
-    # Round halves up, as scipy does with order 0. Halves are frequent on 3 mm grids.
-    voxel = np.floor(mm @ inverse[:3, :3].T + inverse[:3, 3] + 0.5 + 1e-9).astype(np.int64)
-    inside = ((voxel >= 0) & (voxel < labels.shape)).all(axis=1)
-    found = np.zeros(len(mm), np.int32)
-    found[inside] = labels[tuple(voxel[inside].T)]
-    return found
-
-
-def _dlabel_on(path: Path, space: SurfaceSpace) -> Labels:
-    """Read the labels of a ``dlabel.nii`` for the grayordinates of a run."""
-    import nibabel as nib
-
-    try:
-        check_regular(path)
-        image: Any = nib.load(path)
-        labels = np.asarray(image.dataobj)[0].astype(np.int32)
-        theirs = SurfaceSpace.of_cifti(image.header.get_axis(1))
-    except Exception as error:  # nibabel raises many kinds
-        raise AtlasError(
-            expected("Label file", path, "a CIFTI dlabel", f"{type(error).__name__}: {error}",
-                     "Check the path, or copy the file again.")
-        ) from error  # fmt: skip
-    if theirs.n_vertices != space.n_vertices:
-        raise AtlasError(
-            expected("Label file", path, f"labels of {space.description}", theirs.description,
-                     "Take the atlas in the space of the data.")
-        )  # fmt: skip
-    found = np.zeros(space.n_samples, np.int32)
-    for part in (LEFT, RIGHT):
-        column = theirs.columns(part)
-        mine = np.flatnonzero(space.part == part)
-        at = column[space.vertex[mine]]
-        found[mine] = np.where(at >= 0, labels[at], 0)
-    mine = np.flatnonzero(space.part == VOXEL)
-    known = {
-        tuple(mm): label
-        for mm, label, part in zip(
-            np.round(theirs.mm, 1).tolist(), labels.tolist(), theirs.part.tolist(), strict=True
-        )
-        if part == VOXEL
-    }
-    found[mine] = [known.get(tuple(mm), 0) for mm in np.round(space.mm[mine], 1).tolist()]
-    return found

@@ -19,7 +19,8 @@ from fmritok.errors import FmritokError, RunError, expected
 from fmritok.terminal import spreadsheet_cell
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid
 from fmritok.tokenizers.network.atlas import EMBEDDED_ATLAS, Atlas, load_atlas
-from fmritok.tokenizers.spaces import SampleSpace
+from fmritok.tokenizers.network.columns import find_parcels
+from fmritok.tokenizers.spaces import ParcelSpace, SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens
 from fmritok.tokenizers.temporal import bandpass, resample, resampled_frames, standardize
@@ -39,6 +40,10 @@ class NetworkTokenizer(SeriesTokenizer):
         Pass band: lowest and highest frequency, Hz. None: no filter.
     tr : float, optional
         Seconds between token frames. None: the run's own.
+    columns : dict of str to str, optional
+        Names of the columns of the atlas's table, where they are others: ``{name: parcel}``.
+    networks_from : str
+        Atlas whose nearest coordinate gives each parcel its network, if the table has no networks.
     """
 
     name: ClassVar[str] = "network"
@@ -52,8 +57,10 @@ class NetworkTokenizer(SeriesTokenizer):
         *,
         band: tuple[float, float] | None = (0.01, 0.1),
         tr: float | None = 2.0,
+        columns: Mapping[str, str] | None = None,
+        networks_from: str = EMBEDDED_ATLAS,
     ) -> None:
-        self.reference = atlas
+        self.reference, self._columns, self._networks_from = atlas, columns, networks_from
         self.band = None if band is None else (float(band[0]), float(band[1]))
         self.tr = tr
         if self.band is not None and not 0 < self.band[0] < self.band[1]:
@@ -66,19 +73,23 @@ class NetworkTokenizer(SeriesTokenizer):
     @cached_property
     def atlas(self) -> Atlas:
         """The atlas."""
-        return load_atlas(self.reference)
+        return load_atlas(self.reference, self._columns, self._networks_from)
 
     @cached_property
     def grid(self) -> TokenGrid:
         """One token per parcel, with one feature. Parcels are sorted by network."""
         atlas = self.atlas
-        layout = {
+        layout: dict[str, Any] = {
             "token_order": "parcels by network, in the order of `parcels`",
             "parcels": [str(name) for name in atlas.table["name"]],
             "networks": list(atlas.networks),
             "static": {"network": "index of each parcel's network in `networks`"},
         }
-        return TokenGrid(len(atlas), 1, atlas.centres, layout, {"network": atlas.network})
+        static: dict[str, npt.NDArray[Any]] = {"network": atlas.network}
+        if atlas.nearest:
+            layout["static"]["network_distance"] = "mm to the coordinate whose network it has"
+            static["network_distance"] = atlas.nearest.distance
+        return TokenGrid(len(atlas), 1, atlas.centres, layout, static)
 
     @property
     def run_arrays(self) -> dict[str, tuple[int, ...]]:
@@ -87,9 +98,14 @@ class NetworkTokenizer(SeriesTokenizer):
 
     def provenance(self) -> dict[str, Any]:
         """Return all settings that change the tokens."""
+        nearest = self.atlas.nearest
         return {
             "tokenizer": self.name,
             "atlas": {"sha256": self.atlas.sha256},
+            **({} if nearest is None else {"networks": {
+                "rule": "that of the nearest centre", "of_atlas": {"sha256": nearest.sha256},
+                "distance_mm": [round(float(mm), 1) for mm in nearest.distance],
+            }}),
             "band_hz": None if self.band is None else
             {"low": self.band[0], "high": self.band[1], "filter": "butterworth, order 5, twice"},
             "tr": self.tr if self.tr is None else {"seconds": self.tr, "interpolation": "linear"},
@@ -98,8 +114,9 @@ class NetworkTokenizer(SeriesTokenizer):
         }  # fmt: skip
 
     def notes(self) -> dict[str, Any]:
-        """Return the atlas as the user gave it."""
-        return {"atlas": self.reference}
+        """Return the atlas as the user gave it, and the one with networks."""
+        nearest = self.atlas.nearest
+        return {"atlas": self.reference} | ({"networks_from": nearest.atlas} if nearest else {})
 
     def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
         """Return the number of frames and the repetition time after resampling."""
@@ -121,10 +138,14 @@ class NetworkTokenizer(SeriesTokenizer):
         table.to_csv(out, sep="\t", index=False, float_format="%.6g")
         return [out]
 
+    def problem(self, space: SampleSpace) -> str:
+        """Return why runs cannot be encoded: never, for time courses of parcels can be, too."""
+        return ""
+
     def places(self, space: SampleSpace) -> SparseMap:
-        """Return the map from samples to parcel means."""
+        """Return the map from samples to parcel means, or from named time courses to parcels."""
         if space.key not in self._places:
-            members = self.atlas.members(space)
+            members = self._members(space)
             sizes = np.array([len(m) for m in members])
             offsets = np.concatenate([[0], np.cumsum(sizes)])
             weights = np.repeat(1 / np.maximum(sizes, 1), sizes)
@@ -133,6 +154,13 @@ class NetworkTokenizer(SeriesTokenizer):
                 scipy.sparse.csr_array(entries, (len(members), space.n_samples))
             )
         return self._places[space.key]
+
+    def _members(self, space: SampleSpace) -> list[npt.NDArray[np.int64]]:
+        if not isinstance(space, ParcelSpace):
+            return self.atlas.members(space)
+        names = [str(name) for name in self.atlas.table["name"]]
+        found = find_parcels(space, names, self.atlas.row, self.reference)
+        return [np.array([column] if column >= 0 else [], np.int64) for column in found]
 
     def encode_series(
         self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]

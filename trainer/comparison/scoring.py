@@ -17,7 +17,8 @@ from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.probing.cache import FeatureCache
-from fmritok.trainer.probing.rows import ProbeOptions, probe
+from fmritok.trainer.probing.questions import ProbeOptions
+from fmritok.trainer.probing.rows import probe
 from fmritok.trainer.tasks.task import Task
 
 __all__ = ["score_encoders"]

@@ -1,0 +1,1 @@
+"""Time courses of parcels that were computed elsewhere: description, files, reading."""
