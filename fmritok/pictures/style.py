@@ -63,7 +63,7 @@ _SPAN = 0.25
 def house_style() -> Iterator[None]:
     """Draw in the house style; a context or a decorator of a function that draws."""
     import matplotlib
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     settings: Any = {**matplotlib.rcParamsDefault, **_SETTINGS, "backend": "agg"}
     with matplotlib.rc_context(settings):
