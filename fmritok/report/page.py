@@ -27,7 +27,7 @@ from fmritok.trainer.report.trainings import TrainingFacts, read_training
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "make_report"]
+__all__ = ["Report", "make_report", "other_tokens"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def make_report(
             training = page.tried(f"Training {path}", partial(read_training, path))
             if training is not None:
                 known.append(training)
-                page.notes += training.notes
+                page.notes += [*training.notes, *other_tokens(opened, training)]
                 page.trainings.append({"one": training, "curve": _image(training.figure)})
         whole = []
         for folder in scores:
@@ -125,6 +125,14 @@ def make_report(
         ),
         page.notes,
     )  # fmt: skip
+
+
+def other_tokens(store: TokenStore, training: TrainingFacts) -> list[str]:
+    """Name a training on tokens that this store does not have."""
+    if any(store.group(name).provenance == training.provenance for name in store.groups):
+        return []
+    return [f"Training {training.name} was on other tokens than this store has (its group was "
+            f"{training.group})."]  # fmt: skip
 
 
 def _group(page: _Page, group: TokenGroup, cohort: Path | None) -> dict[str, Any]:

@@ -104,10 +104,12 @@ def test_damaged_and_missing_parts_are_named_in_the_page(folder, tmp_path):
     assert "probe minus dummy" in page.text
 
 
-def test_a_store_without_phenotypes_has_a_report_that_says_so(tmp_path):
+def test_a_store_without_phenotypes_has_a_report_that_says_so(folder, tmp_path):
     write_two_groups(tmp_path / "tokens.zarr", n_subjects=2, phenotypes=False)
     page, _ = report(tmp_path)
     assert "no phenotypes" in page.text
+    page, _ = report(tmp_path, "--training", folder / "training")
+    assert "other tokens than this store" not in page.text
     assert "Head motion is unknown" in page.text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from people import a_task
@@ -38,8 +40,13 @@ def test_folders_of_a_task_share_a_table_with_baselines_on_top(task, tmp_path):
     assert len(figure.axes) == {"binary": 3, "multiclass": 2, "regression": 2}[task.kind]
 
 
-def test_the_same_row_of_two_folders_has_two_names(tmp_path):
-    (joined,) = join_scores([write(tmp_path / "a", a_task()), write(tmp_path / "b", a_task())])
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("scores") / "a", a_task())
+
+
+def test_the_same_row_of_two_folders_has_two_names(folder, tmp_path):
+    (joined,) = join_scores([folder, shutil.copytree(folder, tmp_path / "b")])
     assert [row.name for row in joined.rows] == ["probe", "probe (b)"]
     assert any("No baseline" in note for note in joined.notes)
     (difference,) = joined.differences
@@ -47,16 +54,15 @@ def test_the_same_row_of_two_folders_has_two_names(tmp_path):
     assert difference["interval"] == [0, 0]
 
 
-def test_rows_of_other_folds_are_not_compared(tmp_path):
-    other = a_task(split=SplitRule("family", 4, 2))
-    (joined,) = join_scores([write(tmp_path / "a", a_task(), name="dummy"),
-                             write(tmp_path / "b", other)])  # fmt: skip
+def test_rows_of_other_folds_are_not_compared(folder, tmp_path):
+    other = write(tmp_path / "b", a_task(split=SplitRule("family", 2, 1)), name="tokens")
+    (joined,) = join_scores([folder, other])
     assert joined.differences == []
     assert any("not paired" in note for note in joined.notes)
 
 
-def test_the_confusion_matrix_counts_predictions(tmp_path):
-    (joined,) = join_scores([write(tmp_path, a_task())])
+def test_the_confusion_matrix_counts_predictions(folder):
+    (joined,) = join_scores([folder])
     with house_style():
         figure, _ = draw_predictions(joined)
     shares = figure.axes[0].images[0].get_array()

@@ -23,7 +23,7 @@ def write_scores(
     x = np.random.default_rng(0).standard_normal((len(units), 4))
     numbers = units.labels.values if units.task.kind == "regression" else units.codes
     x[:, 0] += strength * (numbers - numbers.mean()) / numbers.std()
-    rows = score_features(units, folds, name, Fixed(x, units.ids), permutations=4)
+    rows = score_features(units, folds, name, Fixed(x, units.ids), permutations=2)
     if dummy:
         rows += score_features(units, folds, "dummy", None)
     write_results(out, Results(units, tuple(folds), tuple(rows), {"overlap": None}), draws=40)

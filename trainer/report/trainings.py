@@ -32,6 +32,10 @@ class TrainingFacts:
     facts : list of (str, str)
     verdict : str or None
     figure : Figure or None
+    group : str
+        Name of the token group that was trained on.
+    provenance : dict
+        Settings of its tokens.
     notes : list of str
         What is missing, and why.
     """
@@ -41,6 +45,8 @@ class TrainingFacts:
     facts: list[tuple[str, str]]
     verdict: str | None
     figure: Figure | None
+    group: str
+    provenance: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
 
@@ -67,7 +73,11 @@ def read_training(path: Path) -> TrainingFacts:
         figure = draw_losses(rows, figures, title="")
     elif not notes:
         notes.append(f"Training {name} has no loss curve: its metrics have no finished step.")
-    return TrainingFacts(name, checkpoint.config, _facts(checkpoint), said, figure, notes)
+    group = checkpoint.state.get("group", {})
+    return TrainingFacts(
+        name, checkpoint.config, _facts(checkpoint), said, figure, str(group.get("name", "")),
+        dict(group.get("contract", {}).get("provenance", {})), notes,
+    )  # fmt: skip
 
 
 def _facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
