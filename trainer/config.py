@@ -24,7 +24,7 @@ __all__ = [
     "require",
 ]
 
-Backend = Literal["auto", "sdpa", "xformers", "flex", "math"]
+Backend = Literal["auto", "sdpa", "varlen", "xformers", "flex", "math"]
 InputForm = Literal["residual", "absolute", "both"]
 
 

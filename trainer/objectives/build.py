@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from fmritok.trainer.config import Config
@@ -33,7 +34,10 @@ def build_objective(config: Config, layout: TokenLayout) -> ObjectiveModule:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile every layer by itself: one graph serves all of them, and names of weights stay."""
+    """Compile every layer by itself: one graph serves all of them, and names of weights stay.
+
+    What surrounds the layer's own computation (hooks of a divided model) stays outside.
+    """
     for module in model.modules():
         if isinstance(module, Block):
-            module.compile()
+            module.forward = torch.compile(module.forward)  # type: ignore[method-assign]

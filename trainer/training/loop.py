@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from rich.console import Console
 
+from fmritok.device import peak_memory
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.terminal import new_console
@@ -272,7 +272,7 @@ class Trainer:
             "lr": done.lr,
             "grad_norm": done.grad_norm,
             **rate._asdict(),
-            "memory_bytes": self._memory(),
+            "memory_bytes": peak_memory(self.device),
         }
         if self.metrics is not None:
             self.metrics.write("train", row, plot=logged)
@@ -315,12 +315,6 @@ class Trainer:
         texts = {RUNS: self._runs, TOKENS: self._tokens, METRICS: self.metrics.rows()}
         keep = self.config.train.keep_checkpoints
         return self.folder.save(tensors, state, texts, keep=keep)
-
-    def _memory(self) -> int:
-        """Return the peak of the GPU's memory, or this process's resident memory."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return int(psutil.Process().memory_info().rss)
 
     def _stopped(self, signal: str) -> StoppedError:
         step, out = self.position.step, self.folder.path
