@@ -31,7 +31,9 @@ def test_grouped_query_attention_equals_float64(kv_heads, padded):
     k, v = torch.randn(2, 2, kv_heads, 37, 16)
     keep = torch.arange(37) < torch.tensor([[37], [11]]) if padded else None
     reference = _naive(q, k, v, keep)
-    torch.testing.assert_close(Sdpa.of(keep, q.device).attend(q, k, v).double(), reference, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        Sdpa.of(keep, q.device).attend(q, k, v).double(), reference, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_keys_and_values_are_never_repeated_in_memory():

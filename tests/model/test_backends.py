@@ -10,14 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.model.backends import Sdpa
-from fmritok.trainer.model.blocks import Block
 from fmritok.trainer.model.choice import Setting, plan_attention
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.packing import Packing
-from fmritok.trainer.model.rotary import rotation
 
 LENGTHS = (7, 12, 7, 1)
 #: Largest absolute difference to float64, for inputs of standard deviation 1.

@@ -183,7 +183,7 @@ def _features(
         with torch.no_grad():
             inputs = encoder.inputs(batch.to(device))
             encoded = encoder(
-                encoder.embed(inputs.patches), inputs.static, inputs.times, inputs.valid
+                encoder.embed(inputs.patches), inputs.static, inputs.times, inputs.host_valid
             )
             tokens_BUX = encoded.tokens.mean(2) if pool == "mean" else encoded.tokens.flatten(2)
             if inputs.valid is None:
