@@ -190,7 +190,7 @@ class SelfDistillation(nn.Module):
             ]
             loss = loss + weight * rate(*cells)
 
-        n = torch.tensor(float(counts * B), device=loss.device)
+        n = torch.full((), float(counts * B), device=loss.device)
         measures = {}
         if measure:
             with torch.no_grad():
@@ -262,7 +262,7 @@ def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tens
     student, teacher = student_VBZ.double() * count, teacher_VBZ.double().flip(0)
     same = total_over_ranks((student * teacher).sum()) / len(student)
     sums = [total_over_ranks((x * count).sum(1)) for x in (student, teacher)]
-    rows = total_over_ranks(torch.tensor(float(count * student.shape[1]), device=student.device))
+    rows = total_over_ranks(torch.full((), float(count * student.shape[1]), device=student.device))
     others = (sums[0] * sums[1]).sum() / len(student) - same
     return (same / rows - others / (rows * (rows - 1)).clamp_min(1)).float() * (rows > 1)
 
