@@ -126,10 +126,9 @@ def test_xformers_that_imports_and_then_fails_is_not_used(monkeypatch):
     bias.BlockDiagonalMask = type(
         "BlockDiagonalMask", (), {"from_seqlens": classmethod(lambda cls, n, device: cls())}
     )
-    for name, module in {
-        "xformers": ModuleType("xformers"), "xformers.ops": ops, "xformers.ops.fmha.attn_bias": bias,
-        "xformers.ops.fmha": ModuleType("xformers.ops.fmha"),
-    }.items():  # fmt: skip
+    modules = {"xformers.ops": ops, "xformers.ops.fmha.attn_bias": bias}
+    modules |= {name: ModuleType(name) for name in ("xformers", "xformers.ops.fmha")}
+    for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(choice, "find_spec", lambda name: True)
     _on_the_cpu(monkeypatch)
