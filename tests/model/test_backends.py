@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy
 
 from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.model.backends import Sdpa
+from fmritok.trainer.model.blocks import Block, _policy
 from fmritok.trainer.model.choice import Setting, plan_attention
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.packing import Packing
+from fmritok.trainer.model.rotary import rotation
+from fmritok.trainer.objectives.build import compile_blocks
 
 LENGTHS = (7, 12, 7, 1)
 #: Largest absolute difference to float64, for inputs of standard deviation 1.
@@ -72,6 +78,13 @@ def test_gradients_of_packed_sequences_are_those_of_each_alone(backend):
         torch.testing.assert_close(one, other, rtol=0, atol=10 * TOLERANCE)
 
 
+def test_a_layer_compiles_to_one_graph():
+    config = ModelConfig(width=16, heads=2, mlp_width=16)
+    by = rotation(torch.rand(1, 9, 4), config)
+    found = torch._dynamo.explain(Block(config))(torch.randn(1, 9, 16), by, Sdpa())
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
 SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, registers=1)
 
 
@@ -124,3 +137,34 @@ def test_selective_checkpointing_does_not_repeat_attention(kind, calls):
         out = model(x, torch.randn(1, 5, 7), torch.arange(40.0)[None])
         out.tokens.sum().backward()
     assert count.calls == calls
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="counts the kernel of the CPU")
+@pytest.mark.parametrize(("kind", "calls"), [("selective", 2), ("full", 4)])
+def test_compiled_layers_keep_attention_as_well(kind, calls, monkeypatch):
+    torch._dynamo.reset()
+    with monkeypatch.context() as patched:
+        quick = partial(torch.compile, backend="aot_eager_decomp_partition")
+        patched.setattr(torch, "compile", quick)
+        model = _model(checkpointing=kind)
+        compile_blocks(model)
+    x, static = torch.randn(1, 40, 5, 32, requires_grad=True), torch.randn(1, 5, 7)
+    with torch.profiler.profile() as profile:
+        model(x, static, torch.arange(40.0)[None]).tokens.sum().backward()
+    name = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert sum(event.name == name for event in profile.events()) == calls
+
+
+def test_the_attention_of_every_backend_is_kept():
+    from torch.nn.attention.flex_attention import flex_attention  # noqa: F401  # registers it
+    from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+
+    ops = [getattr(torch.ops.aten, name).default for name in (
+        "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention", "_flash_attention_forward",
+        "_efficient_attention_forward",
+    )]  # fmt: skip
+    ops += [torch.ops.torch_attn._varlen_attn.default, torch.ops.higher_order.flex_attention]
+    assert {_policy(None, op) for op in ops} == {CheckpointPolicy.MUST_SAVE}
+    assert _policy(None, torch.ops.aten.mm.default) == CheckpointPolicy.PREFER_RECOMPUTE

@@ -84,7 +84,7 @@ class SdpaByLength(Plan):
         return cls(list(packing.lengths), list(by_length.values()))
 
     # Not compiled: there would be a graph for each mix of lengths.
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, q_BHLJ: Tensor, k_BGMJ: Tensor, v_BGMJ: Tensor) -> Tensor:
         """Return [1 H L J]."""
         grouped = q_BHLJ.shape[1] != k_BGMJ.shape[1]
@@ -146,7 +146,7 @@ class Xformers(Plan):
         device = packing.offsets.device
         return cls(BlockDiagonalMask.from_seqlens(list(packing.lengths), device=device))
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, q_BHLJ: Tensor, k_BGMJ: Tensor, v_BGMJ: Tensor) -> Tensor:
         """Return [1 H L J]."""
         from xformers.ops import memory_efficient_attention
@@ -188,9 +188,9 @@ class Flex(Plan):
 
     def for_queries(self, count: int) -> Flex:
         """Return the mask for that many queries."""
-        windows, _, keys = self.blocks.shape[0], *self.blocks.seq_lengths
+        shape = (self.blocks.shape[0], count, self.blocks.seq_lengths[1])
         device = self.blocks.kv_num_blocks.device
-        return replace(self, blocks=_block_mask(self.sees, (windows, count, keys), device))
+        return replace(self, blocks=_block_mask(self.sees, shape, device))
 
     def attend(self, q_BHLJ: Tensor, k_BGMJ: Tensor, v_BGMJ: Tensor) -> Tensor:
         """Return [B H L J]."""

@@ -213,5 +213,5 @@ def _setting(x_BLW: Tensor, config: ModelConfig, packing: Packing | None) -> Set
 
 
 def _policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    name = operation.name() if callable(operation.name) else operation.name
-    return CheckpointPolicy.MUST_SAVE if name in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = operation.name() in _KEPT
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
