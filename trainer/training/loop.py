@@ -150,7 +150,7 @@ class Trainer:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
             # No result depends on memory before it is written: filling it costs time alone.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
