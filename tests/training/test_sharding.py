@@ -50,8 +50,9 @@ def test_divided_models_train_as_whole_ones_do(store, tmp_path, two_ranks):
     two_ranks.do("shard_as_rank", tmp_path, store)
     for name in SHARDED:
         one, two = tmp_path / f"{name}-one", tmp_path / f"{name}-two"
-        # In bf16, layers of a divided model have all of their weights in it, norms too.
-        _assert_same_curve(two, one, rel=5e-3 if name == "bf16" else 2e-4)
+        # In bf16, layers of a divided model have all of their weights in it, norms too. That is a
+        # rounding of 0.4 %, and 7 steps add to it.
+        _assert_same_curve(two, one, rel=2e-2 if name == "bf16" else 2e-4)
         for file in FILES:
             shapes = [
                 {key: (value.shape, value.dtype) for key, value in load_file(path).items()}
