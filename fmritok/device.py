@@ -7,6 +7,8 @@ its number on the machine. torch is imported when it is needed.
 from __future__ import annotations
 
 import os
+import shutil
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fmritok.errors import FmritokError, expected
@@ -14,12 +16,17 @@ from fmritok.errors import FmritokError, expected
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "count_cores", "count_gpus", "free_gpu_memory", "local_rank",
-           "memory_in_use"]  # fmt: skip
+__all__ = [
+    "choose_device", "compiles_by_default", "count_cores", "count_gpus", "free_gpu_memory",
+    "local_rank", "peak_memory", "send",
+]  # fmt: skip
 
 
 def choose_device(name: str = "auto", *, error: type[FmritokError] = FmritokError) -> torch.device:
     """Return the device of a name, such as ``auto``, ``cpu`` or ``cuda:1``.
+
+    A GPU becomes this process's current one: what torch does without a device named, such as
+    pinning memory, then touches no other GPU.
 
     Parameters
     ----------
@@ -35,9 +42,13 @@ def choose_device(name: str = "auto", *, error: type[FmritokError] = FmritokErro
     import torch
 
     if name == "auto":
-        name = f"cuda:{local_rank()}" if count_gpus() else "cpu"
+        name = "cuda" if count_gpus() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as problem:
         raise error(
@@ -74,11 +85,33 @@ def free_gpu_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def memory_in_use(device: torch.device) -> int:
-    """Return the peak of a GPU's memory, or the resident memory of this process, bytes."""
+def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device, without waiting for the device."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak of a GPU's allocated memory, or this process's resident memory, in bytes."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
     import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def compiles_by_default(device: torch.device) -> bool:
+    """Tell whether ``torch.compile`` is worth it and has what it needs.
+
+    That is a GPU of compute capability 7.0 or newer, Triton, and a C compiler.
+    """
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    if not any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))):
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)

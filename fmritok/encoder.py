@@ -178,7 +178,10 @@ class Encoder:
             with torch.no_grad():
                 inputs = self._model.inputs(batch)
                 encoded = self._model(
-                    self._model.embed(inputs.patches), inputs.static, inputs.times, inputs.valid
+                    self._model.embed(inputs.patches),
+                    inputs.static,
+                    inputs.times,
+                    inputs.host_valid,
                 )
             yield (
                 encoded.cls.float().cpu(),

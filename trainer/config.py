@@ -24,7 +24,7 @@ __all__ = [
     "require",
 ]
 
-Backend = Literal["auto", "sdpa", "xformers", "flex", "math"]
+Backend = Literal["auto", "sdpa", "varlen", "xformers", "flex", "math"]
 InputForm = Literal["residual", "absolute", "both"]
 
 
@@ -207,14 +207,23 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length of a training, data type and intervals; intervals are counted in steps."""
+    """Length of a training, data type and intervals; intervals are counted in steps.
+
+    Attributes
+    ----------
+    compile : bool or None
+        Compile every layer. None: on a GPU with Triton and a C compiler, not on a CPU.
+    deterministic : bool
+        On a GPU, use deterministic kernels. Without them two trainings of one seed, or a training
+        and its resumption, differ in the order of sums.
+    """
 
     seed: int = 0
     steps: int | None = 300
     epochs: int | None = None
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: int = 1
-    compile: bool = False
+    compile: bool | None = None
     deterministic: bool = True
     log_every: int = 10
     validate_every: int = 50

@@ -27,25 +27,42 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import click
 
 WAYS = ("plain", "usual", "ours", "ours-selective", "ours-full", "ours-compiled")
 
 
-def measure(way: str, frames: int, layers: int, steps: int, device_name: str) -> dict[str, float]:
+def measure(
+    way: str, frames: int, layers: int, steps: int, device_name: str, windows: int = 1
+) -> dict[str, float]:
     """Run the steps, and return seconds, bytes above idle and multiplications of a step."""
+    with ExitStack() as patches:
+        return _measure(way, frames, layers, steps, device_name, windows, patches)
+
+
+def _measure(
+    way: str,
+    frames: int,
+    layers: int,
+    steps: int,
+    device_name: str,
+    windows: int,
+    patches: ExitStack,
+) -> dict[str, float]:
     import torch
     import torch.nn.functional as F
 
     from fmritok.trainer.config import Config
     from fmritok.trainer.data.reading import Batch
-    from fmritok.trainer.model import attention
+    from fmritok.trainer.model import model as transformer
+    from fmritok.trainer.model.backends import Sdpa
     from fmritok.trainer.model.blocks import run_blocks
     from fmritok.trainer.model.layout import TokenLayout
-    from fmritok.trainer.model.model import model as transformer
     from fmritok.trainer.objectives.build import build_objective
     from fmritok.trainer.recipe import build_config, read_recipe
     from fmritok.trainer.training.distributed import Ranks
@@ -61,23 +78,23 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
         return x.gather(1, wanted_BN[:, :, None].expand(-1, -1, x.shape[-1]))
 
     if way in ("plain", "usual"):
-        transformer.run_blocks = whole_layers  # type: ignore[assignment]
+        patches.enter_context(mock.patch.object(transformer, "run_blocks", whole_layers))
     if way == "plain":
         model, chunk = replace(model, attention="math"), 1 << 40
     elif way == "usual":
         chunk = 1 << 40
 
-        def repeating(q: Any, k: Any, v: Any, mask: Any = None, backend: str = "auto") -> Any:
+        def repeating(plan: Any, q: Any, k: Any, v: Any) -> Any:
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
             return F.scaled_dot_product_attention(q, k, v)
 
-        attention.attend = repeating
+        patches.enter_context(mock.patch.object(Sdpa, "attend", repeating))
     else:
-        kind = way.partition("-")[2]
-        if kind in ("selective", "full"):
-            model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
+        for kind in ("selective", "full"):
+            if kind in way:
+                model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
     dtype = "fp32" if way == "plain" else "bf16"
-    train = replace(config.train, dtype=dtype, compile=way == "ours-compiled")  # type: ignore[arg-type]
+    train = replace(config.train, dtype=dtype, compile="compiled" in way)  # type: ignore[arg-type]
     objective = replace(config.objective, chunk=chunk)
     config = replace(config, model=model, train=train, objective=objective)
 
@@ -93,37 +110,46 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
     learner.prepare()
 
     def batch(n: int) -> Batch:
-        tokens = torch.randint(-99, 99, (1, n, 27, 3072), dtype=torch.int8)
-        std = 0.1 + torch.rand(1, 27, 3072)
-        return Batch(tokens, 3 + std, std, std / 50, torch.arange(n)[None] * 0.72, None,
-                     torch.zeros(1, dtype=torch.int64), torch.arange(1), 0, 1, n)  # fmt: skip
+        tokens = torch.randint(-99, 99, (windows, n, 27, 3072), dtype=torch.int8)
+        std = 0.1 + torch.rand(windows, 27, 3072)
+        times = (torch.arange(n) * 0.72).repeat(windows, 1)
+        made = Batch(tokens, 3 + std, std, std / 50, times, None,
+                     torch.zeros(windows, dtype=torch.int64), torch.arange(windows), 0, windows,
+                     windows * n)  # fmt: skip
+        if device.type == "cuda":  # as the loader gives it
+            pinned = {k: v.pin_memory() for k, v in made._asdict().items() if torch.is_tensor(v)}
+            made = made._replace(**pinned)
+        return made
 
     learner.learn(batch(1), 0, measure=False)  # makes the optimizer's state
     for p in learner.model.parameters():
         p.grad = torch.zeros_like(p)
     large = batch(frames)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        idle = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        idle = torch.cuda.memory_allocated(device)
     else:
         idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()
     for step in range(steps):
         if step == 1:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             start = time.perf_counter()
         learner.learn(large, step, measure=False)
     if device.type == "cuda":
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_allocated(device)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     tokens = 27 * (frames + 1) + 1
     weights = sum(p.numel() for p in learner.model.encoder.blocks.parameters())
     scores = 2 * layers * tokens**2 * model.width
+    taken = time.perf_counter() - start
     return {
-        "seconds": (time.perf_counter() - start) / max(steps - 1, 1),
+        "seconds": taken / max(steps - 1, 1),
         "bytes": float(peak - idle),
-        "multiplications": 3.0 * (weights * tokens + scores),
+        "multiplications": 3.0 * windows * (weights * tokens + scores),
     }
 
 

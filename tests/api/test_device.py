@@ -7,7 +7,14 @@ import os
 import pytest
 import torch
 
-from fmritok.device import choose_device, count_cores, count_gpus
+from fmritok.device import (
+    choose_device,
+    compiles_by_default,
+    count_cores,
+    count_gpus,
+    peak_memory,
+    send,
+)
 from fmritok.errors import FmritokError
 from fmritok.trainer.errors import ConfigError
 
@@ -17,6 +24,7 @@ def four_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch, "empty", lambda *_, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
 
 
 def test_auto_is_the_gpu_of_the_processs_number(four_gpus, monkeypatch):
@@ -47,3 +55,64 @@ def test_cores_are_those_that_a_scheduler_granted(monkeypatch):
     assert count_cores() == 3
     monkeypatch.delattr("os.sched_getaffinity")
     assert count_cores() == os.cpu_count()
+
+
+def test_a_chosen_gpu_is_the_current_one_and_no_other_is_touched(four_gpus, monkeypatch):
+    touched = []
+    monkeypatch.setattr(torch, "empty", lambda *_, device: touched.append(device))
+    monkeypatch.setattr(torch.cuda, "set_device", touched.append)
+    monkeypatch.setattr(
+        torch.cuda, "max_memory_allocated", lambda device: touched.append(device) or 7
+    )
+    device = choose_device("cuda:1")
+    assert peak_memory(device) == 7
+    assert set(touched) == {torch.device("cuda:1")}
+    assert len(touched) == 3
+
+
+def test_a_gpu_without_a_number_is_that_of_the_process(four_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("cuda") == torch.device("cuda:3")
+
+
+def test_the_memory_of_a_cpu_is_that_of_the_process():
+    assert peak_memory(torch.device("cpu")) > 10_000_000
+
+
+def test_layers_are_compiled_on_a_gpu_that_has_what_it_takes(four_gpus, monkeypatch):
+    gpu, has = torch.device("cuda:1"), {"triton", "gcc"}
+    monkeypatch.setattr("fmritok.device.find_spec", lambda name: name in has or None)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in has else None)
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: asked.append(device) or (9, 0)
+    )
+    assert compiles_by_default(gpu)
+    assert asked == [gpu]
+    assert not compiles_by_default(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    assert not compiles_by_default(gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for missing in ("triton", "gcc"):
+        has.discard(missing)
+        assert not compiles_by_default(gpu)
+        has.add(missing)
+
+
+def test_tensors_are_pinned_before_they_are_sent_to_a_gpu():
+    sent = []
+
+    class Host:
+        device = torch.device("cpu")
+
+        def pin_memory(self):
+            sent.append("pinned")
+            return self
+
+        def to(self, device, non_blocking):
+            sent.append((device, non_blocking))
+
+    send(Host(), torch.device("cuda:1"))
+    assert sent == ["pinned", (torch.device("cuda:1"), True)]
+    x = torch.ones(3)
+    assert send(x, torch.device("cpu")) is x

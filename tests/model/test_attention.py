@@ -9,7 +9,7 @@ import torch
 
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.model.attention import Attention, make_norm
-from fmritok.trainer.model.backends import attend
+from fmritok.trainer.model.backends import Sdpa
 from fmritok.trainer.model.rotary import rotation
 
 
@@ -31,7 +31,9 @@ def test_grouped_query_attention_equals_float64(kv_heads, padded):
     k, v = torch.randn(2, 2, kv_heads, 37, 16)
     keep = torch.arange(37) < torch.tensor([[37], [11]]) if padded else None
     reference = _naive(q, k, v, keep)
-    torch.testing.assert_close(attend(q, k, v, keep).double(), reference, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        Sdpa.of(keep, q.device).attend(q, k, v).double(), reference, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_keys_and_values_are_never_repeated_in_memory():
@@ -39,7 +41,7 @@ def test_keys_and_values_are_never_repeated_in_memory():
     q = torch.randn(1, 4, 64, 32, requires_grad=True)
     k = torch.randn(1, 2, 64, 32, requires_grad=True)
     for keep in (None, torch.ones(1, 64, dtype=torch.bool)):
-        out = attend(q, k, k, keep)
+        out = Sdpa.of(keep, q.device).attend(q, k, k)
         assert "FlashAttentionForCpu" in type(out.grad_fn).__name__
 
 
@@ -54,7 +56,7 @@ def test_only_differences_of_places_matter_and_only_along_its_axes(position, see
     places = torch.rand(2, 20, 4) * 100
 
     def run(places):
-        return module(x, rotation(places, config), None)
+        return module(x, rotation(places, config), Sdpa())
 
     torch.testing.assert_close(run(places), run(places + 37.5), rtol=1e-4, atol=tolerance)
     for axis in range(4):
@@ -69,7 +71,7 @@ def test_only_differences_of_places_matter_and_only_along_its_axes(position, see
 def test_every_setting_trains(norm, qk_norm):
     config = ModelConfig(norm=norm, qk_norm=qk_norm, width=32, heads=2, kv_heads=1)
     module = Attention(config)
-    module(torch.randn(1, 5, 32), rotation(torch.rand(1, 5, 4), config), None).sum().backward()
+    module(torch.randn(1, 5, 32), rotation(torch.rand(1, 5, 4), config), Sdpa()).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
 
 

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from importlib.util import find_spec
+from functools import partial
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy
 
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.model.backends import Packing, _choose, _log_choice, attend, choose_backend
-from fmritok.trainer.model.blocks import Block
+from fmritok.trainer.model.backends import Sdpa
+from fmritok.trainer.model.blocks import Block, _policy
+from fmritok.trainer.model.choice import Setting, plan_attention
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.model.packing import Packing
 from fmritok.trainer.model.rotary import rotation
+from fmritok.trainer.objectives.build import compile_blocks
 
 LENGTHS = (7, 12, 7, 1)
 #: Largest absolute difference to float64, for inputs of standard deviation 1.
 TOLERANCE = 1e-5
-CAN_TRAIN = ["sdpa", "math"] + (["flex", "xformers"] if torch.cuda.is_available() else [])
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CAN_TRAIN = ["sdpa", "math"] + (["flex"] if DEVICE.type == "cuda" else [])
+KEEP = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+
+
+def _attend(q, k, v, backend, keep=None, packing=None):
+    trains = torch.is_grad_enabled()
+    setting = Setting(DEVICE, q.dtype, 6, 2, 16, packing is not None, trains)
+    return plan_attention(backend, setting, keep, packing).attend(q, k, v)
 
 
 def _qkv(batch, length):
@@ -38,59 +48,40 @@ def _reference(q, k, v, sees):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("backend", ["sdpa", "math", "flex", "xformers"])
+@pytest.mark.parametrize("backend", ["sdpa", "math", "flex"])
 @pytest.mark.parametrize("kind", ["all", "padded", "packed"])
 def test_backends_equal_float64(backend, kind):
-    if backend == "xformers" and (DEVICE == "cpu" or find_spec("xformers") is None):
-        pytest.skip("xformers needs a GPU")
     rows, length = (1, sum(LENGTHS)) if kind == "packed" else (4, 12)
     q, k, v = _qkv(rows, length)
-    sees, mask = torch.ones(rows, length, length, dtype=torch.bool, device=DEVICE), None
+    sees, keep, packing = torch.ones(rows, length, length, dtype=torch.bool), None, None
     if kind == "padded":
-        mask = torch.arange(12, device=DEVICE) < torch.tensor(LENGTHS, device=DEVICE)[:, None]
-        sees &= mask[:, None]
+        keep = KEEP
+        sees &= keep[:, None]
     elif kind == "packed":
-        mask = Packing(LENGTHS)
-        sequence = mask.sequence(q.device)
+        packing = Packing.of(KEEP, DEVICE)
+        sequence = torch.arange(4).repeat_interleave(torch.tensor(LENGTHS))
         sees &= sequence[:, None] == sequence
     with torch.no_grad():
-        got = attend(q, k, v, mask, backend).double()
-    torch.testing.assert_close(got, _reference(q, k, v, sees), rtol=0, atol=TOLERANCE)
+        got = _attend(q, k, v, backend, keep, packing).double()
+    torch.testing.assert_close(got, _reference(q, k, v, sees.to(DEVICE)), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("backend", CAN_TRAIN)
 def test_gradients_of_packed_sequences_are_those_of_each_alone(backend):
     inputs = [x.requires_grad_() for x in _qkv(1, sum(LENGTHS))]
     weight = torch.randn(1, 6, sum(LENGTHS), 16, device=DEVICE)
-    packed = torch.autograd.grad(
-        (attend(*inputs, Packing(LENGTHS), backend) * weight).sum(), inputs
-    )
+    together = _attend(*inputs, backend, packing=Packing.of(KEEP, DEVICE))
+    packed = torch.autograd.grad((together * weight).sum(), inputs)
     parts = zip(*(x.split(LENGTHS, 2) for x in (*inputs, weight)), strict=True)
-    alone = sum((attend(q, k, v, None, backend) * w).sum() for q, k, v, w in parts)
+    alone = sum((_attend(q, k, v, backend) * w).sum() for q, k, v, w in parts)
     for one, other in zip(packed, torch.autograd.grad(alone, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=10 * TOLERANCE)
 
 
-def test_the_choice_is_logged_with_its_reason(caplog):
-    _choose.cache_clear()
-    _log_choice.cache_clear()
-    with caplog.at_level("INFO"):
-        assert choose_backend("auto", "cpu", True, True) == "sdpa"
-        choose_backend("auto", "cpu", True, False)
-    assert caplog.messages == ["Attention by sdpa: the others need a GPU, and this is the cpu"]
-    assert choose_backend("flex", "cpu", True, False) == "flex"
-    with pytest.raises(ConfigError, match=r"model\.attention: .*flex \(torch has no gradient"):
-        choose_backend("flex", "cpu", True, True)
-    with pytest.raises(ConfigError, match=r"xformers \(xformers "):
-        choose_backend("xformers", "cpu", False, True)
-
-
 def test_a_layer_compiles_to_one_graph():
-    _choose.cache_clear()
-    _log_choice.cache_clear()
     config = ModelConfig(width=16, heads=2, mlp_width=16)
     by = rotation(torch.rand(1, 9, 4), config)
-    found = torch._dynamo.explain(Block(config))(torch.randn(1, 9, 16), by, None)
+    found = torch._dynamo.explain(Block(config))(torch.randn(1, 9, 16), by, Sdpa())
     assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
@@ -138,7 +129,7 @@ class _Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="counts the kernel of the CPU")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="counts the kernel of the CPU")
 @pytest.mark.parametrize(("kind", "calls"), [("none", 2), ("selective", 2), ("full", 4)])
 def test_selective_checkpointing_does_not_repeat_attention(kind, calls):
     model, x = _model(checkpointing=kind), torch.randn(1, 40, 5, 32, requires_grad=True)
@@ -146,3 +137,39 @@ def test_selective_checkpointing_does_not_repeat_attention(kind, calls):
         out = model(x, torch.randn(1, 5, 7), torch.arange(40.0)[None])
         out.tokens.sum().backward()
     assert count.calls == calls
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="counts the kernel of the CPU")
+@pytest.mark.parametrize(("kind", "calls"), [("selective", 2), ("full", 4)])
+def test_compiled_layers_keep_attention_as_well(kind, calls, monkeypatch):
+    torch._dynamo.reset()
+    with monkeypatch.context() as patched:
+        quick = partial(torch.compile, backend="aot_eager_decomp_partition")
+        patched.setattr(torch, "compile", quick)
+        model = _model(checkpointing=kind)
+        compile_blocks(model)
+    x, static = torch.randn(1, 40, 5, 32, requires_grad=True), torch.randn(1, 5, 7)
+
+    def step():
+        model(x, static, torch.arange(40.0)[None]).tokens.sum().backward()
+
+    step()  # while it is compiled, attention is called on shapes alone
+    with torch.profiler.profile() as profile:
+        step()
+    name = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert sum(event.name == name for event in profile.events()) == calls
+
+
+def test_the_attention_of_every_backend_is_kept():
+    from torch.nn.attention.flex_attention import flex_attention  # noqa: F401  # registers it
+    from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+
+    ops = [getattr(torch.ops.aten, name).default for name in (
+        "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention", "_flash_attention_forward",
+        "_efficient_attention_forward",
+    )]  # fmt: skip
+    ops += [torch.ops.torch_attn._varlen_attn.default, torch.ops.higher_order.flex_attention]
+    assert {_policy(None, op) for op in ops} == {CheckpointPolicy.MUST_SAVE}
+    assert _policy(None, torch.ops.aten.mm.default) == CheckpointPolicy.PREFER_RECOMPUTE

@@ -51,7 +51,9 @@ def test_sharded_models_train_like_whole_ones(store, tmp_path, two_ranks):
     two_ranks.do("shard_as_rank", tmp_path, store)
     for name in SHARDED:
         one, two = tmp_path / f"{name}-one", tmp_path / f"{name}-two"
-        _assert_same_curve(two, one)
+        # In bf16, layers of a divided model have all of their weights in it, norms too. That is a
+        # rounding of 0.4 %, and 7 steps add to it.
+        _assert_same_curve(two, one, rel=2e-2 if name == "bf16" else 2e-4)
         for file in FILES:
             shapes = [
                 {key: (value.shape, value.dtype) for key, value in load_file(path).items()}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from fmritok.device import send
 from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.reader import RunStatistics, TokenGroup
 from fmritok.trainer.data.loader import batch_loader
@@ -60,15 +61,22 @@ class Batch(NamedTuple):
     """frames in the batch without padding"""
     labels: Tensor | None = None
     """class of each window's event [B], int64; None without events"""
+    host_valid: Tensor | None = None
+    """``valid`` as it was before :meth:`to`"""
 
     def to(self, device: torch.device) -> Batch:
-        """Move the tensors to a device."""
+        """Move the tensors to a device; random numbers stay on the host, which alone reads them.
+
+        So does a copy of ``valid``: what follows from lengths is computed on the host, which
+        would otherwise wait for the device.
+        """
         moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
+            name: send(value, device)
             for name, value in self._asdict().items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor) and name not in ("draws", "host_valid")
         }
-        return self._replace(**moved)
+        host_valid = self.valid if self.host_valid is None else self.host_valid
+        return self._replace(**moved, host_valid=host_valid)
 
 
 class WindowReader(Dataset[Batch]):

@@ -183,9 +183,9 @@ def encode(
         found = []
         with torch.inference_mode():
             inputs = models[0].inputs(batch.to(device))
-            valid = None if inputs.valid is None else inputs.valid.cpu()
+            valid = inputs.host_valid
             for model in models:
-                out = model(model.embed(inputs.patches), inputs.static, inputs.times, inputs.valid)
+                out = model(model.embed(inputs.patches), inputs.static, inputs.times, valid)
                 found.append(Encoded(out.tokens.float().cpu(), out.cls.float().cpu(), valid))
         for one, encoder in zip(found, encoders, strict=True):
             _refuse_unfinite(one, batch, index, encoder)

@@ -94,7 +94,7 @@ class Classifier(nn.Module):
             patches = share * patches + (1 - share) * patches[partner_B]
             if static is not None:
                 static = share * static + (1 - share) * static[partner_B]
-        encoded = self.encoder(self.encoder.embed(patches), static, inputs.times, inputs.valid)
+        encoded = self.encoder(self.encoder.embed(patches), static, inputs.times, inputs.host_valid)
         outputs_BX: Tensor = self.head(pooled(encoded, inputs.valid, self.pool))
         return outputs_BX.float()
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.model.backends import Mask, attend
+from fmritok.trainer.model.backends import Plan
 from fmritok.trainer.model.rotary import Rotation, rotate, start_offsets
 
 __all__ = ["Attention", "Context", "make_norm"]
@@ -27,7 +27,6 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.backend = config.attention
         self.heads, self.kv_heads = config.heads, config.kv_heads
         self.head_dim = config.width // config.heads
         self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=config.bias)
@@ -41,7 +40,7 @@ class Attention(nn.Module):
         self.offsets = None if start is None else nn.Parameter(start)
 
     def forward(
-        self, x_BLW: Tensor, by: Rotation | None, mask: Mask, context: Context | None = None
+        self, x_BLW: Tensor, by: Rotation | None, plan: Plan, context: Context | None = None
     ) -> Tensor:
         """Return the attended sequence [B L W]; self-attention unless a context is given."""
         seen = Context(x_BLW, by) if context is None else context
@@ -53,7 +52,7 @@ class Attention(nn.Module):
             q_BHLJ = rotate(q_BHLJ + self.offsets[0], by)
             k_BGMJ = rotate(k_BGMJ + self.offsets[1], seen.by)
         dtype = v_BGMJ.dtype
-        x_BHLJ = attend(q_BHLJ.to(dtype), k_BGMJ.to(dtype), v_BGMJ, mask, self.backend)
+        x_BHLJ = plan.attend(q_BHLJ.to(dtype), k_BGMJ.to(dtype), v_BGMJ)
         attended_BLW: Tensor = self.output(x_BHLJ.transpose(1, 2).flatten(2))
         return attended_BLW
 

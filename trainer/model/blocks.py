@@ -1,4 +1,4 @@
-"""Pre-norm layers; running a stack of them with packing or padding and with checkpointing."""
+"""Pre-norm layers with activation checkpointing; a stack of them over packed or padded windows."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ from torch.utils.checkpoint import (
 
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.model.attention import Attention, Context, make_norm
-from fmritok.trainer.model.backends import Mask, Packing
+from fmritok.trainer.model.backends import Plan
+from fmritok.trainer.model.choice import Setting, plan_attention
+from fmritok.trainer.model.packing import Packing
 from fmritok.trainer.model.rotary import Rotation
 
 __all__ = ["Block", "Mlp", "initialise_linears", "run_blocks"]
 
-_aten = torch.ops.aten
-#: Results that selective checkpointing keeps: for long windows, attention costs the most.
-_KEPT = {
-    _aten._scaled_dot_product_flash_attention_for_cpu.default,
-    _aten._scaled_dot_product_flash_attention.default,
-    _aten._scaled_dot_product_efficient_attention.default,
-    _aten._scaled_dot_product_cudnn_attention.default,
-}
+#: Results that selective checkpointing keeps: for long windows, attention costs the most. By name,
+#: because releases of torch differ in them. ``flex`` is kept in compiled layers only.
+_KEPT = (
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_flash_attention_forward",
+    "aten::_efficient_attention_forward",
+    "torch_attn::_varlen_attn",
+    "flex_attention",
+)
 
 
 class Mlp(nn.Module):
@@ -71,16 +77,43 @@ class Block(nn.Module):
         # Initial factor of each branch, per feature (layer scale).
         start = torch.full((2, config.width), config.layer_scale)
         self.scales = nn.Parameter(start) if config.layer_scale else None
+        self.checkpointing = config.checkpointing
 
     def forward(
         self,
         x_BLW: Tensor,
         by: Rotation | None,
-        mask: Mask,
+        plan: Plan,
         context: Context | None = None,
         wanted_BN: Tensor | None = None,
     ) -> Tensor:
-        """Return [B L W]; with ``wanted_BN``, only those tokens [B N W], attending to all."""
+        """Return [B L W]; with ``wanted_BN``, only those tokens [B N W], attending to all.
+
+        Checkpointing is inside: compiled layers then know what to keep, and a divided model
+        (FSDP) does not gather weights again for it.
+        """
+
+        def layer(x_BLW: Tensor) -> Tensor:
+            return self._layer(x_BLW, by, plan, context, wanted_BN)
+
+        out: Tensor
+        if self.checkpointing == "none" or not torch.is_grad_enabled():
+            out = layer(x_BLW)
+        elif self.checkpointing == "full":
+            out = checkpoint(layer, x_BLW, use_reentrant=False)
+        else:
+            contexts = partial(create_selective_checkpoint_contexts, _policy)
+            out = checkpoint(layer, x_BLW, use_reentrant=False, context_fn=contexts)
+        return out
+
+    def _layer(
+        self,
+        x_BLW: Tensor,
+        by: Rotation | None,
+        plan: Plan,
+        context: Context | None,
+        wanted_BN: Tensor | None,
+    ) -> Tensor:
         one, other = (1.0, 1.0) if self.scales is None else self.scales
         normed_BLW = self.attention_norm(x_BLW)
         if wanted_BN is not None:
@@ -89,7 +122,7 @@ class Block(nn.Module):
             by = None if by is None else Rotation(
                 *(_take(part[:, 0], wanted_BN)[:, None] for part in by)
             )  # fmt: skip
-        x_BLW = x_BLW + one * self.attention(normed_BLW, by, mask, context)
+        x_BLW = x_BLW + one * self.attention(normed_BLW, by, plan, context)
         x_BLW = x_BLW + other * self.mlp(self.mlp_norm(x_BLW))
         return x_BLW
 
@@ -105,7 +138,8 @@ def run_blocks(
 ) -> Tensor:
     """Run layers over sequences of unequal length.
 
-    Padding tokens are removed (``config.packing``) or masked.
+    Padding tokens are removed (``config.packing``) or masked. What attends to what is planned here,
+    once for all layers.
 
     Parameters
     ----------
@@ -114,6 +148,7 @@ def run_blocks(
     by : Rotation, optional
     keep_BL : torch.Tensor of shape (B, L), bool, optional
         False for padding. With a context: [B M], the padding of the context. None: no padding.
+        It is read on the host: if it lies on a GPU, the host waits for the GPU.
     config : ModelConfig
     context : Context, optional
     wanted_BN : torch.Tensor of shape (B, N), int64, optional
@@ -124,25 +159,26 @@ def run_blocks(
     torch.Tensor of shape (B, L, W), or (B, N, W) of the wanted tokens
         Finite but undefined at padding.
     """
-    mask: Mask = keep_BL
-    packed = config.packing and keep_BL is not None and context is None
-    shape = x_BLW.shape
-    if packed and keep_BL is not None:
-        mask = Packing(tuple(keep_BL.sum(1).tolist()))
-        chosen_N = keep_BL.flatten().nonzero()[:, 0]
-        x_BLW = x_BLW.flatten(0, 1)[chosen_N][None]
+    keep_BL = None if keep_BL is None else keep_BL.cpu()
+    if keep_BL is not None and bool(keep_BL.all()):
+        keep_BL = None
+    packing = None
+    if config.packing and keep_BL is not None and context is None:
+        packing = Packing.of(keep_BL, x_BLW.device)
+        x_BLW = packing.pack(x_BLW)
         if by is not None:
-            by = Rotation(*(part.transpose(1, 2).flatten(0, 1)[chosen_N].transpose(0, 1)[None]
-                            for part in by))  # fmt: skip
+            by = Rotation(*(packing.pack(part[:, 0])[:, None] for part in by))
+    plan = plan_attention(config.attention, _setting(x_BLW, config, packing), keep_BL, packing)
     *first, last = blocks
     for block in first:
-        x_BLW = _run(block, config, x_BLW, by, mask, context)
-    x_BLW = _run(last, config, x_BLW, by, mask, context, None if packed else wanted_BN)
-    if packed:
-        empty = x_BLW.new_zeros(shape[0] * shape[1], shape[2])
-        x_BLW = empty.index_copy(0, chosen_N, x_BLW[0]).view(shape)
-        x_BLW = x_BLW if wanted_BN is None else _take(x_BLW, wanted_BN)
-    return x_BLW
+        x_BLW = block(x_BLW, by, plan, context)
+    if packing is not None:
+        x_BLW = packing.unpack(last(x_BLW, by, plan))
+        return x_BLW if wanted_BN is None else _take(x_BLW, wanted_BN)
+    if wanted_BN is not None:
+        plan = plan.for_queries(wanted_BN.shape[1])
+    out: Tensor = last(x_BLW, by, plan, context, wanted_BN)
+    return out
 
 
 def initialise_linears(module: nn.Module, layers: int) -> None:
@@ -161,17 +197,21 @@ def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:
     return x_BLX.gather(1, index_BN[:, :, None].expand(-1, -1, x_BLX.shape[-1]))
 
 
-def _run(block: nn.Module, config: ModelConfig, x_BLW: Tensor, *others: Any) -> Tensor:
-    out: Tensor
-    if config.checkpointing == "none" or not torch.is_grad_enabled():
-        out = block(x_BLW, *others)
-    elif config.checkpointing == "full":
-        out = checkpoint(block, x_BLW, *others, use_reentrant=False)
-    else:
-        contexts = partial(create_selective_checkpoint_contexts, _policy)
-        out = checkpoint(block, x_BLW, *others, use_reentrant=False, context_fn=contexts)
-    return out
+def _setting(x_BLW: Tensor, config: ModelConfig, packing: Packing | None) -> Setting:
+    kind, dtype = x_BLW.device.type, x_BLW.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return Setting(
+        x_BLW.device,
+        dtype,
+        config.heads,
+        config.kv_heads,
+        config.width // config.heads,
+        packing is not None,
+        torch.is_grad_enabled(),
+    )
 
 
 def _policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = operation.name() in _KEPT
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

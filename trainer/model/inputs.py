@@ -46,6 +46,8 @@ class PatchInputs(NamedTuple):
     """False in patches of padding alone [B U], bool; None if there are none"""
     weight: Tensor | None
     """0 in padded frames, else 1 [B U P], float32; None if there are none"""
+    host_valid: Tensor | None = None
+    """``valid`` on the host; None if there are none"""
 
 
 def model_inputs(batch: Batch, form: InputForm) -> TokenInputs:
@@ -68,7 +70,8 @@ def patch_inputs(batch: Batch, config: ModelConfig, grid: PatchGrid) -> PatchInp
     """Turn stored tokens into patches of the chosen form."""
     frames_BTSD, static_BSD = model_inputs(batch, config.input)
     frames_BTSD = normalise_frames(frames_BTSD, config, grid)
-    return fold_inputs(frames_BTSD, static_BSD, batch.times, batch.valid, grid)
+    valid_BT, host_BT = batch.valid, batch.host_valid
+    return fold_inputs(frames_BTSD, static_BSD, batch.times, valid_BT, grid, host_BT)
 
 
 def normalise_frames(frames_BTSD: Tensor, config: ModelConfig, grid: PatchGrid) -> Tensor:
@@ -84,9 +87,11 @@ def fold_inputs(
     times_BT: Tensor,
     valid_BT: Tensor | None,
     grid: PatchGrid,
+    host_valid_BT: Tensor | None = None,
 ) -> PatchInputs:
-    """Turn frames into patches."""
+    """Turn frames into patches; ``host_valid_BT`` is ``valid_BT`` on the host, if it is there."""
     step, weight_BUP = grid.layout.patch, None
+    host_BT = valid_BT if host_valid_BT is None else host_valid_BT
     if valid_BT is not None or times_BT.shape[1] % step:
         whole = torch.ones_like(times_BT) if valid_BT is None else valid_BT.float()
         weight_BUP = grid.fold_frames(whole)
@@ -96,6 +101,7 @@ def fold_inputs(
         times=times_BT[:, ::step],
         valid=None if valid_BT is None else valid_BT[:, ::step],
         weight=weight_BUP,
+        host_valid=None if host_BT is None else host_BT[:, ::step].cpu(),
     )
 
 

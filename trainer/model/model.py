@@ -114,7 +114,8 @@ class TokenTransformer(nn.Module):
         times_BU : torch.Tensor of shape (B, U), float32
             Seconds from the window's first frame to the patch's.
         valid_BU : torch.Tensor of shape (B, U), bool, optional
-            False in padded patches; None if there is no padding.
+            False in padded patches; None if there is no padding. It is read on the host
+            (``PatchInputs.host_valid``); on a GPU, the host waits for the GPU.
         wanted_BN : torch.Tensor of shape (B, N), int64, optional
             Patches to return, numbered in (patch, cell) order. All patches are attended to; the
             last layer computes only these, CLS and registers.
@@ -150,7 +151,7 @@ class TokenTransformer(nn.Module):
         static_BSD : torch.Tensor of shape (B, S, D), float32, optional
         times_BN : torch.Tensor of shape (B, N), float32
         keep_BN : torch.Tensor of shape (B, N), bool, optional
-            False for padding, in windows with fewer patches than others.
+            False for padding, in windows with fewer patches than others. Read on the host.
         """
         positions_BNA = self.grid.positions(times_BN, cells_BN)
         return self._encode(x_BNW + self.spatial[cells_BN], static_BSD, positions_BNA, keep_BN)

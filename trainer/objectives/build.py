@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from fmritok.trainer.config import Config
@@ -33,7 +34,10 @@ def build_objective(config: Config, layout: TokenLayout) -> ObjectiveModule:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each layer by itself: all layers share a graph, and weights keep their names."""
+    """Compile each layer by itself: all layers share a graph, and weights keep their names.
+
+    What surrounds a layer's own computation (hooks of a sharded model) is not compiled.
+    """
     for module in model.modules():
         if isinstance(module, Block):
-            module.compile()
+            module.forward = torch.compile(module.forward)  # type: ignore[method-assign]

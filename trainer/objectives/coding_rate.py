@@ -21,7 +21,7 @@ __all__ = ["Spread", "centred", "coding_rate", "collapsed_loss", "rate_loss", "s
 def centred(x_IZ: Tensor, *, count: bool = True) -> Tensor:
     """Subtract the mean of the rows of all processes; rows that do not ``count`` are not in it."""
     x = x_IZ.float()
-    rows = total_over_ranks(torch.tensor(float(count * len(x)), device=x.device))
+    rows = total_over_ranks(torch.full((), float(count * len(x)), device=x.device))
     return x - sum_over_ranks((x * float(count)).sum(0)) / rows
 
 
@@ -41,12 +41,13 @@ def coding_rate(x_IZ: Tensor, *, epsilon: float, count: bool = True) -> Tensor:
     """
     with torch.autocast(x_IZ.device.type, enabled=False):
         x = x_IZ.double() * float(count)
-        rows = total_over_ranks(torch.tensor(float(count * len(x)), device=x.device))
+        rows = total_over_ranks(torch.full((), float(count * len(x)), device=x.device))
         rows = rows.double()
         features = x.shape[1]
         gram_ZZ = sum_over_ranks(x.mT @ x)
         identity = torch.eye(features, dtype=gram_ZZ.dtype, device=x.device)
-        factor = torch.linalg.cholesky(identity + features / (rows * epsilon) * gram_ZZ)
+        gram_ZZ = identity + features / (rows * epsilon) * gram_ZZ
+        factor = torch.linalg.cholesky_ex(gram_ZZ).L  # without waiting for a check
         half_log_det = factor.diagonal().log().sum()
         rate: Tensor = half_log_det * (features + rows) / (features * rows)
         return rate

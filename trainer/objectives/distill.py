@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fmritok.device import send
 from fmritok.trainer.config import require
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
@@ -168,8 +169,9 @@ class SelfDistillation(nn.Module):
             inputs = self._view(batch, frames_BTSD, view)
             B, U, C, _ = inputs.patches.shape
             hidden_BUC = slice_mask(
-                batch.draws, inputs.valid, config, n_patches=U, n_cells=C, view=view
+                batch.draws, inputs.host_valid, config, n_patches=U, n_cells=C, view=view
             )
+            hidden_BUC = send(hidden_BUC, inputs.patches.device)
             student = self.student(inputs, hidden_BUC, count=counts)
             with torch.no_grad():
                 teacher = self.teacher(inputs, torch.zeros_like(hidden_BUC), count=counts)
@@ -190,7 +192,7 @@ class SelfDistillation(nn.Module):
             ]
             loss = loss + weight * rate(*cells)
 
-        n = torch.tensor(float(counts * B), device=loss.device)
+        n = torch.full((), float(counts * B), device=loss.device)
         measures = {}
         if measure:
             with torch.no_grad():
@@ -222,7 +224,7 @@ class SelfDistillation(nn.Module):
         crop = crop_frames(
             frames_BTSD,
             batch.times,
-            batch.valid,
+            batch.valid if batch.host_valid is None else batch.host_valid,
             batch.draws,
             length=self.window,
             view=view,
@@ -235,10 +237,12 @@ class SelfDistillation(nn.Module):
             frames_BTSD = frames_BTSD * grid.known
         if model.input == "absolute" and grid.layout.has_mean:
             frames_BTSD = torch.addcmul(batch.mean[:, None], batch.std[:, None], frames_BTSD)
+        valid_BT = None
         if crop.valid is not None:
-            frames_BTSD = frames_BTSD.masked_fill(~crop.valid[:, :, None, None], 0.0)
+            valid_BT = send(crop.valid, frames_BTSD.device)
+            frames_BTSD = frames_BTSD.masked_fill(~valid_BT[:, :, None, None], 0.0)
         static_BSD = batch.mean if model.input == "both" else None
-        return fold_inputs(frames_BTSD, static_BSD, crop.times, crop.valid, grid)
+        return fold_inputs(frames_BTSD, static_BSD, crop.times, valid_BT, grid, crop.valid)
 
     def _collapsed(self, hidden_share: Tensor, weight: float, n: Tensor, n_cells: int) -> Tensor:
         """Return the loss if all embeddings were one vector."""
@@ -260,7 +264,7 @@ def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tens
     student, teacher = student_VBZ.double() * count, teacher_VBZ.double().flip(0)
     same = total_over_ranks((student * teacher).sum()) / len(student)
     sums = [total_over_ranks((x * count).sum(1)) for x in (student, teacher)]
-    rows = total_over_ranks(torch.tensor(float(count * student.shape[1]), device=student.device))
+    rows = total_over_ranks(torch.full((), float(count * student.shape[1]), device=student.device))
     others = (sums[0] * sums[1]).sum() / len(student) - same
     return (same / rows - others / (rows * (rows - 1)).clamp_min(1)).float() * (rows > 1)
 

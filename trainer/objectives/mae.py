@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmritok.device import send
 from fmritok.trainer.config import ModelConfig, require
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.attention import Context, make_norm
@@ -23,6 +24,7 @@ from fmritok.trainer.objectives.masks import (
     MaskingConfig,
     Visible,
     hidden_tokens,
+    kept_rows,
     random_visible,
     refuse_single_cell,
     tube_visible,
@@ -96,7 +98,7 @@ class Decoder(nn.Module):
             by_BL = rotation(torch.cat([positions_BNA, positions_BQA], dim=1), self.config)
             keep_BL = None
             if keep_BN is not None or keep_BQ is not None:
-                keep_BL = torch.ones(x_BLO.shape[:2], dtype=torch.bool, device=x_BLO.device)
+                keep_BL = torch.ones(x_BLO.shape[:2], dtype=torch.bool)
                 keep_BL[:, :N] = True if keep_BN is None else keep_BN
                 keep_BL[:, N:] = True if keep_BQ is None else keep_BQ
             x_BLO = run_blocks(self.blocks, x_BLO, by_BL, keep_BL, self.config)
@@ -184,15 +186,18 @@ class MaskedAutoencoder(nn.Module):
     ) -> ObjectiveOutput:
         """Return the loss of a batch and, with ``measure``, its measures."""
         inputs = self.encoder.inputs(batch)
-        B, U, C, _ = inputs.patches.shape
-        shown = self._visible(batch.draws, inputs.valid, U, C)
+        _, U, C, _ = inputs.patches.shape
+        device = inputs.patches.device
+        shown = self._visible(batch.draws, inputs.host_valid, U, C)
+        hidden_BQ, keep_BQ = hidden_tokens(
+            shown, inputs.host_valid, n_patches=U, n_cells=C, stride=self.config.stride
+        )
+        index_BQ = send(hidden_BQ, device)
+        shown = shown._replace(patches=send(shown.patches, device), cells=send(shown.cells, device))
         times_BN = inputs.times.gather(1, shown.patches)
         x_BNW = self._embed(inputs.patches, shown)
         encoded = self.encoder.encode_chosen(
             x_BNW, shown.cells, inputs.static, times_BN, shown.keep
-        )
-        index_BQ, keep_BQ = hidden_tokens(
-            shown, inputs.valid, n_patches=U, n_cells=C, stride=self.config.stride
         )
         # CLS and registers precede the visible tokens, with the time of the first frame.
         before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
@@ -209,11 +214,7 @@ class MaskedAutoencoder(nn.Module):
             self.encoder.grid.positions(inputs.times.gather(1, index_BQ // C), cells_BQ),
             keep_BQ,
         )
-        windows_B1 = torch.arange(B, device=index_BQ.device)[:, None]
-        index_K = (windows_B1 * (U * C) + index_BQ).flatten()
-        x_KO = x_BQO.flatten(0, 1)
-        if keep_BQ is not None:
-            index_K, x_KO = index_K[keep_BQ.flatten()], x_KO[keep_BQ.flatten()]
+        x_KO, index_K = kept_rows(x_BQO, index_BQ, keep_BQ, U * C)
         targets = PatchTargets(inputs, self.encoder.grid, error="l2", chunk=self.config.chunk)
         loss = prediction_error(self.decoder.head, x_KO, index_K, targets)
         measures = {}

@@ -1,4 +1,7 @@
-"""Masking: options, and masks that depend only on each window's random number."""
+"""Masking: options, and masks that depend only on each window's random number.
+
+All of it is computed on the host, and sent to the device when it is used.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmritok.device import send
 from fmritok.errors import expected
 from fmritok.trainer.config import ObjectiveConfig, require
 from fmritok.trainer.errors import TrainingError
 
 __all__ = [
-    "MaskingConfig", "Visible", "generator_of", "hidden_tokens", "random_visible",
-    "refuse_single_cell", "tube_cells",
-    "tube_visible",
+    "MaskingConfig", "Visible", "generator_of", "hidden_tokens", "kept_rows", "random_visible",
+    "refuse_single_cell", "tube_cells", "tube_visible",
 ]  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def tube_cells(draws: Tensor, *, n_cells: int, n_chosen: int) -> Tensor:
     chosen = [
         np.sort(generator_of(draw).permutation(n_cells)[:n_chosen]) for draw in draws.tolist()
     ]
-    return torch.from_numpy(np.stack(chosen)).to(draws.device)
+    return torch.from_numpy(np.stack(chosen))
 
 
 def tube_visible(
@@ -99,7 +102,7 @@ def tube_visible(
 ) -> Visible:
     """Show the same cells in all patches of a window."""
     cells_BN = tube_cells(draws, n_cells=n_cells, n_chosen=n_shown)
-    patches_N = torch.arange(n_patches, device=draws.device).repeat_interleave(n_shown)
+    patches_N = torch.arange(n_patches).repeat_interleave(n_shown)
     keep_BN = None if valid_BU is None else valid_BU.repeat_interleave(n_shown, dim=1)
     return Visible(patches_N.expand(len(draws), -1), cells_BN.repeat(1, n_patches), keep_BN)
 
@@ -119,7 +122,7 @@ def random_visible(
     """
     n_valid = np.full(len(draws), n_patches)
     if valid_BU is not None:
-        n_valid = valid_BU.sum(1).cpu().numpy()
+        n_valid = valid_BU.sum(1).numpy()
     n_shown = np.clip((share * n_valid * n_cells).astype(int), 1, n_valid * n_cells - 1)
     tokens_BN = np.zeros((len(draws), n_shown.max()), dtype=np.int64)
     for row, draw, tokens, shown in zip(
@@ -131,10 +134,10 @@ def random_visible(
             last = np.flatnonzero(predicted)[-1]
             order[[last, shown]] = order[[shown, last]]
         row[:shown] = np.sort(order[:shown])
-    chosen = torch.from_numpy(tokens_BN).to(draws.device)
+    chosen = torch.from_numpy(tokens_BN)
     keep_BN = None
     if (n_shown < n_shown.max()).any():
-        keep_BN = torch.from_numpy(np.arange(n_shown.max()) < n_shown[:, None]).to(draws.device)
+        keep_BN = torch.from_numpy(np.arange(n_shown.max()) < n_shown[:, None])
     return Visible(chosen // n_cells, chosen % n_cells, keep_BN)
 
 
@@ -150,17 +153,45 @@ def hidden_tokens(
     keep : torch.Tensor of shape (B, Q), bool, or None
         False for padding of windows with fewer tokens; None without padding.
     """
-    B, device = len(shown.cells), shown.cells.device
-    wanted_BUC = torch.zeros(B, n_patches, n_cells, dtype=torch.bool, device=device)
+    B = len(shown.cells)
+    wanted_BUC = torch.zeros(B, n_patches, n_cells, dtype=torch.bool)
     wanted_BUC[:, ::stride] = True
     if valid_BU is not None:
         wanted_BUC &= valid_BU[:, :, None]
     flat_BN = shown.patches * n_cells + shown.cells
-    seen = torch.zeros(B, n_patches * n_cells, dtype=torch.int64, device=device)
+    seen = torch.zeros(B, n_patches * n_cells, dtype=torch.int64)
     keep_BN = torch.ones_like(flat_BN) if shown.keep is None else shown.keep.long()
     wanted = wanted_BUC.flatten(1) & (seen.scatter_add(1, flat_BN, keep_BN) == 0)
     counts = wanted.sum(1)
     most, least = int(counts.max()), int(counts.min())
     index_BQ = (~wanted).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
-    keep_BQ = torch.arange(most, device=device) < counts[:, None] if least < most else None
+    keep_BQ = torch.arange(most) < counts[:, None] if least < most else None
     return index_BQ, keep_BQ
+
+
+def kept_rows(
+    x_BQX: Tensor, index_BQ: Tensor, keep_BQ: Tensor | None, per_window: int
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens that are no padding, one after another, and their numbers in the batch.
+
+    Parameters
+    ----------
+    x_BQX : torch.Tensor of shape (B, Q, X)
+    index_BQ : torch.Tensor of shape (B, Q), int64
+        Number of each token in its window.
+    keep_BQ : torch.Tensor of shape (B, Q), bool, optional
+        False for padding, on the host.
+    per_window : int
+        Tokens of a window.
+
+    Returns
+    -------
+    x : torch.Tensor of shape (K, X)
+    index : torch.Tensor of shape (K,), int64
+    """
+    windows_B1 = torch.arange(len(index_BQ), device=index_BQ.device)[:, None]
+    x_KX, index_K = x_BQX.flatten(0, 1), (windows_B1 * per_window + index_BQ).flatten()
+    if keep_BQ is None:
+        return x_KX, index_K
+    rows_K = send(keep_BQ.flatten().nonzero()[:, 0], x_BQX.device)
+    return x_KX.index_select(0, rows_K), index_K.index_select(0, rows_K)

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fmritok.device import send
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer
@@ -19,6 +20,7 @@ from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
 from fmritok.trainer.objectives.masks import (
     MaskingConfig,
     hidden_tokens,
+    kept_rows,
     random_visible,
     refuse_single_cell,
     tube_cells,
@@ -90,20 +92,20 @@ class MaskedTokenModelling(nn.Module):
         """Return the loss of a batch and, with ``measure``, its measures."""
         inputs = self.encoder.inputs(batch)
         B, U, C, _ = inputs.patches.shape
-        index_BN, keep_BN = self._hidden(batch.draws, inputs.valid, U, C)
-        windows_B1 = torch.arange(B, device=index_BN.device)[:, None]
-        hidden_BUC = torch.zeros(B, U, C, dtype=torch.bool, device=index_BN.device)
-        hidden_BUC.view(B, -1)[windows_B1, index_BN] = True if keep_BN is None else keep_BN
+        device = inputs.patches.device
+        chosen_BN, keep_BN = self._hidden(batch.draws, inputs.host_valid, U, C)
+        hidden_BUC = torch.zeros(B, U, C, dtype=torch.bool)
+        hidden_BUC.view(B, -1)[torch.arange(B)[:, None], chosen_BN] = (
+            True if keep_BN is None else keep_BN
+        )
+        index_BN = send(chosen_BN, device)
 
         x_BUCW = self.encoder.embed(inputs.patches)
         mask_vector = self.mask_vector.to(x_BUCW.dtype)
-        x_BUCW = torch.where(hidden_BUC[..., None], mask_vector, x_BUCW)
-        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid, index_BN)
+        x_BUCW = torch.where(send(hidden_BUC, device)[..., None], mask_vector, x_BUCW)
+        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.host_valid, index_BN)
 
-        index_K = (windows_B1 * (U * C) + index_BN).flatten()
-        x_KW = encoded.tokens.flatten(0, 1)
-        if keep_BN is not None:
-            index_K, x_KW = index_K[keep_BN.flatten()], x_KW[keep_BN.flatten()]
+        x_KW, index_K = kept_rows(encoded.tokens, index_BN, keep_BN, U * C)
         targets = PatchTargets(inputs, self.encoder.grid, error="l1", chunk=self.config.chunk)
         loss = prediction_error(self.head, x_KW, index_K, targets)
         measures = {}
@@ -139,7 +141,10 @@ class MaskedTokenModelling(nn.Module):
         place_BUC = place_BUC.view(B, U, C)
         std_BCE = grid.cells(batch.std[:, None])[:, 0]
         sums = [torch.zeros((), device=x_KW.device) for _ in range(3)]
-        windows_I, cells_I = hidden_BUC.any(1).nonzero(as_tuple=True)
+        windows_I, cells_I = (
+            send(x, x_KW.device) for x in hidden_BUC.any(1).nonzero(as_tuple=True)
+        )
+        hidden_BUC = send(hidden_BUC, x_KW.device)
         n_chunks = -(-len(cells_I) * U // self.config.chunk)
         for b, c in zip(windows_I.chunk(n_chunks), cells_I.chunk(n_chunks), strict=True):
             std_I1E = std_BCE[b, c][:, None]

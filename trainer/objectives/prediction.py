@@ -70,7 +70,7 @@ class PatchTargets:
         cost_KF = difference_KF.abs() if self.error == "l1" else difference_KF.square()
         weight_KF = self.weight(index_K)
         if weight_KF is None:
-            count = torch.tensor(cost_KF.numel(), dtype=torch.float32, device=cost_KF.device)
+            count = torch.full((), float(cost_KF.numel()), device=cost_KF.device)
             return Mean(cost_KF.sum(), count)
         return Mean((cost_KF * weight_KF).sum(), weight_KF.sum())
 

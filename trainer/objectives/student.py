@@ -66,7 +66,7 @@ class Student(nn.Module):
         x_BUCW = self.encoder.embed(inputs.patches)
         mask_vector = self.mask_vector.to(x_BUCW.dtype)
         x_BUCW = torch.where(hidden_BUC[..., None], mask_vector, x_BUCW)
-        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid)
+        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.host_valid)
         if inputs.valid is None:
             cells_BCW = encoded.tokens.mean(1)
         else:

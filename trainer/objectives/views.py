@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmritok.device import send
 from fmritok.trainer.config import ObjectiveConfig, require
 from fmritok.trainer.objectives.masks import generator_of
 
@@ -83,7 +84,7 @@ class Crop(NamedTuple):
     times: Tensor
     """[B T], seconds from the crop's first frame"""
     valid: Tensor | None
-    """[B T], bool"""
+    """[B T], bool, on the host"""
 
 
 def default_crop(window: int, patch: int, *, apart: bool = False) -> int:
@@ -105,7 +106,7 @@ def crop_frames(
     """Take a random crop of each window; windows shorter than a crop are taken whole.
 
     With ``apart``, the first view lies in the first half of the window and the second view in the
-    second half, if the window is long enough.
+    second half, if the window is long enough. ``valid_BT`` is on the host.
     """
     T = frames_BTSD.shape[1]
     length = min(length, T)
@@ -118,11 +119,11 @@ def crop_frames(
         elif apart:
             low = min(n // 2, high)
         starts.append(int(generator_of(draw, _START + view).integers(low, high, endpoint=True)))
-    start_B1 = torch.tensor(starts, device=draws.device)[:, None]
-    index_BT = start_B1 + torch.arange(length, device=draws.device)
+    host_BT = torch.tensor(starts)[:, None] + torch.arange(length)
+    index_BT = send(host_BT, frames_BTSD.device)
     chosen_BT11 = index_BT[:, :, None, None].expand(-1, -1, *frames_BTSD.shape[2:])
     crop_times_BT = times_BT.gather(1, index_BT)
-    crop_valid_BT = None if valid_BT is None else valid_BT.gather(1, index_BT)
+    crop_valid_BT = None if valid_BT is None else valid_BT.gather(1, host_BT)
     if crop_valid_BT is not None and bool(crop_valid_BT.all()):
         crop_valid_BT = None
     return Crop(
@@ -138,7 +139,8 @@ def standardize(crop: Crop) -> Tensor:
     if crop.valid is None:
         weight_BT11 = torch.ones_like(crop.frames[:, :, :1, :1])
     else:
-        weight_BT11 = crop.valid[:, :, None, None].to(crop.frames.dtype)
+        valid_BT = send(crop.valid, crop.frames.device)
+        weight_BT11 = valid_BT[:, :, None, None].to(crop.frames.dtype)
     count_B111 = weight_BT11.sum(1, keepdim=True)
     mean_B1SD = (crop.frames * weight_BT11).sum(1, keepdim=True) / count_B111
     centred_BTSD = (crop.frames - mean_B1SD) * weight_BT11
@@ -169,7 +171,7 @@ def augment(frames_BTSD: Tensor, draws: Tensor, config: ViewConfig, *, view: int
             seed = int(generator.integers(2**63 - 1))
             own = torch.Generator(frames_BTSD.device).manual_seed(seed)
             noise.append(torch.randn(frames_BTSD.shape[1:], generator=own, device=own.device))
-    out = frames_BTSD * torch.from_numpy(factors).to(frames_BTSD.device)[..., None]
+    out = frames_BTSD * send(torch.from_numpy(factors), frames_BTSD.device)[..., None]
     return out.add_(torch.stack(noise), alpha=config.noise) if noise else out
 
 
@@ -187,6 +189,7 @@ def slice_mask(
     With ``slice_probability``, a share between ``slice_low`` and ``slice_high`` is hidden: of
     consecutive patches of all cells, or of whole cells, with equal probability. At least one of
     them is hidden and one stays visible; a single one stays visible. Padded patches are not chosen.
+    ``valid_BU`` and the result are on the host.
     """
     n_valid = [n_patches] * len(draws) if valid_BU is None else valid_BU.sum(1).tolist()
     hidden = np.zeros((len(draws), n_patches, n_cells), dtype=bool)
@@ -205,4 +208,4 @@ def slice_mask(
             mask[first : first + n_hidden] = True
         else:
             mask[:n_own, generator.permutation(n)[:n_hidden]] = True
-    return torch.from_numpy(hidden).to(draws.device)
+    return torch.from_numpy(hidden)

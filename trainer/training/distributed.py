@@ -57,10 +57,7 @@ class Ranks:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
-        local = local_rank()
-        if device_type == "cuda":
-            torch.cuda.set_device(local)
-        return cls(dist.get_rank(), size, local)
+        return cls(dist.get_rank(), size, local_rank())
 
     @property
     def is_first(self) -> bool:

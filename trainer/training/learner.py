@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fmritok.device import compiles_by_default
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.objectives.base import Mean, ObjectiveModule, ObjectiveOutput
@@ -84,8 +85,10 @@ class Learner:
     ) -> None:
         self.model, self.config, self.n_steps = model, config, n_steps
         self.device, self.ranks, self.shard = device, ranks, shard
+        dtype = config.train.dtype
+        self._bf16 = dtype == "bf16" or (dtype == "auto" and device.type == "cuda")
         if shard:
-            shard_model(model, device, ranks.size)
+            shard_model(model, device, ranks.size, bf16=self._bf16)
         else:
             model.to(device)
         self.optimizer = build_optimizer(groups or parameter_groups(model), config.optim)
@@ -93,13 +96,14 @@ class Learner:
 
     def prepare(self) -> None:
         """Compile the model, and connect it to the other processes."""
-        if self.config.train.compile:
+        compiles = self.config.train.compile
+        if compiles_by_default(self.device) if compiles is None else compiles:
             compile_blocks(self.model)
         if self.ranks.size > 1 and not self.shard:
             self._wrapped = DistributedDataParallel(self.model)
 
     def learn(self, batch: Batch, step: int, *, measure: bool) -> Step:
-        """Take one step.
+        """Take one step. The host reads from the device once, when all gradients are there.
 
         Parameters
         ----------
@@ -119,13 +123,14 @@ class Learner:
         outputs = self._backward(batch, step / self.n_steps, measure=measure)
         sizes = [0 if is_placeholder(batch) else len(batch.draws), batch.n_frames]
         n_windows, n_frames = total_over_ranks(torch.tensor(sizes)).tolist()
-        loss = self._total([{"loss": output.loss} for output in outputs])["loss"]
+        totals = self._total([{"": output.loss, **output.measures} for output in outputs])
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, self.ranks.size / float(loss.n_values))
+        torch._foreach_mul_(gradients, (self.ranks.size / totals[""].n_values).float())
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip))
-        measures = self._total([output.measures for output in outputs]) if measure else {}
-        figures = {name: float(mean.value) for name, mean in measures.items()}
-        done = Step(float(loss.value), norm.item(), lr, figures, n_windows, n_frames)
+        values = _read([*(mean.value for mean in totals.values()), norm])
+        figures = dict(zip([*totals, "norm"], values, strict=True))
+        loss, grad_norm = figures.pop(""), figures.pop("norm")
+        done = Step(loss, grad_norm, lr, figures, n_windows, n_frames)
         if done.is_finite:
             self.optimizer.step()
             self.model.after_step((step + 1) / self.n_steps)
@@ -152,12 +157,14 @@ class Learner:
         """Accumulate the gradient of the batch's summed loss over its parts."""
         parts = split_batch(batch, self.config.train.accumulate)
         outputs = []
-        for part in parts:
-            with exchanging_gradients(self._wrapped, part is parts[-1]):
-                output = self._forward(self._wrapped, part, progress=progress, measure=measure)
-                torch.autograd.backward(output.loss.total)
-            detached = Mean(output.loss.total.detach(), output.loss.n_values)
-            outputs.append(output._replace(loss=detached))
+        with self.autocast():  # one for all parts: weights are cast to bfloat16 once a step
+            for part in parts:
+                with exchanging_gradients(self._wrapped, part is parts[-1]):
+                    output = self._forward(self._wrapped, part, progress=progress, measure=measure)
+                    with torch.autocast(self.device.type, enabled=False):
+                        torch.autograd.backward(output.loss.total)
+                detached = Mean(output.loss.total.detach(), output.loss.n_values)
+                outputs.append(output._replace(loss=detached))
         return outputs
 
     def _forward(
@@ -183,13 +190,17 @@ class Learner:
             for p in parts
         ]
         total = total_over_ranks(torch.stack(sums).sum(0))
-        return {name: Mean(*row) for name, row in zip(names, total.cpu().unbind(), strict=True)}
+        return {name: Mean(*row) for name, row in zip(names, total.unbind(), strict=True)}
 
     def autocast(self) -> torch.autocast:
         """Use bfloat16 on a GPU; on the CPU only with ``train.dtype=bf16``."""
-        dtype = self.config.train.dtype
-        use = dtype == "bf16" or (dtype == "auto" and self.device.type == "cuda")
         # With sharding, the cache would hold the bfloat16 weights of all layers at once.
         return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=use, cache_enabled=not self.shard
+            self.device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=not self.shard
         )
+
+
+def _read(figures: list[Tensor]) -> list[float]:
+    """Return figures of the device to the host, in one copy."""
+    values: list[float] = torch.stack([figure.double() for figure in figures]).tolist()
+    return values

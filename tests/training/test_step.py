@@ -1,0 +1,139 @@
+"""A step computes on the device without asking it, compiles once, and casts weights once."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import nullcontext
+from unittest import mock
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fmritok.trainer.data.reading import Batch
+from fmritok.trainer.model import blocks
+from fmritok.trainer.model.layout import TokenLayout
+from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.recipe import build_config, override
+from fmritok.trainer.training import learner
+from fmritok.trainer.training.distributed import Ranks
+from fmritok.trainer.training.learner import Learner
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = [
+    "data.window=12", "model.width=16", "model.layers=2", "model.mlp_width=16",
+    "train.compile=false",
+]  # fmt: skip
+OBJECTIVES = {
+    "mtm": ["objective.name=mtm", "objective.chunk=16"],
+    "mtm-random": ["objective.name=mtm", "objective.masking=random"],
+    "mae": ["objective.name=mae"],
+    "mae-cross": ["objective.name=mae", "objective.decoder=cross", "objective.masking=random"],
+    "distill": [
+        "objective.name=distill", "objective.head_width=16", "objective.projection=8",
+        "objective.noise=0",  # torch has no generator of random numbers without data
+    ],
+}  # fmt: skip
+
+
+def _learner(*options, device="cpu"):
+    config = build_config(override({}, [*SMALL, *options]))
+    torch.manual_seed(0)
+    model = build_objective(config, TokenLayout(4, 6))
+    made = Learner(model, config, n_steps=9, device=torch.device(device), ranks=Ranks())
+    made.prepare()
+    return made
+
+
+def _batch(lengths=(12, 5, 12), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    n, lengths = len(lengths), torch.tensor(lengths)
+    valid = torch.arange(12) < lengths[:, None]
+    tokens = torch.randint(-99, 99, (n, 12, 4, 6), dtype=torch.int8, generator=generator)
+    std = 0.1 + torch.rand(n, 4, 6, generator=generator)
+    times = (torch.arange(12) * 0.72).expand(n, -1).contiguous()
+    draws = torch.arange(n) + 10 * seed
+    return Batch(tokens * valid[..., None, None], 3 + std, std, std / 50, times, valid,
+                 torch.zeros(n, dtype=torch.int64), draws, 0, n, int(lengths.sum()))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_nothing_is_read_from_the_device_but_the_figures_at_the_end(name, packing, monkeypatch):
+    """The device ``meta`` has shapes and no data: whatever reads a value from it fails."""
+    made = _learner(*OBJECTIVES[name], f"model.packing={packing}", device="meta")
+    read = []
+
+    def ones(figures):
+        read.append([figure.device.type for figure in figures])
+        return [1.0] * len(figures)
+
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # not for meta
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    with mock.patch.object(learner, "_read", ones):
+        done = made.learn(_batch(), 0, measure=False)
+    assert done.loss == done.grad_norm == 1
+    assert read == [["meta", "meta"]]
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"[Mm]eta"):
+        made.learn(_batch(), 1, measure=False)
+
+
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_attention_is_planned_once_a_batch_not_in_every_layer(packing):
+    made = _learner("model.layers=3", f"model.packing={packing}")
+    with (
+        mock.patch.object(blocks, "plan_attention", wraps=blocks.plan_attention) as planned,
+        mock.patch.object(blocks.Packing, "of", wraps=blocks.Packing.of) as packed,
+    ):
+        made.learn(_batch(), 0, measure=False)
+    assert planned.call_count == 1
+    assert packed.call_count == (packing == "true")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_compiled_layers_survive_twenty_mixes_of_lengths_and_change_no_number(packing):
+    torch._dynamo.reset()
+    counters.clear()
+    options = [f"model.packing={packing}", "model.width=32"]
+    plain = _learner(*options)
+    with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend="eager")):
+        compiled = _learner(*options, "train.compile=true")
+    generator = torch.Generator().manual_seed(0)
+    graphs = []
+    for mix in range(20):
+        lengths = torch.randint(4, 13, (3,), generator=generator).tolist()
+        batch = _batch([12, *lengths], seed=mix)
+        one, other = (each.learn(batch, mix % 9, measure=False) for each in (plain, compiled))
+        assert other.loss == pytest.approx(one.loss, rel=1e-4)
+        assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-3)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert 1 <= graphs[-1] <= 12, graphs
+    assert graphs[4] == graphs[-1], graphs  # the first mixes are enough
+    assert not counters["recompile_limit"], counters["recompile_limit"]
+
+
+class _Casts(TorchDispatchMode):
+    """Counts casts of matrices from float32 to bfloat16, by their shape."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        self.shapes, self.count = shapes, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            to = (kwargs or {}).get("dtype")
+            self.count += to == torch.bfloat16 and tuple(args[0].shape) in self.shapes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_weights_are_cast_to_bfloat16_once_a_step(checkpointing):
+    made = _learner("train.dtype=bf16", "train.accumulate=3", "model.mlp_width=20",
+                    f"model.checkpointing={checkpointing}")  # fmt: skip
+    weights = [block.mlp.outer.weight for block in made.model.encoder.blocks]
+    with _Casts({tuple(weight.shape) for weight in weights}) as casts:
+        made.learn(_batch(), 0, measure=False)
+    assert casts.count == len(weights)
