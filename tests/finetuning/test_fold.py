@@ -87,6 +87,7 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_bits(
         return learn(learner, batch, step, **more)
 
     monkeypatch.setattr(Learner, "learn", counted)
+    torch.manual_seed(12345)  # another process has another state
     rest = fine_tuned(store, out, *options, source=training)
     assert steps == [3, 4, 5, 6, 7, 8]
     for one, other in zip(_scores(whole), _scores(rest), strict=True):
