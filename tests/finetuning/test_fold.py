@@ -17,7 +17,7 @@ from fmritok.trainer.data.reading import window_loader
 from fmritok.trainer.data.windows import RunIndex, all_windows
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
 from fmritok.trainer.evaluation.features import load_encoder
-from fmritok.trainer.finetuning import engine, fold
+from fmritok.trainer.finetuning import engine, fold, job
 from fmritok.trainer.finetuning.fold import FoldTraining
 from fmritok.trainer.finetuning.kept import read_classifier
 from fmritok.trainer.finetuning.unit_windows import UnitWindows
@@ -87,6 +87,7 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_bits(
         return learn(learner, batch, step, **more)
 
     monkeypatch.setattr(Learner, "learn", counted)
+    torch.manual_seed(12345)  # another process has another state
     rest = fine_tuned(store, out, *options, source=training)
     assert steps == [3, 4, 5, 6, 7, 8]
     for one, other in zip(_scores(whole), _scores(rest), strict=True):
@@ -233,11 +234,11 @@ def test_training_windows_follow_from_the_fold_and_the_epoch(store):
 
 
 def test_a_loss_that_is_no_number_names_the_runs(store, training, tmp_path, monkeypatch):
-    class Broken(fold.Classifier):
+    class Broken(job.Classifier):
         def outputs(self, batch, *more):
             return super().outputs(batch, *more) * float("nan")
 
-    monkeypatch.setattr(fold, "Classifier", Broken)
+    monkeypatch.setattr(job, "Classifier", Broken)
     with pytest.raises(TrainingError, match=r"Loss of finetune-seed0-fold0 on the runs demo_1"):
         fine_tuned(store, tmp_path, source=training)
 

@@ -10,8 +10,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from fmritok.errors import expected
@@ -20,12 +18,12 @@ from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.progress import report
 from fmritok.trainer.config import require
 from fmritok.trainer.errors import ConfigError, StoppedError
-from fmritok.trainer.evaluation.crossval import FoldPrediction, Row, cross_validate, metrics_of
-from fmritok.trainer.evaluation.exchange import exchanges
+from fmritok.trainer.evaluation.crossval import Row, cross_validate
 from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.finetuning.config import FinetuneConfig, from_scratch, to_yaml
-from fmritok.trainer.finetuning.fold import FoldJob, FoldTraining
+from fmritok.trainer.finetuning.fold import FoldTraining
 from fmritok.trainer.finetuning.folder import FinetuneFolder
+from fmritok.trainer.finetuning.job import FoldJob, exchanged, prediction_of
 from fmritok.trainer.finetuning.start import Start, read_start
 from fmritok.trainer.finetuning.targets import labels_of_units
 from fmritok.trainer.finetuning.unit_windows import UnitWindows
@@ -182,7 +180,7 @@ class _Work:
         """Return one fold of a row, with its key."""
         labels = None
         if kind.permuted:
-            labels = labels_of_units(self.units)[_exchanged(self.units, fold)]
+            labels = labels_of_units(self.units)[exchanged(self.units, fold)]
         word = {DUMMY: "", SCRATCH: "scratch", CONTROL: "permuted"}.get(kind.name, "finetune")
         name = f"{word}-seed{fold.seed}-fold{fold.number}"
         deciding = {
@@ -234,7 +232,7 @@ class _Work:
             report(number + 1, total, "folds")
             outcomes.append(outcome)
         predictions = tuple(
-            _prediction(self.units, job, outcome, permuted=kind.permuted)
+            prediction_of(self.units, job, outcome, permuted=kind.permuted)
             for job, outcome in zip(jobs, outcomes, strict=True)
         )
         details = {
@@ -278,33 +276,6 @@ def _kinds(config: FinetuneConfig, options: Options) -> list[_Kind]:
     if options.control:
         kinds.append(replace(first, name=CONTROL, permuted=True))
     return kinds
-
-
-def _prediction(
-    units: Units, job: FoldJob, outcome: dict[str, Any], *, permuted: bool
-) -> FoldPrediction:
-    """Score the test units, as all commands of a task do."""
-    fold, scores = job.fold, np.array(outcome["scores"])
-    test, learnt = np.flatnonzero(fold.test), fold.train | fold.validation
-    if permuted:  # each unit gets the score of the unit that has its label
-        given = scores
-        scores = np.empty_like(given)
-        scores[np.searchsorted(test, _exchanged(units, fold)[test])] = given
-    is_number = units.task.kind == "regression"
-    sd = float(units.labels.values[learnt].std()) if is_number else 1.0
-    found = metrics_of(units, test, scores, sd, np.ones((1, len(test))))
-    own = {name: float(values[0]) for name, values in found.items()}
-    return FoldPrediction(fold, test, scores, sd, own, {name: np.zeros(0) for name in own})
-
-
-def _exchanged(units: Units, fold: Fold) -> npt.NDArray[np.int64]:
-    """Return the unit whose label each unit gets: one of its own side, families kept whole."""
-    order = np.arange(len(units))
-    for side in (fold.train, fold.validation, fold.test):
-        groups = [names[side] for names in (units.labels.family, *units.labels.within)]
-        drawn = exchanges(groups, count=1, seed=1000 * fold.seed + fold.number)[0]
-        order[side] = order[side][drawn]
-    return order
 
 
 def _group_of(training: Path | str | None, store: TokenStore) -> str | None:

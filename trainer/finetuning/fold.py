@@ -26,68 +26,28 @@ from fmritok.trainer.data.windows import Windows
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.evaluation.crossval import metrics_of
 from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
-from fmritok.trainer.finetuning.config import FinetuneConfig
 from fmritok.trainer.finetuning.folder import FinetuneFolder
+from fmritok.trainer.finetuning.job import STEP, WINDOWS, FoldJob, build_classifier
 from fmritok.trainer.finetuning.kept import kept
-from fmritok.trainer.finetuning.model import Classifier
-from fmritok.trainer.finetuning.start import Start, torch_seed
 from fmritok.trainer.finetuning.targets import Targets
 from fmritok.trainer.finetuning.unit_windows import UnitWindows
 from fmritok.trainer.finetuning.weights import (
-    choose_trained,
     layered_groups,
     trained_state,
 )
 from fmritok.trainer.record.checkpoint import Checkpoint
-from fmritok.trainer.tasks.splits import Fold
-from fmritok.trainer.tasks.units import Units
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.sharding import whole_tensors
 from fmritok.trainer.training.stopping import StopRequest
 
-__all__ = ["FoldJob", "FoldTraining", "build_classifier"]
+__all__ = ["FoldTraining"]
 
 _BEST = "best.safetensors"
 #: Between two checkpoints, s.
 SAVE_EVERY_S = 60.0
-_ENCODER, _HEAD, _WINDOWS, _STEP = range(4)  # keys that keep the random streams apart
 
 Floats = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class FoldJob:
-    """One fold of one row.
-
-    Attributes
-    ----------
-    name : str
-        Of its files.
-    key : str
-        Checksum of all that decides its result.
-    units : Units
-    fold : Fold
-        With a validation side.
-    config : FinetuneConfig
-    start : Start
-    pretrained : bool
-    labels : np.ndarray of shape (n_units,), optional
-        What is trained on instead of the units' labels.
-    """
-
-    name: str
-    key: str
-    units: Units
-    fold: Fold
-    config: FinetuneConfig
-    start: Start
-    pretrained: bool
-    labels: npt.NDArray[Any] | None = None
-
-    def seed(self, *key: int) -> int:
-        """Return a seed of this fold; rows of the same fold have the same."""
-        return torch_seed(self.config.train.seed, self.fold.seed, self.fold.number, *key)
 
 
 @dataclass
@@ -105,17 +65,6 @@ class _Course:
     reached: tuple[float, float] = (-np.inf, -np.inf)
     """in it: the task's metric, the larger the better, and minus the loss"""
     rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-def build_classifier(job: FoldJob, targets: Targets) -> Classifier:
-    """Make the model of a fold, on the CPU; heads of different rows begin with equal weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed(_ENCODER))
-        encoder = job.start.encoder(pretrained=job.pretrained)
-        torch.manual_seed(job.seed(_HEAD))
-        model = Classifier(encoder, job.config, targets.n_outputs, targets)
-        choose_trained(model, job.config.weights)
-    return model
 
 
 class FoldTraining:
@@ -214,7 +163,7 @@ class FoldTraining:
         }
 
     def _windows_of(self, epoch: int) -> Windows:
-        key = (self.job.config.train.seed, self.job.fold.seed, self.job.fold.number, _WINDOWS)
+        key = (self.job.config.train.seed, self.job.fold.seed, self.job.fold.number, WINDOWS)
         return self.windows.training(self.job.fold.train, key=key, epoch=epoch)
 
     def _train(self, stop: StopRequest) -> None:
@@ -227,7 +176,7 @@ class FoldTraining:
         )
         for batch in batches:
             with torch.random.fork_rng(devices=self._devices):
-                torch.manual_seed(self.job.seed(_STEP, course.step))
+                torch.manual_seed(self.job.seed(STEP, course.step))
                 done = self.learner.learn(batch, course.step, measure=False)
             if not done.is_finite:
                 raise self._not_finite(batch, done.loss)
