@@ -63,10 +63,11 @@ _SPAN = 0.25
 def house_style() -> Iterator[None]:
     """Draw in the house style; a context or a decorator of a function that draws."""
     import matplotlib
+    from matplotlib.rcsetup import cycler
 
-    defaults: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
-    with matplotlib.rc_context({**defaults, **_SETTINGS, "backend": "agg"}):
-        matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=COLOURS)
+    settings: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
+    settings |= {**_SETTINGS, "backend": "agg", "axes.prop_cycle": cycler(color=COLOURS)}
+    with matplotlib.rc_context(settings):
         yield
 
 
