@@ -26,11 +26,11 @@ PLANES = (
 _VIEWS = (("from above", 0, 1), ("from the front", 0, 2), ("from the side", 1, 2))
 
 
-def mark_sides(axes: Axes, *, inside: bool = True) -> None:
+def mark_sides(axes: Axes, *, colour: str = INK) -> None:
     """Write L and R at the left and right edge; the left of the picture is left in the brain."""
-    place = 0.02 if inside else -0.03
-    axes.text(place, 0.98, "L", transform=axes.transAxes, va="top", ha="left", weight="bold")
-    axes.text(1 - place, 0.98, "R", transform=axes.transAxes, va="top", ha="right", weight="bold")
+    for place, side, name in ((0.02, "left", "L"), (0.98, "right", "R")):
+        axes.text(place, 0.98, name, transform=axes.transAxes, va="top", ha=side, weight="bold",
+                  color=colour)  # fmt: skip
 
 
 def flat_image(
@@ -138,7 +138,7 @@ def draw_slice(
     shown = axes.imshow(volume[plane].T, origin="lower", cmap=colours, vmin=low, vmax=high)
     axes.set_axis_off()
     if sides:
-        mark_sides(axes, inside=False)
+        mark_sides(axes, colour="white" if colours == "gray" else INK)
     return shown
 
 

@@ -65,9 +65,9 @@ def house_style() -> Iterator[None]:
     import matplotlib
     from matplotlib.rcsetup import cycler
 
-    settings: Any = {**matplotlib.rcParamsDefault, **_SETTINGS, "backend": "agg"}
+    settings: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
+    settings |= {**_SETTINGS, "backend": "agg", "axes.prop_cycle": cycler(color=COLOURS)}
     with matplotlib.rc_context(settings):
-        matplotlib.rcParams["axes.prop_cycle"] = cycler(color=COLOURS)
         yield
 
 
@@ -153,7 +153,7 @@ def label_lines(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """
     low, high = axes.get_ylim()
     figure = axes.get_figure(root=True)
-    height = axes.get_position().height * (figure.get_figheight() if figure is not None else 4.0)
+    height = axes.get_window_extent().height / (100.0 if figure is None else figure.dpi)
     apart = 0.17 / max(height, 0.5)  # a line of text, in heights of the axes
     order = sorted(labels, key=lambda one: one[0])
     wanted = [min(max((y - low) / (high - low), 0.0), 1.0) for y, _, _ in order]

@@ -6,8 +6,8 @@ import json
 
 import pandas as pd
 import pytest
+from stores import write_two_groups
 from tiny import fmritok
-from two_groups import write_two_groups
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.comparison.protocol import plan_comparison, unequal

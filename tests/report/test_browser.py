@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from people import a_task
-from scored import write_scores
+from people import a_task, write_scores
+from stores import write_two_groups
 from tiny import fmritok
-from two_groups import write_two_groups
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

@@ -7,10 +7,9 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from people import a_task
-from scored import write_scores
+from people import a_task, write_scores
+from stores import write_two_groups
 from tiny import fmritok
-from two_groups import write_two_groups
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

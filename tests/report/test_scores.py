@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from people import a_task
-from scored import write_scores as write
+from people import write_scores as write
 
 from fmritok.pictures.style import house_style
 from fmritok.trainer.report.score_figures import draw_predictions, draw_rows

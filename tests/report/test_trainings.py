@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from two_groups import write_two_groups
+from stores import write_two_groups
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.report.page import other_tokens

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from stores import write_two_groups
 from tiny import fmritok
-from two_groups import write_two_groups
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.model.model import TokenTransformer

@@ -1,12 +1,17 @@
-"""A small cohort as tables: two runs of each subject, families of two, three sites."""
+"""A small cohort as tables (two runs of each subject, families of two, sites), and scores of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fmritok.trainer.evaluation.results import Results, write_results
+from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.unit_features import Fixed
+from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import SplitRule, Task
 from fmritok.trainer.tasks.units import Units, units_of
 
@@ -40,3 +45,19 @@ def a_task(target: str = "sex", kind: Any = "binary", unit: Any = "subject", **m
 def some_units(task: Task | None = None, n_subjects: int = 24) -> Units:
     """Return the units of a task in that cohort."""
     return units_of(task or a_task(), *people(n_subjects))
+
+
+def write_scores(
+    out: Path, task: Task, *, name: str = "probe", strength: float = 1.5, dummy: bool = False
+) -> Path:
+    """Write results of a row that predicts a task as well as its strength allows."""
+    units = some_units(task, 30)
+    folds = folds_of(units, units.task.split)
+    x = np.random.default_rng(0).standard_normal((len(units), 4))
+    numbers = units.labels.values if units.task.kind == "regression" else units.codes
+    x[:, 0] += strength * (numbers - numbers.mean()) / numbers.std()
+    rows = score_features(units, folds, name, Fixed(x, units.ids), permutations=2)
+    if dummy:
+        rows += score_features(units, folds, "dummy", None)
+    write_results(out, Results(units, tuple(folds), tuple(rows), {"overlap": None}), draws=40)
+    return out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from fmritok.pipeline.store.names import IDENTITY
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.schema import GroupSpec
+from fmritok.pipeline.store.tables.annotations import write_annotations
 from fmritok.pipeline.store.writer import write_run
 
 
@@ -98,3 +101,79 @@ def write_store(
         )
     finalize(location, "vae")
     return written
+
+
+NAMES = ["Visual", "<b>Somato</b>", "Default", "Other"]
+
+
+def write_two_groups(
+    out: Path, *, n_subjects: int = 12, frames: int = 48, failed: str = "", phenotypes: bool = True
+) -> str:
+    """Write the groups ``network`` (8 parcels, TR 2 s) and ``cells`` (6 cells of 5, TR 1 s).
+
+    The first two parcels go together in men. ``failed`` is the reason for which one run more has
+    no tokens in ``network``.
+    """
+    location, rng = Location(out), np.random.default_rng(0)
+    subjects = [f"{100 + i // 2}" for i in range(2 * n_subjects)]
+    rows = pd.DataFrame(
+        {"run_id": [f"demo_{s}_{i % 2}" for i, s in enumerate(subjects)], "dataset": "demo",
+         "subject": subjects, "session": "", "task": ["rest", "motor"] * n_subjects, "family": "",
+         "site": "", "tr": 2.0, "space": "", "source": "", "problem": "", "n_frames": frames}
+    )  # fmt: skip
+    _write(location, "network", rows, failed, _parcels(rng, frames))
+    _write(location, "cells", rows.assign(tr=1.0, n_frames=2 * frames), "", _cells(rng, frames))
+    if phenotypes:
+        people = pd.DataFrame(
+            {"dataset": "demo", "subject": sorted(set(subjects)), "session": "",
+             "sex": ["M", "F"] * (n_subjects // 2), "age": rng.uniform(20, 60, n_subjects),
+             "mean_fd": rng.uniform(0.1, 0.4, n_subjects)}
+        )  # fmt: skip
+        write_annotations(location, {"phenotypes": people})
+    return str(out)
+
+
+def _parcels(rng: np.random.Generator, frames: int) -> dict[str, Any]:
+    def values(number: int) -> np.ndarray:
+        x = rng.standard_normal((frames, 8))
+        x[:, 1] += 4 * (number // 2 % 2 == 0) * x[:, 0]
+        return ((x - x.mean(0)) / x.std(0)).astype(np.float32)[:, :, None]
+
+    layout = {"parcels": [f"p{i}" for i in range(8)], "networks": NAMES}
+    static = {"network": np.arange(8, dtype=np.int32) // 2,
+              "coordinates": rng.uniform(-60, 60, (8, 3)).astype(np.float32)}  # fmt: skip
+    return {"shape": (8, 1), "values": values, "static": static,
+            "provenance": {"tokenizer": "network", "layout": layout}}  # fmt: skip
+
+
+def _cells(rng: np.random.Generator, frames: int) -> dict[str, Any]:
+    def values(number: int) -> np.ndarray:
+        return (3 + 0.1 * rng.standard_normal((2 * frames, 6, 5))).astype(np.float32)
+
+    static = {"coordinates": rng.uniform(-60, 60, (6, 3)).astype(np.float32)}
+    return {"shape": (6, 5), "values": values, "static": static,
+            "provenance": {"tokenizer": "cells"}}  # fmt: skip
+
+
+def _write(
+    location: Location, name: str, rows: pd.DataFrame, failed: str, made: dict[str, Any]
+) -> None:
+    n_tokens, dim = made["shape"]
+    spec = GroupSpec(
+        name=name, n_tokens=n_tokens, dim=dim, precision="float16", chunk_frames=8,
+        shard_frames=32, static=made["static"], provenance=made["provenance"],
+    )  # fmt: skip
+    if failed:
+        rows = pd.concat([rows, rows.iloc[:1].assign(run_id="demo_bad", subject="bad")])
+    for number, run in enumerate(allocate(location, spec, rows).to_dict("records")):
+        columns = {c: run[c] for c in [*IDENTITY[1:], "source"]}
+        if run["run_id"] == "demo_bad":
+            record = RunRecord("demo_bad", "failed", reason=failed, columns=columns)
+        else:
+            stored = store_precision(made["values"](number), "float16")
+            sums = write_run(location, name, run_id=run["run_id"], row=run["row"],
+                             start=run["start"], stored=stored)  # fmt: skip
+            record = RunRecord(run["run_id"], "done", run["start"], run["n_frames"],
+                               row=run["row"], columns=columns, checksums=sums)  # fmt: skip
+        write_record(location, name, record)
+    finalize(location, name)
