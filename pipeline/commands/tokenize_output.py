@@ -100,7 +100,9 @@ def _reason(run: Any) -> str:
 
 
 def print_estimates(found: Sequence[Estimate], store: str) -> None:
-    """Print what each group takes, and how much of it is there already."""
+    """Print what each group takes, how much of it is there already, and a large error."""
+    from fmritok.pipeline.tokenization.estimate import error_sentence
+
     for one in found:
         timed = not math.isnan(one.seconds)
         duration = f", about {_duration(one.seconds)} on one worker" if timed else ""
@@ -112,6 +114,9 @@ def print_estimates(found: Sequence[Estimate], store: str) -> None:
         )
         if one.done or one.problems:
             echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
+        sentence = error_sentence(one.group, one.error)
+        if sentence:
+            say(sentence)
 
 
 def _duration(seconds: float) -> str:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fmritok.errors import RunError
 from fmritok.pipeline.catalog.cohort import Cohort
+from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store.group import is_created
 from fmritok.pipeline.store.ledger import finished_runs
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.tokenization.plan import PlannedGroup
 from fmritok.tokenizers.base import VolumeTokenizer
+from fmritok.tokenizers.fidelity import TOLERABLE, TimeCourseError, spread_frames
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.vae.intensity import VolumeStatistics
 
-__all__ = ["Estimate", "estimate", "with_measured_notes"]
+__all__ = ["Estimate", "error_sentence", "estimate", "measured_error", "with_measured_notes"]
+
+#: Where the notes of a group keep the error of its arithmetic.
+_NOTE = "error_of_time_courses"
 
 #: int8 residuals and float16 take about these parts of their raw size with zstd, on real runs.
 _COMPRESSED = {"int8": 0.5, "float16": 0.8}
@@ -44,6 +51,8 @@ class Estimate:
         Of one worker; NaN if the encoder was not timed.
     scratch_bytes : int
         Working files of one worker, for the longest run.
+    error : dict, optional
+        Of the tokens' time courses: see :func:`measured_error`.
     """
 
     group: str
@@ -55,10 +64,16 @@ class Estimate:
     stored_bytes: int
     seconds: float
     scratch_bytes: int
+    error: Mapping[str, Any] | None = None
 
 
 def estimate(
-    cohort: Cohort, planned: PlannedGroup, location: Location, *, timed: bool = False
+    cohort: Cohort,
+    planned: PlannedGroup,
+    location: Location,
+    *,
+    timed: bool = False,
+    error: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """Estimate what one group takes; nothing is written.
 
@@ -67,6 +82,8 @@ def estimate(
     cohort, planned, location
     timed : bool
         Whether to encode one frame to tell the time, where a tokenizer works frame by frame.
+    error : dict, optional
+        From :func:`measured_error`.
     """
     spec, runs = planned.spec, planned.runs_of(cohort)
     done = runs["run_id"].isin(finished_runs(location, spec.name))
@@ -91,30 +108,36 @@ def estimate(
         stored_bytes=int(raw * shrunk),
         seconds=seconds,
         scratch_bytes=longest * (spool + spec.n_tokens * spec.dim * 4),
+        error=error,
     )
 
 
-def with_measured_notes(
-    cohort: Cohort, planned: PlannedGroup, location: Location, scratch: Path | None
-) -> PlannedGroup:
-    """Add what reduced precision costs on one frame of the first readable run.
+def measured_error(
+    cohort: Cohort, planned: PlannedGroup, location: Location, scratch: Path | None = None
+) -> dict[str, Any] | None:
+    """Measure what a group's arithmetic costs the time courses of its tokens.
 
-    Only for a tokenizer that was asked for reduced precision, and for a group that is new.
+    On frames spread over the first run that can be read, with its mask and warp. None if the
+    tokenizer's arithmetic is exact, or the group is there already.
+
+    Returns
+    -------
+    dict
+        What :meth:`VolumeTokenizer.measure_error` found, and ``run_id``.
     """
-    tokenizer, spec = planned.tokenizer, planned.spec
+    tokenizer = planned.tokenizer
     if (
         not isinstance(tokenizer, VolumeTokenizer)
         or not tokenizer.is_approximate
-        or is_created(location, spec.name)
+        or is_created(location, planned.spec.name)
     ):
-        return planned
+        return None
     tokenizer.setup()
     for run in cohort.runs[cohort.runs["problem"] == ""].to_dict("records"):
+        files = RunFiles(**{f.name: str(run[f.name]) for f in fields(RunFiles)})
         try:
             volumes = RunVolumes.read(
-                Path(run["path"]),
-                voxel_statistics=tokenizer.needs_voxel_statistics,
-                scratch=scratch,
+                files, voxel_statistics=tokenizer.needs_voxel_statistics, scratch=scratch
             )
         except Exception:  # a bad run has its own report later
             continue
@@ -123,20 +146,38 @@ def with_measured_notes(
                 intensity = tokenizer.fit(volumes.statistics)
             except RunError:
                 continue
-            _, frames = next(volumes.blocks(1))
-            found = tokenizer.measure_error(frames, intensity)
-        note = {"bf16_against_fp32": found | {"run_id": run["run_id"], "frame": 0}}
-        return replace(planned, spec=replace(spec, notes={**spec.notes, **note}))
-    return planned
+            frames = volumes.frames_at(spread_frames(volumes.n_frames))
+            return tokenizer.measure_error(frames, intensity) | {"run_id": run["run_id"]}
+    return None
+
+
+def error_sentence(group: str, error: Mapping[str, Any] | None) -> str:
+    """Say what a group's arithmetic costs; empty where that is little."""
+    if not error or error["median"] <= TOLERABLE:
+        return ""
+    found = TimeCourseError(error["median"], error["percentile_95"])
+    return (
+        f"{group}: the arithmetic {error['arithmetic']} changes the time courses of tokens by "
+        f"{found}, measured on {error['frames']} frames of run {error['run_id']}."
+    )
+
+
+def with_measured_notes(planned: PlannedGroup, error: Mapping[str, Any] | None) -> PlannedGroup:
+    """Keep a measured error with the group that is to be made."""
+    if error is None:
+        return planned
+    notes = {**planned.spec.notes, _NOTE: dict(error)}
+    return replace(planned, spec=replace(planned.spec, notes=notes))
 
 
 def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
-    """Time one frame of noise: nothing in it is background."""
+    """Time noise: nothing in it is background."""
     tokenizer.setup()
-    frame = np.random.default_rng(0).uniform(1, 100, (1, *SHAPE)).astype(np.float32)
+    count = 16 if tokenizer.block_frames > 16 else 1  # a tokenizer may batch frames
+    frames = np.random.default_rng(0).uniform(1, 100, (count, *SHAPE)).astype(np.float32)
     still = np.ones(SHAPE, np.float32)
     intensity = tokenizer.fit(VolumeStatistics(100.0, still, still))
-    tokenizer.encode(frame, intensity)
+    tokenizer.encode(frames[:1], intensity)
     start = time.perf_counter()
-    tokenizer.encode(frame, intensity)
-    return time.perf_counter() - start
+    tokenizer.encode(frames, intensity)
+    return (time.perf_counter() - start) / count

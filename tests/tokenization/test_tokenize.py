@@ -17,6 +17,7 @@ from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store import ledger
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
 SUFFIX = "rfMRI_REST1_LR"
@@ -118,12 +119,38 @@ def test_zscore_group_beside_the_other(tree, tmp_path, weights):
         "decode", "--store", store, "--out", out, "--run", "x").output  # fmt: skip
 
 
-def test_bf16_keeps_its_measured_error(tree, tmp_path, weights):
+def test_an_inexact_arithmetic_is_told_and_kept_with_its_error(tree, tmp_path, weights):
     store = tmp_path / "t.zarr"
-    assert tokenize(tree, store, weights, "--dtype", "bf16").exit_code == 0
-    note = inspect(store)["groups"]["vae"]["notes"]["bf16_against_fp32"]
-    assert 0 < note["relative_error"] < 0.05
+    made = tokenize(tree, store, weights, "--arithmetic", "bf16")
+    assert made.exit_code == 0, made.output
+    note = inspect(store)["groups"]["vae"]["notes"]["error_of_time_courses"]
+    assert 0.01 < note["median"] < note["percentile_95"]
+    assert (note["arithmetic"], note["frames"]) == ("bf16", 3)
     assert note["run_id"] == "hcp_100000_rfMRI_REST1_LR"
+    assert "vae: the arithmetic bf16 changes the time courses of tokens by " in made.output
+    again = tokenize(tree, store, weights, "--dtype", "bf16")  # the older name of the option
+    assert again.exit_code == 0, again.output
+    assert "changes the time courses" not in again.output
+
+
+def test_delta_tokens_are_those_of_fp32_within_half_a_percent(tree, tmp_path, weights):
+    """Through the command; a group of delta is not continued in fp32."""
+    stores = {}
+    for arithmetic in ("fp32", "delta"):
+        stores[arithmetic] = store = tmp_path / f"{arithmetic}.zarr"
+        made = tokenize(tree, store, weights, "--arithmetic", arithmetic, "--precision", "float16")
+        assert made.exit_code == 0, made.output
+        assert "changes the time courses" not in made.output
+    exact, found = (
+        TokenStore(s).group().values("hcp_100002_rfMRI_REST1_LR") for s in stores.values()
+    )
+    assert time_course_error(found, exact).median < 0.005
+    notes = inspect(stores["delta"])["groups"]["vae"]["notes"]
+    assert 0 < notes["error_of_time_courses"]["median"] < 0.005
+    assert "error_of_time_courses" not in inspect(stores["fp32"])["groups"]["vae"]["notes"]
+    mixed = tokenize(tree, stores["delta"], weights, "--precision", "float16")
+    assert mixed.exit_code == 1
+    assert "provenance.dtype = 'delta'" in mixed.output
 
 
 def test_bad_runs_are_set_aside_and_the_rest_goes_on(tree, tmp_path, weights):
@@ -208,7 +235,7 @@ def test_another_configuration_is_refused(tree, tmp_path, weights):
     for more, words in [
         (("--intensity", "zscore"), "provenance.intensity.mode = 'max'"),
         (("--precision", "float16"), "precision = 'int8'"),
-        (("--dtype", "bf16"), "provenance.dtype = 'fp32'"),
+        (("--arithmetic", "tf32"), "provenance.dtype = 'fp32'"),
         (("--weights", "dcae-tiny"), "provenance.weights"),
     ]:
         result = tokenize(tree, store, weights, *more)

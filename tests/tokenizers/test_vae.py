@@ -162,15 +162,6 @@ def test_decoding_the_embedded_autoencoder_gives_the_brain_back(real_run):
     assert correlation > 0.8
 
 
-def test_bf16_measures_its_error(real_run, weights):
-    tokenizer = VaeTokenizer(str(weights), dtype="bf16")
-    tokenizer.setup()
-    intensity = tokenizer.fit(real_run.statistics)
-    _, frames = next(real_run.blocks(1))
-    error = tokenizer.measure_error(frames, intensity)["relative_error"]
-    assert 1e-5 < error < 0.03
-
-
 def test_pickled_weights_are_refused(weights, tmp_path):
     shutil.copy(weights / "config.json", tmp_path)
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"x")

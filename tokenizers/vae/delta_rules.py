@@ -36,7 +36,7 @@ def clamp(b: Tensor, d: Tensor, low: float | None = None, high: float | None = N
 
 
 def relu(b: Tensor, d: Tensor, inplace: bool = False) -> Tensor:
-    """The clamp above 0."""
+    """Clamp above 0."""
     return torch.maximum(d + b.clamp(max=0), -b.clamp(min=0))
 
 
@@ -54,7 +54,7 @@ def rsqrt(b: Tensor, d: Tensor) -> Tensor:
 
 
 def sqrt(b: Tensor, d: Tensor) -> Tensor:
-    """The same identity: ``d / (sqrt(b + d) + sqrt(b))``."""
+    """Use the same identity: ``d / (sqrt(b + d) + sqrt(b))``."""
     return d / (torch.sqrt(b + d) + torch.sqrt(b))
 
 
@@ -69,7 +69,7 @@ def exp(b: Tensor, d: Tensor) -> Tensor:
 
 
 def tanh(b: Tensor, d: Tensor) -> Tensor:
-    """The addition theorem: ``tanh x - tanh y = tanh(x - y) (1 - tanh x tanh y)``."""
+    """Use the addition theorem: ``tanh x - tanh y = tanh(x - y) (1 - tanh x tanh y)``."""
     return torch.tanh(d) * (1 - torch.tanh(b + d) * torch.tanh(b))
 
 
@@ -79,7 +79,7 @@ def sigmoid(b: Tensor, d: Tensor) -> Tensor:
 
 
 def silu(b: Tensor, d: Tensor, inplace: bool = False) -> Tensor:
-    """The product of ``x`` and ``sigmoid(x)``."""
+    """Multiply ``x`` by ``sigmoid(x)``."""
     return d * torch.sigmoid(b + d) + b * sigmoid(b, d)
 
 
@@ -93,12 +93,12 @@ def softmax(b: Tensor, d: Tensor, dim: int = -1, **_: Any) -> Tensor:
 
 
 def multiply(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
-    """``(a + da)(b + db) - a b = da (b + db) + a db``."""
+    """Expand: ``(a + da)(b + db) - a b = da (b + db) + a db``."""
     return da * (b + db) + a * db
 
 
 def matmul(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
-    """The same, of matrices."""
+    """Expand a product of matrices in the same way."""
     return da @ (b + db) + a @ db
 
 
@@ -129,7 +129,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: None = None, dropout_p
 
 
 def reciprocal_times(x: Tensor, numerator: Any) -> Tensor:
-    """A constant over a tensor."""
+    """Divide a constant by a tensor."""
     return torch.reciprocal(x) * numerator
 
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import MachineError, expected
+from fmritok.errors import FmritokError, MachineError, expected
 from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
+from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
 from fmritok.tokenizers.vae.intensity import (
     Intensity,
@@ -40,10 +41,15 @@ from fmritok.tokenizers.vae.weights import (
 if TYPE_CHECKING:
     import torch
 
+    from fmritok.tokenizers.vae.arithmetic import Arithmetic
+    from fmritok.tokenizers.vae.delta import DeltaEncoder
+
 __all__ = ["VaeTokenizer", "tokens_from_latents"]
 
 _EDGE = SHAPE[0]
 _AXES = 3
+#: Slices of an axis from one to the next that an error is measured on.
+_EVERY = 12
 #: Where (frame, slice, row, column) of each slicing axis lie in (frame, ax0, ax1, ax2).
 _TO_SLICES = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2))
 #: Where (frame, ax0, ax1, ax2, slice in cell, channel) lie in (frame, cell, slice, channel, row,
@@ -63,15 +69,23 @@ class VaeTokenizer(VolumeTokenizer):
     intensity : {"max", "zscore"}
     clip : float
         Standard deviations that become 1 in ``zscore``.
-    dtype : {"fp32", "bf16"}
-        Of weights and activations. Tokens are float32 either way.
+    arithmetic : {"fp32", "tf32", "bf16", "fp16", "delta"}
+        See :mod:`fmritok.tokenizers.vae.arithmetic`. Tokens are float32 in all of them.
     batch_size : int
         Slices a batch; always filled up, because another size may round differently. It is
-        halved when memory runs out, and stays smaller for the rest of the process.
+        halved when memory runs out, and stays smaller for the rest of the process. With ``delta``
+        the slices are frames at one slice position.
     device : str
         Where to encode; ``auto`` takes a GPU if there is one.
     compile : bool
-        Whether to run the encoder through ``torch.compile``.
+        Whether to run the encoder through ``torch.compile``; not with ``delta``.
+    dtype : str, optional
+        Older name of ``arithmetic``, in the notes of older stores.
+
+    Raises
+    ------
+    FmritokError
+        If there is no such arithmetic, or ``delta`` is to be compiled.
     """
 
     name: ClassVar[str] = "vae"
@@ -84,20 +98,22 @@ class VaeTokenizer(VolumeTokenizer):
         revision: str | None = None,
         intensity: IntensityMode = "max",
         clip: float = 4.0,
-        dtype: Literal["fp32", "bf16"] = "fp32",
+        arithmetic: Arithmetic = "fp32",
         batch_size: int = 16,
         device: str = "auto",
         compile: bool = False,
+        dtype: Arithmetic | None = None,
     ) -> None:
         self.weights: Weights = resolve_weights(weights, revision)
         self.intensity = intensity
         self.clip = clip
-        self.dtype = dtype
+        self.arithmetic = _known(dtype or arithmetic, compile)
         self.batch_size = batch_size
         self.device = device
         self.compile = compile
         self._encoder: torch.nn.Module | None = None
         self._full: torch.nn.Module | None = None
+        self._delta: DeltaEncoder | None = None
         #: What of `batch_size` has fitted into memory.
         self._fitting = batch_size
         self._background: dict[tuple[float, int], torch.Tensor] = {}
@@ -128,7 +144,12 @@ class VaeTokenizer(VolumeTokenizer):
     @property
     def needs_voxel_statistics(self) -> bool:
         """Whether each voxel's mean and standard deviation are needed."""
-        return self.intensity == "zscore"
+        return self.intensity == "zscore" or self.arithmetic == "delta"
+
+    @property
+    def block_frames(self) -> int:
+        """Frames to encode together: many with ``delta``, which encodes the mean with each."""
+        return 64 if self.arithmetic == "delta" else super().block_frames
 
     @property
     def run_arrays(self) -> dict[str, tuple[int, ...]]:
@@ -142,7 +163,7 @@ class VaeTokenizer(VolumeTokenizer):
             "weights": {"sha256": self.weights.sha256, "config": self.weights.config},
             "intensity": {"mode": self.intensity}
             | ({"clip": self.clip} if self.intensity == "zscore" else {}),
-            "dtype": self.dtype,
+            "dtype": self.arithmetic,  # the name that the first stores gave it
             "space": {
                 "name": "MNI152",
                 "shape": list(SHAPE),
@@ -166,28 +187,51 @@ class VaeTokenizer(VolumeTokenizer):
             if self.compile:
                 encoder.encoder.compile(mode="default")  # type: ignore[union-attr, operator]
             self._encoder = encoder
+            if self.arithmetic == "delta":
+                from fmritok.tokenizers.vae.delta import DeltaEncoder
+
+                self._delta = DeltaEncoder(lambda images: _latent(encoder, images))
 
     @property
     def is_approximate(self) -> bool:
-        """Whether ``bf16`` was asked for."""
-        return self.dtype != "fp32"
+        """Whether another arithmetic than ``fp32`` was asked for."""
+        return self.arithmetic != "fp32"
 
-    def measure_error(self, frames: Frames, intensity: Intensity) -> dict[str, float]:
-        """Measure what ``bf16`` costs on given frames, against ``fp32`` with the same weights.
+    def measure_error(self, frames: Frames, intensity: Intensity) -> dict[str, Any]:
+        """Measure the error of the tokens' time courses, against true fp32 on the same device.
+
+        Only every twelfth slice of each axis is encoded, for time.
+
+        Parameters
+        ----------
+        frames : np.ndarray of shape (n_frames, 96, 96, 96), float32
+            Spread over a run: :func:`fmritok.tokenizers.fidelity.spread_frames`.
+        intensity : Intensity
+            The run's.
 
         Returns
         -------
         dict
-            ``relative_error``: the error's root mean square over that of the tokens.
+            ``arithmetic``, ``against``, ``median`` and ``percentile_95`` of the relative error
+            over features, ``frames``.
         """
         exact = VaeTokenizer(
             self.weights.id, revision=self.weights.revision or None, intensity=self.intensity,
             clip=self.clip, batch_size=self.batch_size, device=self.device,
         )  # fmt: skip
         exact.setup()
-        reference = exact.encode(frames, intensity).astype(np.float64)
-        error = self.encode(frames, intensity) - reference
-        return {"relative_error": float(np.sqrt((error**2).mean() / (reference**2).mean()))}
+        some = slice(_EVERY // 2, None, _EVERY)
+        found = time_course_error(
+            self._within_memory(lambda: self._latents(frames, intensity, some)).swapaxes(0, 1),
+            exact._within_memory(lambda: exact._latents(frames, intensity, some)).swapaxes(0, 1),
+        )
+        return {
+            "arithmetic": self.arithmetic,
+            "against": exact.arithmetic,
+            "median": found.median,
+            "percentile_95": found.percentile_95,
+            "frames": len(frames),
+        }
 
     def fit(self, statistics: VolumeStatistics) -> Intensity:
         """Return the run's intensity map."""
@@ -221,20 +265,67 @@ class VaeTokenizer(VolumeTokenizer):
     def _encode(self, frames: Frames, intensity: Intensity) -> Tokens:
         import torch
 
+        latents = torch.from_numpy(self._latents(frames, intensity))
+        tokens: Tokens = tokens_from_latents(latents).numpy()
+        return tokens
+
+    def _latents(
+        self, frames: Frames, intensity: Intensity, some: slice = slice(None)
+    ) -> npt.NDArray[np.float32]:
+        """Encode all slices, or some along each axis (3, n_frames, slices, channels, ...)."""
+        import torch
+
+        from fmritok.tokenizers.vae.arithmetic import fp32_products, rounded
+
         volumes = torch.from_numpy(intensity.forward(frames))
-        slices = [volumes.permute(order) for order in _TO_SLICES]
-        drawn = [(s != intensity.fill).flatten(2).any(-1) for s in slices]
-        latents = self._background_latent(intensity.fill).repeat(_AXES, len(frames), _EDGE, 1, 1, 1)
+        slices = [volumes.permute(order)[:, some] for order in _TO_SLICES]
+        device = next(self._ready.parameters()).device
+        with torch.inference_mode(), fp32_products(self.arithmetic, device):
+            if self._delta is not None:
+                mean = frames.mean(0) if intensity.mean is None else intensity.mean
+                near = torch.from_numpy(intensity.forward(mean[None]))
+                means = [near.permute(order)[0, some] for order in _TO_SLICES]
+                found = self._by_position(self._delta, slices, means, intensity.fill, device)
+            else:
+                with rounded(self.arithmetic, device):
+                    found = self._by_frame(slices, intensity.fill)
+        values: npt.NDArray[np.float32] = found.numpy()
+        return values
+
+    def _by_frame(self, slices: list[torch.Tensor], fill: float) -> torch.Tensor:
+        """Encode slices in batches that run across frames and axes."""
+        import torch
+
+        drawn = [(s != fill).flatten(2).any(-1) for s in slices]
+        empty = self._background_latent(fill)
+        latents = empty.repeat(_AXES, *slices[0].shape[:2], 1, 1, 1)
         pending = torch.cat([s[where] for s, where in zip(slices, drawn, strict=True)])
-        with torch.inference_mode():
-            encoded = [
-                self._encode_batch(part, intensity.fill) for part in pending.split(self._fitting)
-            ]
+        encoded = [self._encode_batch(part, fill) for part in pending.split(self._fitting)]
         by_axis = torch.cat(encoded).cpu().split([int(where.sum()) for where in drawn])
         for axis, where in enumerate(drawn):
             latents[axis][where] = by_axis[axis]
-        tokens: Tokens = tokens_from_latents(latents).numpy()
-        return tokens
+        return latents
+
+    def _by_position(
+        self,
+        delta: DeltaEncoder,
+        slices: list[torch.Tensor],
+        means: list[torch.Tensor],
+        fill: float,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Encode slices position by position, as deviations from the mean there."""
+        import torch
+
+        from fmritok.tokenizers.vae.positions import encode_positions
+
+        blank = torch.full((1, 3, _EDGE, _EDGE), fill, device=device)
+        empty = delta.base(blank).latents[0].float().cpu()
+        along = [
+            encode_positions(delta, *axis, empty, fill, frames=self._fitting, device=device)
+            for axis in zip(slices, means, strict=True)
+        ]
+        return torch.stack(along)
 
     def decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
         """Decode tokens: the mean of what the three slicing axes give.
@@ -273,15 +364,23 @@ class VaeTokenizer(VolumeTokenizer):
                 total += decoded.reshape(len(tokens), _EDGE, _EDGE, _EDGE).permute(back)
         return intensity.inverse((total / _AXES).numpy())
 
+    @property
+    def _ready(self) -> torch.nn.Module:
+        assert self._encoder is not None, "setup() comes before encode()"
+        return self._encoder
+
     def _place(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Move a model to the device and type; bf16 convolutions prefer channels last."""
+        """Move a model to the device and type; 16-bit convolutions prefer channels last."""
         import torch
+
+        from fmritok.tokenizers.vae.arithmetic import half_type
 
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.dtype == "bf16":
-            model = model.to(torch.bfloat16)
+        half = half_type(self.arithmetic)
+        if half is not None:
+            model = model.to(half)
             return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(device)
 
@@ -315,16 +414,15 @@ class VaeTokenizer(VolumeTokenizer):
         """Encode slices (n, 96, 96), no more than fit, to float32 latents on the device."""
         import torch
 
-        assert self._encoder is not None, "setup() comes before encode()"
         n = len(slices)
         if n < self._fitting:
             empty = torch.full((self._fitting - n, _EDGE, _EDGE), fill)
             slices = torch.cat([slices, empty])
-        weight = next(self._encoder.parameters())
+        weight = next(self._ready.parameters())
         x = slices[:, None].to(weight.device, weight.dtype)
-        if self.dtype == "bf16":
+        if weight.dtype != torch.float32:
             x = x.contiguous(memory_format=torch.channels_last)
-        return _latent(self._encoder, x.expand(-1, 3, -1, -1))[:n].float()
+        return _latent(self._ready, x.expand(-1, 3, -1, -1))[:n].float()
 
     def _decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
         assert self._full is not None
@@ -338,10 +436,26 @@ class VaeTokenizer(VolumeTokenizer):
 
         key = fill, self._fitting
         if key not in self._background:
-            with torch.inference_mode():
-                empty = torch.full((1, _EDGE, _EDGE), fill)
-                self._background[key] = self._encode_batch(empty, fill)[0].cpu()
+            empty = torch.full((1, _EDGE, _EDGE), fill)
+            self._background[key] = self._encode_batch(empty, fill)[0].cpu()
         return self._background[key]
+
+
+def _known(arithmetic: str, compile: bool) -> str:
+    """Refuse an arithmetic that there is not."""
+    from fmritok.tokenizers.vae.arithmetic import ARITHMETICS
+
+    if arithmetic not in ARITHMETICS:
+        raise FmritokError(
+            expected("Arithmetic", "of tokenizer vae", f"one of {', '.join(ARITHMETICS)}",
+                     arithmetic, "Choose one of them; docs/precision.md has their errors.")
+        )  # fmt: skip
+    if compile and arithmetic == "delta":
+        raise FmritokError(
+            expected("Tokenizer vae", "with --arithmetic delta", "no --compile", "--compile",
+                     "Leave it away: delta is not compiled.")
+        )  # fmt: skip
+    return arithmetic
 
 
 def _latent(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
