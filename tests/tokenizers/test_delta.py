@@ -131,6 +131,13 @@ def test_a_step_without_a_rule_is_computed_and_named_once(images):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
+def test_a_quotient_whose_denominator_vanishes_is_0():
+    """As in linear attention, where ReLU leaves nothing of a query in some frame."""
+    n, e = torch.tensor([6.0, 6.0]), torch.tensor([3.0, 3.0])
+    dn, de = torch.tensor([-6.0, 1.0]), torch.tensor([-3.0, -1.0])
+    assert delta_rules.divide(n, dn, e, de).tolist() == [-2.0, 1.5]
+
+
 @pytest.fixture(scope="module")
 def run(data) -> RunVolumes:
     path = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))

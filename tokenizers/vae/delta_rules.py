@@ -103,8 +103,14 @@ def matmul(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
 
 
 def divide(n: Tensor, dn: Tensor, e: Tensor, de: Tensor) -> Tensor:
-    """With o = n / e: ``(n + dn) / (e + de) - o = (dn - o de) / (e + de)``."""
-    return (dn - n / e * de) / (e + de)
+    """With o = n / e: ``(n + dn) / (e + de) - o = (dn - o de) / (e + de)``.
+
+    Where the deviation takes all of the denominator away but its rounding error, as where a ReLU
+    leaves nothing of a query, the numerator is gone, too: the result is 0, its deviation ``-o``.
+    """
+    o, total = n / e, e + de
+    lost = total.abs() <= 64 * torch.finfo(total.dtype).eps * e.abs()
+    return torch.where(lost, -o, (dn - o * de) / torch.where(lost, 1, total))
 
 
 def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None,
