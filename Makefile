@@ -16,7 +16,7 @@ DATA_ROOT ?=
 STORE    ?= tokens.zarr
 DEMO     ?= demo
 
-.PHONY: setup demo tokenize train test lint format typecheck bench dcae-tiny clean
+.PHONY: setup demo tokenize train test test-slow lint format typecheck bench dcae-tiny clean
 
 setup: $(VENV)/.installed
 
@@ -25,25 +25,47 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	touch $@
 
+# Under three minutes on two quiet cores, half of them for stage 2.
+COHORT := $(DEMO)/cohort --subjects 6 --minutes 0.45 --run rfMRI_REST1_LR
+
 demo: setup
-	$(BIN)/fmritok demo-data $(DEMO)/cohort --subjects 6 --minutes 0.7
+	@echo "1 of 4: simulate a cohort of six subjects (about 15 s)"
+	$(BIN)/fmritok demo-data $(COHORT)
+	@echo "2 of 4: encode its 228 volumes once, into a token store (about 80 s)"
 	$(BIN)/fmritok tokenize --dataset demo --root $(DEMO)/cohort --store $(DEMO)/tokens.zarr
 	rm -rf $(DEMO)/training
-	$(BIN)/fmritok train --store $(DEMO)/tokens.zarr --out $(DEMO)/training --recipe tiny
+	@echo "3 of 4: train a small Transformer on the tokens (about 30 s)"
+	$(BIN)/fmritok train --store $(DEMO)/tokens.zarr --out $(DEMO)/training --recipe tiny \
+		--set train.steps=100
+	@echo "4 of 4: decode tokens, compare the model with predicting the mean, draw (about 10 s)"
 	$(BIN)/python tools/demo_page.py --cohort $(DEMO)/cohort \
 		--store $(DEMO)/tokens.zarr --training $(DEMO)/training --out $(DEMO)/demo.png
+	@echo "Look at $(DEMO)/demo.png. Next:"
+	@echo "  $(BIN)/fmritok inspect --store $(DEMO)/tokens.zarr"
+	@echo "  $(BIN)/fmritok catalog --dataset hcp --root FOLDER   # yours, in the layout of hcp, bids, ..."
+	@echo "  make tokenize DATASET=hcp DATA_ROOT=FOLDER"
+	@echo "  make train STORE=tokens.zarr"
 
 tokenize: setup
 	@test -n "$(DATASET)" || { echo "usage: make tokenize DATASET=hcp DATA_ROOT=FOLDER (or DATASET=demo)"; exit 2; }
 	@test -n "$(DATA_ROOT)" || test "$(DATASET)" = demo || { echo "DATASET=$(DATASET) needs DATA_ROOT=FOLDER"; exit 2; }
-	$(if $(DATA_ROOT),,$(BIN)/fmritok demo-data $(DEMO)/cohort --subjects 6 --minutes 0.7)
+	$(if $(DATA_ROOT),,$(BIN)/fmritok demo-data $(COHORT))
 	$(BIN)/fmritok tokenize --dataset $(DATASET) --root $(or $(DATA_ROOT),$(DEMO)/cohort) --store $(STORE) $(ARGS)
 
 train: setup
 	$(BIN)/fmritok train --store $(STORE) $(ARGS)
 
-test: setup   # two at a time, each module's tests in one process
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Two at a time, each module's tests in one process. What is slow, and larger samples of
+# crashes and damages, are for .ci/run.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: setup
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -m slow $(ARGS)
+	FMRITOK_EXAMPLES=20 $(PYTEST) --cases 3 tests/store/test_crashes.py tests/store/test_damage.py \
+		tests/store/test_hostile_stores.py tests/record/test_crashes.py tests/record/test_damage.py
 
 lint: setup   # deptry compares imports with pyproject.toml; the second run has the dev extra, too
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Encode fMRI runs once into a token store, and train on the tokens many times.
 
-The names below are stable: they change with a new major version only, and a release before warns.
-Everything else may change.
+The names in ``__all__`` are stable: they change only in a new major version, after a release with
+a warning. Everything else may change.
 
 ::
 
@@ -51,7 +51,7 @@ __all__ = [
 
 __version__ = version("fmritok")
 
-#: Where each name is; it is imported when it is first used, so that a command line starts fast.
+#: Module of each name. Modules are imported at first use: commands start fast.
 _MODULES = {
     "Encoder": "fmritok.encoder",
     "FmritokError": "fmritok.errors",
@@ -66,8 +66,8 @@ _MODULES = {
     "window_loader": "fmritok.trainer.data.window_loader",
 }
 
-# In a checkout, the folders lie beside this one. An editable install finds those with an
-# ``__init__.py``; ``tokenizers`` has none, so that it does not hide HuggingFace's package.
+# In a checkout, the other folders are beside this one. An editable install does not find
+# ``tokenizers``, which has no ``__init__.py``: with one, it would hide HuggingFace's package.
 _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "tokenizers").is_dir():
     __path__.append(str(_root))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 import click
 
 from fmritok.errors import FmritokError
-from fmritok.terminal import plain
+from fmritok.terminal import Verbosity, echo, plain, set_verbosity, verbosity
+from fmritok.usage import CommandGroup, with_new_names, with_verbosity
 
 __all__ = ["COMMANDS", "main"]
 
@@ -24,6 +31,7 @@ EXTRAS = {
     "demo-data": "tokenize",
     "train": "train",
     "probe": "probe",
+    "baseline": "probe",
     "list": "all",
 }
 
@@ -39,11 +47,26 @@ COMMANDS = {
     "demo-data": "fmritok.pipeline.commands.demo_data",
     "train": "fmritok.trainer.commands.train",
     "probe": "fmritok.trainer.commands.probe",
+    "baseline": "fmritok.trainer.commands.baseline",
     "list": "fmritok.list_command:list_names",
 }
 
 
-class _LazyGroup(click.Group):
+#: Options that had another name: by command, old name to new name.
+RENAMED: dict[str, dict[str, str]] = {}
+
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which clusters send before they kill, or a lost terminal; else like Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+class _LazyGroup(CommandGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -56,22 +79,64 @@ class _LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             raise _without_extra(name, error) from error
         command: click.Command = getattr(module, attribute or name.replace("-", "_"))
-        return command
+        return with_verbosity(command)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        set_verbosity(Verbosity.NORMAL)
+        return super().make_context(*args, **options)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, with_new_names(rest, RENAMED.get(name or "", {}))
 
     def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            raise _without_extra(ctx.invoked_subcommand or "", error) from error
-        except click.ClickException as error:
-            vars(error)["message"] = plain(error.message)
-            raise
-        except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
-            raise click.ClickException(plain(error)) from error
-        except MemoryError as error:
-            raise click.ClickException(
-                f"Memory ran out ({plain(error) or 'no more is said'})."
-            ) from error
+        with _signals_raise():
+            try:
+                return super().invoke(ctx)
+            except ModuleNotFoundError as error:
+                raise _without_extra(ctx.invoked_subcommand or "", error) from error
+            except click.ClickException as error:
+                vars(error)["message"] = plain(error.message)
+                raise
+            except BrokenPipeError:  # as with `| head`: click ends quietly
+                raise
+            except (FmritokError, OSError) as error:  # of the system: no space, no permission, ...
+                status = error.exit_status if isinstance(error, FmritokError) else 1
+                raise _failed(plain(error), status) from error
+            except MemoryError as error:
+                text = f"Memory ran out ({plain(error) or 'no more is said'})."
+                raise _failed(text, 1) from error
+            except KeyboardInterrupt as error:
+                number = error.number if isinstance(error, Terminated) else signal.SIGINT
+                text = str(error.args[0]) if error.args else "Interrupted."
+                raise _failed(text, 128 + number) from error
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Raise :class:`Terminated` on the signals that end a process, in the main thread."""
+
+    def end(number: int, _: object) -> None:
+        raise Terminated(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, end) for number in _ENDING} if is_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _failed(text: str, status: int) -> click.ClickException:
+    """Return the error that click prints; with ``--verbose``, print the traceback before it."""
+    if verbosity() == Verbosity.VERBOSE:
+        echo(traceback.format_exc(), err=True)
+    failed = click.ClickException(text)
+    failed.exit_code = status  # type: ignore[misc]
+    return failed
 
 
 def _without_extra(command: str, error: ModuleNotFoundError) -> Exception:
@@ -85,10 +150,19 @@ def _without_extra(command: str, error: ModuleNotFoundError) -> Exception:
     )
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0, or 1 after an error, 2 for wrong usage, 130 after Ctrl-C, 143 after "
+    "SIGTERM.",
+)
 @click.version_option(version("fmritok"), prog_name="fmritok")
 def main() -> None:
-    """Encode fMRI cohorts once into a token store; train long-sequence models on it many times."""
+    """Encode fMRI cohorts once into a token store; train long-sequence models on it many times.
+
+    Every command takes -q (print only errors and the result) and -v (print details, and the
+    traceback of an error).
+    """
     # it prints what it repairs in headers; what matters of that, fmritok says with the file's name
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 

@@ -1,4 +1,4 @@
-"""The encoder of a training, ready to embed scans; it needs no store."""
+"""Load the encoder of a training and embed runs with it, without a store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fmritok.device import choose_device
 from fmritok.errors import expected
 from fmritok.pipeline.store.precision import StoredRun, store_precision
 from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
@@ -30,20 +31,20 @@ __all__ = ["Embedding", "Encoder", "load_encoder"]
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """What an encoder makes of one run, window by window.
+    """Embedding of one run, window by window.
 
     Attributes
     ----------
     cls : np.ndarray of shape (n_windows, width), float32
-        The summary token.
+        CLS token.
     registers : np.ndarray of shape (n_windows, n_registers, width), float32
     tokens : np.ndarray of shape (n_windows, n_patches, n_cells, width), float32
     pooled : np.ndarray of shape (2 * width,), float32
-        Mean of all tokens, then CLS, averaged over the windows: what ``fmritok probe`` uses.
+        Mean of all tokens, then CLS, averaged over the windows: the features of ``fmritok probe``.
     start : np.ndarray of shape (n_windows,), float64
-        Time of each window's first frame since the run's first, s.
+        Time from the run's first frame to each window's first frame, s.
     times : np.ndarray of shape (n_patches,), float32
-        Time of each patch since the window's first frame, s.
+        Time from a window's first frame to each patch, s.
     """
 
     cls: npt.NDArray[np.float32]
@@ -67,9 +68,9 @@ class Encoder:
     Attributes
     ----------
     group : SavedGroup
-        What the tokens are that it was trained on.
+        Meaning of the tokens it was trained on.
     window : int
-        Frames of tokens that it sees at once.
+        Frames of a window.
     width : int
         Features of a token.
     source : dict
@@ -91,12 +92,12 @@ class Encoder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the training's tokens, built with the options that they were made with.
+        """The tokenizer of the training's tokens, with the same options.
 
         Raises
         ------
         CheckpointError
-            If the checkpoint does not know them, because its store is of an older release.
+            If the checkpoint has no options because its store is of an older release.
         """
         options = self.group.notes.get("options")
         if options is None:
@@ -122,8 +123,8 @@ class Encoder:
     ) -> Embedding:
         """Tokenize and encode one run.
 
-        Windows follow each other from the first frame on; the last one ends with the run, and
-        overlaps the one before. A run that is shorter than a window is one window.
+        Windows follow each other from the first frame on. The last one ends with the run and may
+        overlap the one before. A run shorter than a window is one window.
 
         Parameters
         ----------
@@ -134,7 +135,7 @@ class Encoder:
         tokenizer : Tokenizer, optional
             Default: :attr:`tokenizer`.
         batch_size : int
-            Windows that are encoded at once.
+            Windows encoded at once.
 
         Returns
         -------
@@ -143,8 +144,8 @@ class Encoder:
         Raises
         ------
         CheckpointError
-            If the run is tokenized otherwise than in training; the first field that differs is
-            named.
+            If the run is tokenized otherwise than in training; names the first field that
+            differs.
         RunError
             If the run cannot be read or tokenized.
         """
@@ -157,7 +158,7 @@ class Encoder:
         n_frames, n_tokens, dim = run.values.shape
         contract = {"tokens_per_frame": n_tokens, "dim": dim, "provenance": run.provenance}
         self.group.refuse_others(contract, self.source.get("checkpoint"))
-        # What is stored is rounded: the encoder was trained on that.
+        # Round as the store does: the encoder was trained on rounded tokens.
         stored = store_precision(run.values, self.group.precision)  # type: ignore[arg-type]
         starts = _starts(n_frames, self.window)
         parts = list(self._encode(stored, run.tr, starts, batch_size))
@@ -169,7 +170,7 @@ class Encoder:
     def _encode(
         self, stored: StoredRun, tr: float, starts: list[int], batch_size: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield CLS, registers, tokens and the times of patches for some windows at a time."""
+        """Yield CLS, registers, tokens and patch times, batch by batch."""
         length = min(self.window, len(stored.tokens))
         for low in range(0, len(starts), batch_size):
             chosen = starts[low : low + batch_size]
@@ -188,25 +189,26 @@ class Encoder:
 
 
 def load_encoder(training: str | PathLike[str], *, device: str | torch.device = "cpu") -> Encoder:
-    """Load the encoder of a training; no store is opened.
+    """Load the encoder of a training without a store.
 
     Parameters
     ----------
     training : path
         Folder of a training (its latest checkpoint), or one of its checkpoints.
     device : str or torch.device
+        ``auto`` is a GPU if there is one.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, it is damaged, or it is of a release whose checkpoints need
-        their store.
+        If there is no checkpoint, it is damaged, or an older release wrote it without the meaning
+        of its tokens.
     """
-    return Encoder(load_frozen(Path(training)), torch.device(device))
+    return Encoder(load_frozen(Path(training)), choose_device(str(device)))
 
 
 def _starts(n_frames: int, window: int) -> list[int]:
-    """Return the first frames of windows that cover a run."""
+    """Return the first frames of the windows of a run."""
     starts = list(range(0, max(n_frames - window, 0) + 1, window))
     if starts[-1] + window < n_frames:
         starts.append(n_frames - window)
@@ -214,7 +216,7 @@ def _starts(n_frames: int, window: int) -> list[int]:
 
 
 def _batch(stored: StoredRun, tr: float, starts: list[int], length: int) -> Batch:
-    """Put windows of one run together as a store's loader would."""
+    """Make a batch of windows of one run."""
     n = len(starts)
 
     def same(values: npt.NDArray[np.float32]) -> Tensor:

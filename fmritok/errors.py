@@ -1,10 +1,12 @@
-"""Errors that tell a user what is wrong, where, and what to do next.
+"""Errors of fmritok and the form of their messages.
 
-Every message has the form ``<what> <where>: expected <...>, got <...>. <next step>``;
-:func:`expected` builds it, so that no caller forgets a part.
+Every message is ``<what> <where>: expected <...>, got <...>. <next step>``, built by
+:func:`expected`.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 __all__ = [
     "AtlasError",
@@ -17,11 +19,22 @@ __all__ = [
     "StoreError",
     "WeightsError",
     "expected",
+    "wrong_usage",
 ]
+
+Error = TypeVar("Error", bound="FmritokError")
 
 
 class FmritokError(Exception):
-    """Base of all errors raised on purpose; the command line prints them without a traceback."""
+    """Base of all errors raised on purpose; the command line prints them without a traceback.
+
+    Attributes
+    ----------
+    exit_status : int
+        Of a command that ends with it: 1, or 2 for wrong usage.
+    """
+
+    exit_status: int = 1
 
 
 class CatalogError(FmritokError, ValueError):
@@ -33,9 +46,9 @@ class RunError(FmritokError, ValueError):
 
 
 class MachineError(FmritokError):
-    """The machine or the set-up is at fault, not a run: it stops a tokenization.
+    """A fault of the machine or the set-up, not of a run: tokenization stops.
 
-    No run is recorded as failed because of it; see :mod:`fmritok.faults`.
+    No run is recorded as failed; see :mod:`fmritok.faults`.
     """
 
 
@@ -48,7 +61,7 @@ class AtlasError(FmritokError, ValueError):
 
 
 class WeightsError(FmritokError, ValueError):
-    """Encoder weights are missing, unsafe or do not fit their configuration."""
+    """Weights are missing, unsafe or do not fit their configuration."""
 
 
 class StoreError(FmritokError, ValueError):
@@ -56,7 +69,7 @@ class StoreError(FmritokError, ValueError):
 
 
 class ProvenanceMismatchError(StoreError):
-    """What is about to be written or mixed was made with another configuration."""
+    """Tokens to be written or mixed were made with another configuration."""
 
 
 def expected(what: str, where: object, expected: str, got: object, next_step: str) -> str:
@@ -65,13 +78,13 @@ def expected(what: str, where: object, expected: str, got: object, next_step: st
     Parameters
     ----------
     what : str
-        What is wrong, in a few words.
+        Subject of the error, in a few words.
     where : object
         The file, run or option concerned.
     expected, got : str, object
-        What was needed, and what was found.
+        What was needed and what was found.
     next_step : str
-        One sentence that says what to do.
+        One sentence with the next action.
 
     Returns
     -------
@@ -79,3 +92,9 @@ def expected(what: str, where: object, expected: str, got: object, next_step: st
         ``<what> <where>: expected <expected>, got <got>. <next step>``
     """
     return f"{what} {where}: expected {expected}, got {got}. {next_step}"
+
+
+def wrong_usage(error: Error) -> Error:
+    """Mark an error as one of usage: a wrong value of an option, or a file that is not there."""
+    error.exit_status = 2
+    return error

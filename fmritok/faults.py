@@ -1,11 +1,11 @@
 """Tell faults of the machine or of the set-up from faults of a run.
 
 A fault of a run is recorded with that run, and the other runs go on. A fault of the machine would
-fail every run after it: it stops the tokenization with one :class:`MachineError`. No run is
-recorded as failed because of it, and the same command finishes the store later.
+fail all later runs: it stops the tokenization with one :class:`MachineError`. No run is recorded as
+failed, and the same command finishes the store later.
 
-Two things decide: what was raised (the tables below), and what was being done (:data:`Place`).
-Exceptions are recognized by name and text: their packages need not be imported.
+The decision depends on the exception (the tables below) and on the action (:data:`Place`).
+Exceptions are recognised by name and text, without importing their packages.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fmritok.errors import FmritokError, MachineError, NoSpaceError, RunError, e
 
 __all__ = ["Place", "is_out_of_memory", "stored", "told_apart"]
 
-#: What was being done, and what is then the machine's besides what the tables name:
-#: ``source``: reading a run's own files: nothing; an unreadable file is the run's;
-#: ``plan``: reading and writing the store's plan: errors of the system;
-#: ``work``: encoding, in working files: errors of the system, and templates that cannot be read;
-#: ``setup``: building a tokenizer, before any run is read: everything;
-#: ``store``: writing a run to the store: everything.
+#: The action, with the errors that are the machine's in addition to those in the tables:
+#: ``source``, reading a run's files: none; an unreadable file is the run's fault;
+#: ``plan``, reading and writing the plan of the store: system errors;
+#: ``work``, encoding with scratch files: system errors, unreadable templates;
+#: ``setup``, building a tokenizer before any run is read: all;
+#: ``store``, writing a run to the store: all.
 Place = Literal["source", "plan", "work", "setup", "store"]
 
 Result = TypeVar("Result")
@@ -38,12 +38,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Fault:
-    """One kind of fault: what is short, what was needed, and what to do."""
+    """One kind of fault, as the parts of its message."""
 
     what: str
     needed: str
     next_step: str
-    is_local: bool = False  # to the machine, whatever folder was used
+    is_local: bool = False  # concerns the machine, not a folder
     kind: type[MachineError] = MachineError
 
 
@@ -70,7 +70,7 @@ _BY_ERRNO = {
     errno.ENOMEM: _MEMORY,
     errno.EMFILE: _LIMIT,
     errno.ENFILE: _LIMIT,
-    errno.ENOTCONN: _NETWORK,  # "Transport endpoint is not connected": the mount has died
+    errno.ENOTCONN: _NETWORK,  # "Transport endpoint is not connected": a dead mount
     errno.EHOSTDOWN: _NETWORK,
     errno.EHOSTUNREACH: _NETWORK,
     errno.ENETDOWN: _NETWORK,
@@ -81,7 +81,7 @@ _BY_NAME = {
     "OutOfMemoryError": _GPU_MEMORY,  # torch's, and those of other libraries
     "AcceleratorError": _GPU,
 }
-#: For RuntimeError, which torch raises for most things; the first that is found counts.
+#: Patterns for RuntimeError, torch's most common exception; the first match counts.
 _BY_TEXT = (
     (r"DefaultCPUAllocator|not enough memory: you tried to allocate", _MEMORY),
     (r"out of memory|CU\w+_STATUS_ALLOC_FAILED", _GPU_MEMORY),
@@ -89,29 +89,29 @@ _BY_TEXT = (
      r"CU(BLAS|DNN|SOLVER|SPARSE|FFT)_\w+|cuDNN|HIP error|NVML", _GPU),
     (r"can't start new thread", _LIMIT),
 )  # fmt: skip
-#: Packages of clients of object stores; what they raise is no OSError.
+#: Client packages of object stores; their errors are no OSErrors.
 _CLIENTS = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests",
             "urllib3"}  # fmt: skip
-#: Errors of the system whose kind depends on the place.
+#: Errors of missing permissions.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-#: What an object store would say a second time, too.
+#: Errors of an object store that a retry would not change.
 _FINAL = (FmritokError, PermissionError, FileNotFoundError, ValueError, TypeError)
-#: Seconds before an object store is asked again; its client has tried several times by then.
+#: Seconds before retries of an object store, beside the retries of its client.
 _WAITS_S = (1.0, 5.0, 15.0)
 
 
 @contextmanager
 def told_apart(place: Place, where: object, run_id: str = "") -> Iterator[None]:
-    """Turn what is the machine's fault into a :class:`MachineError`; let the rest pass.
+    """Raise faults of the machine as :class:`MachineError`; let other exceptions pass.
 
     Parameters
     ----------
     place : {"source", "plan", "work", "setup", "store"}
-        What is being done.
+        The action.
     where : object
         The file, folder, URL or tokenizer concerned.
     run_id : str
-        Of the run that is at work; empty if there is none.
+        The current run; may be empty.
 
     Raises
     ------
@@ -129,25 +129,25 @@ def told_apart(place: Place, where: object, run_id: str = "") -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out, on the GPU or beside it."""
+    """Tell whether an exception means that memory of the machine or GPU ran out."""
     return _machine_wide(error) in (_MEMORY, _GPU_MEMORY)
 
 
 def stored(write: Callable[[], Result], url: str, run_id: str) -> Result:
-    """Write to a store; an object store that does not answer is asked again.
+    """Write to a store, with retries on an object store.
 
     Parameters
     ----------
     write : callable
-        Leaves the same objects if it is called again.
+        Idempotent function.
     url : str
-        Of the store.
+        URL of the store.
     run_id : str
 
     Raises
     ------
     MachineError
-        Whatever ``write`` raised: none of it is the run's fault.
+        For any exception of ``write``.
     """
     with told_apart("store", url, run_id):
         for wait in _WAITS_S if "://" in url else ():
@@ -168,11 +168,11 @@ def _machine_error(
     fault = next((found for found in map(_machine_wide, chain) if found), None)
     own_words = isinstance(error, FmritokError)
     if fault is None and place in ("setup", "store") and own_words:
-        return MachineError(str(error))
+        return _as_machine_error(error)
     if fault is None and place == "work" and own_words:
-        # An atlas or template that is read only now, as opposed to one that does not fit the run.
+        # An atlas or template that cannot be read, in contrast to one that does not fit the run.
         is_set_up = len(chain) > 1 and not isinstance(error, RunError)
-        return MachineError(str(error)) if is_set_up else None
+        return _as_machine_error(error) if is_set_up else None
     if fault is None and place != "source" and not own_words:
         fault = _by_place(error, place)
     if fault is None:
@@ -189,8 +189,14 @@ def _machine_error(
     )  # fmt: skip
 
 
+def _as_machine_error(error: Exception) -> MachineError:
+    found = MachineError(str(error))
+    found.exit_status = getattr(error, "exit_status", 1)
+    return found
+
+
 def _machine_wide(error: BaseException) -> _Fault | None:
-    """Return the fault of an exception that is the machine's, wherever it comes up."""
+    """Return the fault of an exception that is the machine's in any place."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, RuntimeError):
         for pattern, fault in _BY_TEXT:
@@ -217,7 +223,7 @@ def _by_place(error: Exception, place: Place) -> _Fault | None:
 
 
 def _is_beyond_the_machine(error: BaseException) -> bool:
-    """Tell whether numpy was asked for more than all memory: a damaged header, or a huge run."""
+    """Tell whether numpy was asked for more than all memory: a damaged header or a huge run."""
     shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
     if shape is None or dtype is None:
         return False
@@ -226,7 +232,7 @@ def _is_beyond_the_machine(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return an exception and what it was raised from, as far back as that goes."""
+    """Return an exception and its chain of causes."""
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None and step not in chain:

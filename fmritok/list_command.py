@@ -7,18 +7,19 @@ from collections.abc import Iterator
 
 import click
 
+from fmritok.registry import Registry
 from fmritok.terminal import echo, new_console
 
 __all__ = ["list_names"]
 
-KINDS = ("tokenizers", "datasets", "recipes", "objectives", "templates", "atlases")
+KINDS = ("tokenizers", "datasets", "recipes", "objectives", "templates", "atlases", "tasks")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def list_names(kind: str, as_json: bool) -> None:
-    """List tokenizers, datasets, recipes, objectives, templates or atlases by their names."""
+    """List tokenizers, datasets, recipes, objectives, templates, atlases or tasks by name."""
     rows = list(_rows(kind))
     if as_json:
         import json
@@ -41,10 +42,10 @@ def _rows(kind: str) -> Iterator[tuple[str, str, str]]:
         from fmritok.trainer.recipe import recipe_names, recipe_title
 
         yield from ((name, recipe_title(name), "fmritok") for name in recipe_names())
-    elif kind == "objectives":
-        from fmritok.trainer.objectives.build import OBJECTIVES
+    elif kind == "tasks":
+        from fmritok.trainer.tasks.task import task_names, task_title
 
-        yield from ((name, _first_line(one), "fmritok") for name, one in OBJECTIVES.items())
+        yield from ((name, task_title(name), "fmritok") for name in task_names())
     elif kind == "templates":
         yield "fsaverage5", "surfaces and flat map of nilearn, built in", "fmritok"
         yield "FOLDER", "what `fmritok fetch template` wrote: fs_LR 32k, for CIFTI", "fmritok"
@@ -52,14 +53,24 @@ def _rows(kind: str) -> Iterator[tuple[str, str, str]]:
         yield "seitzman300", "285 coordinates in 13 networks, built in", "fmritok"
         yield "FOLDER", "a table atlas.tsv and its images, such as `fmritok fetch atlas`", "fmritok"
     else:
-        yield from _registered(kind)
+        yield from _registered(_registry(kind))
 
 
-def _registered(kind: str) -> Iterator[tuple[str, str, str]]:
+def _registry(kind: str) -> Registry:
+    if kind == "tokenizers":
+        from fmritok.tokenizers.registry import TOKENIZERS
+
+        return TOKENIZERS
+    if kind == "objectives":
+        from fmritok.trainer.objectives.registry import OBJECTIVES
+
+        return OBJECTIVES
     from fmritok.pipeline.datasets import DATASETS
-    from fmritok.tokenizers.registry import TOKENIZERS
 
-    registry = TOKENIZERS if kind == "tokenizers" else DATASETS
+    return DATASETS
+
+
+def _registered(registry: Registry) -> Iterator[tuple[str, str, str]]:
     foreign = registry.foreign()
     for name in registry.names():
         point = foreign.get(name)

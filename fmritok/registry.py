@@ -1,4 +1,4 @@
-"""Tables of what can be chosen by name: our own, and what other distributions add."""
+"""Registries of plug-ins by name: our own, and entry points of other distributions."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 
 __all__ = ["Registry"]
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Things of one kind by name; another distribution adds its own by an entry point.
+    """Plug-ins of one kind by name; other distributions add theirs by entry points.
 
     Attributes
     ----------
     kind : str
-        For messages, such as ``Tokenizer``.
+        Kind, for messages, such as ``Tokenizer``.
     option : str
-        Where users give the name, such as ``--tokenizer``.
+        Option that takes the name, such as ``--tokenizer``.
     entry_points : str
         Group of entry points, such as ``fmritok.tokenizers``.
     table : dict of str to str
-        Our own: name to ``module:attribute``, which is imported when it is used.
+        Our own: name to ``module:attribute``, imported at use.
     error : type
-        What is raised for an unknown name.
+        Error for an unknown name.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Registry:
     error: type[FmritokError] = FmritokError
 
     def names(self) -> list[str]:
-        """Return all names, sorted; ours win over an entry point of the same name."""
+        """Return all names, sorted. Our own hide entry points of the same name."""
         return sorted({*self.table, *self.foreign()})
 
     def foreign(self) -> dict[str, EntryPoint]:
@@ -48,12 +48,12 @@ class Registry:
         return {point.name: point for point in found if point.name not in self.table}
 
     def find(self, name: str) -> Any:
-        """Import and return what a name stands for.
+        """Import and return a plug-in.
 
         Raises
         ------
         FmritokError
-            If there is none of that name, or another distribution's cannot be imported.
+            If the name is unknown, or an entry point cannot be imported.
         """
         if name in self.table:
             module, _, attribute = self.table[name].partition(":")
@@ -61,14 +61,14 @@ class Registry:
         foreign = self.foreign()
         if name not in foreign:
             near = get_close_matches(name, self.names(), n=1)
-            raise self.error(
+            raise wrong_usage(self.error(
                 expected(self.kind, name, f"one of {', '.join(self.names())}", "an unknown name",
                          f"Did you mean {near[0]}?" if near else f"Check {self.option}.")
-            )  # fmt: skip
+            ))  # fmt: skip
         point = foreign[name]
         try:
             return point.load()
-        except Exception as error:  # of another distribution: it may be anything
+        except Exception as error:  # foreign code may raise anything
             of = point.dist.name if point.dist else "another distribution"
             raise self.error(
                 expected(self.kind, f"{name} of {of}", f"{point.value} to be imported",

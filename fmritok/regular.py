@@ -1,6 +1,6 @@
-"""Open files that other people made: regular ones alone, and no more of them than expected.
+"""Open untrusted files: regular files only, with a limit on their size.
 
-A FIFO or a device in the place of a file would be waited for, or read, for ever.
+Opening a FIFO or reading a device could block forever.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = [
     "open_regular", "read_start",
 ]  # fmt: skip
 
-#: A FIFO that takes a file's place after the look at it is not waited for.
+#: No blocking if a FIFO replaces the file after the check.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _KINDS = {
@@ -26,7 +26,7 @@ _KINDS = {
 
 
 class NotAFileError(OSError):
-    """Something else lies where a file should; the text says what and where."""
+    """A path is no regular file; the text says what it is."""
 
     def __init__(self, path: str | os.PathLike[str], mode: int) -> None:
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
@@ -35,25 +35,25 @@ class NotAFileError(OSError):
 
 
 class TooLargeError(OSError):
-    """A file is larger than what it should hold; the text says by how much."""
+    """A file is larger than allowed; the text gives both sizes."""
 
     def __init__(self, path: str | os.PathLike[str], size: int, at_most: int) -> None:
-        what = f"{size:,} bytes, where at most {at_most:,} can be meant"
+        what = f"{size:,} bytes, but at most {at_most:,} are allowed"
         super().__init__(what)
         self.filename, self.strerror = os.fspath(path), what
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file, or a link to one, for reading; never wait.
+    """Open a regular file or a link to one for reading, without blocking.
 
     Raises
     ------
     NotAFileError
         If it is a FIFO, a socket or a device.
     OSError
-        If it is a folder, not there or not readable.
+        If it is a folder, missing or not readable.
     """
-    _refuse_others(path, os.stat(path).st_mode)  # opening a device may already do something
+    _refuse_others(path, os.stat(path).st_mode)  # opening a device may have side effects
     file = open(path, "rb", opener=_open)
     try:
         _refuse_others(path, os.fstat(file.fileno()).st_mode)
@@ -64,7 +64,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def read_start(path: str | os.PathLike[str], n_bytes: int) -> bytes:
-    """Read the first bytes of a regular file, or a link to one, at less cost than to open it.
+    """Read the first bytes of a regular file or a link to one, faster than :func:`open_regular`.
 
     Raises
     ------
@@ -85,26 +85,26 @@ def read_start(path: str | os.PathLike[str], n_bytes: int) -> bytes:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse what only looks like a file, for libraries that open files themselves.
+    """Refuse paths that are no regular files, for libraries that open files themselves.
 
     Raises
     ------
     NotAFileError
     OSError
-        If it is not there.
+        If it is missing.
     """
     _refuse_others(path, os.stat(path).st_mode)
 
 
 def memory_left() -> int:
-    """Return how many bytes of memory a process may take and leave as many to others."""
+    """Return half of the available memory, in bytes."""
     import psutil
 
     return int(psutil.virtual_memory().available) // 2
 
 
 def machine_memory() -> int:
-    """Return how many bytes of memory the machine has."""
+    """Return the memory of the machine, in bytes."""
     import psutil
 
     return int(psutil.virtual_memory().total)

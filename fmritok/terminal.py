@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = ["echo", "labelled", "log_to_terminal", "new_console", "plain", "spreadsheet_cell"]
+__all__ = [
+    "Verbosity",
+    "echo",
+    "labelled",
+    "log_to_terminal",
+    "new_console",
+    "plain",
+    "remark",
+    "set_verbosity",
+    "spreadsheet_cell",
+    "verbosity",
+]
 
 #: Control characters but tab and newline, and marks that reorder text or hide in it.
 _HIDDEN = re.compile(
@@ -25,6 +37,31 @@ _HIDDEN = re.compile(
 )
 #: What makes a spreadsheet take a cell for a formula.
 _FORMULA = re.compile(r"[=+\-@\t\r]")
+
+
+class Verbosity(IntEnum):
+    """How much a command prints."""
+
+    QUIET = 0
+    """errors and the result"""
+    NORMAL = 1
+    """remarks and progress, too"""
+    VERBOSE = 2
+    """details and the tracebacks of errors, too"""
+
+
+_chosen = Verbosity.NORMAL
+
+
+def verbosity() -> Verbosity:
+    """Return how much the command that runs in this process prints."""
+    return _chosen
+
+
+def set_verbosity(chosen: Verbosity) -> None:
+    """Choose how much this process prints."""
+    global _chosen
+    _chosen = chosen
 
 
 def plain(text: object) -> str:
@@ -35,6 +72,12 @@ def plain(text: object) -> str:
 def echo(text: object, *, err: bool = False) -> None:
     """Print a line."""
     click.echo(plain(text), err=err)
+
+
+def remark(text: object) -> None:
+    """Print a line to stderr, apart from the results; nothing with ``--quiet``."""
+    if _chosen > Verbosity.QUIET:
+        echo(text, err=True)
 
 
 def labelled(label: str, text: object) -> Text:
@@ -56,7 +99,7 @@ def new_console(*, stderr: bool = False, **options: Any) -> Console:
 
 
 def log_to_terminal() -> None:
-    """Print messages of level INFO and above as they are."""
+    """Print logged messages as they are: of level INFO and above, or as ``-q`` and ``-v`` say."""
 
     class Formatter(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -65,6 +108,8 @@ def log_to_terminal() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    levels = {Verbosity.QUIET: logging.ERROR, Verbosity.VERBOSE: logging.DEBUG}
+    logging.getLogger("fmritok").setLevel(levels.get(_chosen, logging.NOTSET))
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -9,22 +9,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import faulthandler
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from stores import table_of_runs, write_store
+from two_ranks import TwoRanks
 
 from fmritok.pipeline.resources.fetching import fetch_template
-from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import IDENTITY
-from fmritok.pipeline.store.precision import Precision, store_precision
-from fmritok.pipeline.store.records import RunRecord, write_record
-from fmritok.pipeline.store.schema import GroupSpec
-from fmritok.pipeline.store.writer import write_run
 
 pytest.register_assert_rewrite("fmritok.testing")
 
@@ -43,7 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give tests of every case the time that they take."""
+    """Put the tests of a file on one process, and give those of every case the time they take."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if config.getoption("--all-cases") or config.getoption("--cases"):
         for item in items:
             if item.path.name.endswith(("_crashes.py", "_damage.py")):
@@ -86,6 +88,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         faulthandler.dump_traceback_later(180, exit=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let the system write to the disk when it likes: no test switches the machine off."""
+
+    def nothing(descriptor: int) -> None:
+        pass
+
+    with mock.patch("os.fsync", nothing):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_loss_curve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the picture of the losses, which takes longer than most trainings of tests."""
+    module = "fmritok.trainer.training.loop"
+    if module in sys.modules and not request.node.get_closest_marker("loss_curve"):
+        monkeypatch.setattr(f"{module}.plot_losses", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def fast_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a folder in memory where there is one, for tests that write thousands of files."""
@@ -123,6 +144,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_random_autoencoder(tmp_path_factory.mktemp("weights")))
 
 
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[TwoRanks]:
+    """Two processes for tests of trainings in several: they are started once."""
+    ranks = TwoRanks()
+    yield ranks
+    ranks.stop()
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Compute in one thread, in which sums are always taken in the same order."""
@@ -142,36 +171,28 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def run_table() -> Callable[..., pd.DataFrame]:
     """Make a table of catalogued runs, as the pipeline hands it to the store."""
+    return table_of_runs
 
-    def make(
-        lengths: list[int], *, subjects: list[str] | None = None, tr: float = 0.72
-    ) -> pd.DataFrame:
-        subjects = subjects or [f"{100 + i}" for i in range(len(lengths))]
-        return pd.DataFrame(
-            {
-                "run_id": [f"demo_{s}_run{i}" for i, s in enumerate(subjects)],
-                "dataset": "demo",
-                "subject": subjects,
-                "session": "3T",
-                "task": "rest",
-                "site": "",
-                "family": [f"F{s}" for s in subjects],
-                "tr": tr,
-                "space": "MNI152NLin6Asym",
-                "source": "x.nii.gz",
-                "n_frames": lengths,
-                "problem": "",
-            }
-        )
 
-    return make
+@pytest.fixture(scope="session")
+def made_stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
+    """Return what was written for some arguments: a folder, and what its writer returned."""
+    folder, written = tmp_path_factory.mktemp("stores"), {}
+
+    def once(write: Callable[[Path], Any], *arguments: object) -> tuple[Path, Any]:
+        if (key := repr(arguments)) not in written:
+            path = folder / f"{len(written)}.zarr"
+            written[key] = path, write(path)
+        return written[key]
+
+    return once
 
 
 @pytest.fixture
 def make_store(
-    tmp_path: Path, run_table: Callable[..., pd.DataFrame]
+    tmp_path: Path, made_stores: Callable[..., tuple[Path, Any]]
 ) -> Callable[..., tuple[Location, dict[str, np.ndarray]]]:
-    """Write a small store of random tokens through the real write path.
+    """Write a small store by ``stores.write_store``; one of equal arguments is copied.
 
     Returns the location and each run's float32 values before they were stored.
     """
@@ -179,58 +200,17 @@ def make_store(
     def make(
         lengths: list[int],
         *,
-        url: str | None = None,
-        n_tokens: int = 27,
-        dim: int = 48,
-        precision: Precision = "int8",
-        subjects: list[str] | None = None,
-        seed: int = 0,
+        url: str | Path | None = None,
         values: Callable[[int, int], np.ndarray] | None = None,
+        **options: Any,
     ) -> tuple[Location, dict[str, np.ndarray]]:
         location = Location(url or tmp_path / "tokens.zarr")
-        spec = GroupSpec(
-            name="vae",
-            n_tokens=n_tokens,
-            dim=dim,
-            precision=precision,
-            chunk_frames=8,
-            shard_frames=32,
-            static={"coordinates": np.zeros((n_tokens, 3), np.float32)},
-            provenance={"tokenizer": "vae"},
+        if values is not None or "://" in location.url or Path(location.url).exists():
+            return location, write_store(location, lengths, values=values, **options)
+        store, written = made_stores(
+            lambda folder: write_store(Location(folder), lengths, **options), lengths, options
         )
-        plan = allocate(location, spec, run_table(lengths, subjects=subjects))
-        generator = np.random.default_rng(seed)
-        written = {}
-        for i, run in enumerate(plan.to_dict("records")):
-            n = run["n_frames"]
-            if values is None:
-                x = 3 + 0.1 * generator.standard_normal((n, n_tokens, dim))
-            else:
-                x = values(i, n)
-            x = x.astype(np.float32)
-            written[run["run_id"]] = x
-            sums = write_run(
-                location,
-                "vae",
-                run_id=run["run_id"],
-                row=run["row"],
-                start=run["start"],
-                stored=store_precision(x, precision),
-            )
-            write_record(
-                location,
-                "vae",
-                RunRecord(
-                    run["run_id"],
-                    "done",
-                    run["start"],
-                    n,
-                    row=run["row"],
-                    columns={name: run[name] for name in [*IDENTITY[1:], "source"]},
-                    checksums=sums,
-                ),
-            )
-        finalize(location, "vae")
-        return location, written
+        shutil.copytree(store, location.url)
+        return location, {name: x.copy() for name, x in written.items()}
 
     return make

@@ -1,8 +1,8 @@
-"""What a tokenizer is: a fixed encoder from a run's frames to tokens.
+"""The tokenizer protocol: a tokenizer turns the frames of a run into tokens, with fixed weights.
 
-There are two kinds. A :class:`VolumeTokenizer` encodes every frame by itself, on the canonical
-grid. A :class:`SeriesTokenizer` maps samples (voxels, vertices) to fewer or other places with one
-sparse matrix, block by block, and then works on the whole time courses.
+There are two kinds. A :class:`VolumeTokenizer` encodes each frame separately, on the canonical
+grid. A :class:`SeriesTokenizer` maps the samples of a run (voxels or vertices) to *places* (parcels
+or template vertices) with one sparse matrix, then processes the whole time course of each place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.tokenizers.grid import AFFINE, VOXEL_MM
+from fmritok.progress import tracked
+from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
@@ -34,18 +35,18 @@ Tokens = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Where the tokens of a frame lie, and what their features are.
+    """Number, position and layout of the tokens of a frame.
 
     Attributes
     ----------
     n_tokens, dim : int
-        Tokens of a frame, features of a token.
+        Tokens per frame, features per token.
     coordinates : np.ndarray of shape (n_tokens, 3), float32
         Centre of each token, mm, MNI.
     layout : dict
-        How tokens are ordered and what their features mean, for somebody who reads the store alone.
+        Order of tokens and meaning of their features, for readers without fmritok.
     static : dict of str to np.ndarray
-        Further arrays that a reader needs once, by name, such as which pixels are cortex.
+        Further arrays shared by all runs, by name, such as the mask of cortical pixels.
     """
 
     n_tokens: int
@@ -56,68 +57,70 @@ class TokenGrid:
 
 
 class Tokenizer(ABC):
-    """A fixed encoder; built cheaply anywhere, set up once in each process that encodes.
+    """Base class of all tokenizers.
 
-    Subclass :class:`VolumeTokenizer` or :class:`SeriesTokenizer`. A third party registers its class
-    under the entry-point group ``fmritok.tokenizers``; its tests inherit the contract of its kind
-    from :mod:`fmritok.testing`.
+    The constructor is cheap and loads nothing. :meth:`setup` loads weights, once per process.
+
+    Subclass :class:`VolumeTokenizer` or :class:`SeriesTokenizer`. Register third-party classes
+    under the entry-point group ``fmritok.tokenizers``. Test them with the contract classes in
+    :mod:`fmritok.testing`.
     """
 
-    #: Name in the registry and, by default, of the token group.
+    #: Name in the registry; the default name of the token group.
     name: ClassVar[str]
-    #: How tokens are stored unless the user says otherwise: ``int8`` or ``float16``.
+    #: Default store dtype: ``int8`` or ``float16``.
     default_precision: ClassVar[str] = "int8"
-    #: Frames of a chunk, the read unit of training.
+    #: Frames per chunk, the read unit of training.
     chunk_frames: ClassVar[int] = 16
-    #: Options that say how to compute, not what; another machine may want others.
+    #: Options that do not change the tokens, such as the device. They may differ between machines.
     machine_options: ClassVar[Collection[str]] = ()
-    #: Endings of the files that :meth:`save` writes.
+    #: File extensions that :meth:`save` writes.
     file_types: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
     def grid(self) -> TokenGrid:
-        """Shape and place of the tokens; known before :meth:`setup`."""
+        """Shape and position of the tokens; available before :meth:`setup`."""
 
     @property
     def run_arrays(self) -> Mapping[str, tuple[int, ...]]:
-        """Shapes of the float32 arrays that are stored for every run besides its tokens."""
+        """Names and shapes of the float32 arrays stored with every run."""
         return {}
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
-        """Return everything that decides what tokens mean; groups are mixed only if it is equal."""
+        """Return all settings that change the tokens. A group accepts only equal provenance."""
 
     def notes(self) -> dict[str, Any]:
-        """Return what is worth recording but does not decide what tokens mean."""
+        """Return information to record that does not change the tokens."""
         return {}
 
     def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
-        """Return how many frames of tokens a run gives, and the seconds between them.
+        """Return the number of token frames of a run, and the seconds between them.
 
-        The first frame of tokens is at the time of the run's first frame.
+        The first token frame is at the time of the run's first frame.
         """
         return n_frames, tr
 
     def problem(self, space: SampleSpace) -> str:
-        """Say why runs of a kind cannot be encoded; empty if they can."""
+        """Return why runs in a sample space cannot be encoded; empty if they can."""
         return ""
 
     @abstractmethod
     def setup(self) -> None:
-        """Load weights and templates; called once per process, before anything is encoded."""
+        """Load weights and templates. Called once per process, before encoding."""
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
-        """Turn tokens back into a file for people, as far as that is possible.
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
+        """Decode tokens to a file, as far as possible.
 
         Parameters
         ----------
         stored : StoredTokens
         out : Path
-            Ends in one of :attr:`file_types`.
-        places : dict of str to str
-            Options that are different on this machine, such as where the weights lie.
+            File name with one of the extensions :attr:`file_types`.
+        overrides : dict of str to str
+            Options that differ on this machine, such as the path of the weights.
 
         Returns
         -------
@@ -128,16 +131,16 @@ class Tokenizer(ABC):
 
 
 class VolumeTokenizer(Tokenizer):
-    """Encodes volumes on the canonical grid, each frame by itself."""
+    """A tokenizer that encodes each volume separately, on the canonical grid."""
 
     file_types: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
-        """Write decoded volumes on the canonical grid, in the file's intensities."""
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
+        """Write decoded volumes on the canonical grid, in the intensities of the source file."""
         import nibabel as nib
 
-        frames = cls.decode_stored(stored, places)
+        frames = cls.decode_stored(stored, overrides)
         image = nib.Nifti1Image(np.moveaxis(frames, 0, -1), AFFINE)
         image.header.set_xyzt_units("mm", "sec")
         image.header.set_zooms((VOXEL_MM, VOXEL_MM, VOXEL_MM, stored.tr))
@@ -147,11 +150,16 @@ class VolumeTokenizer(Tokenizer):
         return [out]
 
     @classmethod
-    def decode_stored(cls, stored: StoredTokens, places: Mapping[str, str]) -> Frames:
+    def decode_stored(cls, stored: StoredTokens, overrides: Mapping[str, str]) -> Frames:
         """Return decoded volumes (n_frames, 96, 96, 96), float32."""
-        tokenizer = rebuild(stored, cls, places)
+        tokenizer = rebuild(stored, cls, overrides)
         assert isinstance(tokenizer, VolumeTokenizer)
-        return tokenizer.decode(stored.tokens, tokenizer.restore(stored.scalars, stored.arrays))
+        intensity = tokenizer.restore(stored.scalars, stored.arrays)
+        n_frames = len(stored.tokens)
+        frames = np.empty((n_frames, *SHAPE), np.float32)
+        for i in tracked(range(n_frames), n_frames, "frames"):
+            frames[i] = tokenizer.decode(stored.tokens[i : i + 1], intensity)[0]
+        return frames
 
     @property
     def needs_voxel_statistics(self) -> bool:
@@ -180,7 +188,7 @@ class VolumeTokenizer(Tokenizer):
         return {}
 
     def problem(self, space: SampleSpace) -> str:
-        """Say why runs of a kind cannot be encoded: only volumes can."""
+        """Return why runs in a sample space cannot be encoded: they must be volumes."""
         return "" if space.is_volume else f"volumes, which {space.description} are not"
 
     @abstractmethod
@@ -191,7 +199,7 @@ class VolumeTokenizer(Tokenizer):
     def restore(
         self, scalars: Mapping[str, float], arrays: Mapping[str, npt.NDArray[np.float32]]
     ) -> Intensity:
-        """Return the intensity map of a run from what the store keeps of it."""
+        """Rebuild the intensity map of a run from its stored scalars and arrays."""
 
     @abstractmethod
     def encode(self, frames: Frames, intensity: Intensity) -> Tokens:
@@ -200,9 +208,9 @@ class VolumeTokenizer(Tokenizer):
         Parameters
         ----------
         frames : np.ndarray of shape (n_frames, 96, 96, 96), float32
-            Intensities as the file has them.
+            Intensities of the source file.
         intensity : Intensity
-            The run's, from :meth:`fit`.
+            The run's intensity map, from :meth:`fit`.
 
         Returns
         -------
@@ -211,19 +219,19 @@ class VolumeTokenizer(Tokenizer):
 
     @abstractmethod
     def decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
-        """Turn tokens back into frames, as far as that is possible."""
+        """Decode tokens to frames, as far as possible."""
 
 
 @dataclass(frozen=True)
 class SeriesTokens:
-    """What a :class:`SeriesTokenizer` makes of one run.
+    """Tokens of one run from a :class:`SeriesTokenizer`.
 
     Attributes
     ----------
     blocks : iterator of np.ndarray of shape (n, n_tokens, dim), float32
         Consecutive frames of tokens.
     scalars : dict of str to float
-        Numbers worth keeping with the run, such as how many places had no signal.
+        Numbers to store with the run, such as the number of places without signal.
     arrays : dict of str to np.ndarray, float32
         The run's :attr:`Tokenizer.run_arrays`.
     """
@@ -234,13 +242,14 @@ class SeriesTokens:
 
 
 class SeriesTokenizer(Tokenizer):
-    """Maps samples to places with one sparse matrix, then works on whole time courses."""
+    """A tokenizer that maps samples to places, then processes whole time courses.
+
+    A place is a row of the map: a parcel, or a vertex of a template.
+    """
 
     @abstractmethod
     def places(self, space: SampleSpace) -> SparseMap:
-        """Return the map from a run's samples to the places whose time courses are wanted.
-
-        Built once per space and process.
+        """Return the map from the samples of a run to places. Cached per sample space.
 
         Raises
         ------
@@ -261,12 +270,12 @@ class SeriesTokenizer(Tokenizer):
         tr : float
             Seconds between frames.
         places : SparseMap
-            The map that gave the series.
+            The map that produced the series.
         signal : np.ndarray of shape (n_places,), float32
-            How many of each place's samples are not always 0 in the run.
+            Number of samples of each place that are not 0 in all frames.
 
         Raises
         ------
         RunError
-            If the run is too short for the processing asked for, or has no signal at all.
+            If the run is too short for the requested processing, or has no signal.
         """

@@ -1,4 +1,4 @@
-"""The canonical volume grid that every volume is brought onto before it is encoded."""
+"""The canonical volume grid: 96 x 96 x 96 voxels of 2 mm in MNI space."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["AFFINE", "ORIGIN_MM", "SHAPE", "VOXEL_MM", "cell_centres"]
 
 #: Voxels along right, anterior, superior.
 SHAPE: Final = (96, 96, 96)
-#: Edge of a voxel, mm.
+#: Voxel size, mm.
 VOXEL_MM: Final = 2.0
-#: Centre of voxel (0, 0, 0), mm. It lies on the lattice of FSL's and HCP's 91x109x91 grid, so that
-#: a run on that grid is only flipped, cropped and padded; the box holds the MNI152 brain mask with
-#: a margin on every side.
+#: Centre of voxel (0, 0, 0), mm. It lies on the lattice of the 91x109x91 grid of FSL and HCP: runs
+#: on that grid need no interpolation, only flipping, cropping and padding. The grid contains the
+#: MNI152 brain mask with a margin on every side.
 ORIGIN_MM: Final = (-94.0, -112.0, -90.0)
 #: Voxel indices to mm, RAS+.
 AFFINE: Final[npt.NDArray[np.float64]] = np.array(
@@ -30,7 +30,7 @@ AFFINE.setflags(write=False)
 
 
 def cell_centres(cells: int) -> npt.NDArray[np.float32]:
-    """Return the centres of a ``cells x cells x cells`` division of the box.
+    """Return the centres of ``cells x cells x cells`` equal parts of the grid.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The tokenizers there are: an explicit table, and an entry-point group for third parties."""
+"""Registry of tokenizers: an explicit table, and an entry-point group for third parties."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.registry import Registry
 from fmritok.tokenizers.base import Tokenizer
 
@@ -26,27 +26,27 @@ TOKENIZERS = Registry(
 
 
 def build_tokenizer(name: str, options: Mapping[str, Any]) -> Tokenizer:
-    """Build a tokenizer from its name and options; nothing heavy is loaded yet.
+    """Build a tokenizer from its name and options, without loading its weights.
 
     Parameters
     ----------
     name : str
     options : dict
-        Keyword arguments of the tokenizer's class.
+        Keyword arguments of its class.
 
     Raises
     ------
     FmritokError
-        If there is no such tokenizer, or it has no such option.
+        If the name or an option is unknown.
     """
     kind: type[Tokenizer] = TOKENIZERS.find(name)
     known = [p for p in signature(kind).parameters]
     for option in options:
         if option not in known:
             near = get_close_matches(option, known, n=1)
-            raise FmritokError(
+            raise wrong_usage(FmritokError(
                 expected("Option", f"{name}.{option}", f"one of {', '.join(known) or 'no options'}",
                          "an unknown one",
                          f"Did you mean {name}.{near[0]}?" if near else "Choose one of them.")
-            )  # fmt: skip
+            ))  # fmt: skip
     return kind(**options)

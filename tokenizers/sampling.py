@@ -1,4 +1,4 @@
-"""Which voxels a point in mm lies between, and with what weights."""
+"""Trilinear interpolation of volumes at points, as sparse matrices."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def trilinear(space: VolumeSpace, points_mm: npt.NDArray[np.float64]) -> scipy.s
     Parameters
     ----------
     space : VolumeSpace
-    points_mm : np.ndarray of shape (n_points, 3)
+    points_mm : np.ndarray of shape (n_points, 3), float64
+        mm.
 
     Returns
     -------
     scipy.sparse.csr_array of shape (n_points, n_samples)
-        A row sums to 1; to less for a point at the rim of the grid, to 0 beyond it.
+        Rows sum to 1 inside the grid, to less at its rim, and to 0 outside.
     """
     inverse = np.linalg.inv(space.affine)
     return trilinear_at(space.shape, points_mm @ inverse[:3, :3].T + inverse[:3, 3])
@@ -33,7 +34,7 @@ def trilinear(space: VolumeSpace, points_mm: npt.NDArray[np.float64]) -> scipy.s
 def trilinear_at(
     grid: tuple[int, int, int], position: npt.NDArray[np.float64]
 ) -> scipy.sparse.csr_array:
-    """Return the matrix of trilinear interpolation at positions in voxels, as :func:`trilinear`."""
+    """Return the matrix of trilinear interpolation at voxel positions; see :func:`trilinear`."""
     base = np.floor(position).astype(np.int64)
     share = position - base
     shape = np.array(grid)

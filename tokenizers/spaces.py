@@ -1,4 +1,4 @@
-"""What the samples of a run are: voxels of a grid, or vertices of cortical surfaces."""
+"""Sample spaces: voxels of a grid, or vertices of cortical surfaces."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 __all__ = ["LEFT", "MESHES", "RIGHT", "VOXEL", "SampleSpace", "SurfaceSpace", "VolumeSpace"]
 
-#: What a sample of a :class:`SurfaceSpace` belongs to.
+#: Part of a sample of a :class:`SurfaceSpace`: left or right hemisphere, or subcortical voxel.
 LEFT, RIGHT, VOXEL = 0, 1, -1
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeSpace:
-    """Voxels of a regular grid in MNI space, the first axis fastest, as NIfTI files have them.
+    """Voxels of a regular grid in MNI space, first axis fastest, as in NIfTI files.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class VolumeSpace:
 
     @property
     def description(self) -> str:
-        """The grid in words."""
+        """Description of the grid for messages."""
         zooms = "x".join(f"{z:g}" for z in np.linalg.norm(self.affine[:3, :3], axis=0))
         return f"volumes of {'x'.join(map(str, self.shape))} voxels of {zooms} mm"
 
@@ -51,18 +51,18 @@ class VolumeSpace:
 
 @dataclass(frozen=True, eq=False)
 class SurfaceSpace:
-    """Vertices of both hemispheres, and possibly subcortical voxels, in any order.
+    """Vertices of both hemispheres and optionally subcortical voxels, in any order.
 
     Attributes
     ----------
     template : str
         ``fsLR``, ``fsaverage5``, ...
     n_vertices : tuple of int
-        Vertices of the whole left and right mesh.
+        Size of the left and right mesh.
     part : np.ndarray of shape (n_samples,), int8
         :data:`LEFT`, :data:`RIGHT` or :data:`VOXEL`.
     vertex : np.ndarray of shape (n_samples,), int32
-        Number of the vertex in its mesh; -1 for voxels.
+        Index of the vertex in its mesh; -1 for voxels.
     mm : np.ndarray of shape (n_samples, 3), float32
         Centre of each voxel, mm; NaN for vertices.
     """
@@ -77,7 +77,7 @@ class SurfaceSpace:
 
     @classmethod
     def of_meshes(cls, template: str, n_vertices: tuple[int, int]) -> SurfaceSpace:
-        """Return the space of two whole meshes, left vertices first."""
+        """Return the space of all vertices of two meshes, left first."""
         left, right = n_vertices
         part = np.repeat(np.array([LEFT, RIGHT], np.int8), n_vertices)
         vertex = np.concatenate([np.arange(left), np.arange(right)]).astype(np.int32)
@@ -108,7 +108,7 @@ class SurfaceSpace:
 
     @property
     def description(self) -> str:
-        """The samples in words."""
+        """Description of the samples for messages."""
         voxels = int((self.part == VOXEL).sum())
         more = f" and {voxels} voxels" if voxels else ""
         return f"surfaces of {self.n_samples - voxels} {self.template} vertices{more}"
@@ -120,7 +120,7 @@ class SurfaceSpace:
         return _digest(meshes, self.part, self.vertex, self.mm)
 
     def columns(self, part: int) -> npt.NDArray[np.int64]:
-        """Return which sample each vertex of a hemisphere is; -1 where it is none."""
+        """Return the sample index of each vertex of a hemisphere; -1 for vertices without one."""
         found = np.full(self.n_vertices[part], -1, np.int64)
         chosen = np.flatnonzero(self.part == part)
         found[self.vertex[chosen]] = chosen
@@ -129,7 +129,7 @@ class SurfaceSpace:
 
 SampleSpace = VolumeSpace | SurfaceSpace
 
-#: Vertices of a hemisphere, and the template they belong to.
+#: Template by its number of vertices per hemisphere.
 MESHES = {32492: "fsLR", 59292: "fsLR-59k", 163842: "fsaverage", 40962: "fsaverage6",
               10242: "fsaverage5", 2562: "fsaverage4"}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""One sparse matrix, applied to blocks of frames as fast as memory allows."""
+"""Sparse matrix products with blocks of frames, optimized for the CPU cache."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["SparseMap"]
 
 Floats = npt.NDArray[np.float32]
 
-#: Frames that are multiplied together: four cache lines of float32. Fewer leave vector units idle,
-#: many more fall out of the cache between two rows that share a sample.
+#: Frames per product: four cache lines of float32. Fewer frames leave vector units idle. Many more
+#: do not stay in the cache between two rows with a common sample.
 _LANES = 64
 
 
 class SparseMap:
-    """A linear map from samples to places, float32.
+    """A linear map from samples to places (parcels, vertices or pixels), float32.
 
-    The product is taken with frames as the fastest axis, so that every weight multiplies a
-    contiguous vector: several times faster than a general sparse product.
+    Frames are the fastest axis of the product: every weight multiplies a contiguous vector. This is
+    several times faster than a general sparse product.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ class SparseMap:
 
     @cached_property
     def counts(self) -> Floats:
-        """How many samples each place is made of."""
+        """Number of samples of each place."""
         return np.diff(self._offsets).astype(np.float32)
 
     @cached_property
     def sums(self) -> Floats:
-        """Sum of each place's weights: what a constant 1 becomes."""
+        """Sum of the weights of each place."""
         return np.asarray(self.matrix.sum(axis=1), np.float32).ravel()
 
     def apply(self, samples: Floats) -> Floats:
@@ -76,7 +76,7 @@ class SparseMap:
         return self._multiply(samples[self._columns])
 
     def apply_to_frames(self, block: npt.NDArray[Any]) -> Floats:
-        """Map frames as files hold them.
+        """Map frames in the memory layout of files.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class SparseMap:
         return self._multiply(block[:, self._columns].T.astype(np.float32, order="C"))
 
     def signal(self, block: npt.NDArray[Any], zero: float = 0) -> Floats:
-        """Count each place's samples that are not ``zero`` in all frames of a block.
+        """Count the samples of each place that differ from ``zero`` in any frame of a block.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Tokens as a store gives them back, and the tokenizer that made them built again."""
+"""Stored tokens of a run, and reconstruction of their tokenizer for decoding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["StoredTokens", "kept_options", "rebuild"]
 
 @dataclass(frozen=True, eq=False)
 class StoredTokens:
-    """Consecutive frames of one run.
+    """Tokens of consecutive frames of one run, with the metadata of their group.
 
     Attributes
     ----------
@@ -30,15 +30,15 @@ class StoredTokens:
     tr : float
         Seconds between frames.
     first : int
-        Number of the first frame within the run.
+        Index of the first frame in the run.
     provenance, notes : dict
-        Of the token group.
+        Metadata of the token group.
     array : callable
         Returns a static array of the group by its name.
     scalars : dict of str to float
-        Numbers that were kept with the run.
+        Numbers stored with the run.
     arrays : dict of str to np.ndarray
-        Arrays that were kept with the run.
+        Arrays stored with the run.
     """
 
     run_id: str
@@ -53,37 +53,37 @@ class StoredTokens:
 
 
 def kept_options(tokenizer: Tokenizer, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that build a tokenizer of the same tokens on any machine."""
+    """Return the options to record: all but the tokenizer's ``machine_options``."""
     kept = {name: value for name, value in options.items() if name not in tokenizer.machine_options}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
 
 
-def rebuild(stored: StoredTokens, kind: type[Tokenizer], places: Mapping[str, str]) -> Tokenizer:
-    """Build the tokenizer that wrote a group, and check that it is the same.
+def rebuild(stored: StoredTokens, kind: type[Tokenizer], overrides: Mapping[str, str]) -> Tokenizer:
+    """Rebuild the tokenizer that wrote a group, and compare its provenance.
 
     Parameters
     ----------
     stored : StoredTokens
     kind : type
-        Its class.
-    places : dict of str to str
-        Options that are different here, such as where the weights lie.
+        Class of the tokenizer.
+    overrides : dict of str to str
+        Options that differ on this machine, such as the path of the weights.
 
     Raises
     ------
     FmritokError
-        If it is not the same: the first field of the provenance that differs is named.
+        If the provenance differs. The error names the first differing field.
     """
     known = inspect.signature(kind).parameters
-    unknown = [name for name in places if name not in known]
+    unknown = [name for name in overrides if name not in known]
     if unknown:
         raise FmritokError(
             expected("Option", f"--{unknown[0]} of tokenizer {kind.name}", "none of that name",
-                     places[unknown[0]], "Leave it away.")
+                     overrides[unknown[0]], "Remove it.")
         )  # fmt: skip
-    options = {**stored.notes["options"], **places}
-    if "weights" in places:
+    options = {**stored.notes["options"], **overrides}
+    if "weights" in overrides:
         options.pop("revision", None)  # of a hub id
     tokenizer = kind(**options)
     made = json.loads(json.dumps(tokenizer.provenance()))
@@ -92,7 +92,7 @@ def rebuild(stored: StoredTokens, kind: type[Tokenizer], places: Mapping[str, st
         if before != now:
             raise FmritokError(
                 expected("Tokenizer", f"{kind.name}({options})",
-                         f"{name} = {before!r} (as the store was made)", repr(now),
-                         "Say where its files lie on this machine with --weights or --template.")
+                         f"{name} = {before!r}, as in the store", repr(now),
+                         "Give the path of its files on this machine with --weights or --template.")
             )  # fmt: skip
     return tokenizer

@@ -1,7 +1,7 @@
-"""What is done to time courses before they become tokens: filter, resample, standardize.
+"""Temporal processing of time courses: filtering, resampling, standardization.
 
-All functions take and return arrays of shape (n_places, n_frames), float32, and compute in float64,
-some places at a time.
+All functions take and return arrays of shape (n_places, n_frames), float32. They compute in
+float64, a block of places at a time.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ __all__ = ["bandpass", "resample", "resampled_frames", "standardize"]
 Series = npt.NDArray[np.float32]
 
 _PLACES_AT_ONCE = 2048
-#: Of the published flat maps: Chebyshev type I of order 8, 0.05 dB of ripple, at 0.8 of the new
-#: Nyquist frequency; as in scipy's ``decimate``.
+#: Anti-alias filter of the published flat maps: Chebyshev type I of order 8, 0.05 dB of ripple, at
+#: 0.8 of the new Nyquist frequency, as in scipy's ``decimate``.
 _ANTIALIAS_ORDER, _ANTIALIAS_RIPPLE_DB, _ANTIALIAS_SHARE = 8, 0.05, 0.8
 _BANDPASS_ORDER = 5
 
 
 def standardize(series: Series) -> npt.NDArray[np.bool_]:
-    """Subtract each place's mean over time and divide by its standard deviation, in place.
+    """Z-score each place over time, in place. Constant places become 0.
 
     Returns
     -------
     np.ndarray of shape (n_places,), bool
-        Which places vary; those that do not become 0.
+        Mask of the places that vary over time.
     """
     varies = np.zeros(len(series), bool)
     for rows, block in _blocks(series):
         block -= block.mean(axis=1, keepdims=True)
         std = np.sqrt(np.square(block).mean(axis=1))
-        # A constant that float32 cannot hold exactly must not become noise of size one.
+        # Rounding errors of a constant time course must not be scaled to unit variance.
         size = np.abs(series[rows]).max(axis=1)
         varies[rows] = std > 1e-6 * size
         inverse = np.divide(1.0, std, out=np.zeros_like(std), where=varies[rows])
@@ -46,10 +46,10 @@ def standardize(series: Series) -> npt.NDArray[np.bool_]:
 
 
 def bandpass(series: Series, tr: float, low: float, high: float) -> Series:
-    """Keep frequencies between ``low`` and ``high``, without shifting anything in time.
+    """Band-pass filter between ``low`` and ``high``, without a shift in time.
 
-    A Butterworth filter of order 5, forwards and backwards (so its gain is applied twice), after
-    each place's mean was taken away.
+    Subtracts the mean of each place, then applies a Butterworth filter of order 5 forwards and
+    backwards. Its gain therefore applies twice.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def bandpass(series: Series, tr: float, low: float, high: float) -> Series:
     tr : float
         Seconds between frames.
     low, high : float
-        Hz.
+        Pass band, Hz.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def bandpass(series: Series, tr: float, low: float, high: float) -> Series:
 
 
 def resampled_frames(n_frames: int, tr: float, target_tr: float | None) -> int:
-    """Return how many frames a run has after :func:`resample`: it never reaches beyond its end."""
+    """Return the number of frames after :func:`resample`, which never extrapolates."""
     if target_tr is None:
         return n_frames
     return int(np.floor((n_frames - 1) * tr / target_tr + 1e-6)) + 1
@@ -106,7 +106,7 @@ def resample(
     kind : {"pchip", "linear"}
         Monotone cubic or linear interpolation.
     antialias : bool
-        Whether to filter out what the slower sampling cannot hold, where it is slower.
+        Whether to apply an anti-alias filter where ``target_tr`` is longer than ``tr``.
 
     Raises
     ------
@@ -158,11 +158,11 @@ def _blocks(series: Series) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
 
 
 def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str) -> None:
-    """Refuse runs shorter than what the filter is padded with at either end."""
+    """Refuse runs that are shorter than the padding of the filter."""
     needed = 3 * (2 * len(sos) + 1) + 1
     if series.shape[1] < needed:
         raise RunError(
             expected("Run", f"for {what}", f"at least {needed} frames", series.shape[1],
-                     "Leave the run out, or switch this off (--set network.tr=null or "
+                     "Leave the run out, or switch the filter off (--set network.tr=null or "
                      "network.band=null).")
         )  # fmt: skip

@@ -72,7 +72,7 @@ def draw_page(cohort: Path, store: str, rows: list[dict[str, Any]], out: Path) -
     _, original = next(RunVolumes.read(cohort / run["source"]).blocks(1))
     tokens, tr = group.values(run["run_id"]), float(run["tr"])
     decoded = VaeTokenizer.decode_stored(stored_tokens(group, run["run_id"], slice(1)), {})
-    moments = group.moments(int(run["row"]))
+    statistics = group.statistics(int(run["row"]))
 
     figure = plt.figure(figsize=(11, 13), layout="constrained")
     figure.suptitle(f"fmritok demo, SIMULATED data: {run['run_id']}")
@@ -86,7 +86,7 @@ def draw_page(cohort: Path, store: str, rows: list[dict[str, Any]], out: Path) -
             axes.set_title(f"{name}, {view}")
             axes.axis("off")
     axes = figure.add_subplot(grid[2, :])
-    changes = _deviations(tokens, moments.mean, moments.std)
+    changes = _deviations(tokens, statistics.mean, statistics.std)
     shown = axes.imshow(
         changes, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3, extent=(0, len(tokens) * tr, 27, 0)
     )

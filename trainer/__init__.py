@@ -1,1 +1,1 @@
-"""Training half of fmritok: a token store in, models and scores out."""
+"""Training half of fmritok: from a token store to models and scores."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.model.backends import Backend
 
 __all__ = [
+    "Backend",
     "Config",
     "DataConfig",
     "InputForm",
@@ -21,12 +21,20 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "TrainConfig",
+    "require",
 ]
 
+Backend = Literal["auto", "sdpa", "xformers", "flex", "math"]
 InputForm = Literal["residual", "absolute", "both"]
 
 
-def _require(fits: bool, option: str, wanted: str, got: Any) -> None:
+def require(fits: bool, option: str, wanted: str, got: Any) -> None:
+    """Refuse a value of an option, such as ``model.width``, that does not fit.
+
+    Raises
+    ------
+    ConfigError
+    """
     if not fits:
         raise ConfigError(
             expected("Option", option, wanted, got, f"Change it with --set {option}=VALUE.")
@@ -71,20 +79,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         counts = ("window", "windows_per_run", "windows_per_read", "batch_size")
         for name in (*counts, "max_validation_windows"):
-            _require(getattr(self, name) >= 1, f"data.{name}", "1 or more", getattr(self, name))
-        _require(self.split_seed >= 0, "data.split_seed", "0 or more", self.split_seed)
+            require(getattr(self, name) >= 1, f"data.{name}", "1 or more", getattr(self, name))
+        require(self.split_seed >= 0, "data.split_seed", "0 or more", self.split_seed)
         fits = self.subjects is None or self.subjects >= 1
-        _require(fits, "data.subjects", "1 or more, or null", self.subjects)
+        require(fits, "data.subjects", "1 or more, or null", self.subjects)
         fits = self.windows_per_run % self.windows_per_read == 0
         wanted = f"a divisor of data.windows_per_run = {self.windows_per_run}"
-        _require(fits, "data.windows_per_read", wanted, self.windows_per_read)
+        require(fits, "data.windows_per_read", wanted, self.windows_per_read)
         fits = self.read_frames is None or self.read_frames >= self.window
         wanted = f"at least data.window = {self.window}, or null"
-        _require(fits, "data.read_frames", wanted, self.read_frames)
+        require(fits, "data.read_frames", wanted, self.read_frames)
         fits = 0 <= self.validation_fraction < 1
-        _require(
-            fits, "data.validation_fraction", "0 or more and below 1", self.validation_fraction
-        )
+        require(fits, "data.validation_fraction", "0 or more and below 1", self.validation_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,31 +124,31 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "kv_heads", "mlp_width"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
+            require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
         for name in ("registers", "layer_scale"):
-            _require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
+            require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
         fits = self.patch is None or self.patch >= 1
-        _require(fits, "model.patch", "1 or more, or null", self.patch)
-        _require(
+        require(fits, "model.patch", "1 or more, or null", self.patch)
+        require(
             self.width % (2 * self.heads) == 0,
             "model.width",
             f"an even multiple of model.heads = {self.heads}",
             self.width,
         )
-        _require(
+        require(
             self.position != "space_time" or self.width >= 8 * self.heads,
             "model.width",
             f"at least 8 times model.heads = {self.heads} for model.position = space_time",
             self.width,
         )
-        _require(
+        require(
             self.heads % self.kv_heads == 0,
             "model.kv_heads",
             f"a divisor of model.heads = {self.heads}",
             self.kv_heads,
         )
-        _require(self.locality >= 0, "model.locality", "0 or more", self.locality)
-        _require(
+        require(self.locality >= 0, "model.locality", "0 or more", self.locality)
+        require(
             0 < self.min_period < self.max_period,
             "model.min_period",
             f"seconds above 0 and below model.max_period = {self.max_period}",
@@ -152,77 +158,21 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The self-supervised loss; each option says which objectives use it.
+    """Options of an objective; each objective has a class of its own, derived from this one.
 
     Attributes
     ----------
-    name : {"mtm", "mae", "distill"}
-    mask_ratio : float
-        mtm, mae: share that is hidden.
-    chunk : int
-        mtm, mae: tokens that are predicted at a time.
-    masking : {"tube", "random"}
-        mtm, mae: the same cells in all patches, or patches anywhere.
-    stride, decoder, decoder_width, decoder_layers, decoder_heads
-        mae; see :class:`fmritok.trainer.objectives.mae.MaskedAutoencoder`.
-    crop, apart, standardize, summary, centre, momentum, head_width, projection, precision, \
-    token_weight, network_weight, network_share, slice_probability, slice_low, slice_high, \
-    drop_tokens, drop_time, jitter, noise
-        distill; see :class:`fmritok.trainer.objectives.distill.SelfDistillation`.
+    name : str
+        Name of the objective; see :mod:`fmritok.trainer.objectives.registry`.
     """
 
-    name: Literal["mtm", "mae", "distill"] = "mtm"
-    mask_ratio: float = 0.5
-    chunk: int = 4096
-    masking: Literal["tube", "random"] = "tube"
-    stride: int = 1
-    decoder: Literal["self", "cross"] = "self"
-    decoder_width: int = 64
-    decoder_layers: int = 1
-    decoder_heads: int = 2
-    crop: int | None = None
-    apart: bool = False
-    standardize: bool = False
-    summary: Literal["cls", "mean", "cells"] = "cls"
-    centre: bool = False
-    momentum: float = 0.99
-    head_width: int = 256
-    projection: int = 64
-    precision: float = 0.05
-    token_weight: float = 0.5
-    network_weight: float = 0.5
-    network_share: float = 0.05
-    slice_probability: float = 0.5
-    slice_low: float = 0.65
-    slice_high: float = 0.85
-    drop_tokens: float = 0.1
-    drop_time: float = 0.3
-    jitter: float = 0.2
-    noise: float = 0.1
+    name: str
 
-    def __post_init__(self) -> None:
-        counts = ("chunk", "stride", "decoder_width", "decoder_layers", "decoder_heads")
-        for name in (*counts, "head_width", "projection"):
-            value = getattr(self, name)
-            _require(value >= 1, f"objective.{name}", "1 or more", value)
-        fits = self.decoder_width % (2 * self.decoder_heads) == 0
-        wanted = f"an even multiple of objective.decoder_heads = {self.decoder_heads}"
-        _require(fits, "objective.decoder_width", wanted, self.decoder_width)
-        fits = 0 < self.mask_ratio < 1
-        _require(fits, "objective.mask_ratio", "above 0 and below 1", self.mask_ratio)
-        fits = self.crop is None or self.crop >= 1
-        _require(fits, "objective.crop", "1 or more, or null", self.crop)
-        shares = ("momentum", "slice_probability", "drop_tokens", "drop_time", "jitter")
-        for name in (*shares, "network_share"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, f"objective.{name}", "between 0 and 1", value)
-        for name in ("token_weight", "network_weight", "noise"):
-            value = getattr(self, name)
-            _require(value >= 0, f"objective.{name}", "0 or more", value)
-        _require(self.precision > 0, "objective.precision", "above 0", self.precision)
-        fits = 0 < self.slice_low <= self.slice_high < 1
-        wanted = f"above 0 and at most objective.slice_high = {self.slice_high}, which is below 1"
-        _require(fits, "objective.slice_low", wanted, self.slice_low)
+
+def _default_objective() -> ObjectiveConfig:
+    from fmritok.trainer.objectives.registry import DEFAULT, objective_class
+
+    return objective_class(DEFAULT).Config(name=DEFAULT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,25 +190,25 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "clip"):
-            _require(getattr(self, name) > 0, f"optim.{name}", "above 0", getattr(self, name))
+            require(getattr(self, name) > 0, f"optim.{name}", "above 0", getattr(self, name))
         for name in ("beta1", "beta2", "warmup"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"optim.{name}", "0 or more and below 1", value)
+            require(0 <= value < 1, f"optim.{name}", "0 or more and below 1", value)
         fits = 0 <= self.final_lr_ratio <= 1
-        _require(fits, "optim.final_lr_ratio", "between 0 and 1", self.final_lr_ratio)
+        require(fits, "optim.final_lr_ratio", "between 0 and 1", self.final_lr_ratio)
         for name in ("weight_decay", "final_weight_decay"):
             value = getattr(self, name)
-            _require(value is None or value >= 0, f"optim.{name}", "0 or more", value)
+            require(value is None or value >= 0, f"optim.{name}", "0 or more", value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length, precision and rhythm of a training; intervals are counted in steps."""
+    """Length of a training, data type and intervals; intervals are counted in steps."""
 
     seed: int = 0
     steps: int | None = 300
     epochs: int | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: int = 1
     compile: bool = False
     deterministic: bool = True
@@ -268,8 +218,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "train.seed", "0 or more", self.seed)
-        _require(
+        require(self.seed >= 0, "train.seed", "0 or more", self.seed)
+        require(
             (self.steps is None) != (self.epochs is None),
             "train.steps",
             "either train.steps or train.epochs, the other null",
@@ -278,7 +228,7 @@ class TrainConfig:
         intervals = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
         for name in ("steps", "epochs", "accumulate", *intervals):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"train.{name}", "1 or more", value)
+            require(value is None or value >= 1, f"train.{name}", "1 or more", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +237,6 @@ class Config:
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = field(default_factory=_default_objective)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

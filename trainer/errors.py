@@ -15,7 +15,9 @@ __all__ = [
 
 
 class ConfigError(FmritokError, ValueError):
-    """An option is unknown, of the wrong type, or does not go with another."""
+    """An option is unknown, of the wrong type, or conflicts with another."""
+
+    exit_status = 2
 
 
 class CheckpointError(FmritokError, ValueError):
@@ -23,11 +25,11 @@ class CheckpointError(FmritokError, ValueError):
 
 
 class TrainingError(FmritokError, RuntimeError):
-    """Training cannot start, or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class OtherProcessError(TrainingError):
-    """The first of several processes failed, and reports it: this one only ends with it."""
+    """Another rank failed and reports the error; this one only exits."""
 
 
 class LeakageError(TrainingError):
@@ -35,4 +37,15 @@ class LeakageError(TrainingError):
 
 
 class StoppedError(TrainingError):
-    """Training was asked to stop before its end, and saved a checkpoint."""
+    """Training stopped early on request and saved a checkpoint.
+
+    Parameters
+    ----------
+    message : str
+    name : str
+        Name of the signal.
+    """
+
+    def __init__(self, message: str, name: str = "SIGTERM") -> None:
+        super().__init__(message)
+        self.exit_status = 130 if name == "SIGINT" else 143

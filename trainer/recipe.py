@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
+import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from importlib import resources
 from itertools import takewhile
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
 from fmritok.errors import expected
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.objectives.registry import DEFAULT, options_of, owners_of
+from fmritok.trainer.options import Tree, checked_config, new_name, with_new_names
 
 __all__ = [
+    "Tree",
     "build_config",
     "override",
     "read_recipe",
     "recipe_names",
     "recipe_title",
+    "saved_config",
     "to_yaml",
 ]
 
-Tree = dict[str, Any]
-Node = TypeVar("Node")
+_logger = logging.getLogger(__name__)
+
+#: Names of options in release 0.1 that changed since.
 
 
 def recipe_names() -> list[str]:
@@ -79,25 +83,25 @@ def read_recipe(name_or_path: str) -> Tree:
 
 
 def override(tree: Tree, assignments: Iterable[str]) -> Tree:
-    """Return the tree with ``a.b=c`` assignments applied; values are written as in YAML."""
-    result: Tree = {key: dict(v) if isinstance(v, dict) else v for key, v in tree.items()}
-    for assignment in assignments:
-        option, equals, text = assignment.partition("=")
-        path = option.strip().split(".")
-        if not equals or len(path) != 2:
-            raise ConfigError(
-                expected("Option", "--set", "SECTION.OPTION=VALUE", repr(assignment),
-                         "For example: --set optim.lr=0.001")
-            )  # fmt: skip
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                expected("Option", option, "a YAML value", repr(text), "Quote it.")
-            ) from error
-        section = result.setdefault(path[0], {})
+    """Return the tree with ``a.b=c`` assignments applied; values are written as in YAML.
+
+    If ``objective.name`` changes, options of the recipe that the new objective does not have are
+    left out, and a line says which.
+
+    Raises
+    ------
+    ConfigError
+        If an assignment is not of that form, or names an objective that does not exist.
+    """
+    result = with_new_names(tree, say=True)
+    pairs = [_assignment(text) for text in assignments]
+    chosen = [value for path, value in pairs if path == ("objective", "name")]
+    if chosen and isinstance(result.get("objective"), dict):
+        result["objective"] = _options_kept(result["objective"], str(chosen[-1]))
+    for (section_name, option), value in pairs:
+        section = result.setdefault(section_name, {})
         if isinstance(section, dict):
-            section[path[1]] = value
+            section[option] = value
     return result
 
 
@@ -107,9 +111,33 @@ def build_config(tree: Mapping[str, Any]) -> Config:
     Raises
     ------
     ConfigError
-        If an option is unknown (the nearest known one is named), or of the wrong type.
+        If an option is unknown (a near name is suggested), of another objective than the chosen
+        one (which is named), or of the wrong type.
     """
-    return _build(Config, tree, "")
+    return checked_config(with_new_names(tree))
+
+
+def saved_config(tree: Mapping[str, Any]) -> Config:
+    """Read the configuration of a checkpoint.
+
+    Those of release 0.1 have the options of all objectives. Options of other objectives than the
+    chosen one are left out.
+
+    Raises
+    ------
+    ConfigError
+        See :func:`build_config`.
+    """
+    named = with_new_names(tree)
+    section = named.get("objective")
+    if isinstance(section, dict):
+        known = options_of(str(section.get("name", DEFAULT)))
+        named["objective"] = {
+            option: value
+            for option, value in section.items()
+            if option in known or not owners_of(option)
+        }
+    return checked_config(named)
 
 
 def to_yaml(config: Config) -> str:
@@ -117,45 +145,30 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(asdict(config), sort_keys=False)
 
 
-def _build(kind: type[Node], tree: Any, prefix: str) -> Node:
-    if not isinstance(tree, Mapping):
-        section = prefix.rstrip(".")
+def _assignment(text: str) -> tuple[tuple[str, str], Any]:
+    """Read ``a.b=c`` as its section, option and value."""
+    option, equals, written = text.partition("=")
+    path = option.strip().split(".")
+    if not equals or len(path) != 2:
         raise ConfigError(
-            expected("Section", section, "options by name", repr(tree), "See recipe tiny.")
-        )
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    values = {}
-    for name, value in tree.items():
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
-            raise ConfigError(
-                expected("Option", f"{prefix}{name}", f"one of {', '.join(known)}",
-                         "an unknown one", f"Did you mean {prefix}{near[0]}?")
-            )  # fmt: skip
-        if is_dataclass(hints[name]):
-            values[name] = _build(hints[name], value, f"{prefix}{name}.")
-        else:
-            values[name] = _checked(hints[name], value, f"{prefix}{name}")
-    return kind(**values)
+            expected("Option", "--set", "SECTION.OPTION=VALUE", repr(text),
+                     "For example: --set optim.lr=0.001")
+        )  # fmt: skip
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            expected("Option", option, "a YAML value", repr(written), "Quote it.")
+        ) from error
+    section, name = path
+    return (section, new_name(section, name, say=True)), value
 
 
-def _checked(hint: Any, value: Any, option: str) -> Any:
-    """Return the value if it is of the hinted type; integers and 1e-4 pass for floats."""
-    choices = get_args(hint) if get_origin(hint) is Literal else ()
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if choices:
-        fits, wanted = value in choices, f"one of {', '.join(map(str, choices))}"
-    else:
-        if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
-            try:  # YAML 1.1 reads 1e-4 as text
-                value = float(value)
-            except (TypeError, ValueError):
-                pass
-        fits = type(value) in kinds
-        wanted = " or ".join("null" if k is NoneType else k.__name__ for k in kinds)
-    if not fits:
-        raise ConfigError(
-            expected("Option", option, wanted, repr(value), f"Change it with --set {option}=VALUE.")
-        )
-    return value
+def _options_kept(section: Tree, name: str) -> Tree:
+    """Return a recipe's options of an objective without those that objective ``name`` lacks."""
+    known, own = options_of(name), options_of(str(section.get("name", DEFAULT)))
+    dropped = [option for option in section if option in own and option not in known]
+    if dropped:
+        _logger.info("Objective %s has no options %s: those of the recipe are left out",
+                     name, ", ".join(dropped))  # fmt: skip
+    return {option: value for option, value in section.items() if option not in dropped}

@@ -1,33 +1,31 @@
-"""Does every objective learn on the tokens of every group? Trainings beside simple predictors.
+"""Compare every objective on every token group with simple predictors.
 
     python benchmarks/learning/objectives.py --out docs/objectives.txt
 
-Masked-token modelling, the masked autoencoder and self-distillation, each from one small, fixed
-configuration, on tokens of a demo cohort and of real runs, which fmritok's own commands write with
-the encoders that it carries. Losses are of what was held out, in windows that overlap by three
-quarters; rows ``(trained)`` are of what was trained on, to tell a model that cannot learn from one
-that learns by heart:
+Masked-token modelling, the masked autoencoder and self-distillation are trained with one small
+configuration each, on tokens of a demo cohort and of real runs, made by the commands of fmritok
+with built-in tokenizers. Losses are on held-out data, in windows with an overlap of three quarters.
+Rows ``(trained)`` are on training data and show overfitting.
 
-- demo: two subjects that were not trained on.
-- real: there is one real run of 156 frames (visual one-back, TR 2 s) and one of 10 frames of
-  another subject (faces, TR 1.5 s, its lower brain outside the field of view). Trained on frames
-  0-99 of the first; ``later`` are its frames 105-155, the same person; ``other`` is the other one.
-  Each part is normalised by itself. Two subjects say whether a loss falls, and no more. So little
-  is soon learned by heart: steps, rate and patch were chosen by trainings on frames 0-69 beside
-  frames 75-99.
+- demo: two held-out subjects.
+- real: one run of 156 frames (visual one-back, TR 2 s) and one of 10 frames of another subject
+  (faces, TR 1.5 s, without the lower brain). Training uses frames 0-99 of the first run. ``later``:
+  its frames 105-155, the same subject. ``other``: the other subject. Each part is normalised
+  separately. Two subjects only show whether a loss falls. Models overfit them quickly: steps, rate
+  and patch were chosen by trainings on frames 0-69, evaluated on frames 75-99.
 
-What they are set beside:
+Baselines:
 
-- ``mean``: each token's mean over its run. Knows nothing of the window.
-- ``last``: the frame before each patch, of the same cell. An oracle: masks are tubes, so that the
-  model sees no frame of a hidden cell.
-- ``collapsed``: self-distillation if all embeddings were one vector. ``std`` is 0 for such ones and
-  1 for evenly spread ones, ``rank`` their effective rank. ``align`` is the cosine of a window's two
-  views less that of two windows' views: 0 for embeddings that know nothing of their window, however
-  low their loss (docs/probes.md).
+- ``mean``: each token's mean over its run, without information about the window.
+- ``last``: the frame before each patch in the same cell. An oracle: with tube masks the model sees
+  no frame of a masked cell.
+- ``collapsed``: self-distillation with equal embeddings. ``std`` is 0 if all are equal and 1 if
+  they are spread evenly; ``rank`` is the effective rank. ``align``: the cosine of a window's two
+  views minus that of different windows' views; 0 without information about the window, for any
+  loss (docs/probes.md).
 
-``ratio`` is the loss over that of the mean token; of self-distillation, whose losses are negative,
-the collapsed one over the loss. Below 1 is better.
+``ratio`` is the loss relative to the mean token. Losses of self-distillation are negative: there it
+is the collapsed loss relative to the loss. Below 1 is better.
 """
 
 from __future__ import annotations
@@ -66,7 +64,7 @@ ROW = "{:<5}{:<9}{:<10}{:<10}" + "{:>10}" * 11
 
 
 def fmritok(*arguments: object) -> None:
-    """Run a command of fmritok's."""
+    """Run a command of fmritok."""
     command = [sys.executable, "-m", "fmritok.cli", *map(str, arguments)]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -75,7 +73,7 @@ def fmritok(*arguments: object) -> None:
 
 
 def demo_store(folder: Path, groups: Sequence[str], subjects: int) -> Path:
-    """Simulate a cohort and tokenize it, everything else at its default."""
+    """Simulate a cohort and tokenize it with defaults."""
     cohort, store = folder / f"cohort-{subjects}", folder / f"demo-{subjects}.zarr"
     fmritok("demo-data", cohort, "--subjects", subjects, "--minutes", 1.0)
     tokenize("demo", cohort, store, groups)
@@ -83,7 +81,7 @@ def demo_store(folder: Path, groups: Sequence[str], subjects: int) -> Path:
 
 
 def real_store(folder: Path, groups: Sequence[str], data: Path) -> Path:
-    """Lay the real runs out as fMRIPrep would, the long one cut in two, and tokenize them.
+    """Arrange the real runs as fMRIPrep would, with the long one cut in two, and tokenize them.
 
     The parts are too short for a band-pass, and for other frames than their own.
     """
@@ -106,7 +104,7 @@ def real_store(folder: Path, groups: Sequence[str], data: Path) -> Path:
 
 
 def in_mni(data: Path) -> Any:
-    """Bring the whole native run to the grid that its first 100 frames are on, by their affine."""
+    """Resample the whole native run to the grid of its first 100 frames, by their affine."""
     import nibabel as nib
     from nilearn.image import resample_img
 
@@ -128,7 +126,7 @@ def in_mni(data: Path) -> Any:
 
 
 def tokenize(dataset: str, root: Path, store: Path, groups: Sequence[str], *options: str) -> None:
-    """Tokenize a cohort; what the store has already is kept."""
+    """Tokenize a cohort; finished runs are kept."""
     if "network" not in groups:
         options = ()
     chosen = [word for group in groups for word in ("--tokenizer", group)]
@@ -138,7 +136,7 @@ def tokenize(dataset: str, root: Path, store: Path, groups: Sequence[str], *opti
 def train(
     data: str, store: Path, group_name: str, objective: str, out: Path, more: Sequence[str]
 ) -> list[tuple[object, ...]]:
-    """Train once; return a row for each part of what was held out."""
+    """Train once; return a row per held-out part."""
     import torch
     from rich.console import Console
 
@@ -189,7 +187,7 @@ def train(
 
 
 def evaluate(trainer, run_ids: Sequence[str]) -> tuple[int, Mapping[str, float]]:
-    """Return the number of windows of the runs, and the figures of the trained model on them."""
+    """Return the number of windows of runs and the figures of the trained model on them."""
     from fmritok.trainer.data.streaming import window_loader
     from fmritok.trainer.data.windows import RunIndex, all_windows
 

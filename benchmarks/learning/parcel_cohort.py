@@ -1,16 +1,15 @@
-"""The demo cohort at the level of parcels: as many subjects and minutes as a probe needs.
+"""Simulate the demo cohort as parcel time courses, for many subjects and minutes.
 
     python benchmarks/learning/parcel_cohort.py --out parcels.zarr --subjects 150 --minutes 6
 
-The courses are those that ``fmritok demo-data`` puts into volumes (same subjects, same effects),
-with its nuisance and noise, but no volumes are drawn: hundreds of subjects take a minute. The store
-has the token group ``network``, as the tokenizer of that name writes it: band-pass 0.01-0.1 Hz,
-2.0 s, z-scored.
+The time courses are those of ``fmritok demo-data`` (same subjects, effects, nuisance and noise)
+without volumes: hundreds of subjects take a minute. The store has the token group ``network`` in
+the form of that tokenizer: band-pass 0.01-0.1 Hz, TR 2.0 s, z-scored.
 
-``--latents`` adds a group ``latents``, a stand-in for an image autoencoder's tokens, which would
-take days to encode: 27 cells of 32 features, each a fixed random mixture of its regions' courses,
-0.016 strong around a constant of about 3 (an anatomy, a little different in every subject), as
-measured on real runs. At 2.0 s, not filtered, as int8 residuals.
+``--latents`` adds a group ``latents``, a stand-in for tokens of an image autoencoder, which would
+take days to encode. It has 27 cells of 32 features. Each feature is a fixed random mixture of the
+regions' time courses, with a standard deviation of 0.016 around a constant of about 3 (the anatomy,
+slightly different in every subject), as measured on real runs. TR 2.0 s, unfiltered, int8.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""The power law of loss against data, L(n) = a + b * n^-c: fitted, with its uncertainty, drawn.
+"""Fit and plot the power law of loss against data, L(n) = a + b * n^-c, with its uncertainty.
 
-a is the loss that no amount of data goes below, b how much of it few data cost, c how fast more
-data take that away.
+a is the loss for infinite data, b the excess loss for n = 1, c the exponent of its decrease.
 """
 
-# S seeds, N numbers of subjects, C exponents that are tried, R resamplings
+# S seeds, N numbers of subjects, C candidate exponents, R resamplings
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ class PowerLaw:
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether the exponent is as small or as large as was tried: the data do not tell it."""
+        """Whether the exponent is at the edge of the candidates: the data do not determine it."""
         return not 1.01 * EXPONENTS[0] < self.c < 0.99 * EXPONENTS[1]
 
 
@@ -66,10 +65,10 @@ def fit(n: Floats, loss: Floats) -> PowerLaw:
 
 
 def resample(n: Floats, loss_SN: Floats, *, times: int, seed: int = 0) -> list[PowerLaw]:
-    """Fit data that might as well have been: the fit, and errors drawn from its own.
+    """Fit resampled data: the fit plus residuals drawn with replacement.
 
-    What a seed adds to all its losses (its subjects are held out) and what is left are drawn apart;
-    both are widened by the degrees of freedom that were fitted.
+    The offset of each seed (its held-out subjects) and the remaining residuals are resampled
+    separately. Both are scaled for the degrees of freedom of the fit.
     """
     seeds, sizes = loss_SN.shape
     mean_N = fit(n, loss_SN.mean(0))(n)
@@ -96,7 +95,7 @@ def interval(values: npt.ArrayLike) -> tuple[float, float]:
 def draw(
     out: Path, n: Floats, loss_SN: Floats, law: PowerLaw, laws: list[PowerLaw], label: str
 ) -> None:
-    """Draw losses, the law, its 90 % band, up to twice the data."""
+    """Plot losses and the law with its 90 % band, up to twice the data."""
     picture = Figure(figsize=(6, 4), layout="constrained")
     axes = picture.subplots()
     along = np.geomspace(n.min(), 2 * n.max(), 100)

@@ -1,16 +1,16 @@
-"""What linear probes read off encoders trained in several ways, and untrained ones, over seeds.
+"""Compare linear probes of encoders trained in several ways and of untrained ones, over seeds.
 
     python benchmarks/learning/parcel_cohort.py --out parcels.zarr --subjects 200 --minutes 10
     python benchmarks/learning/probes.py --store parcels.zarr --target sex --target trial_type \
         --way mtm=objective.name=mtm --way distill=objective.name=distill,objective.apart=true
 
-Every way is a name and ``--set`` options on the recipe. For each seed a model is trained, probed
-under that seed's folds, and compared with an untrained one of the same shape, drawn with that seed:
-``gain`` is the mean of the differences with its 95 % interval. Training sees the runs of all
-subjects, without labels; a probe never trains on a subject or a family that it is tested on.
+A way is a name with ``--set`` options for the recipe. For each seed, a model is trained, probed in
+the folds of that seed and compared with an untrained model of the same shape and seed: ``gain`` is
+the mean difference with its 95 % interval. Training uses the runs of all subjects without labels; a
+probe is never tested on a subject or family of its training units.
 
-``connectivity`` is no encoder: the correlations of the networks' mean courses, and the same linear
-probe. It tells what the cohort gives to the oldest method.
+``connectivity`` is a baseline without an encoder: correlations of the networks' mean time courses
+with the same linear probe.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIGURES = ("auc", "balanced_accuracy", "r")
 
 
 def connectivity(store: str, targets: Sequence[str], where: Sequence[str], seeds: int) -> Any:
-    """Return targets' labels and their scores by connectivity; nothing for events or other groups.
+    """Return labels and connectivity scores of targets; none for events or other groups.
 
     Works on the token group ``network``, whose courses are z-scored already.
     """
@@ -128,7 +128,7 @@ def main(
 
 
 def _line(name: str, labels: Any, figure: str, trained: Any, untrained: Any) -> str:
-    """Set the mean and standard deviation over seeds beside one another."""
+    """Return mean and standard deviation over seeds, formatted."""
     from scipy import stats
 
     head = f"{name:<16} {labels.target:<12} {len(labels.values):>5} {figure:<18} "

@@ -1,12 +1,11 @@
-"""Validation loss against the number of subjects, with the power law that it follows.
+"""Measure the validation loss against the number of subjects, and fit a power law.
 
     python benchmarks/learning/scaling.py --store tokens.zarr --subjects 8,16,32,64 \
         --set train.steps=400
 
-Trains once for each number and seed, for equally many steps, on nested subsets of the subjects
-(``data.subjects``). The subjects held out are the same for all numbers, and others for each seed.
-Of each training the lowest validation loss counts, as if it had been stopped there: on few
-subjects, a model begins to know them by heart. Run it again to go on where it was interrupted.
+One training per number and seed, with equally many steps, on nested subsets of the subjects
+(``data.subjects``). Held-out subjects depend on the seed only. The lowest validation loss of a
+training counts (early stopping): models overfit few subjects. Run it again to resume.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ def train(
     device: str,
     figure: str,
 ) -> dict[str, float]:
-    """Return the lowest validation figure, its step, and what it is set beside."""
+    """Return the lowest validation figure, its step and its baseline."""
     import torch
     from rich.console import Console
 

@@ -1,9 +1,9 @@
-"""Draw the response of a real visual task on the flat map, to be looked at.
+"""Plot the response to a real visual task on the flat map.
 
     python benchmarks/learning/task_response.py --out docs/task-response.png
 
-Each pixel's correlation with the events of the run (blurred by the SPM model of a response, slow
-drifts taken out), and the same for the networks of the built-in atlas.
+The correlation of each pixel with the events of the run (convolved with SPM's hemodynamic response,
+slow drifts removed), and the same for the networks of the built-in atlas.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Catalogue a simulated HCP tree of many runs: seconds and peak memory.
+"""Measure time and peak memory of cataloguing a simulated HCP tree of many runs.
 
-Every run has its folder, a volume of a header and two frames' worth of nothing, the mean motion
-and, for tasks, six files of events. The files were just written, so that they are in the page
-cache: what is measured is fmritok, not a disk.
+Every run has a folder with a volume (a header and two empty frames), the mean motion and, for
+tasks, six event files. The files are in the page cache: the disk is not measured.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What checking a store costs its readers: opening a group of many runs, and reading windows.
+"""Measure the cost of integrity checks for readers: opening a large group, reading windows.
 
     python benchmarks/speed/integrity.py --runs 40000
 
-Opening checks the seal of metadata, tables and static arrays. Reading compares every chunk with the
-checksum that the tables name; it is timed beside the same reads without that comparison, in turn.
+Opening checks the seal of metadata, tables and static arrays. Reading compares every chunk with its
+checksum in the tables. Reads with and without this comparison are timed in turn.
 """
 
 from __future__ import annotations

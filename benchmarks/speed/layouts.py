@@ -1,7 +1,7 @@
-"""Ways to keep one run's tokens on a disk, and to read a window of them; see streaming.py.
+"""Layouts of one run's tokens on disk, each with a writer and a reader; see streaming.py.
 
-Each layout has a function that writes ``tokens`` (n_frames, n_tokens, dim) into a folder and one
-that opens it and returns a reader: ``read(start, n_frames)`` gives a window's values as stored.
+The writer stores ``tokens`` (n_frames, n_tokens, dim) in a folder. The reader opens the folder and
+returns a function: ``read(start, n_frames)`` returns the stored values of a window.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ AXES = 3
 
 
 class Layout(NamedTuple):
-    """One way to keep tokens, and one way to read them."""
+    """One way to store tokens and one way to read them."""
 
     precision: str
     write: Callable[[Path, Tokens], None]
     open: Callable[[Path], Reader]
     needs: str = ""
     folder: str = ""
-    """where it is kept, if another layout wrote the same files"""
+    """folder of the layout that writes the same files"""
 
 
 def write_frames(folder: Path, tokens: Tokens) -> None:
@@ -92,7 +92,7 @@ def write_tar(folder: Path, tokens: Tokens) -> None:
 
 
 def open_tar(folder: Path) -> Reader:
-    """Read by an index of the members' offsets; without one, a tar is read from its beginning."""
+    """Read with an index of member offsets; without one, a tar is read from its start."""
     with tarfile.open(folder / "tokens.tar") as tar:
         members = [(m.offset_data, m.size) for m in tar.getmembers()]
     file = (folder / "tokens.tar").open("rb", buffering=0)
@@ -108,7 +108,7 @@ def open_tar(folder: Path) -> Reader:
 
 
 def write_store(codec: str, chunk: int = 16, shard: int = 640) -> Callable[[Path, Tokens], None]:
-    """Make a writer of our own store."""
+    """Make a writer of fmritok's store."""
 
     def write(folder: Path, tokens: Tokens) -> None:
         from fmritok.pipeline.store.group import create_group, lengthen, read_group
@@ -176,7 +176,7 @@ def open_direct_one_thread(folder: Path) -> Reader:
 
 
 def open_direct_moments(folder: Path) -> Reader:
-    """Read a run's mean, deviation and scale with each window: what a run that is new costs."""
+    """Also read mean, deviation and scale with each window: the cost of a new run."""
     from fmritok.pipeline.store.chunks.layout import open_direct
     from fmritok.pipeline.store.location import Location
 

@@ -1,9 +1,9 @@
-"""Memory of tokenizing one long run: what the process holds itself, and with mapped files.
+"""Measure the memory of tokenizing one long run, with and without mapped files.
 
     python benchmarks/speed/memory.py --frames 1200
 
 A simulated run is tokenized in this process with the embedded autoencoder. ``own`` is anonymous
-memory; ``resident`` also counts mapped files, and is what a cluster holds against a worker.
+memory; ``resident`` also counts mapped files, as the memory limits of clusters do.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Plan, resume scan and finalize of a store of 100,000 runs: time and memory.
+"""Measure time and memory of plan, resume scan and finalize for 100,000 runs.
 
     python benchmarks/speed/scale.py --runs 100000
 
-Runs and records are simulated; no tokens are written. Each phase is a process of its own, so that
-its peak memory is its own.
+Runs and records are simulated; no tokens are written. Each phase runs in a separate process and has
+its own peak memory.
 """
 
 from __future__ import annotations

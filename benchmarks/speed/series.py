@@ -1,4 +1,4 @@
-"""``flatmap`` and ``network`` against the usual ways, side by side, and what a whole run spends.
+"""Compare ``flatmap`` and ``network`` with the usual ways, and time the steps of a whole run.
 
     python benchmarks/speed/series.py --data FOLDER
 
@@ -57,7 +57,7 @@ def report(times: dict[str, list[float]], frames: dict[str, int], baseline: str)
 
 
 def flatmap(data: Path, folder: Path, rounds: int) -> None:
-    """Vertices to pixels: interpolation in a triangulation per call, as published, and ours."""
+    """Compare vertices to pixels: triangulated interpolation per call (published), and ours."""
     from scipy.interpolate import LinearNDInterpolator
     from scipy.spatial import Delaunay
 
@@ -98,7 +98,7 @@ def flatmap(data: Path, folder: Path, rounds: int) -> None:
 
 
 def network(data: Path, folder: Path, rounds: int) -> None:
-    """Voxels to parcel means: nilearn's masker, and ours."""
+    """Compare voxels to parcel means: nilearn's masker, and ours."""
     from nilearn.maskers import NiftiLabelsMasker
 
     stem = "Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3"
@@ -132,7 +132,7 @@ def network(data: Path, folder: Path, rounds: int) -> None:
 
 
 def whole_run(data: Path, folder: Path, names: tuple[str, ...], rounds: int, frames: int) -> None:
-    """One run through the pipeline: tokenizers together, and one after another."""
+    """Time one run through the pipeline: tokenizers together, and one after another."""
     source = next((data / "bold_mni").glob("*sf02*MNI2mm91x109x91*bold.nii.gz"))
     image = nib.load(source)
     values = np.asarray(image.dataobj)

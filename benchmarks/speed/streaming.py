@@ -1,14 +1,14 @@
-"""Random windows per second from our store and from its alternatives, in one run.
+"""Measure random windows per second from the store and from alternative layouts.
 
     python benchmarks/speed/streaming.py [--rounds 7] [--only direct --only npy]
     python benchmarks/speed/streaming.py --soak 50000 --workers 2
 
-Every contender lives in a process of its own, and all read the same windows in turn, round by
-round, so that what else the machine does hits all alike. ``ratio`` is against the first contender
-in the same round. ``read`` counts the bytes that the process asked the kernel for, per byte that it
-hands out in the precision of the layout; mapped files do not show there. ``peak`` is resident
-memory above that of the idle process, mapped files included; windows are freed at once. Cold pages
-are those that the kernel was asked to drop before each window; what lies below may still hold them.
+Every layout has a process of its own. All read the same windows in turn, round by round: other load
+of the machine affects all equally. ``ratio`` is relative to the first layout in the same round.
+``read`` is the number of bytes requested from the kernel per byte of tokens in the layout's dtype,
+without mapped files. ``peak`` is resident memory above the idle process, with mapped files; windows
+are freed at once. Cold: the kernel is asked to drop the pages before each window; lower layers may
+still cache them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOKENS, DIM = 27, 3072
 
 
 def make_tokens(n_frames: int) -> dict[str, np.ndarray]:
-    """Simulate latents: a large constant, slow fluctuations, a few frames of motion, blank cells.
+    """Simulate latents: a large constant, slow fluctuations, a few frames of motion, empty cells.
 
     The fluctuations are 0.016 around constants of about 3, as those of real runs are, and the
     motion leaves int8 about as compressible (0.75) as they are.
@@ -52,7 +52,7 @@ def make_tokens(n_frames: int) -> dict[str, np.ndarray]:
 
 
 def contender(name: str, folder: Path, window: int, pipe: Connection) -> None:
-    """Open the layout, and read windows whenever asked, until told to stop."""
+    """Serve reads of a layout over a connection until it sends a stop."""
     read = LAYOUTS[name].open(folder)
     read(0, 1)
     idle = memory("VmRSS")
@@ -82,7 +82,7 @@ def asked_bytes() -> int:
 
 
 def evict(folder: Path) -> None:
-    """Ask the kernel to drop the files' pages."""
+    """Ask the kernel to drop the pages of the files."""
     for path in folder.rglob("*"):
         if path.is_file():
             file = os.open(path, os.O_RDONLY)
@@ -151,7 +151,7 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     from fmritok.pipeline.store.schema import GroupSpec
     from fmritok.pipeline.store.writer import write_run
     from fmritok.trainer.data.streaming import window_loader
-    from fmritok.trainer.data.windows import EndlessBatches, RunIndex
+    from fmritok.trainer.data.windows import RunIndex, WindowBatches, random_windows
 
     location, rng, n_runs = Location(root / "tokens.zarr"), np.random.default_rng(0), 500
     spec = GroupSpec(name="vae", n_tokens=27, dim=128, precision="int8", shard_frames=64)
@@ -169,7 +169,10 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     finalize(location, "vae")
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, ids)
-    batches = EndlessBatches(index, window=32, windows_per_run=4, batch_size=8, seed=0)
+    batches = WindowBatches(
+        lambda epoch: random_windows(index, window=32, windows_per_run=4, seed=0, epoch=epoch),
+        batch_size=8,
+    )
     loader = iter(window_loader(group, index, batches, workers=workers))
     start, every = time.perf_counter(), max(n_windows // 10, 8)
     history: list[list[float]] = []

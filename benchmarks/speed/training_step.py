@@ -1,20 +1,20 @@
-"""Time and memory of a training step: plain, as usually done, and ours.
+"""Measure time and memory of a training step in several implementations.
 
     python benchmarks/speed/training_step.py --frames 64 --frames 256 --rounds 3
 
-Each way runs in a process of its own: forward, backward and optimizer step of masked-token
-modelling on random tokens, with the published layer sizes (recipe tablet), one window a step.
+Each runs in a process of its own: forward, backward and optimizer step of masked-token modelling on
+random tokens, with the published layer sizes (recipe tablet), one window per step.
 
 - ``plain``: fp32, attention scores materialised, all predictions at once.
 - ``usual``: bf16 autocast, torch's fused attention with repeated keys and values.
 - ``ours``: bf16, shared heads, the last layer for hidden tokens alone, predictions in chunks;
   without, with selective, and with full activation checkpointing, and with compiled layers.
 
-With several rounds the ways take turns, and the table gives medians over rounds; ``ratio`` is the
-median over rounds of how many times as fast as ``usual`` a way was in the same round.
+With several rounds they take turns, and the table has medians over rounds. ``ratio`` is the median
+speed relative to ``usual`` in the same round.
 
-Memory is the peak above the idle process that holds the model, its gradients and its optimizer
-(resident on a CPU, allocated on a GPU). MFU counts the multiplications of the layers and of
+Memory is the peak above the idle process with model, gradients and optimizer state (resident on a
+CPU, allocated on a GPU). MFU counts the multiplications of the layers and of
 attention, three times the forward pass, against ``--peak-tflops``.
 """
 
@@ -76,8 +76,8 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
         kind = way.partition("-")[2]
         if kind in ("selective", "full"):
             model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
-    precision = "fp32" if way == "plain" else "bf16"
-    train = replace(config.train, precision=precision, compile=way == "ours-compiled")  # type: ignore[arg-type]
+    dtype = "fp32" if way == "plain" else "bf16"
+    train = replace(config.train, dtype=dtype, compile=way == "ours-compiled")  # type: ignore[arg-type]
     objective = replace(config.objective, chunk=chunk)
     config = replace(config, model=model, train=train, objective=objective)
 

@@ -1,12 +1,12 @@
-"""``vae`` against the plain published way, side by side: time per volume, peak memory, equality.
+"""Compare ``vae`` with the published way: time per volume, peak memory, equality of tokens.
 
     python benchmarks/speed/vae.py --weights dcae-tiny --volumes 2
     python benchmarks/speed/vae.py --weights full --volumes 1 --repeats 1
 
 ``full`` is the full-size f32c32 architecture with random weights (1.3 GB, made once in --cache).
-The plain way is what the published script does: the whole model, three copied channels, every
-slice, one axis after another. Each way runs in a process of its own, so that peaks are its own;
-rounds alternate, so that a noisy machine is noisy for both.
+The plain way follows the published script: the whole model, three copied channels, every slice, one
+axis after another. Each way has a process and a peak memory of its own. Rounds alternate: noise of
+the machine affects both.
 """
 
 from __future__ import annotations

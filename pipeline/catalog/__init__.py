@@ -1,1 +1,1 @@
-"""The catalogue of a cohort: runs, phenotypes and events, and what was left out and why."""
+"""The catalogue of a cohort: runs, phenotypes, events, and skipped files with reasons."""

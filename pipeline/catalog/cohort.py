@@ -1,7 +1,7 @@
-"""The catalogue: what a cohort on disk holds, and what of it is left out and why.
+"""The catalogue of a cohort: its runs and annotations, and skipped files with reasons.
 
-Each adapter in :mod:`fmritok.pipeline.datasets` turns a root folder into a :class:`Cohort`; headers
-are read, data are not.
+Each adapter in :mod:`fmritok.pipeline.datasets` turns a root folder into a :class:`Cohort`. It
+reads headers, but no data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 import pandas as pd
 
-from fmritok.errors import CatalogError, RunError, expected
+from fmritok.errors import CatalogError, RunError, expected, wrong_usage
 from fmritok.pipeline.catalog.events import Event, events_table
 from fmritok.pipeline.catalog.phenotypes import Phenotypes
 from fmritok.pipeline.catalog.run_checks import (
@@ -31,58 +31,58 @@ from fmritok.pipeline.headers.timing import Sidecar, lone_times, repetition_time
 from fmritok.pipeline.store.names import is_run_id
 from fmritok.pipeline.tables.remarks import Remark
 from fmritok.pipeline.tables.text_numbers import first_examples
+from fmritok.progress import tracked
 
 __all__ = ["Adapter", "Cohort", "Found", "Input", "RunFile", "build_cohort", "checked_root",
            "gather"]  # fmt: skip
 
-#: Which representation of the runs is catalogued.
+#: Representation of the runs to catalogue.
 Input = Literal["volume", "surface"]
-Place = TypeVar("Place")
+Part = TypeVar("Part")
 _NAN = float("nan")
 
 COLUMNS = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space", "source",
     "source_bytes", "source_time", "path", "right", "warp", "mask", "motion", "n_frames", "problem",
 ]  # fmt: skip
-#: Columns that are a run's as its adapter found it.
+#: Columns copied from :class:`RunFile`.
 _COPIED = ("run_id", "subject", "session", "task", "site", "family", "space", "motion", "path",
            "right", "warp", "mask")  # fmt: skip
-#: Folders and headers read at once: on network file systems, nearly all of it is waiting.
+#: Threads that read folders and headers. On network file systems they mostly wait.
 _THREADS = 16
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """One run as an adapter found it, before its header was read.
+    """One run found by an adapter, before its header is read.
 
     Attributes
     ----------
     run_id : str
-        Unique in the cohort, made of letters, digits, ``_`` and ``-``; the same whichever
-        representation of the run is catalogued.
+        Unique in the cohort: letters, digits, ``_`` and ``-``. The same for all representations of
+        the run.
     subject, session, task, site, family : str
-        Ids as text, as the cohort writes them; empty where there is none.
+        Ids as text, as in the cohort's files; empty if missing.
     path : Path
-        The volumes, the grayordinates, or the left hemisphere. It may lead through a zip file as if
-        that were a folder.
+        Volumes, grayordinates, or left hemisphere. May be a path into a zip file.
     space : str
-        Template space of the samples, once `warp` is applied.
+        Template space of the samples, after `warp` is applied.
     sidecar : Sidecar
-        What sidecars say of the times of frames.
+        Timing from sidecars.
     usual_tr : tuple of float
-        Repetition times that such scans of the cohort have, s; empty if not known.
+        Repetition times of such scans in the cohort, s; empty if unknown.
     documented_tr : float
-        Repetition time to use where the header has none that can be, s; NaN if not known.
+        Replacement for an implausible repetition time in the header, s; NaN if unknown.
     right : Path, optional
-        The right hemisphere of a pair of GIFTI files.
+        Right hemisphere of a pair of GIFTI files.
     warp : Path, optional
-        FSL warp field from the run's native space, in which `path` is, to MNI.
+        FSL warp field from the native space of `path` to MNI.
     mask : Path, optional
-        Brain mask on the run's grid.
+        Brain mask on the grid of the run.
     motion : float
-        Mean framewise displacement or relative RMS, mm, where the cohort knows it; else NaN.
+        Mean framewise displacement or relative RMS, mm; NaN if unknown.
     problem : str
-        Why the run cannot be tokenized, where its file names tell it already.
+        Why the run cannot be tokenized, if known from its file names.
     """
 
     run_id: str
@@ -105,17 +105,17 @@ class RunFile:
 
 @dataclass
 class Found:
-    """What an adapter found in a cohort, or in one part of it.
+    """Files found by an adapter in a cohort, or in one part of it.
 
     Attributes
     ----------
     files : list of RunFile
     left_out : list of (Path, str)
-        Files that were passed over, and why; equal reasons in equal words.
+        Skipped files and reasons. Equal reasons have equal words.
     questioned : list of (Path, str)
-        Files that are used, and what in them is doubtful; equal reasons in equal words.
+        Used files and doubts about them. Equal doubts have equal words.
     events : list of (str, list of Event)
-        Run ids and what happened during these runs.
+        Run ids and events of these runs.
     subject_tables : list of Path
         Phenotype tables of single subjects.
     """
@@ -127,7 +127,7 @@ class Found:
     subject_tables: list[Path] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
-        """Take over what was found in another part."""
+        """Add the files found in another part."""
         self.files += other.files
         self.left_out += other.left_out
         self.questioned += other.questioned
@@ -142,22 +142,22 @@ class Cohort:
     Attributes
     ----------
     dataset : str
-        The adapter's name.
+        Name of the adapter.
     runs : pd.DataFrame
         One row per run: ``run_id, dataset, subject, session, task, site, family, tr, space,
         source`` (path below the root), ``path, right, warp, mask`` (text, empty if none),
-        ``source_bytes, source_time`` (text: bytes and times of change, ns since 1970, of the run's
-        file, right hemisphere, warp and mask, one after another), ``motion`` (mm),
+        ``source_bytes, source_time`` (text: sizes in bytes and modification times, ns since 1970,
+        of the run's file, right hemisphere, warp and mask, in this order), ``motion`` (mm),
         ``n_frames, problem`` (why it cannot be tokenized, or empty).
     left_out : pd.DataFrame
-        ``path, reason``: files that were passed over on purpose.
+        ``path, reason``: skipped files.
     questioned : pd.DataFrame
-        ``path, reason``: files that are used, and what in them is doubtful.
+        ``path, reason``: used files with doubts about them.
     phenotypes : pd.DataFrame
-        ``dataset, subject, session`` and typed columns; the session is empty where a row holds for
-        all of them.
+        ``dataset, subject, session`` and typed columns. ``session`` is empty in rows for all
+        sessions.
     columns : pd.DataFrame
-        ``dataset, column, dtype, unit, source, meaning``: what the phenotype columns are.
+        ``dataset, column, dtype, unit, source, meaning`` of the phenotype columns.
     events : pd.DataFrame
         ``run_id, onset, duration, trial_type``; s.
     """
@@ -171,13 +171,17 @@ class Cohort:
     events: pd.DataFrame = field(default_factory=lambda: events_table([]))
 
     def named(self, name: str) -> Cohort:
-        """Return the cohort under another name, so that two of one layout can share a store.
+        """Return the cohort under another name. Run ids then begin with this name.
 
-        Run ids begin with the name.
+        With different names, two cohorts of the same layout can share a store.
         """
         if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-            raise CatalogError(
-                expected("Name", "of the cohort", "letters, digits and -", name, "Choose another.")
+            raise wrong_usage(
+                CatalogError(
+                    expected(
+                        "Name", "of the cohort", "letters, digits and -", name, "Choose another."
+                    )
+                )
             )
         old = f"{self.dataset}_"
         runs, events = self.runs.copy(), self.events.copy()
@@ -190,12 +194,12 @@ class Cohort:
 
     @property
     def without_phenotypes(self) -> list[str]:
-        """Subjects that have runs, and no row in the phenotype tables."""
+        """Subjects with runs but without a row in the phenotype tables."""
         return sorted(set(self.runs["subject"]) - set(self.phenotypes["subject"]))
 
 
 class Adapter(Protocol):
-    """What a cohort needs to be catalogued: one function, one object per cohort layout."""
+    """Signature of an adapter: a function that catalogues cohorts of one layout."""
 
     def __call__(self, root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
         """Catalogue the cohort below ``root``.
@@ -206,61 +210,62 @@ class Adapter(Protocol):
         tr : float, optional
             Repetition time to use for every run instead of the headers', s.
         input : {"volume", "surface"}
-            Which representation of the runs to catalogue: volumes, or CIFTI and GIFTI files.
+            Representation of the runs: volumes, or CIFTI and GIFTI files.
         """
 
 
 def checked_root(root: Path) -> Path:
-    """Return the root of a cohort if it is a folder.
+    """Check that the root of a cohort is a folder, and return it.
 
     Raises
     ------
     CatalogError
-        If it is not.
+        If it is not a folder.
     """
     root = root.expanduser().absolute()
     if not root.is_dir():
-        raise CatalogError(
+        raise wrong_usage(CatalogError(
             expected("Data root", root, "a folder", "a file" if root.exists() else "nothing there",
                      "Check --root (or DATA_ROOT).")
-        )  # fmt: skip
+        ))  # fmt: skip
     return root
 
 
 def gather(
-    search: Callable[[Place], Found],
-    places: Iterable[Place],
+    search: Callable[[Part], Found],
+    parts: Iterable[Part],
     *,
-    where: Callable[[Place], Path] | None = None,
+    where: Callable[[Part], Path] | None = None,
 ) -> Found:
-    """Search the parts of a cohort, several at a time, and put what they hold together.
+    """Search the parts of a cohort in parallel, and merge the results.
 
-    If a part cannot be searched because of a file in it, it is left out, and the others are
-    searched.
+    If a part has an unreadable file, it is skipped and reported. The others are still searched.
 
     Parameters
     ----------
     search : callable
-    places : iterable
+        Searches one part.
+    parts : iterable
+        Parts of the cohort, such as folders of subjects.
     where : callable, optional
-        Returns the path of a part, for errors that name no file.
+        Returns the path of a part, for errors without a file name.
     """
 
-    def safe(place: Place) -> Found:
+    def safe(part: Part) -> Found:
         try:
-            return search(place)
+            return search(part)
         except FAULTS_OF_FILES as error:
             if isinstance(error, OSError) and isinstance(error.filename, str):
                 return Found(left_out=[(Path(error.filename), f"cannot be read: {error.strerror}")])
             if where is None:
                 raise
             reason = f"cannot be searched: {type(error).__name__}: {error}"
-            return Found(left_out=[(where(place), reason)])
+            return Found(left_out=[(where(part), reason)])
 
-    found = Found()
+    found, every = Found(), list(parts)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(safe, places):
-            found.add(part)
+        for one in tracked(pool.map(safe, every), len(every), "folders"):
+            found.add(one)
     return found
 
 
@@ -273,7 +278,7 @@ def build_cohort(
     tr: float | None = None,
     looked_for: str,
 ) -> Cohort:
-    """Read the headers of the runs that an adapter found, and check the catalogue.
+    """Read the headers of the found runs, and check the catalogue.
 
     Parameters
     ----------
@@ -284,18 +289,18 @@ def build_cohort(
     tr : float, optional
         Repetition time for every run, s.
     looked_for : str
-        The file names that were searched, for the error about an empty root.
+        Searched file names, for the error about an empty root.
 
     Raises
     ------
     CatalogError
-        If there is no run at all, or there are phenotypes and none is of a subject with runs.
+        If there is no run, or no row of the phenotypes belongs to a subject with runs.
     """
     phenotypes = phenotypes or Phenotypes()
     by_id: dict[str, list[RunFile]] = {}
     for file in found.files:
-        if not is_run_id(file.run_id):  # ids become names of files in the store
-            found.left_out.append((file.path, "its name makes no run id: use letters, digits, "
+        if not is_run_id(file.run_id):  # run ids are file names in the store
+            found.left_out.append((file.path, "its name cannot be a run id: use letters, digits, "
                                    "_ and -, at most 200 in all"))  # fmt: skip
             continue
         by_id.setdefault(file.run_id, []).append(file)
@@ -303,7 +308,8 @@ def build_cohort(
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        looks = list(pool.map(lambda file: _look(file, tr), first))
+        headers = pool.map(lambda file: _look(file, tr), first)
+        looks = list(tracked(headers, len(first), "headers"))
     rows, events = [], dict(found.events)
     questioned = [*found.questioned, *phenotypes.questioned]
     for file, look in zip(first, looks, strict=True):
@@ -376,7 +382,7 @@ def _nothing_found(dataset: str, root: Path, found: Found, looked_for: str) -> s
 
 @dataclass
 class _Look:
-    """What looking at the files of one run has brought."""
+    """Result of examining the files of one run."""
 
     n_frames: int = 0
     tr: float = _NAN
@@ -386,7 +392,7 @@ class _Look:
 
 
 def _look(file: RunFile, tr: float | None) -> _Look:
-    """Look at all files of one run."""
+    """Examine all files of one run."""
     look = _Look(tr=file.sidecar.tr if tr is None else tr, problem=file.problem)
     if not file.problem:
         header = run_header(file.path, file.right, native_ok=file.warp is not None)

@@ -1,4 +1,4 @@
-"""What happened during task runs: onsets, durations and conditions, s."""
+"""Events of task runs: onsets, durations and conditions."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Event(NamedTuple):
     """One stimulus, block or response."""
 
     onset: float
-    """Since the first frame, s."""
+    """Seconds since the first frame."""
     duration: float
-    """In s; NaN if it is not known."""
+    """Seconds; NaN if unknown."""
     trial_type: str
 
 
 def events_table(runs: Iterable[tuple[str, list[Event]]]) -> pd.DataFrame:
-    """Lay out the events of runs as ``run_id, onset, duration, trial_type``, in order of time."""
+    """Return a table ``run_id, onset, duration, trial_type`` of all events, sorted by onset."""
     ids, onsets, durations, types = [], [], [], []
     for run_id, events in sorted(runs):
         for event in sorted(events):
@@ -49,13 +49,14 @@ def events_table(runs: Iterable[tuple[str, list[Event]]]) -> pd.DataFrame:
 
 
 def read_fsl_events(path: Path) -> list[Event]:
-    """Read a three-column file of FSL (onset, duration, weight); its name is the condition.
+    """Read a three-column file of FSL (onset, duration, weight). Its name is the condition.
+
+    An empty file is a condition that did not occur.
 
     Raises
     ------
     UnreadableError
-        If it cannot be read, or a line is something else. An empty file is a condition that did
-        not occur.
+        If the file cannot be read, or a line does not have three numbers.
     """
     rows = [fields for line in text_lines(path) if (fields := line.split())]
     try:
@@ -69,18 +70,18 @@ def read_fsl_events(path: Path) -> list[Event]:
 
 
 def read_bids_events(path: Path, doubts: list[str] | None = None) -> list[Event]:
-    """Read a BIDS ``_events.tsv``; rows without an onset are no events of the run.
+    """Read a BIDS ``_events.tsv``. Rows without an onset are skipped.
 
     Parameters
     ----------
     path : Path
     doubts : list of str, optional
-        Gets what is doubtful in the file.
+        Doubts about the file are appended here.
 
     Raises
     ------
     UnreadableError
-        If it cannot be read, has no column of onsets, or no onset in it is a number.
+        If the file cannot be read, has no column of onsets, or no numeric onset.
     """
     table = TextTable(path, BIDS)
     if find_column(table.header, ["onset"]) is None:
@@ -99,7 +100,7 @@ def read_bids_events(path: Path, doubts: list[str] | None = None) -> list[Event]
 
 
 def _columns(table: TextTable, names: Iterable[str]) -> list[list[str]]:
-    """Return the fields of columns; empty where they are missing, or the table has no such."""
+    """Return the values of columns; empty for missing values and missing columns."""
     found = [find_column(table.header, [name]) for name in names]
     there = [name for name in found if name]
     rows = list(table.rows([table.header.index(name) for name in there]))

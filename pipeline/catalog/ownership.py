@@ -1,4 +1,4 @@
-"""Whose phenotypes these are: a cohort never replaces those of another cohort's subjects."""
+"""Ownership of phenotypes: a cohort never replaces phenotypes of another cohort's subjects."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NEXT_STEP = "If this is another cohort, give it a name with --name."
 
 
 def without_kept(cohort: Cohort, kept: Collection[str]) -> Cohort:
-    """Return a cohort without the annotations of runs that stay as they are in the store.
+    """Return a cohort without the annotations of runs that are kept in the store.
 
-    Phenotypes go with the last of a subject's runs.
+    The phenotypes of a subject are dropped if all of its runs are kept.
     """
     if not kept:
         return cohort
@@ -37,23 +37,23 @@ def without_kept(cohort: Cohort, kept: Collection[str]) -> Cohort:
 
 
 def check_annotations(location: Location, cohort: Cohort, kept: Collection[str] = ()) -> None:
-    """Refuse a cohort whose phenotypes would go to another cohort's subjects.
+    """Refuse a cohort that would change phenotypes of another cohort's subjects.
 
-    Refused are subjects whose finished runs are all missing from the catalogue and whose phenotypes
-    say anything else, or more; and another unit of a column, if none of the cohort's runs is in the
-    store yet.
+    A subject is refused if all of its finished runs are missing from the catalogue, and its
+    phenotypes differ from the store or have more values. Another unit of a column is refused if the
+    store has no run of this cohort.
 
     Parameters
     ----------
     location : Location
     cohort : Cohort
     kept : collection of str
-        Runs of the catalogue that are not what was tokenized.
+        Catalogued runs with changed files, kept in the store as they are.
 
     Raises
     ------
     StoreError
-        The first value that differs is named.
+        If the cohort is refused. The error names the first differing value.
     """
     if not location.exists("zarr.json") or cohort.phenotypes.empty:
         return
@@ -90,7 +90,7 @@ def _check_values(location: Location, cohort: Cohort, foreign: Collection[str]) 
                 raise StoreError(
                     expected("Phenotypes of subject",
                              f"{row['subject']} of {row['dataset']} in {location}",
-                             f"{name} = {there}, as the store has it, or a run of the store in "
+                             f"{name} = {there}, as in the store, or a run of the store in "
                              "this cohort", repr(row[name]), _NEXT_STEP)
                 )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _check_units(location: Location, cohort: Cohort) -> None:
         if not _is_missing(old) and not _is_missing(unit) and old != unit:
             raise StoreError(
                 expected(f"Unit of phenotype column {column} of", cohort.dataset,
-                         f"{old!r}, as the store has it", repr(unit), _NEXT_STEP)
+                         f"{old!r}, as in the store", repr(unit), _NEXT_STEP)
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Phenotypes: typed by what is in the tables, harmonised, described column by column."""
+"""Phenotypes: typed by their values, harmonised, with a description of each column."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = [
 
 _FIRST = ("sex", "age")
 _DESCRIPTION = ["dataset", "column", "dtype", "unit", "source", "meaning"]
-#: In a column of numbers, at most so many of the values may be something else.
+#: Largest share of other values in a column of numbers.
 _MOST_ODD = 0.1
-#: Control characters, halves of characters, and those that turn the direction of text.
+#: Control characters, surrogates, and characters that change the direction of text.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one phenotype column is.
+    """Description of one phenotype column.
 
     Attributes
     ----------
     meaning, unit : str
     source : str
-        File and column that it comes from.
+        Original file and column.
     kind : {"number", "text", ""}
-        What its values must be; if empty, numbers where all of them are.
+        Required type. Empty: numbers if all values are numbers.
     """
 
     meaning: str = ""
@@ -56,12 +56,12 @@ class Phenotypes:
     Attributes
     ----------
     table : pd.DataFrame
-        ``dataset, subject, session`` and typed columns; the session is empty where a row holds
-        for all of them.
+        ``dataset, subject, session`` and typed columns. ``session`` is empty in rows for all
+        sessions.
     columns : pd.DataFrame
         ``dataset, column, dtype, unit, source, meaning``, one row per further column.
     questioned : list of (Path, str)
-        Tables with something doubtful in them, or that could not be read, and what it is.
+        Doubtful or unreadable tables, and reasons.
     """
 
     table: pd.DataFrame = field(
@@ -74,26 +74,26 @@ class Phenotypes:
 
 
 def as_code(values: pd.Series) -> pd.Series:
-    """Bring whole numbers to one spelling, such as ``1`` for ``1.0``; other text stays."""
+    """Normalize whole numbers, such as ``1.0`` to ``1``. Other text stays."""
     return values.str.strip().str.replace(r"^([+-]?\d+)\.0*$", r"\1", regex=True)
 
 
 def sex_labels(values: pd.Series, codes: Mapping[str, str] | None = None) -> pd.Series:
-    """Bring sex to ``F`` and ``M``, and whatever else to empty text.
+    """Convert sex to ``F`` and ``M``. Everything else becomes empty text.
 
     Parameters
     ----------
     values : pd.Series
         Text: letters or words in any case.
     codes : mapping, optional
-        What numbers mean, if they mean anything: ``{"0": "F", "1": "M"}``.
+        Meaning of numeric codes: ``{"0": "F", "1": "M"}``.
     """
     known = {"f": "F", "female": "F", "m": "M", "male": "M", **(codes or {})}
     return as_code(values).str.lower().map(known).fillna("").astype(str)
 
 
 def showable(text: str) -> bool:
-    """Tell whether text can be shown as it is, without control characters."""
+    """Whether text can be printed: it has no control characters."""
     return _UNSHOWABLE.search(text) is None
 
 
@@ -105,7 +105,7 @@ def tidy(
     source: str | Mapping[str, str] = "",
     path: Path,
 ) -> Phenotypes:
-    """Type a table of text, put the harmonised columns first, and describe each.
+    """Convert a table of text to typed columns with descriptions, harmonised columns first.
 
     Parameters
     ----------
@@ -113,11 +113,11 @@ def tidy(
     table : pd.DataFrame
         Text, with ``subject`` and possibly ``session``.
     described : mapping of str to Column
-        What is known of the columns; others are typed by their values.
+        Descriptions of known columns. Others are typed by their values.
     source : str or mapping of str to str
-        Where columns come from that do not say so themselves.
+        Source of columns without a source in their description.
     path : Path
-        The table, or the folder of several: where doubtful values are looked for.
+        The table, or the folder of several tables, for reports of doubtful values.
     """
     table = table.rename(columns={"dataset": "dataset_in_table"})
     keys = ("subject", "session")
@@ -151,13 +151,13 @@ def tidy(
 
 
 def _typed(values: pd.Series, name: str, about: Column, said: dict[str, list[str]]) -> pd.Series:
-    """Return a column as numbers or as text, and say what of it could not be told."""
+    """Convert a column to numbers or text, and return remarks on ambiguous values."""
     if about.kind == "text":
         return values
     present = values != ""
     numbers, odd, commas = text_to_numbers(values)
     if about.kind != "number":
-        # 007 is an id or a code, not seven; ids of 16 digits would lose some of them
+        # 007 is an id or a code; ids of 16 digits would lose digits
         codes = values.str.match(r"[+-]?0[0-9]").any() or (numbers.abs() >= 2**53).any()
         words = odd & ~values.str.lower().isin(PLACEHOLDERS)
         n_numbers = int((present & ~odd).sum())

@@ -1,4 +1,4 @@
-"""Look at the files of a run from outside: are they here, and can their names be stored."""
+"""Checks of a run's files without opening them: existence, size, and valid names."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ __all__ = [
     "stamp_of",
 ]  # fmt: skip
 
-#: What a file can cause by what is in it. Faults of the program (TypeError, KeyError) are not here.
+#: Exceptions caused by the content of a file. TypeError and KeyError are bugs of the program.
 FAULTS_OF_FILES = (OSError, ValueError, ArithmeticError, EOFError, RecursionError,
                    NotImplementedError, zlib.error, zipfile.BadZipFile)  # fmt: skip
 
 
 class Stamp(NamedTuple):
-    """What the files of a run are, from outside."""
+    """Sizes, times and problems of the files of a run."""
 
     sizes: str = ""
-    """Bytes of the run's file, right hemisphere, warp and mask; empty if one is gone."""
+    """Sizes of the run's file, right hemisphere, warp and mask, bytes; empty if one is missing."""
     times: str = ""
-    """Their times of change, ns since 1970."""
+    """Modification times of the same files, ns since 1970."""
     problem: str = ""
-    """Why the run cannot be tokenized without one of them."""
+    """Why the run cannot be tokenized; empty if it can."""
     no_mask: str = ""
-    """Why the mask cannot be used."""
+    """Why the mask cannot be used; empty if it can."""
 
 
 def stamp_of(file: RunFile) -> Stamp:
-    """Look at all files of a run: it can do without its mask, not without the others.
+    """Examine all files of a run. The mask is optional, the others are required.
 
     Raises
     ------
     MachineError
-        If it is no fault of the files, such as too many open files.
+        If the machine is at fault, for example with too many open files.
     """
     stamps, no_mask = [], ""
     for path in (file.path, file.right, file.warp, file.mask):
@@ -73,7 +73,7 @@ def stamp_of(file: RunFile) -> Stamp:
 
 
 def fetch_problem(path: Path) -> str:
-    """Return the problem of a run's file whose content is somewhere else; empty if it is here."""
+    """Return the problem of a file without its content, such as a pointer; empty if it is here."""
     reason = not_fetched(path)
     if reason is None:
         return ""
@@ -82,20 +82,20 @@ def fetch_problem(path: Path) -> str:
 
 
 def loose_label(label: str) -> str:
-    """Return a label or an id without case, signs and leading zeros of numbers."""
+    """Normalize a label or id: without case, signs and leading zeros of numbers."""
     text = re.sub(r"[^a-z0-9]", "", label.lower())
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", text)
 
 
 def nearly_equal(ids: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Return pairs of ids that are equal but for case, signs and zeros, in words."""
+    """Describe pairs of ids that differ only in case, signs or zeros."""
     known = {loose_label(other): other for other in others}
     pairs = ((one, known.get(loose_label(one))) for one in ids)
     return [f"{one} and {other}" for one, other in pairs if other is not None]
 
 
 def name_problem(file: RunFile, root: Path) -> str:
-    """Say what in the names of a run cannot be stored; empty if all can."""
+    """Return why names of a run cannot be stored; empty if they can."""
     names = (file.subject, file.session, file.task, file.site, file.family,
              str(file.path.relative_to(root)))  # fmt: skip
     hidden = next((name for name in names if not showable(name)), None)

@@ -10,6 +10,7 @@ import click
 
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
 from fmritok.pipeline.commands.reasons import first_few, grouped
+from fmritok.progress import Progress
 from fmritok.terminal import labelled, new_console
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def catalog(
     """List a cohort's runs, and what is doubtful or left out, with reasons; headers are read."""
     from fmritok.pipeline.datasets import catalog_cohort
 
-    cohort = catalog_cohort(dataset, root, tr=tr, input=input, name=name)
+    with Progress("catalog"):
+        cohort = catalog_cohort(dataset, root, tr=tr, input=input, name=name)
     if as_json:
         print_json(
             {

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import click
 
+from fmritok.progress import Progress
 from fmritok.terminal import echo
+from fmritok.usage import CommandGroup
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _out = click.option("--out", required=True, type=_FOLDER, help="Folder to write.")
-_from = click.option("--from", "source", type=_FOLDER,
+_from = click.option("--from", "source", metavar="FOLDER",
+                     type=click.Path(path_type=Path, file_okay=False, exists=True),
                      help="Folder that has the files; nothing is downloaded then.")  # fmt: skip
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def fetch() -> None:
     """Fetch what is used from the network; everything else works offline."""
 
@@ -26,20 +29,24 @@ def weights(hub_id: str | None, revision: str | None) -> None:
     """Fetch the safetensors of a 2D image autoencoder (default: the f32c32 DC-AE of TABLeT)."""
     from fmritok.tokenizers.vae.weights import DEFAULT_HUB_ID, fetch_weights
 
-    found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
+    with Progress("fetch"):
+        found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
     echo(f"{found.id} at {found.revision}\n{found.folder}\nsha256 {found.sha256}")
 
 
 @fetch.command()
 @_out
 @_from
-@click.option("--cerebellum", required=True, type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--cerebellum", required=True, metavar="FILE",
+              type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Buckner's 7-network label image, from FreeSurfer's page.")  # fmt: skip
 def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
     """Fetch the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
     from fmritok.pipeline.resources.fetching import fetch_atlas
 
-    echo(f"--set network.atlas={fetch_atlas(out, cerebellum, source)}")
+    with Progress("fetch"):
+        path = fetch_atlas(out, cerebellum, source)
+    echo(f"--set network.atlas={path}")
 
 
 @fetch.command()
@@ -49,7 +56,9 @@ def template(out: Path, source: Path | None) -> None:
     """Fetch the fs_LR 32k flat maps, for CIFTI data."""
     from fmritok.pipeline.resources.fetching import fetch_template
 
-    echo(f"--set flatmap.template={fetch_template(out, source)}")
+    with Progress("fetch"):
+        path = fetch_template(out, source)
+    echo(f"--set flatmap.template={path}")
 
 
 @fetch.command()
@@ -59,4 +68,6 @@ def cohort(name: str, out: Path) -> None:
     """Fetch real data to try: 40 subjects of ADHD-200, as nilearn distributes them."""
     from fmritok.pipeline.resources.fetching import fetch_adhd200_sample
 
-    echo(f"--dataset adhd200 --root {fetch_adhd200_sample(out)}")
+    with Progress("fetch"):
+        root = fetch_adhd200_sample(out)
+    echo(f"--dataset adhd200 --root {root}")

@@ -2,91 +2,140 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fmritok.pipeline.commands.options import as_json, print_json, store_option
-from fmritok.terminal import labelled, new_console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fmritok.pipeline.store.reader import TokenGroup
+
+__all__ = ["inspect"]
+
+#: What a run is, the same in all groups.
+_OF_RUN = ("run_id", "dataset", "subject", "session", "task", "site", "family", "tr")
+#: What each group has of it.
+_OF_GROUP = ("start", "n_frames", "status", "reason")
 
 
 @click.command()
 @store_option
+@click.option("--runs", "list_runs", is_flag=True, help="List the runs, one line each.")
+@click.option("--phenotypes", "list_phenotypes", is_flag=True,
+              help="List the phenotype columns: how many subjects have a value, and which "
+              "values there are.")  # fmt: skip
+@click.option("--group", metavar="NAME", help="Show this token group only.", show_default="all")
+@click.option("--subject", "subjects", multiple=True, metavar="ID",
+              help="List the runs of this subject only; repeatable.")  # fmt: skip
+@click.option("--task", "tasks", multiple=True, metavar="NAME",
+              help="List the runs of this task only, such as rest; repeatable.")  # fmt: skip
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE",
+              help="List only runs with this value, such as status=failed or site=NYU; repeatable. "
+              "Values of one column are alternatives.")  # fmt: skip
 @as_json
-def inspect(store: str, as_json: bool) -> None:
-    """Show a store's token groups, its runs, and why runs are missing."""
+def inspect(
+    store: str,
+    list_runs: bool,
+    list_phenotypes: bool,
+    group: str | None,
+    subjects: tuple[str, ...],
+    tasks: tuple[str, ...],
+    where: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show a store's token groups, runs and phenotypes, and why runs are missing.
+
+    --subject, --task and --where list the runs that they leave, as --runs does.
+    """
+    from fmritok.pipeline.commands.inspect_output import (
+        print_groups,
+        print_kinds,
+        print_phenotypes,
+        print_runs,
+    )
     from fmritok.pipeline.store.reader import TokenStore
+    from fmritok.pipeline.store.tables.phenotype_counts import count_phenotypes
 
     opened = TokenStore(store)
-    groups = {name: opened.group(name) for name in opened.groups}
+    names = opened.groups if group is None else (opened.group(group).name,)
+    groups = {name: opened.group(name) for name in names}
     summaries = {
         name: {
-            "shape": [int(group.runs["n_frames"].sum()), group.n_tokens, group.dim],
-            "dtype": group.precision,
+            "shape": [int(one.runs["n_frames"].sum()), one.n_tokens, one.dim],
+            "dtype": one.precision,
             "bytes": opened.location.used_bytes(name),
-            "runs": {str(k): int(v) for k, v in group.all_runs["status"].value_counts().items()},
-            "provenance": group.provenance,
-            "contract": {k: v for k, v in group.contract.items() if k != "provenance"},
-            "notes": group.notes,
+            "runs": {str(k): int(v) for k, v in one.all_runs["status"].value_counts().items()},
+            "provenance": one.provenance,
+            "contract": {k: v for k, v in one.contract.items() if k != "provenance"},
+            "notes": one.notes,
         }
-        for name, group in groups.items()
+        for name, one in groups.items()
     }
+    conditions = [
+        *(f"subject={name}" for name in subjects), *(f"task={name}" for name in tasks), *where,
+    ]  # fmt: skip
+    runs = _runs(groups, conditions)
+    counts = count_phenotypes(opened.phenotypes, opened.phenotype_columns)
+    if as_json:
+        print_json({"store": store, "groups": summaries, "runs": runs, "phenotypes": counts})
+        return
+    if list_runs or conditions:
+        print_runs(runs)
+    if list_phenotypes:
+        print_phenotypes(counts)
+    if not (list_runs or conditions or list_phenotypes):
+        print_groups(store, summaries)
+        print_kinds(runs)
+        print_phenotypes(counts, most=10)
+
+
+def _runs(groups: dict[str, TokenGroup], conditions: Sequence[str]) -> list[dict[str, Any]]:
+    """Return each run that fulfils the conditions, with what each group has of it."""
     runs: dict[str, dict[str, Any]] = {}
-    for name, group in groups.items():
-        for run in group.all_runs.to_dict("records"):
+    for name, table in _chosen({name: g.all_runs for name, g in groups.items()}, conditions):
+        for run in table.to_dict("records"):
             entry = runs.setdefault(
                 run["run_id"],
-                {
-                    k: run[k]
-                    for k in ("run_id", "dataset", "subject", "session", "task", "site", "tr")
-                }
-                | {"status": "done", "reason": "", "groups": {}},
+                {key: run[key] for key in _OF_RUN} | {"status": "done", "reason": "", "groups": {}},
             )
-            entry["groups"][name] = {k: run[k] for k in ("start", "n_frames", "status", "reason")}
+            entry["groups"][name] = {key: run[key] for key in _OF_GROUP}
             if run["status"] != "done":
                 entry["status"], entry["reason"] = run["status"], run["reason"]
-    if as_json:
-        print_json({"store": store, "groups": summaries, "runs": list(runs.values())})
-        return
-    _print(store, summaries, list(runs.values()))
+    return list(runs.values())
 
 
-def _part(tree: Mapping[str, Any], name: str, inner: str) -> str:
-    """Return a text of a tree that others may have written; empty if there is none."""
-    part = tree.get(name)
-    return str(part.get(inner, "")) if isinstance(part, dict) else ""
+def _chosen(
+    tables: dict[str, pd.DataFrame], conditions: Sequence[str]
+) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each group's runs table that fulfil the conditions.
 
-
-def _print(store: str, groups: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    console = new_console()
-    table = Table(title=store)
-    for column in ("group", "frames", "tokens x features", "dtype", "GB", "runs", "made with"):
-        table.add_column(column, justify="right" if column in ("frames", "GB") else "left")
-    for name, group in groups.items():
-        frames, tokens, dim = group["shape"]
-        notes = group["notes"]
-        source = _part(notes, "weights", "id") or notes.get("template") or notes.get("atlas")
-        made = f"{source or ''} {_part(group['provenance'], 'intensity', 'mode')}".strip()
-        table.add_row(
-            name, f"{frames:,}", f"{tokens} x {dim}", group["dtype"], f"{group['bytes'] / 1e9:.3f}",
-            ", ".join(f"{n} {status}" for status, n in group["runs"].items()), made,
-        )  # fmt: skip
-    console.print(table)
-    table = Table(title="runs")
-    for column in ("dataset", "task", "site", "subjects", "runs", "done", "failed", "planned"):
-        table.add_column(column, justify="right" if column[-1] == "s" else "left")
-    by_kind: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for run in runs:
-        by_kind[tuple(str(run[key] or "") for key in ("dataset", "task", "site"))].append(run)
-    for kind, some in sorted(by_kind.items()):
-        counts = [str(sum(r["status"] == s for r in some)) for s in ("done", "failed", "planned")]
-        table.add_row(*kind, str(len({r["subject"] for r in some})), str(len(some)), *counts)
-    console.print(table)
-    for run in runs:
-        if run["status"] == "failed":
-            line = labelled("failed", f"{run['run_id']}: {run['reason']}")
-            console.print(line, soft_wrap=True)
+    Raises
+    ------
+    click.UsageError
+        If a condition is something else, names no column, or has a value that no run has.
+    """
+    known = [*_OF_RUN, "status"]
+    wanted: dict[str, list[str]] = {}
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals or column not in known:
+            raise click.UsageError(
+                f"--where: expected COLUMN=VALUE with one of {', '.join(known)}, "
+                f"got {condition!r}. For example: --where task=rest"
+            )
+        wanted.setdefault(column, []).append(value)
+    for column, values in wanted.items():
+        there = {text for table in tables.values() for text in table[column].astype(str)}
+        for value in values:
+            if value not in there and column != "status":
+                some = ", ".join(sorted(there)[:10]) + (", ..." if len(there) > 10 else "")
+                raise click.UsageError(
+                    f"--where {column}={value}: expected a {column} of the store's runs ({some}), "
+                    "got one that no run has."
+                )
+        tables = {n: table[table[column].astype(str).isin(values)] for n, table in tables.items()}
+    return list(tables.items())

@@ -31,7 +31,7 @@ def cohort_options(function: Function) -> Function:
                      show_default=True, help="Volumes, or CIFTI and GIFTI time series."),
         click.option("--name", metavar="NAME",
                      help="The cohort's name in the store; default: the dataset's."),
-        click.option("--tr", type=float, metavar="SECONDS",
+        click.option("--tr", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
                      help="Repetition time of every run, instead of the headers'."),
         click.option("--root", required=True, type=click.Path(path_type=Path),
                      help="Folder of the cohort on disk."),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fmritok.errors import StoreError, wrong_usage
 from fmritok.pipeline.commands.options import (
     as_json,
     cohort_options,
@@ -17,13 +17,13 @@ from fmritok.pipeline.commands.options import (
     store_option,
 )
 from fmritok.pipeline.commands.tokenize_output import (
+    RunProgress,
     print_estimates,
     report,
-    say,
     say_questioned,
-    show_progress,
 )
-from fmritok.terminal import new_console
+from fmritok.progress import Progress
+from fmritok.terminal import remark
 
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog.cohort import Cohort
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from fmritok.pipeline.tokenization.task import Job, RunTask
 
 Function = Callable[..., Any]
-_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def _tokenizer_options(function: Function) -> Function:
@@ -83,7 +82,10 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
         raise click.UsageError("--group: expected different names for the groups of one store, "
                                f"got {', '.join(names)}")  # fmt: skip
     for name in names:
-        check_group_name(name)
+        try:
+            check_group_name(name)
+        except StoreError as error:
+            raise wrong_usage(error) from error.__cause__
     settings = _settings(options)
     unused = set(settings) - set(tokenizers) - {"vae"}
     if unused:
@@ -95,13 +97,14 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
         groups.append(plan_group(built, arguments, name=name, precision=options["precision"],
                                  codec=options["codec"]))  # fmt: skip
     check_input(options["input"], groups)
-    cohort = catalog_cohort(
-        options["dataset"],
-        options["root"],
-        tr=options["tr"],
-        input=options["input"],
-        name=options["name"],
-    )
+    with Progress("catalog"):
+        cohort = catalog_cohort(
+            options["dataset"],
+            options["root"],
+            tr=options["tr"],
+            input=options["input"],
+            name=options["name"],
+        )
     say_questioned(cohort)
     return cohort, groups
 
@@ -149,7 +152,7 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
             estimate(cohort, planned, Location(store), timed=True, error=error)
             for planned, error in zip(groups, errors, strict=True)
         ]
-        check_cohort(Location(store), groups, cohort, say=say)
+        check_cohort(Location(store), groups, cohort, say=remark)
     if as_json:
         # JSON has no NaN
         print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
@@ -164,7 +167,8 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
 @click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask",
               show_default=True, help="Dask workers, or this process.")  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use.")
-@click.option("--cluster", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--cluster", metavar="FILE",
+              type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="YAML of a cluster to start, such as SLURM; see docs/clusters.")  # fmt: skip
 @click.option("--trust-cluster", "trusted", metavar="MODULE.CLASS",
               help="A class that the YAML of --cluster may import and call, although it is of none "
@@ -221,20 +225,20 @@ def tokenize(
     with told_apart("plan", store):
         errors = [measured_error(cohort, planned, location, scratch) for planned in groups]
         estimates = [
-            estimate(cohort, planned, location, error=error)
+            estimate(cohort, planned, location, timed=dry_run, error=error)
             for planned, error in zip(groups, errors, strict=True)
         ]
     print_estimates(estimates, store)
     if dry_run:
         with told_apart("plan", store):
-            check_cohort(location, groups, cohort, redo=redo, say=say)
+            check_cohort(location, groups, cohort, redo=redo, say=remark)
         return
     with ExitStack() as held:
         with told_apart("plan", store):
             for name in sorted(planned.spec.name for planned in groups):
                 held.enter_context(one_writer(location, name, wait_s=MOMENT_S))
             groups = [with_measured_notes(g, e) for g, e in zip(groups, errors, strict=True)]
-            binding = check_cohort(location, groups, cohort, redo=redo, say=say)
+            binding = check_cohort(location, groups, cohort, redo=redo, say=remark)
             tasks = commit_plan(location, groups, cohort, binding)
         job = Job(
             store=location.url,
@@ -242,16 +246,13 @@ def tokenize(
             scratch=str(scratch.absolute()) if scratch else "",
         )
         try:
-            with _terminated_as_interrupted():
-                _run(tasks, job, executor, scheduler, cluster, workers, trusted)
+            _run(tasks, job, executor, scheduler, cluster, workers, trusted)
         except BaseException as error:
             for name in job.groups:
                 with suppress(Exception):  # a full or lost store does not take the table either
                     finalize(location, name)
             if isinstance(error, KeyboardInterrupt):
-                raise click.ClickException(
-                    "interrupted; finished runs are kept: run the same command to go on"
-                ) from error
+                error.args = ("interrupted; finished runs are kept: run the same command to go on",)
             raise
         with told_apart("plan", store):
             tables = {name: finalize(location, name) for name in job.groups}
@@ -269,35 +270,23 @@ def _run(
 ) -> None:
     from fmritok.pipeline.tokenization.execute import run_on_dask, run_serially
 
-    console = new_console(stderr=True)
-    finished: Generator[Outcome]
-    if executor == "serial":
-        finished = run_serially(tasks, job)
-    else:
-        finished = run_on_dask(
-            tasks,
-            job,
-            scheduler=scheduler,
-            cluster=cluster,
-            workers=workers,
-            trusted=trusted,
-            say=console.print,
-        )
-    if tasks:
+    if not tasks:
+        return
+    with Progress("tokenize") as progress:
+        shown = RunProgress(tasks, progress)
+        finished: Generator[Outcome]
+        if executor == "serial":
+            finished = run_serially(tasks, job, follow=shown.within)
+        else:
+            finished = run_on_dask(
+                tasks,
+                job,
+                scheduler=scheduler,
+                cluster=cluster,
+                workers=workers,
+                trusted=trusted,
+                say=remark,
+                follow=shown.within,
+            )
         with closing(finished):
-            show_progress(finished, tasks, console)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM, which clusters send before they kill, and a lost terminal like Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            shown.follow(finished)

@@ -3,68 +3,78 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fmritok.pipeline.commands.reasons import first_few, grouped
-from fmritok.terminal import echo, labelled
+from fmritok.quantities import duration, size
+from fmritok.terminal import Verbosity, echo, labelled, remark, verbosity
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fmritok.pipeline.catalog.cohort import Cohort
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.tokenization.dask_faults import Outcome
     from fmritok.pipeline.tokenization.estimate import Estimate
     from fmritok.pipeline.tokenization.task import RunTask
+    from fmritok.progress import Progress
 
-__all__ = ["print_estimates", "report", "say", "say_questioned", "show_progress"]
-
-
-def say(text: str) -> None:
-    """Print a remark, apart from the results."""
-    echo(text, err=True)
+__all__ = ["RunProgress", "print_estimates", "report", "say_questioned"]
 
 
 def say_questioned(cohort: Cohort) -> None:
     """Name the files of a cohort that are used, and what in them is doubtful."""
     table = cohort.questioned
     for reason, names in grouped(zip(table["path"], table["reason"], strict=True)):
-        say(f"Used, but check {len(names)}: {reason} ({first_few(names)})")
+        remark(f"Used, but check {len(names)}: {reason} ({first_few(names)})")
 
 
-def show_progress(finished: Iterable[Outcome], tasks: Sequence[RunTask], console: Console) -> None:
-    """Follow tasks to their end, and print the reasons of runs that failed."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+class RunProgress:
+    """Progress of a tokenization, also within runs, and the reasons of runs that failed.
 
-    with Progress(
-        TextColumn("tokenizing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames  {task.fields[runs]} runs  {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
-        total = sum(task.n_frames for task in tasks)
-        shown = bar.add_task("", total=total, runs=f"0/{len(tasks)}", rate="")
-        for count, (task, records) in enumerate(finished, start=1):
-            bar.advance(shown, task.n_frames)
-            elapsed = bar.tasks[0].elapsed or 1e-9
-            rate = f"{count / elapsed:.2f} runs/s, {bar.tasks[0].completed / elapsed:.1f} frames/s"
-            bar.update(shown, runs=f"{count}/{len(tasks)}", rate=rate)
+    Parameters
+    ----------
+    tasks : sequence of RunTask
+    progress : Progress
+        Told all that is done.
+    """
+
+    def __init__(self, tasks: Sequence[RunTask], progress: Progress) -> None:
+        self._frames = {task.run_id: task.n_frames for task in tasks}
+        self._progress, self._start = progress, time.monotonic()
+        self._shares: dict[str, float] = {}
+        self._ended: set[str] = set()
+        self._show()
+
+    def within(self, run_id: str, share: float) -> None:
+        """Take note of the share of a run's work that is done."""
+        if run_id not in self._ended:
+            self._shares[run_id] = share
+            self._show()
+
+    def follow(self, finished: Iterable[Outcome]) -> None:
+        """Follow tasks to their end, and print the reasons of runs that failed."""
+        for task, records in finished:
+            self._ended.add(task.run_id)
+            self._shares[task.run_id] = 1.0
+            self._show()
             for reason in {r.reason for r in records.values() if r.status == "failed"}:
                 line = labelled("failed", f"{task.run_id}: {reason}")
-                bar.console.print(line, soft_wrap=True)
+                self._progress.console.print(line, soft_wrap=True)
+            if verbosity() == Verbosity.VERBOSE:
+                for trace in {r.traceback for r in records.values() if r.traceback}:
+                    self._progress.console.print(trace, soft_wrap=True)
+
+    def _show(self) -> None:
+        done = sum(self._frames[run_id] * share for run_id, share in list(self._shares.items()))
+        rate = done / max(time.monotonic() - self._start, 1e-9)
+        self._progress(
+            done, sum(self._frames.values()), "frames",
+            count=f"{len(self._ended):,} of {len(self._frames):,} runs",
+            remark=f"{rate:,.1f} frames/s" if done else "",
+        )  # fmt: skip
 
 
 def report(
@@ -104,23 +114,16 @@ def print_estimates(found: Sequence[Estimate], store: str) -> None:
     from fmritok.pipeline.tokenization.estimate import error_sentence
 
     for one in found:
-        timed = not math.isnan(one.seconds)
-        duration = f", about {_duration(one.seconds)} on one worker" if timed else ""
+        known = not math.isnan(one.seconds)
+        needed = f"about {duration(one.seconds)} on one worker" if known else "time not known yet"
         echo(
-            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames{duration}; "
-            f"{one.raw_bytes / 1e9:.2f} GB of tokens, "
-            f"about {one.stored_bytes / 1e9:.2f} GB on disk; "
-            f"{one.scratch_bytes / 1e9:.2f} GB of scratch a worker"
+            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames; "
+            + (f"{needed}; " if one.runs else "")
+            + f"{size(one.raw_bytes)} of tokens, about {size(one.stored_bytes)} on disk, "
+            f"{size(one.scratch_bytes)} of working files a worker"
         )
         if one.done or one.problems:
             echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
         sentence = error_sentence(one.group, one.error)
         if sentence:
-            say(sentence)
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+            remark(sentence)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from fmritok.pipeline.commands.options import as_json, print_json, store_option
-from fmritok.terminal import echo, new_console
+from fmritok.progress import Progress
+from fmritok.terminal import echo, remark
 
 
 @click.command()
@@ -14,20 +17,12 @@ from fmritok.terminal import echo, new_console
 @as_json
 def verify(store: str, drop: bool, as_json: bool) -> None:
     """Read everything back; name each damaged run, and exit 1 if there is one."""
-    from rich.progress import Progress
-
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.store.verify import drop_runs, unfinished_groups, verify_store
 
     location = Location(store)
-    with Progress(console=new_console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("verifying", total=None)
-        damage = list(
-            verify_store(
-                location,
-                lambda done, total: bar.update(shown, completed=done, total=total),
-            )
-        )
+    with Progress("verify") as progress:
+        damage = list(verify_store(location, partial(progress, unit="runs")))
     if as_json:
         print_json([vars(d) for d in damage])
     else:
@@ -43,8 +38,8 @@ def verify(store: str, drop: bool, as_json: bool) -> None:
                 )
     if drop:
         count = drop_runs(location, damage)
-        echo(f"{count} runs dropped: the same `fmritok tokenize` redoes them", err=True)
+        remark(f"{count} runs dropped: the same `fmritok tokenize` redoes them")
         if any(d.is_table for d in damage):
-            echo("tables were made again from the records: verify again", err=True)
+            remark("tables were made again from the records: verify again")
     if damage:
         raise click.exceptions.Exit(1)

@@ -10,7 +10,7 @@ from fmritok.registry import Registry
 
 __all__ = ["DATASETS", "catalog_cohort", "get_adapter"]
 
-#: Another distribution adds an adapter by an entry point of the group ``fmritok.datasets``.
+#: Other distributions register adapters in the entry-point group ``fmritok.datasets``.
 DATASETS = Registry(
     "Dataset",
     "--dataset",
@@ -32,7 +32,7 @@ def get_adapter(dataset: str) -> Adapter:
     Raises
     ------
     CatalogError
-        If there is none of that name.
+        If there is no adapter of that name.
     """
     adapter: Adapter = DATASETS.find(dataset)
     return adapter
@@ -51,14 +51,14 @@ def catalog_cohort(
     Parameters
     ----------
     dataset : str
-        Its layout: one of :data:`DATASETS`.
+        Layout of the cohort: one of :data:`DATASETS`.
     root : Path
     tr : float, optional
         Repetition time to use for every run instead of the headers', s.
     input : {"volume", "surface"}
-        Which representation of the runs to catalogue.
+        Representation of the runs to catalogue.
     name : str, optional
-        What to call the cohort instead, so that two of one layout can share a store.
+        Other name for the cohort. With it, two cohorts of the same layout can share a store.
 
     Raises
     ------

@@ -1,16 +1,16 @@
-"""ADHD-200: the preprocessed releases of the 1,000 Functional Connectomes Project.
+"""Adapter of ADHD-200: the preprocessed releases of the 1,000 Functional Connectomes Project.
 
-Runs are known by their names, wherever below the root they lie, best first:
+Runs are recognized by their file names, in any folder below the root. Best release first:
 
-- Athena, MNI 4 mm: ``snwmrda<7-digit id>_session_<s>_rest_<r>.nii.gz``, and the same with a
-  band-pass, ``sfnwmrda...``. The unfiltered one is taken where both are there: what a filter took
-  away no tokenizer brings back, and each of them filters as it needs.
-- NIAK: ``fmri_X_<id>_session_<s>_run<r>.nii.gz``, ids without zeros, the symmetric MNI template
-  of 2009 (from memory).
-- the sample that comes with nilearn: ``<7-digit id>_rest_tshift_RPI_voreg_mni.nii.gz``.
-- fMRIPrep's derivatives, as for ``bids``. Raw BIDS data are in native space, and left out.
+- Athena, MNI 4 mm: ``snwmrda<7-digit id>_session_<s>_rest_<r>.nii.gz``, and band-pass filtered
+  ``sfnwmrda...``. The unfiltered file is preferred: tokenizers filter as they need.
+- NIAK: ``fmri_X_<id>_session_<s>_run<r>.nii.gz``, ids without zeros, symmetric MNI template of
+  2009 (from memory).
+- The sample of nilearn: ``<7-digit id>_rest_tshift_RPI_voreg_mni.nii.gz``.
+- Derivatives of fMRIPrep, as for ``bids``. Raw BIDS data are in native space and skipped.
 
-A site is the name of a folder above the run, else the phenotype table's. Ids have seven digits.
+The site is the name of a folder above the run, else that of the phenotype table. Ids have seven
+digits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["catalog_adhd200"]
 
 _FILTERED = "the unfiltered file of the scan is taken"
 _OTHER = "another pipeline's file of the scan is taken"
-#: Name, template, and why it is left out where a better one is there; best first.
+#: Releases, best first: file name, template, and the reason to skip it if a better one exists.
 _RELEASES = (
     (re.compile(r"^snwmrda(?P<id>\d{7})_session_(?P<session>\d+)_rest_(?P<run>\d+)\.nii(\.gz)?$"),
      "MNI152NLin6Asym", _OTHER),
@@ -49,8 +49,8 @@ _RELEASES = (
 )  # fmt: skip
 _SITES = ("KKI", "NeuroIMAGE", "NYU", "OHSU", "Peking_1", "Peking_2", "Peking_3", "Pittsburgh",
           "WashU", "Brown")  # fmt: skip
-#: Repetition times that the sites document (Athena's scripts), s; for headers that lost theirs.
-#: Brown, of the test release, is left open: sources differ.
+#: Documented repetition times of the sites (Athena's scripts), s; for headers without one. Brown,
+#: in the test release, is missing: sources differ.
 _SITE_TR = {"KKI": 2.5, "NeuroIMAGE": 1.96, "NYU": 2.0, "OHSU": 2.5, "Peking": 2.0,
             "Pittsburgh": 1.5, "WashU": 2.5}  # fmt: skip
 _LOOKED_FOR = {
@@ -98,7 +98,7 @@ def catalog_adhd200(root: Path, *, tr: float | None = None, input: Input = "volu
 
 
 def _walk(root: Path, found: Found) -> Iterator[tuple[Path, list[str], bool]]:
-    """Yield folders, their files, and whether they hold the subjects of a BIDS tree."""
+    """Yield folders, their files, and whether the folder is a BIDS tree of subjects."""
 
     def closed(error: OSError) -> None:
         found.left_out.append((Path(error.filename), f"cannot be read: {error.strerror}"))
@@ -119,7 +119,7 @@ def _is_table(name: str) -> bool:
 def _choose(
     key: tuple[str, str, str], files: list[tuple[int, Path]], root: Path, found: Found
 ) -> None:
-    """Take the best release of a scan; files that cannot be told apart stay together."""
+    """Choose the best release of a scan. Ambiguous files are all returned."""
     subject, session, run = key
     best = files[0][0]
     for rank, path in files:
@@ -140,7 +140,7 @@ def _choose(
 
 
 def _add_tree(tree: Path, root: Path, input: Input, found: Found) -> None:
-    """Add a BIDS tree: derivatives are runs, unless an earlier file is; raw scans are left out."""
+    """Add a BIDS tree. Derivatives are used unless an earlier file is; raw scans are skipped."""
     part = search_tree(tree, None, dataset="adhd200", input=input)
     taken = {(file.subject, file.session or "1", _number(file.run_id)) for file in found.files}
     for file in part.files:
@@ -157,13 +157,13 @@ def _add_tree(tree: Path, root: Path, input: Input, found: Found) -> None:
 
 
 def _number(run_id: str) -> str:
-    """Return the number of a run by its id: 1 where there is only one."""
+    """Return the number of a run from its id; 1 if the id has none."""
     match = re.search(r"_(?:run-|rest_)0*(\d+)", run_id)
     return match[1] if match else "1"
 
 
 def _site(path: Path, root: Path) -> str:
-    """Return the site that the folders above a file are called after."""
+    """Return the site from the folder names above a file."""
     for part in reversed(path.relative_to(root).parts[:-1]):
         for site in _SITES:
             if part.lower() in (site.lower(), f"{site}_preproc".lower(), f"{site}_athena".lower()):
@@ -172,11 +172,11 @@ def _site(path: Path, root: Path) -> str:
 
 
 def _completed(file: RunFile, row: Mapping[Hashable, object]) -> RunFile:
-    """Fill in what the phenotype table knows, and what the site's scans usually have."""
+    """Add values of the phenotype table, and the documented repetition time of the site."""
     site = file.site or str(row.get("site", ""))
     seconds = _SITE_TR.get(site.split("_")[0], float("nan"))
     usual = () if seconds != seconds else (seconds,)
     motion = file.motion
-    if file.path.name.startswith(file.subject):  # the table with nilearn's sample is of these files
+    if file.path.name.startswith(file.subject):  # nilearn's table describes these files
         motion = float(str(row.get("mean_fd", motion)))
     return replace(file, site=site, usual_tr=usual, documented_tr=seconds, motion=motion)

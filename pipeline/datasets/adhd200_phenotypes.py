@@ -1,8 +1,8 @@
-"""ADHD-200's phenotype tables: of each site, combined, of the test set, and of BIDS exports.
+"""Phenotype tables of ADHD-200: of single sites, combined, of the test set, and of BIDS exports.
 
-Their columns differ in spelling (``ScanDir ID``, ``ScanDirID``, ``Secondary Dx `` with a space at
-the end, ``QC_S1_Rest_1``), their ids lack the leading zeros, and missing values are -999, ``N/A``,
-``pending``, or empty. What several tables say of one subject is joined.
+Spellings of columns vary (``ScanDir ID``, ``ScanDirID``, ``Secondary Dx `` with a final space,
+``QC_S1_Rest_1``). Ids lack leading zeros. Missing values are -999, ``N/A``, ``pending``, or empty.
+Rows of one subject in several tables are joined.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _SITES = {"1": "Peking", "2": "Brown", "3": "KKI", "4": "NeuroIMAGE", "5": "NYU"
 _TDC, _COMBINED, _HYPERACTIVE, _INATTENTIVE = (
     "TDC", "ADHD-Combined", "ADHD-Hyperactive/Impulsive", "ADHD-Inattentive",
 )  # fmt: skip
-#: Diagnoses by code and by label, small letters only.
+#: Diagnoses by code and by label, in lower case.
 _DX = {"0": _TDC, "1": _COMBINED, "2": _HYPERACTIVE, "3": _INATTENTIVE, "": "",
        "typicallydeveloping": _TDC, "typicallydevelopingchildren": _TDC, "tdc": _TDC,
        "control": _TDC, "adhdcombined": _COMBINED, "adhdinattentive": _INATTENTIVE,
        "adhdhyperactiveimpulsive": _HYPERACTIVE}  # fmt: skip
-#: Spellings of one column, after everything but letters and digits became an underscore.
+#: Spellings of columns, with other characters than letters and digits replaced by underscores.
 _SPELLINGS = {"hyper_impulsive": "hyperactive_impulsive", "viq": "verbal_iq",
               "piq": "performance_iq", "full_2_iq": "full2_iq", "full_4_iq": "full4_iq",
               "meanfd": "mean_fd", "meanfd_jenkinson": "mean_fd_jenkinson",
@@ -74,35 +74,35 @@ _NUMBERS = {name for name, about in _COLUMNS.items() if about.kind == "number"}
 
 
 def padded(subject: str) -> str:
-    """Return a subject's id with its seven digits."""
+    """Return the id of a subject with seven digits."""
     return subject.removeprefix("sub-").zfill(7)
 
 
 def read_adhd200_phenotypes(
     root: Path, tables: Iterable[Path]
 ) -> tuple[Phenotypes, list[tuple[Path, str]]]:
-    """Read and join phenotype tables, one row for each subject.
+    """Read and join phenotype tables, one row per subject.
 
-    The tables of single sites go before combined ones and those of the test set; what one lacks
-    the next may have.
+    Tables of single sites take precedence over combined tables and those of the test set. Later
+    tables fill missing values.
 
     Parameters
     ----------
     root : Path
-        The cohort's folder.
+        Folder of the cohort.
     tables : iterable of Path
 
     Returns
     -------
     Phenotypes
-        With ``sex, age, site, dx, adhd`` and the tables' other columns in small letters.
+        With ``sex, age, site, dx, adhd``, and other columns in lower case.
     list of (Path, str)
-        Tables that contradict an earlier one, and in what, or that are none.
+        Tables that contradict an earlier one or are not phenotype tables, and reasons.
 
     Raises
     ------
     CatalogError
-        If there are tables, and none has ids and rows that fit its header.
+        If there are tables, but none has ids and rows that fit its header.
     """
     joined: pd.DataFrame | None = None
     left_out: list[tuple[Path, str]] = []
@@ -155,7 +155,7 @@ def read_adhd200_phenotypes(
 
 
 def _harmonised(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read one table, in whichever dialect, by subject; say what is doubtful in it."""
+    """Read one table of any dialect, and return it by subject with remarks."""
     table, said = read_subject_table(path, CSV, _IDS, missing=_MISSING)
     table["subject"] = table["subject"].map(padded)
     table = joined_rows(table, said)
@@ -163,7 +163,7 @@ def _harmonised(path: Path) -> tuple[pd.DataFrame, list[str]]:
     table = table.rename(columns=names).set_index("subject")
     table = table.loc[:, (table.columns != "") & ~table.columns.duplicated()]
     for column in _NUMBERS.intersection(table.columns):
-        table[column] = table[column].replace("L", "")  # stands in some rows of the test set's
+        table[column] = table[column].replace("L", "")  # in some rows of the test set's table
     if "age" in table:
         table["age"], doubts = ages_in_years(table["age"])
         said += doubts
@@ -196,7 +196,7 @@ def _diagnoses(values: pd.Series, said: list[str]) -> pd.Series:
 
 
 def _from_flags(table: pd.DataFrame) -> pd.Series:
-    """Derive the diagnosis from nilearn's columns, one per diagnosis."""
+    """Derive the diagnosis from the columns of nilearn's table, one per diagnosis."""
     dx = pd.Series("", index=table.index)
     for column, label in (("adhd_inattentive", _INATTENTIVE), ("adhd_combined", _COMBINED),
                           ("tdc", _TDC)):  # fmt: skip

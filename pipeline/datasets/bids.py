@@ -1,11 +1,12 @@
-"""BIDS derivatives as fMRIPrep writes them: ``sub-*/[ses-*/]func/*_bold.*``.
+"""Adapter of BIDS derivatives of fMRIPrep: ``sub-*/[ses-*/]func/*_bold.*``.
 
-The root is the folder of the derivatives, or of a BIDS data set with ``derivatives/fmriprep``. Of
-each run the best representation is taken: volumes in MNI152NLin6Asym at 2 mm, then at any
-resolution, then in MNI152NLin2009cAsym; or grayordinates (fsLR, 91k), then pairs of GIFTI files on
-fsLR 32k or fsaverage5. Sidecars give the repetition time, confounds the head motion; events and
-``participants.tsv`` may be those of the raw data. pybids is not used: names and inheritance take a
-page here, and its index of a large tree takes many minutes.
+The root is the folder of the derivatives, or a BIDS data set with ``derivatives/fmriprep``. The
+best representation of each run is used. Volumes: MNI152NLin6Asym at 2 mm, then at any resolution,
+then MNI152NLin2009cAsym. Surfaces: grayordinates (fsLR, 91k), then pairs of GIFTI files on fsLR 32k
+or fsaverage5.
+
+Sidecars give the repetition time, confounds the head motion. Events and ``participants.tsv`` may
+come from the raw data. pybids is not used: it takes many minutes to index a large tree.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def catalog_bids(root: Path, *, tr: float | None = None, input: Input = "volume"
     Raises
     ------
     CatalogError
-        If the root is no folder or holds no run, there are several pipelines' derivatives, or
+        If the root is not a folder or has no run, there are derivatives of several pipelines, or
         ``participants.tsv`` has no ids.
     """
     root = checked_root(root)
@@ -95,7 +96,7 @@ def catalog_bids(root: Path, *, tr: float | None = None, input: Input = "volume"
 
 
 def search_tree(tree: Path, raw: Path | None, *, dataset: str, input: Input) -> Found:
-    """Find the runs of all subjects below a folder that holds ``sub-*``.
+    """Find the runs of all subjects in a folder with ``sub-*``.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def search_tree(tree: Path, raw: Path | None, *, dataset: str, input: Input) -> 
     raw : Path, optional
         The raw data set, for events and sidecars.
     dataset : str
-        Beginning of run ids.
+        Prefix of run ids.
     input : {"volume", "surface"}
     """
     folders = BidsFolders(tree, raw)
@@ -113,7 +114,7 @@ def search_tree(tree: Path, raw: Path | None, *, dataset: str, input: Input) -> 
 
 
 def _derivatives(root: Path) -> Path:
-    """Choose the folder with the preprocessed ``sub-*``."""
+    """Return the folder with the preprocessed ``sub-*``."""
     pipelines = [p for p in sorted(root.glob("derivatives/*")) if any(p.glob("sub-*/"))]
     if not pipelines:
         return root
@@ -128,7 +129,7 @@ def _derivatives(root: Path) -> Path:
 
 
 def _raw(root: Path, tree: Path) -> Path | None:
-    """Find the raw data set around derivatives."""
+    """Return the raw data set of derivatives."""
     for place in (root, tree.parent.parent):
         table = place / "participants.tsv"
         if place != tree and (any(place.glob("sub-*/")) or os.path.lexists(table)):
@@ -146,7 +147,7 @@ def _search(place: Path, *, folders: BidsFolders, dataset: str, input: Input) ->
     for _, group in groupby(files, key=lambda file: file.run_key):
         _search_run(list(group), folders, dataset, input, found)
     unnamed = folders.unnamed(place.name, _EXTENSIONS[input])
-    found.left_out += [(path, "its name is none of BIDS") for path in unnamed]
+    found.left_out += [(path, "its name does not follow BIDS") for path in unnamed]
     if found.files:
         found.subject_tables += folders.tables_of(place.name)
     return found
@@ -155,7 +156,7 @@ def _search(place: Path, *, folders: BidsFolders, dataset: str, input: Input) ->
 def _search_run(
     files: list[BidsFile], folders: BidsFolders, dataset: str, input: Input, found: Found
 ) -> None:
-    """Choose among the representations of one run."""
+    """Choose the best representation of one run."""
     bold = [f for f in files if f.suffix == "bold" and f.extension.lower() in _EXTENSIONS[input]]
     rank = volume_rank if input == "volume" else surface_rank
     usable = []
@@ -167,7 +168,7 @@ def _search_run(
         elif "echo" in file.entities:
             reason = "a single echo: the combined time series is tokenized"
         elif rank(file) is None:
-            reason = f"in none of the spaces that are used: {_SPACES[input]}"
+            reason = f"in an unsupported space. Supported: {_SPACES[input]}"
         else:
             usable.append(file)
             continue
@@ -182,7 +183,7 @@ def _search_run(
         runs = [_pair(best, _run(best[0], folders, files, dataset, found))]
     else:
         runs = [_run(file, folders, files, dataset, found) for file in best]
-    # files of one run that cannot be told apart: run-1 and run-01
+    # ambiguous files of one run, such as run-1 and run-01
     found.files += [replace(run, run_id=runs[0].run_id) for run in runs]
     _add_events(best[0], runs[0].run_id, folders, found)
 
@@ -213,7 +214,7 @@ def _mask(file: BidsFile, files: list[BidsFile]) -> Path | None:
 
 
 def _pair(files: list[BidsFile], run: RunFile) -> RunFile:
-    """Put the two hemispheres of a run together."""
+    """Pair the two hemispheres of a run."""
     sides = {file.entities.get("hemi", ""): file.path for file in files}
     if {"L", "R"} <= set(sides):
         return replace(run, path=sides["L"], right=sides["R"])
@@ -224,7 +225,7 @@ def _pair(files: list[BidsFile], run: RunFile) -> RunFile:
 
 
 def _motion(files: list[BidsFile], found: Found) -> float:
-    """Return the mean framewise displacement of a run's confounds, mm."""
+    """Return the mean framewise displacement from the confounds of a run, mm."""
     path = next((f.path for f in files if f.suffix in _CONFOUNDS and f.extension == ".tsv"
                  and f.entities.get("desc") == "confounds"), None)  # fmt: skip
     if path is None:
@@ -246,7 +247,7 @@ def _motion(files: list[BidsFile], found: Found) -> float:
 
 
 def _add_events(file: BidsFile, run_id: str, folders: BidsFolders, found: Found) -> None:
-    """Add the events of a run; those of a name that is nearly the run's are named."""
+    """Add the events of a run. Event files with a slightly different name are reported."""
     first = next(folders.inherited(file, "events", ".tsv"), None)
     if first is None:
         if file.entities.get("task", "").lower() not in _REST:

@@ -1,4 +1,4 @@
-"""Files of a BIDS tree: entities in names, metadata inherited, and the best file of each run."""
+"""Files of a BIDS tree: entities in names, inheritance of metadata, ranking of representations."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fmritok.pipeline.tables.small_files import UnreadableError, read_json
 
 __all__ = ["BidsFile", "BidsFolders", "parse_name", "safe_id", "surface_rank", "volume_rank"]
 
-#: Entities that tell representations of one run apart, not runs.
+#: Entities of representations: files of the same run may differ in them.
 _REPRESENTATION = ("space", "cohort", "res", "den", "desc", "hemi")
-#: Entities that count: 1 and 01 are the same. All others are labels, compared as text.
+#: Entities with indices: 1 equals 01. All others are labels, compared as text.
 _INDICES = frozenset({"run", "echo", "flip", "inv", "split", "chunk"})
 _MNI = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
-#: Fields by which a sidecar tells the times of frames.
+#: Fields of a sidecar with the timing of frames.
 _TIMES = ("RepetitionTime", "VolumeTiming")
-#: Sidecars and folders that are kept in memory, as many runs ask for the same ones.
+#: Cached sidecars and folders. Many runs share the same ones.
 _KEPT = 512
 
 
 @dataclass(frozen=True)
 class BidsFile:
-    """A file by its name.
+    """A file with its parsed BIDS name.
 
     Attributes
     ----------
@@ -49,12 +49,12 @@ class BidsFile:
 
     @property
     def run(self) -> str:
-        """What all representations of the run share, as ``sub-01_task-rest_run-1``."""
+        """Name of the run without entities of representations: ``sub-01_task-rest_run-1``."""
         return "_".join(f"{k}-{v}" for k, v in self.entities.items() if k not in _REPRESENTATION)
 
     @cached_property
     def compared(self) -> dict[str, str]:
-        """The entities as BIDS compares them: indices by number, labels as text."""
+        """Entities in comparable form: indices as numbers, labels as text."""
         return {
             key: (value.lstrip("0") or "0") if key in _INDICES and value.isdecimal() else value
             for key, value in self.entities.items()
@@ -62,22 +62,22 @@ class BidsFile:
 
     @cached_property
     def run_key(self) -> tuple[tuple[str, str], ...]:
-        """What all representations of the run share, whatever the order and zeros of entities."""
+        """Key of the run, independent of the order of entities and of leading zeros."""
         pairs = self.compared.items()
         return tuple(sorted((k, v) for k, v in pairs if k not in _REPRESENTATION))
 
     def applies_to(self, other: BidsFile) -> bool:
-        """Tell whether all of this file's entities are the other's."""
+        """Whether the other file has all entities of this file."""
         return self.compared.items() <= other.compared.items()
 
     def nearly_applies_to(self, other: BidsFile) -> bool:
-        """Tell whether it does but for case, zeros and signs, or entities the other lacks."""
+        """Whether it nearly applies: except for case, zeros, signs or extra entities."""
         loose, others = ({k: loose_label(v) for k, v in f.entities.items()} for f in (self, other))
         return all(others.get(key, value) == value for key, value in loose.items())
 
 
 def parse_name(path: Path) -> BidsFile | None:
-    """Take a BIDS name apart; None if it is none."""
+    """Parse a BIDS file name; None if it is not one."""
     *pairs, last = path.name.split("_")
     suffix, dot, extension = last.partition(".")  # labels may have dots: res-2.5
     entities = {}
@@ -90,7 +90,7 @@ def parse_name(path: Path) -> BidsFile | None:
 
 
 def volume_rank(file: BidsFile) -> tuple[object, ...] | None:
-    """Rank volumes of a run, the best first; None if they are in no space that can be used."""
+    """Rank volumes of a run, best first; None for unsupported spaces."""
     space = file.entities.get("space", "")
     if space not in _MNI or "cohort" in file.entities:
         return None
@@ -118,14 +118,14 @@ def _processing(file: BidsFile) -> tuple[bool, str]:
 
 
 class BidsFolders:
-    """The folders of one preprocessed data set and of the raw one that it was made of.
+    """Folders of a preprocessed data set and of its raw data.
 
     Parameters
     ----------
     tree : Path
-        Holds ``sub-*``.
+        Folder with the preprocessed ``sub-*``.
     raw : Path, optional
-        Holds the raw data's ``sub-*``, or nothing is known of them.
+        Folder with the raw ``sub-*``, if known.
     """
 
     def __init__(self, tree: Path, raw: Path | None = None) -> None:
@@ -134,30 +134,30 @@ class BidsFolders:
         self._fields = lru_cache(_KEPT)(_fields)
 
     def functional(self, subject: str) -> list[BidsFile]:
-        """Return the functional files of a subject's folder.
+        """Return the functional files of a subject.
 
         Raises
         ------
         OSError
             If a folder cannot be read.
         """
-        files = (file for place in self._places(subject) for file in self._files(place))
+        files = (file for place in self._folders_of(subject) for file in self._files(place))
         return [file for file in files if "sub" in file.entities]
 
     def unnamed(self, subject: str, extensions: tuple[str, ...]) -> list[Path]:
-        """Return the functional files of a subject with these extensions and no BIDS name."""
+        """Return the functional files of a subject with these extensions but no BIDS name."""
         named = {file.path for file in self.functional(subject)}
-        paths = (place / name for place in self._places(subject) for name in _list(place))
+        paths = (place / name for place in self._folders_of(subject) for name in _list(place))
         return [p for p in paths if p.name.lower().endswith(extensions) and p not in named]
 
-    def _places(self, subject: str) -> list[Path]:
+    def _folders_of(self, subject: str) -> list[Path]:
         """Return the functional folders of a subject."""
         folder = self.tree / subject
         sessions = [folder / name for name in _list(folder) if name.startswith("ses-")]
         return [place / "func" for place in [folder, *sessions]]
 
     def tables_of(self, subject: str) -> list[Path]:
-        """Return the table of a subject's sessions: of the raw data, else of the derivatives."""
+        """Return the sessions table of a subject, from the raw data or else the derivatives."""
         for top in reversed(self._tops()):
             name = f"{subject}_sessions.tsv"
             if any(file.path.name == name for file in self._files(top / subject)):
@@ -165,16 +165,16 @@ class BidsFolders:
         return []
 
     def inherited(self, file: BidsFile, suffix: str, extension: str) -> Iterator[BidsFile]:
-        """Yield the files that apply to one by BIDS's inheritance, the most specific first.
+        """Yield the files that apply to a file by BIDS inheritance, most specific first.
 
-        In each data set, raw data last, from the file's own folder up; a name applies if all its
-        entities are the file's.
+        Derivatives come before raw data. In each, the search goes from the file's folder upwards. A
+        file applies if the given file has all of its entities.
         """
         for top in self._tops():
             yield from self._inherited(top, file, suffix, extension)
 
     def nearly(self, file: BidsFile, suffix: str, extension: str) -> list[BidsFile]:
-        """Return the files of a session that apply to one but for the spelling of their names."""
+        """Return the files of a session that would apply with a slightly different name."""
         below = file.path.parent.relative_to(self.tree)
         found = []
         for top in self._tops():
@@ -196,17 +196,16 @@ class BidsFolders:
     def sidecar(
         self, file: BidsFile, questioned: list[tuple[Path, str]] | None = None
     ) -> dict[str, tuple[Any, Path]]:
-        """Return the fields of all sidecars that apply, each with the sidecar that it is from.
+        """Return the fields of all applicable sidecars, each with its file.
 
-        Of one field, the most specific sidecar's value counts.
-
-        Sidecars of the raw data are read only if those of the derivatives tell no times.
+        The most specific sidecar with a field counts. Sidecars of the raw data are read only if
+        those of the derivatives have no timing.
 
         Parameters
         ----------
         file : BidsFile
         questioned : list of (Path, str), optional
-            Gets the sidecars that cannot be read, and why.
+            Unreadable sidecars and reasons are appended here.
         """
         merged: dict[str, tuple[Any, Path]] = {}
         for top in self._tops():
@@ -241,13 +240,13 @@ class BidsFolders:
 
 
 def _named(folder: Path) -> tuple[BidsFile, ...]:
-    """Return the files of a folder that have BIDS names."""
+    """Return the files of a folder with BIDS names."""
     files = (parse_name(folder / name) for name in _list(folder))
     return tuple(file for file in files if file is not None)
 
 
 def _fields(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the fields of a sidecar, and why there are none."""
+    """Return the fields of a sidecar, and the reason if it cannot be used."""
     try:
         return read_json(path), ""
     except UnreadableError as error:
@@ -262,5 +261,5 @@ def _list(folder: Path) -> tuple[str, ...]:
 
 
 def safe_id(text: str) -> str:
-    """Make text fit for a run id."""
+    """Replace characters that are invalid in a run id."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", text)

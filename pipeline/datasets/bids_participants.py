@@ -1,4 +1,4 @@
-"""``participants.tsv`` and ``*_sessions.tsv``: subjects of a BIDS data set, with descriptions."""
+"""Phenotypes of a BIDS data set from ``participants.tsv`` and ``*_sessions.tsv``."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Questioned = list[tuple[Path, str]]
 def read_participants(
     dataset: str, folders: Sequence[Path], sessions: Iterable[Path] = ()
 ) -> Phenotypes:
-    """Read the first ``participants.tsv`` of some folders, and the tables of sessions.
+    """Read the first ``participants.tsv`` in a list of folders, and the sessions tables.
 
-    Units and meanings come from the JSON beside each table.
+    Units and meanings come from the JSON file beside each table.
 
     Parameters
     ----------
@@ -80,14 +80,14 @@ def read_participants(
 
 
 def _session_description(path: Path, questioned: Questioned) -> dict[str, Any]:
-    """Return the description of a subject's sessions: its own, else that of all subjects."""
+    """Return the JSON description of a sessions table: its own, else that of all subjects."""
     own = path.with_suffix(".json")
     common = path.parent.parent / "sessions.json"
     return _description(own if os.path.lexists(own) else common, questioned)
 
 
 def _harmonised(table: pd.DataFrame, about: Mapping[str, Any], said: list[str]) -> pd.DataFrame:
-    """Add sex, age and site by their usual names; what the table has stays beside them."""
+    """Add harmonised columns for sex, age and site. Original columns are kept."""
     sex = find_column(table.columns, ["sex", "gender"])
     if sex:
         levels = _field(about, sex).get("Levels")
@@ -133,7 +133,7 @@ def _described(
 
 
 def _aside(table: pd.DataFrame, column: str, name: str) -> tuple[pd.DataFrame, str]:
-    """Keep a column as it is under another name, where the harmonised one takes its own."""
+    """Rename an original column if a harmonised column has the same name."""
     if column != name:
         return table, column
     kept = f"{name}_as_given"
@@ -141,7 +141,7 @@ def _aside(table: pd.DataFrame, column: str, name: str) -> tuple[pd.DataFrame, s
 
 
 def _codes(levels: Any) -> dict[str, str]:
-    """Return what codes of sex mean; a list of levels explains nothing."""
+    """Return the meaning of codes of sex. A plain list of levels has no meanings."""
     codes = {}
     for code, label in levels.items() if isinstance(levels, dict) else ():
         text = label.get("Description") if isinstance(label, dict) else label
@@ -157,13 +157,13 @@ def _column(about: Mapping[str, Any], source: str) -> Column:
 
 
 def _field(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return what a description says of a column, if that has a shape that is known."""
+    """Return the description of a column, if it has a known form."""
     found = about.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def _text(value: Any) -> str:
-    """Return a text of a description; numbers are written out, other shapes are nothing."""
+    """Return a description as text. Numbers become text, other types become empty."""
     is_plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
     return str(value) if is_plain else ""
 

@@ -1,9 +1,9 @@
-"""HCP Young Adult (S1200, 3T and 7T), and the demo cohort, which has the same shape.
+"""Adapters of HCP Young Adult (S1200, 3T and 7T), and of the demo cohort with the same layout.
 
-``ROOT/SUBJECT/MNINonLinear/Results/RUN/`` holds volumes ``RUN[SUFFIX].nii.gz`` on an MNI grid,
+``ROOT/SUBJECT/MNINonLinear/Results/RUN/`` contains volumes ``RUN[SUFFIX].nii.gz`` in MNI space,
 grayordinates ``RUN_Atlas[_MSMAll][SUFFIX].dtseries.nii``, ``Movement_RelativeRMS_mean.txt`` and,
-for tasks, ``EVs/*.txt``. Behaviour in ``unrestricted*.csv`` and ``RESTRICTED*.csv``, joined on
-``Subject``: families and the age in years are in the restricted one only.
+for tasks, ``EVs/*.txt``. Phenotypes are in ``unrestricted*.csv`` and ``RESTRICTED*.csv``, joined on
+``Subject``. Only the restricted table has families and the age in years.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fmritok.pipeline.tables.text_table import CSV
 
 __all__ = ["catalog_demo", "catalog_hcp"]
 
-#: Cleaning of a time series, best first: the newer releases, ICA-FIX, minimally preprocessed.
+#: Suffixes of denoising methods, best first: newer releases, ICA-FIX, minimally preprocessed.
 _CLEANED = (
     *(
         f"{highpass}{clean}"
@@ -49,19 +49,19 @@ _CLEANED = (
     ),
     "",
 )
-#: Names after the run's, best first. Cleaning before registration: noise hides more than a fold.
+#: Suffixes of files, best first. Denoising ranks before registration, because it matters more.
 _VOLUMES = [f"{c}{end}" for c in _CLEANED for end in (".nii.gz", ".nii")]
 _GRAYORDINATES = [f"_Atlas{r}{c}.dtseries.nii" for c, r in product(_CLEANED, ("_MSMAll", ""))]
 _RUN = re.compile(
     r"^[rt]fMRI_(?P<task>[A-Z]+)(?P<number>\d*[a-z]?)(_(?P<scanner>7T))?(_(?P<direction>[A-Z]{2}))?$"
 )
-#: Repetition times by scanner and direction, s. AP and PA on 3T are the lifespan studies, some of
-#: which have the young adults' time.
+#: Repetition times by scanner and phase encoding, s. AP and PA on 3T are lifespan studies; some of
+#: them use the repetition time of the young adults.
 _SECONDS = {"7T": (1.0,), "3T": (0.72,)}
 _LIFESPAN = (0.8, 0.72)
 _MERGED = ("tfMRI_7T_RETCCW_AP_RETCW_PA_RETEXP_AP_RETCON_PA_RETBAR1_AP_RETBAR2_PA",)
 _MOTION = "Movement_RelativeRMS_mean.txt"
-_NOT_EVENTS = ("Sync",)  # when the scanner began: the onsets count from there already
+_NOT_EVENTS = ("Sync",)  # start of the scanner; onsets already count from it
 
 _COLUMNS = {
     "sex": SEX,
@@ -93,13 +93,13 @@ _COLUMNS = {
 def catalog_hcp(root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
     """Catalogue an HCP Young Adult tree.
 
-    Of each run the cleanest file is taken; the others are listed as left out. 7T runs are the
+    The best denoised file of each run is used; the others are listed as left out. 7T runs have the
     session ``7T``.
 
     Raises
     ------
     CatalogError
-        If the root is no folder or holds no run, or a phenotype table is broken.
+        If the root is not a folder or has no run, or a phenotype table is broken.
     """
     return _catalog("hcp", checked_root(root), tr, input)
 
@@ -110,7 +110,7 @@ def catalog_demo(root: Path, *, tr: float | None = None, input: Input = "volume"
     Raises
     ------
     CatalogError
-        If the folder is not a simulated cohort: real data are not to be taken for one.
+        If the folder is not a simulated cohort.
     """
     root = checked_root(root)
     if not (root / "SIMULATED.json").exists():
@@ -137,7 +137,7 @@ def _catalog(dataset: str, root: Path, tr: float | None, input: Input) -> Cohort
 
 
 def _run_folders(root: Path, found: Found) -> Iterator[tuple[str, Path]]:
-    """Yield the folders of all runs; those that cannot be looked into are listed."""
+    """Yield the folders of all runs. Unreadable folders are added to the skipped files."""
     for subject in sorted(os.listdir(root)):
         results = root / subject / "MNINonLinear" / "Results"
         try:
@@ -166,7 +166,7 @@ def _search(
         return found
     match = _RUN.match(folder.name)
     if match is None and folder.name not in _MERGED:
-        found.left_out.append((folder, "not the folder of one rest or task run"))
+        found.left_out.append((folder, "not a folder of a single rest or task run"))
         return found
     if match is None or not (match["number"] or match["direction"]):
         some = any(name.endswith((".nii.gz", ".nii")) for name in names)
@@ -200,14 +200,14 @@ def _search(
 
 
 def _usual(dataset: str, session: str, direction: str | None) -> tuple[float, ...]:
-    """Return the repetition times of a scan, s; simulated cohorts have any."""
+    """Return the usual repetition times of a scan, s; empty for simulated cohorts."""
     if dataset == "demo":
         return ()
     return _LIFESPAN if session == "3T" and direction in ("AP", "PA") else _SECONDS[session]
 
 
 def _choose(folder: Path, names: set[str], input: Input, found: Found) -> list[Path]:
-    """Return the best file, or several that cannot be told apart; list the others."""
+    """Return the best file, or several ambiguous ones. The others are listed as left out."""
 
     def paths(suffixes: Iterable[str]) -> list[Path]:
         return [folder / (folder.name + suffix) for suffix in suffixes]
@@ -273,7 +273,7 @@ def _events(folder: Path, found: Found) -> list[Event]:
 
 
 def _phenotypes(dataset: str, root: Path) -> Phenotypes:
-    """Join the unrestricted and the restricted table on the subject; either may be missing."""
+    """Join the unrestricted and the restricted table by subject. Either may be missing."""
     joined = pd.DataFrame({"subject": pd.Series(dtype=str)})
     questioned: list[tuple[Path, str]] = []
     source: dict[str, str] = {}

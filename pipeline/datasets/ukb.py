@@ -1,14 +1,15 @@
-"""UK Biobank: the bulk fields of functional MRI, zipped as they are downloaded, or unpacked.
+"""Adapter of UK Biobank: the bulk fields of functional MRI, as downloaded zip files or unpacked.
 
-``<eid>_<field>_<instance>_<array>`` is a zip or a folder, at the root or below it (the research
-platform sorts them into folders by the first digits). Instances 2, 3, ... are the imaging visits.
+``<eid>_<field>_<instance>_<array>`` is a zip file or a folder, at the root or below it (the
+research platform sorts them into folders by the first digits). Instances 2, 3, ... are imaging
+visits.
 
-- 20227, rest: ``fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz`` is in the scan's own space; its
-  warp to MNI is ``rfMRI.ica/reg/example_func2standard_warp.nii.gz``. Unusable scans have no
-  ``rfMRI.ica``, but ``unusable``. Where somebody applied the warp already,
-  ``filtered_func_data_clean_standard.nii.gz`` is taken.
+- 20227, rest: ``fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz`` is in native space; its warp to
+  MNI is ``rfMRI.ica/reg/example_func2standard_warp.nii.gz``. Unusable scans have a folder
+  ``unusable`` instead of ``rfMRI.ica``. A warped ``filtered_func_data_clean_standard.nii.gz`` is
+  used if it exists.
 - 20249, the faces/shapes task: ``fMRI/tfMRI.feat/filtered_func_data.nii.gz``, with its own ``reg``.
-  It comes without events: the timing is the same for all and is not in the download (from memory).
+  There are no events: the timing is the same for all and not in the download (from memory).
 - 32136, surfaces: ``surf_fMRI/CIFTIs/bb.{rfMRI,tfMRI}.MNI.MSMAll.dtseries.nii``.
 
 Phenotypes: tables with a column ``eid``, ``f.eid`` or ``participant.eid`` at the root. Head motion
@@ -46,9 +47,9 @@ __all__ = ["catalog_ukb"]
 
 _BULK = re.compile(r"^(?P<eid>\d{7})_(?P<field>\d+)_(?P<instance>\d+)_(?P<array>\d+)(\.zip)?$")
 _WARP = "reg/example_func2standard_warp"
-#: Bytes of a file that holds one number.
+#: Largest file with a single number, bytes.
 _NUMBER_BYTES = 4096
-#: Folders above a download, as /Bulk/Brain MRI/Resting functional brain MRI/10/.
+#: Depth of folders above a download, such as /Bulk/Brain MRI/Resting functional brain MRI/10/.
 _DEPTH = 6
 #: Repetition time of all functional scans, s.
 _SECONDS = (0.735,)
@@ -61,7 +62,7 @@ _LOOKED_FOR = {
 
 @dataclass(frozen=True)
 class _Series:
-    """Where the volumes of one field are: first those in MNI, then those that have to be warped."""
+    """Paths of the volumes of one field: in MNI space, or in native space with a warp."""
 
     task: str
     folder: str
@@ -98,18 +99,18 @@ class _Bulk:
 
     @cached_property
     def archive(self) -> zipfile.ZipFile:
-        """The zip, opened once: an index of hundreds of files takes milliseconds."""
+        """The open zip file. Reading its index takes milliseconds, so it is cached."""
         stack = self.__dict__["stack"] = ExitStack()
         return stack.enter_context(open_zip(self.path))
 
     @cached_property
     def names(self) -> set[str]:
-        """The files and folders of a zip; only its index is read."""
+        """Names of files and folders in the zip file, from its index."""
         names = self.archive.namelist()
         return {n.rstrip("/") for n in names} | {n.rpartition("/")[0] for n in names}
 
     def find(self, name: str) -> Path | None:
-        """Look a file or folder up, below the folders that a download may have around it."""
+        """Find a file or folder, also below the extra folders that a download may have."""
         for top in ("fMRI", "", f"{self.path.stem}/fMRI", self.path.stem):
             member = PurePosixPath(top, name)
             if str(member) in self.names if self.is_zip else os.path.lexists(self.path / member):
@@ -122,7 +123,7 @@ class _Bulk:
         return read_text(member, limit=_NUMBER_BYTES)
 
     def close(self) -> None:
-        """Close the zip and forget its index: together they are larger than the catalogue."""
+        """Close the zip file and free its index. All indices would be larger than the catalogue."""
         self.__dict__.pop("names", None)
         self.__dict__.pop("archive", None)
         if stack := self.__dict__.pop("stack", None):
@@ -142,12 +143,12 @@ class _Bulk:
 
 
 def catalog_ukb(root: Path, *, tr: float | None = None, input: Input = "volume") -> Cohort:
-    """Catalogue UK Biobank's functional MRI.
+    """Catalogue functional MRI of UK Biobank.
 
     Raises
     ------
     CatalogError
-        If the root is no folder or holds no run, or a phenotype table is broken.
+        If the root is not a folder or has no run, or a phenotype table is broken.
     """
     root = checked_root(root)
     fields = set(_VOLUMES) if input == "volume" else {"32136"}
@@ -170,7 +171,7 @@ def catalog_ukb(root: Path, *, tr: float | None = None, input: Input = "volume")
 
 
 def _downloads(folder: Path, found: Found, depth: int = 0) -> Iterator[_Bulk]:
-    """Walk a tree; downloads themselves are not walked into, and closed folders are listed."""
+    """Find all downloads in a tree. Unreadable folders are listed as left out."""
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -188,7 +189,7 @@ def _downloads(folder: Path, found: Found, depth: int = 0) -> Iterator[_Bulk]:
 
 
 def _search(copies: list[_Bulk], *, input: Input) -> Found:
-    """Find the runs of one download, which may be there as a zip and as folders."""
+    """Find the runs of one download. Copies may exist as a zip file and as folders."""
     found = Found()
     for bulk in sorted(copies, key=lambda copy: (copy.is_zip, copy.path)):
         if found.files:
@@ -256,7 +257,7 @@ def _volumes(bulk: _Bulk, series: _Series, found: Found) -> None:
 
 
 def _with_phenotypes(file: RunFile, row: Mapping[Hashable, object]) -> RunFile:
-    """Fill in what the tables know of the visit: its site, and motion if no file told it."""
+    """Add values of the tables: the site of the visit, and motion if no file has it."""
     site = str(row.get("site", ""))
     motion = row.get("rest_motion" if file.task == "rest" else "task_motion", float("nan"))
     if file.motion == file.motion:

@@ -1,9 +1,9 @@
-"""UK Biobank's phenotype tables, in the dialects in which they are exported.
+"""Phenotype tables of UK Biobank, in all export formats.
 
 A column is ``<field>-<instance>.<array>`` (``ukbconv csv``), ``p<field>[_i<instance>][_a<array>]``
-(research platform, possibly after ``participant.``) or ``f.<field>.<instance>.<array>`` (``ukbconv
-r``); a small table of one's own may say ``eid, sex, age, fluid``. Codes are numbers or, on the
-platform, their labels.
+(research platform, possibly with the prefix ``participant.``) or
+``f.<field>.<instance>.<array>`` (``ukbconv r``). Own tables may use ``eid, sex, age, fluid``. Codes
+are numbers, or labels on the platform.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DIALECTS = (
     re.compile(r"^(participant\.)?p(?P<field>\d+)(_i(?P<instance>\d+))?(_a(?P<array>\d+))?$"),
     re.compile(r"^f\.(?P<field>\d+)\.(?P<instance>\d+)\.(?P<array>\d+)$"),
 )
-#: Further fields of one table that are taken along; a whole basket has thousands.
+#: Largest number of further fields read from one table. A whole basket has thousands.
 _MOST_FIELDS = 300
 _TABLES = (".csv", ".tsv", ".tab", ".txt")
 _FIRST_VISIT = 2
@@ -38,16 +38,16 @@ _FIRST_VISIT = 2
 
 @dataclass(frozen=True)
 class _Field:
-    """A field with a name of its own.
+    """A field with a harmonised name.
 
     Attributes
     ----------
     field : str
     at_visit : bool
-        Whether it is measured at each imaging visit; else the first instance holds for all.
+        Whether it is measured at each imaging visit. Otherwise the first instance is used.
     about : Column
     plain : tuple of str
-        Names of the column in a table of one's own.
+        Column names in own tables.
     """
 
     field: str
@@ -78,7 +78,7 @@ _FIELDS = {
 def read_ukb_phenotypes(
     root: Path, visits: Collection[tuple[str, str]]
 ) -> tuple[Phenotypes, list[tuple[Path, str]]]:
-    """Read the tables at the root, one row for each imaging visit that has a run.
+    """Read the tables at the root, one row per imaging visit with a run.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ def read_ukb_phenotypes(
     Phenotypes
         With ``sex, age, site, fluid_intelligence, ...`` and ``p<field>`` for other fields.
     list of (Path, str)
-        Tables that were passed over, or not read whole, and why.
+        Tables that were skipped or only partly read, and reasons.
 
     Raises
     ------
     CatalogError
-        If there are tables and none has ids, or rows do not fit their header.
+        If there are tables but none has ids, or rows do not fit their header.
     """
     left_out: list[tuple[Path, str]] = []
     questioned: list[tuple[Path, str]] = []
@@ -137,7 +137,7 @@ def read_ukb_phenotypes(
             values = rows["subject"].map(table[original]).fillna("")
             if instance:
                 values = values.where(rows["session"] == instance, "")
-            # an earlier table, or the array before, comes first
+            # earlier tables and earlier array items take precedence
             before = rows.get(name, pd.Series("", index=rows.index))
             rows[name] = before.where(before != "", values)
             about = (
@@ -161,7 +161,7 @@ def read_ukb_phenotypes(
 def _wanted(
     path: Path, header: list[str], left_out: list[tuple[Path, str]]
 ) -> dict[str, tuple[str, str]]:
-    """Choose columns: ``{column: (name, imaging visit or empty)}``."""
+    """Choose the columns to read: ``{column: (name, imaging visit or empty)}``."""
     named: dict[str, tuple[str, str]] = {}
     others: dict[str, re.Match[str]] = {}
     for column in header:
@@ -187,7 +187,7 @@ def _wanted(
         if not _visit(match) and match["instance"] not in (None, "0"):
             name += f"_i{match['instance']}"
         elif not _visit(match) and match["field"] in imaged:
-            name += "_i0"  # p<field> is what was found at the imaging visit
+            name += "_i0"  # p<field> is the value at the imaging visit
         if int(match["array"] or 0):
             name += f"_a{match['array']}"
         named[column] = (name, match["instance"] if _visit(match) else "")
@@ -199,5 +199,5 @@ def _is(field: _Field, column: str, match: re.Match[str] | None) -> bool:
 
 
 def _visit(match: re.Match[str]) -> bool:
-    """Whether a column is of an imaging visit."""
+    """Whether a column belongs to an imaging visit."""
     return int(match["instance"] or 0) >= _FIRST_VISIT

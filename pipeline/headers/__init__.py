@@ -1,1 +1,1 @@
-"""Headers of runs: shape, position and timing, checked before a run is read."""
+"""Headers of runs: shape, affine and repetition time, checked without reading the data."""

@@ -1,7 +1,6 @@
-"""NIfTI headers: from the first bytes of a file to shape, type, place and seconds.
+"""NIfTI headers: shape, data type, affine and repetition time from the first bytes of a file.
 
-nibabel takes the fields apart. Extensions are not read: the data begin at ``vox_offset``, however
-long what lies before them is.
+nibabel unpacks the fields. Extensions are skipped: the data begin at ``vox_offset``.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ __all__ = [
     "value_type",
 ]  # fmt: skip
 
-#: Bytes of a NIfTI-2 header, the longer one.
+#: Bytes of a NIfTI-2 header, which is longer than a NIfTI-1 header.
 HEADER_BYTES = 540
 _GZIP = b"\x1f\x8b"
 _MAGIC = {348: b"n+1", 540: b"n+2"}
 _CIFTI_INTENTS = range(3000, 3100)
-#: Codes of NIfTI's units of time, in s; 0 is "not said".
+#: Seconds per unit, by NIfTI's code of the unit of time; 0 is "unknown".
 _SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 _NOT_TIME = (32, 40, 48)  # Hz, ppm, rad/s
 _UNITS = 0x3F  # the bits of xyzt_units that NIfTI uses
@@ -40,13 +39,13 @@ _COPY = "Copy the file again from its source."
 
 @dataclass(frozen=True)
 class FileStart:
-    """The first bytes of a file, unpacked.
+    """The first bytes of a file, decompressed.
 
     Attributes
     ----------
     content : bytes
     size : int, optional
-        Bytes of the whole file; None if it is compressed or in a zip file.
+        Size of the whole file, bytes; None if it is compressed or in a zip file.
     """
 
     content: bytes
@@ -55,13 +54,13 @@ class FileStart:
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What the header of a NIfTI file says.
+    """Checked header of a NIfTI file.
 
     Attributes
     ----------
     shape : tuple of int
-        Three axes of space and, if there is more than one volume, the frames. Further axes of
-        length 1 are left out.
+        Three axes of space, then the frames if there is more than one volume. Further axes of
+        length 1 are dropped.
     affine : np.ndarray of shape (4, 4)
         Voxel indices to mm.
     tr : float
@@ -72,11 +71,11 @@ class VolumeHeader:
     slope, intercept : float
         ``value = slope * stored + intercept``.
     transform : str
-        Where the affine is from, as ``sform (MNI)``.
+        Origin and space of the affine, such as ``sform (MNI)``.
     questions : tuple of str
-        What is doubtful in the header.
+        Doubts about the header.
     intent : int
-        NIfTI's code of what the values are.
+        NIfTI intent code.
     """
 
     shape: tuple[int, ...]
@@ -92,17 +91,17 @@ class VolumeHeader:
 
     @property
     def n_frames(self) -> int:
-        """Frames of a 4D file."""
+        """Number of frames of a 4D file."""
         return self.shape[3] if len(self.shape) == 4 else 1
 
 
 def file_start(path: Path, n_bytes: int) -> FileStart:
-    """Read the first bytes of a file, unpacked if its name ends in ``.gz``.
+    """Read the first bytes of a file, decompressed if its name ends in ``.gz``.
 
     Raises
     ------
     RunError
-        If the name does not say truly whether it is compressed.
+        If the extension and the compression of the file do not match.
     """
     is_named_gzip = path.suffix == ".gz"
     with open_binary(path) as raw:
@@ -126,14 +125,14 @@ def file_start(path: Path, n_bytes: int) -> FileStart:
 
 
 def raw_header(content: bytes, path: Path) -> Any:
-    """Return the fields of a NIfTI header, as nibabel has them.
+    """Parse the fields of a NIfTI header with nibabel.
 
     Parameters
     ----------
     content : bytes
         The first :data:`HEADER_BYTES` of a file, or all of a shorter one.
     path : Path
-        For errors.
+        File name for errors.
 
     Returns
     -------
@@ -157,7 +156,7 @@ def raw_header(content: bytes, path: Path) -> Any:
     magic = bytes(header["magic"].item())
     if magic[:3] != _MAGIC[length]:
         got = {b"ni1": "the header of a pair of files", b"ni2": "the header of a pair of files",
-               b"": "an ANALYZE header, which does not tell where voxels lie"}  # fmt: skip
+               b"": "an ANALYZE header, which has no position of voxels"}  # fmt: skip
         raise _refusal(path, "a NIfTI file of header and data",
                        got.get(magic[:3], "an unknown kind of header"),
                        "Convert it to one .nii.gz file.")  # fmt: skip
@@ -165,13 +164,13 @@ def raw_header(content: bytes, path: Path) -> Any:
 
 
 def parse_volume_header(start: FileStart, path: Path) -> VolumeHeader:
-    """Read what a NIfTI header says, and check that it can be true.
+    """Parse a NIfTI header, and check that its values are plausible.
 
     Raises
     ------
     RunError
     """
-    with np.errstate(all="ignore"):  # NaN that signal; what they are in is checked
+    with np.errstate(all="ignore"):  # signalling NaN; the fields are checked below
         return _parsed(raw_header(start.content, path), start.size, path)
 
 
@@ -188,7 +187,7 @@ def _parsed(header: Any, size: int | None, path: Path) -> VolumeHeader:
     transform = chosen_transform(header, shape[:3], path)
     slope, intercept = scaling(header, path)
     if slope < 0:
-        questions.append("the header's slope (scl_slope) is negative: values are turned around")
+        questions.append("the header's slope (scl_slope) is negative: values are inverted")
     tr, more = _repetition_time(header)
     if size is not None:
         _check_size(size, offset, shape, dtype, path)
@@ -214,7 +213,7 @@ def _size(raw: IO[bytes]) -> int | None:
 
 
 def _byte_order(start: bytes) -> str | None:
-    """Tell the byte order by the length of the header that it begins with."""
+    """Detect the byte order from the first field, the length of the header."""
     for order, name in (("<", "little"), (">", "big")):
         if int.from_bytes(start[:4], name) in _MAGIC:  # type: ignore[arg-type]
             return order
@@ -222,7 +221,7 @@ def _byte_order(start: bytes) -> str | None:
 
 
 def _shape(header: Any, path: Path) -> tuple[int, ...]:
-    """Return the axes, less those of length 1 beyond the third."""
+    """Return the lengths of the axes, without axes of length 1 after the third."""
     dim = [int(n) for n in header["dim"]]
     if not 1 <= dim[0] <= 7:
         raise _refusal(path, "a number of axes (dim[0]) of 1 to 7", dim[0], _COPY)
@@ -233,12 +232,12 @@ def _shape(header: Any, path: Path) -> tuple[int, ...]:
 
 
 def value_type(header: Any, path: Path) -> np.dtype[Any]:
-    """Return the type of the stored values.
+    """Return the data type of the stored values.
 
     Raises
     ------
     RunError
-        If it is not that of real intensities.
+        If the type is unknown, complex, a colour, or larger than 64 bits.
     """
     try:
         dtype = np.dtype(header.get_data_dtype())
@@ -273,7 +272,7 @@ def scaling(header: Any, path: Path) -> tuple[float, float]:
     Raises
     ------
     RunError
-        If one is no number.
+        If one is NaN or infinite.
     """
     try:
         slope, intercept = header.get_slope_inter()
@@ -305,7 +304,7 @@ def _repetition_time(header: Any) -> tuple[float, list[str]]:
 def _check_size(
     size: int, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], path: Path
 ) -> None:
-    """Compare the header with the bytes of a file that is not compressed."""
+    """Compare the header with the size of an uncompressed file."""
     volume = math.prod(shape[:3]) * dtype.itemsize
     wanted = math.prod(shape) * dtype.itemsize
     if not wanted <= size - offset < wanted + volume:

@@ -1,4 +1,4 @@
-"""Bring volumes from the grid of their file onto the canonical grid."""
+"""Placement of volumes on the canonical grid: flipping, cropping, padding or resampling."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from fmritok.tokenizers.grid import AFFINE, ORIGIN_MM, SHAPE, VOXEL_MM
 
 __all__ = ["Placement", "not_in_mni"]
 
-#: Corners of the MNI152 brain, mm, 10 mm inside its mask: a grid in MNI space holds them.
+#: Corners of the bounding box of the MNI152 brain, reduced by 10 mm. A grid in MNI space contains
+#: them. mm.
 _BRAIN_MM = np.array([[-62.0, -96.0, -58.0], [62.0, 66.0, 72.0]])
 _LATTICE_TOLERANCE = 1e-3
 
 
 def not_in_mni(shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> str:
-    """Say why a grid cannot be in MNI space; empty if it can.
+    """Return why a grid cannot be in MNI space; empty if it can.
 
-    Native grids are oblique, or cover a slab that is not the MNI brain. This is a guard against
-    files in the wrong space, not a proof of the right one: that is the adapter's to know.
+    Native grids are oblique, or do not cover the MNI brain. This check catches files in the wrong
+    space; it cannot prove the right one. The dataset adapter chooses files in MNI space.
 
     Parameters
     ----------
     shape : tuple of int
-        Of the volume; further axes are ignored.
+        Shape of the volume; further axes are ignored.
     affine : np.ndarray of shape (4, 4)
         Voxel indices to mm.
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if not (np.abs(directions).max(axis=0) > 1 - 1e-4).all():
-        return "an oblique grid, as native space has it"
+        return "an oblique grid, as in native space"
     corners = apply_affine(affine, [[0, 0, 0], [n - 1 for n in shape[:3]]])
     low, high = corners.min(axis=0), corners.max(axis=0)
     if (low > _BRAIN_MM[0]).any() or (high < _BRAIN_MM[1]).any():
@@ -44,14 +45,14 @@ def not_in_mni(shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> str:
 
 @dataclass(frozen=True)
 class Placement:
-    """How one file's grid maps onto the canonical grid.
+    """Map from the grid of a file to the canonical grid.
 
     Attributes
     ----------
     affine : np.ndarray of shape (4, 4)
-        Of the file: voxel indices to mm.
+        Voxel indices of the file to mm.
     shape : tuple of int
-        Of the file's volumes.
+        Shape of the file's volumes.
     """
 
     affine: npt.NDArray[np.float64]
@@ -64,7 +65,7 @@ class Placement:
 
     @property
     def description(self) -> str:
-        """The placement in words, for provenance."""
+        """Description of the placement for provenance."""
         size = "x".join(str(n) for n in self.shape)
         axes = "".join(str(code) for code in aff2axcodes(self.affine))
         if self.exact:
@@ -78,7 +79,7 @@ class Placement:
 
     @property
     def _offset(self) -> tuple[int, ...] | None:
-        """Canonical index of the file's first voxel once it is RAS+, if the lattices coincide."""
+        """Canonical index of the first voxel in RAS+ order; None if the lattices differ."""
         ras = self.affine @ inv_ornt_aff(self._orientation, self.shape)
         if not np.allclose(ras[:3, :3], np.eye(3) * VOXEL_MM, atol=_LATTICE_TOLERANCE):
             return None
@@ -89,7 +90,7 @@ class Placement:
         return tuple(int(o) for o in whole)
 
     def place(self, volumes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Bring volumes onto the canonical grid; outside the file's grid they are 0.
+        """Place volumes on the canonical grid. Outside of the file's grid they are 0.
 
         Parameters
         ----------
@@ -98,7 +99,7 @@ class Placement:
         Returns
         -------
         np.ndarray of shape (n_frames, 96, 96, 96)
-            Of the same dtype where the placement is exact, else float32.
+            The same dtype if the placement is exact, else float32.
         """
         if not self.exact:
             return self._resample(volumes)

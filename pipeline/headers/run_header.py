@@ -1,4 +1,4 @@
-"""Read the headers of runs in milliseconds, and say what in them cannot belong to a run."""
+"""Read the headers of runs, and report why a file cannot be a run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from fmritok.regular import NotAFileError
 
 __all__ = ["RunHeader", "header_problem", "looked_at", "read_header", "run_header"]
 
-#: More than any scanner makes: a damaged header, or one that was made up.
+#: Upper limits. A header with more voxels or frames is damaged or forged.
 _MOST_FRAMES, _MOST_VOXELS = 2**20, 2**28
 
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What the catalogue needs of the header of a run.
+    """Header fields of a run for the catalogue.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class RunHeader:
     problem : str
         Why the run cannot be tokenized; empty if it can.
     questions : tuple of str
-        What is doubtful in the header.
+        Doubts about the header.
     """
 
     n_frames: int
@@ -50,26 +50,26 @@ class RunHeader:
 
 @contextmanager
 def looked_at(path: Path, wanted: str) -> Iterator[None]:
-    """Turn whatever comes up while a file of a run is looked at into one error about that file.
+    """Turn all exceptions while a file is examined into one error that names the file.
 
     Parameters
     ----------
     path : Path
     wanted : str
-        What the file should be.
+        Expected kind of file.
 
     Raises
     ------
     RunError
     MachineError
-        If it is no fault of the file, such as too many open files.
+        If the machine is at fault, for example with too many open files.
     """
     try:
         with told_apart("source", path):
             yield
     except (MachineError, RunError):
         raise
-    except Exception as error:  # whatever a damaged file makes a library raise
+    except Exception as error:  # libraries raise all kinds of exceptions for damaged files
         got = f"{type(error).__name__}: {error}".rstrip(": .")
         if isinstance(error, NotAFileError | IsADirectoryError):
             got = error.strerror or got
@@ -84,14 +84,14 @@ def read_header(path: Path) -> VolumeHeader:
     Raises
     ------
     RunError
-        If there is no readable NIfTI header, or what it says cannot be.
+        If the header is unreadable or implausible.
     """
     with looked_at(path, "a readable NIfTI header"):
         return parse_volume_header(file_start(path, HEADER_BYTES), path)
 
 
 def run_header(path: Path, right: Path | None = None, *, native_ok: bool = False) -> RunHeader:
-    """Read what the catalogue needs of one run; data are not read, except of GIFTI files.
+    """Read the header of one run. The data are not read, except for GIFTI files.
 
     Parameters
     ----------
@@ -100,12 +100,12 @@ def run_header(path: Path, right: Path | None = None, *, native_ok: bool = False
     right : Path, optional
         The right ``func.gii``.
     native_ok : bool
-        Whether volumes may lie in native space, because they come with a warp.
+        Whether volumes may be in native space: they come with a warp.
 
     Raises
     ------
     MachineError
-        If the file cannot be read through no fault of its own, such as too many open files.
+        If the machine is at fault, for example with too many open files.
     """
     header: SurfaceHeader | VolumeHeader
     problem = ""
@@ -129,15 +129,15 @@ def run_header(path: Path, right: Path | None = None, *, native_ok: bool = False
 
 
 def header_problem(header: VolumeHeader, path: Path, *, native_ok: bool = False) -> str:
-    """Say why a header cannot belong to a run that can be tokenized; empty if it can.
+    """Return why a run with this header cannot be tokenized; empty if it can.
 
     Parameters
     ----------
     header : VolumeHeader
     path : Path
-        Of its file.
+        File of the header.
     native_ok : bool
-        Whether the run may lie in native space, because it comes with a warp.
+        Whether the run may be in native space: it comes with a warp.
     """
     if len(header.shape) != 4:
         return expected("Image", path, "four dimensions", f"shape {header.shape}",

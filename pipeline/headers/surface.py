@@ -17,26 +17,26 @@ from fmritok.pipeline.sources.files import open_binary, read_fully
 
 __all__ = ["SurfaceHeader", "raw_cifti_header", "read_cifti_header", "read_gifti_header"]
 
-#: Bytes in which the time axis of a CIFTI file usually lies.
+#: Bytes to read first: they usually contain the time axis of a CIFTI file.
 _CIFTI_START = 1 << 16
 _SERIES_FIELDS = ("SeriesExponent", "SeriesStep", "SeriesUnit", "NumberOfSeriesPoints")
-#: AFNI's time step of a GIFTI file, ms; with CDATA around the texts or without.
+#: AFNI's time step in a GIFTI file, ms; with or without CDATA.
 _TIME_STEP = re.compile(
     rb"TimeStep\s*(?:\]\]>)?\s*</Name>\s*<Value>\s*(?:<!\[CDATA\[)?\s*([\d.eE+-]+)"
 )
 
 
-#: Bytes that the extensions of a CIFTI file may take.
+#: Largest size of the extensions of a CIFTI file, bytes.
 _MOST_EXTENSIONS = 2**26
-#: Bytes of text that are searched at once, and that parts have in common: more than any tag.
+#: Size of the parts of a text that are searched, and their overlap, which is longer than any tag.
 _TEXT_PART, _TEXT_OVERLAP = 1 << 24, 1 << 12
-#: Bytes of a GIFTI file when it is unpacked.
+#: Largest decompressed size of a GIFTI file, bytes.
 _MOST_TEXT = 2**33
 
 
 @dataclass(frozen=True)
 class SurfaceHeader:
-    """What the header of a surface run says.
+    """Header of a surface run.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class SurfaceHeader:
     tr : float
         Repetition time, s; NaN if the file has none.
     questions : tuple of str
-        What is doubtful.
+        Doubts about the header.
     """
 
     n_frames: int
@@ -53,7 +53,7 @@ class SurfaceHeader:
 
 
 def read_cifti_header(path: Path) -> SurfaceHeader:
-    """Read frames and repetition time of a ``dtseries.nii``; its XML is searched, not parsed.
+    """Read frames and repetition time of a ``dtseries.nii``. Its XML is searched, not parsed.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def read_cifti_header(path: Path) -> SurfaceHeader:
     questions = []
     if fields["SeriesUnit"] != "SECOND":
         tr = math.nan
-        questions.append("the series is not counted in seconds: no repetition time")
+        questions.append("the series is not in seconds: no repetition time")
     if float(fields.get("SeriesStart", "0")) != 0:
         questions.append("the series begins at another time than 0 (SeriesStart): events are taken "
                          "to count from the first frame")  # fmt: skip
@@ -88,7 +88,7 @@ def read_cifti_header(path: Path) -> SurfaceHeader:
 
 
 def raw_cifti_header(start: bytes, path: Path) -> Any:
-    """Return the fields of the NIfTI-2 header of a CIFTI file, as nibabel has them.
+    """Parse the fields of the NIfTI-2 header of a CIFTI file with nibabel.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _series_fields(xml: bytes) -> dict[str, str]:
 
 
 def read_gifti_header(path: Path) -> SurfaceHeader:
-    """Read frames and repetition time of a GIFTI time series; its arrays are counted."""
+    """Read frames (the number of arrays) and repetition time of a GIFTI time series."""
     arrays, columns, step = 0, None, None
     with open_binary(path) as raw:
         file: Any = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
@@ -130,12 +130,10 @@ def read_gifti_header(path: Path) -> SurfaceHeader:
 
 
 def _overlapping(start: bytes, file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield parts of a text, its start first, and where in each what is new begins.
+    """Yield overlapping parts of a text, and the offset of the new bytes in each.
 
-    Each part has the end of the one before in front of it.
-
-    A match that begins in the common bytes has been seen if it was whole there: only those that
-    begin at or after the place yielded are new.
+    Each part begins with the end of the part before. Count only matches that begin at or after the
+    offset: earlier ones were whole in the part before.
     """
     before, done = b"", 0
     for part in chain([start], iter(lambda: file.read(_TEXT_PART), b"")):

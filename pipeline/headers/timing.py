@@ -1,6 +1,6 @@
-"""When the frames of a run were taken: what header, sidecars and cohort say, put together.
+"""Repetition time and start of runs, decided from headers, sidecars and the cohort.
 
-Tokens are frames at a constant repetition time, and events count from the first of them.
+Tokens need a constant repetition time. Onsets of events count from the first frame.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from fmritok.errors import expected
 __all__ = ["Seconds", "Sidecar", "lone_times", "read_sidecar", "repetition_time"]
 
 _NAN = float("nan")
-#: Repetition times outside of this are a mistake, s.
+#: Plausible repetition times, s.
 TR_RANGE_S = (0.1, 20.0)
-#: What tools write when they lose the repetition time, s.
+#: Default of tools that lose the repetition time, s.
 _LOST_TR = 1.0
-#: Relative differences between two repetition times that are no difference: of one run, where half
-#: a percent would be seconds at its end, and of scanners.
+#: Relative tolerances of repetition times: for one run (half a percent would be seconds at its
+#: end), and between scanners.
 _SAME, _SAME_SCANNER = 1e-3, 5e-3
-#: Distance of a frame from an even grid of times that is none, in repetition times.
+#: Tolerance of frame times on an even grid, in repetition times.
 _EVEN = 0.05
 _DISCARDED = ("NumberOfVolumesDiscardedByScanner", "NumberOfVolumesDiscardedByUser")
 _TIMES = ("VolumeTiming", "FrameTimesStart")
@@ -34,24 +34,24 @@ _TIMES = ("VolumeTiming", "FrameTimesStart")
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the sidecars of a run say of its times.
+    """Timing of a run from its sidecars.
 
     Attributes
     ----------
     path : Path, optional
-        The file that `tr` is from.
+        The file with `tr`.
     tr : float
-        Repetition time, s; NaN if they do not say. Not checked.
+        Repetition time, s; NaN if no sidecar has it. Not checked.
     start : float
-        Seconds from the beginning of the first volume to the time that the first frame stands for.
+        ``StartTime``: seconds from the start of the first volume to the time of the first frame.
     n_times : int
-        Frames whose times are listed; 0 if there is no list.
+        Number of listed frame times; 0 if there is no list.
     problem : str
         Why the run cannot be tokenized; empty if it can.
     questions : tuple of (Path, str)
-        What is doubtful.
+        Doubts about the files.
     of_events : tuple of (Path, str)
-        What is doubtful if the run has events.
+        Doubts that matter only if the run has events.
     """
 
     path: Path | None = None
@@ -65,16 +65,16 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class Seconds:
-    """The repetition time that a run is taken with.
+    """Chosen repetition time of a run.
 
     Attributes
     ----------
     tr : float
-        s; NaN if nobody knows it.
+        s; NaN if unknown.
     problem : str
         Why the run cannot be tokenized; empty if it can.
     questions : tuple of (Path, str)
-        What is doubtful.
+        Doubts about the files.
     """
 
     tr: float
@@ -92,26 +92,26 @@ def repetition_time(
     usual: Sequence[float] = (),
     instead: float = _NAN,
 ) -> Seconds:
-    """Decide the repetition time of a run.
+    """Choose the repetition time of a run.
 
-    What the user gives comes first, then the sidecar, then the header, then what the cohort
-    documents for such files; each only if it can be.
+    The first plausible value counts, in this order: given by the user, sidecar, header, documented
+    by the cohort.
 
     Parameters
     ----------
     header : float
-        What the header of the run's file says, s; NaN if nothing.
+        Repetition time in the header, s; NaN if missing.
     path : Path
-        The run's file.
+        File of the run.
     n_frames : int
-        Of that file; 0 if not known.
+        Frames of the file; 0 if unknown.
     given : float, optional
-        By the user, s.
+        Repetition time given by the user, s.
     sidecar : Sidecar, optional
     usual : sequence of float
-        The repetition times that scans of the cohort have, s; empty if not known.
+        Repetition times of the cohort's scans, s; empty if unknown.
     instead : float
-        What to take for a header's time that cannot be, s; NaN if not known.
+        Replacement for an implausible time in the header, s; NaN if unknown.
     """
     sidecar = sidecar or Sidecar()
     if sidecar.problem:
@@ -134,19 +134,19 @@ def repetition_time(
         return Seconds(sidecar.tr, _refusal(f"in {told}", sidecar.tr, advice))
     elif is_lost and not math.isnan(instead):
         tr = instead
-        questions.append((path, "the header's repetition time cannot be, or is the 1 s of tools "
+        questions.append((path, "the header's repetition time is impossible, or the 1 s of tools "
                           f"that lose it: the {tr:g} s of this cohort are used"))  # fmt: skip
     elif is_lost and _can_be(header):
         return Seconds(header, expected(
             "Repetition time", f"in {path}", f"{_or(usual)} s, as scans of this cohort have",
-            f"{header:g} s, as tools write that lose it",
+            f"{header:g} s, the default of tools that lose it",
             "Repair the header, or give it with --tr SECONDS.",
         ))  # fmt: skip
     elif _can_be(header):
         tr = header
         if not math.isnan(sidecar.tr):
-            questions.append((told, f"the sidecar's RepetitionTime of {sidecar.tr:g} s cannot "
-                              f"be{_unit(sidecar.tr)}: the header's is used"))  # fmt: skip
+            questions.append((told, f"the sidecar's RepetitionTime of {sidecar.tr:g} s is "
+                              f"impossible{_unit(sidecar.tr)}: the header's is used"))  # fmt: skip
     else:
         advice = f"Repair the header{_unit(header)}, or give it with --tr SECONDS."
         return Seconds(header, _refusal(f"in {path}", header, advice))
@@ -157,12 +157,12 @@ def repetition_time(
 
 
 def lone_times(runs: pd.DataFrame) -> list[tuple[Path, str]]:
-    """Question runs whose repetition time is not that of the other runs of their task.
+    """Question runs with another repetition time than the other runs of their task.
 
     Parameters
     ----------
     runs : pd.DataFrame
-        ``task, tr, path, problem``; of a cohort whose scans have no known repetition times.
+        ``task, tr, path, problem`` of a cohort without known repetition times.
     """
     found = []
     good = runs[runs["problem"] == ""]
@@ -170,26 +170,25 @@ def lone_times(runs: pd.DataFrame) -> list[tuple[Path, str]]:
         seconds = some["tr"].round(3)
         counts = seconds.value_counts()
         if len(counts) > 1:
-            # 1 s is also what several files may have lost theirs to
+            # several files may have the default of 1 s
             is_lost = (seconds == _LOST_TR) & (counts.idxmax() != _LOST_TR)
             lone = some[(seconds.map(counts) == 1) | is_lost]
-            found += [(Path(path), "a repetition time that other runs of its task do not have")
+            found += [(Path(path), "another repetition time than the other runs of its task")
                       for path in lone["path"]]  # fmt: skip
     return found
 
 
 def read_sidecar(fields: Mapping[str, tuple[Any, Path]]) -> Sidecar:
-    """Read the times in the sidecars of a BIDS run.
+    """Read the timing in the sidecars of a BIDS run.
 
-    ``VolumeTiming`` and ``FrameTimesStart`` list the times of frames, which have to be even.
-    ``StartTime`` is where slice timing correction has moved the first frame to. ``DelayTime`` is
-    part of ``RepetitionTime``, and volumes that were discarded lie before onset 0: they move
-    nothing.
+    ``VolumeTiming`` and ``FrameTimesStart`` list the times of frames; they must be evenly spaced.
+    ``StartTime`` is the time of the first frame after slice timing correction. ``DelayTime`` is
+    part of ``RepetitionTime``, and discarded volumes lie before onset 0: neither shifts onsets.
 
     Parameters
     ----------
     fields : mapping of str to (value, Path)
-        Fields that apply to the run, and the file that each is from.
+        Fields that apply to the run, each with its file.
     """
     questions: list[tuple[Path, str]] = []
 
@@ -242,7 +241,7 @@ def read_sidecar(fields: Mapping[str, tuple[Any, Path]]) -> Sidecar:
 def _contradictions(
     fields: Mapping[str, tuple[Any, Path]], tr: float, number: Any
 ) -> list[tuple[Path, str]]:
-    """Name what cannot be true of a repetition time."""
+    """Return contradictions between the repetition time and other fields."""
     found = []
     if number("DelayTime") >= tr:
         found.append((fields["DelayTime"][1], "DelayTime is as long as RepetitionTime, of which it "
@@ -257,7 +256,7 @@ def _contradictions(
 def _events(
     fields: Mapping[str, tuple[Any, Path]], tr: float, number: Any
 ) -> tuple[float, list[tuple[Path, str]]]:
-    """Return when the first frame is, and what is doubtful about onsets of events."""
+    """Return the time of the first frame, and doubts about onsets of events."""
     found = []
     for name in _DISCARDED:
         if number(name) > 0:
@@ -275,20 +274,19 @@ def _events(
         found.append((of, "StartTime is not within the first frame: it is not used"))
         return 0.0, found
     if start:
-        found.append((of, "onsets of events are less StartTime, so that they count from the first "
-                      "frame"))  # fmt: skip
+        found.append((of, "StartTime is subtracted from onsets of events"))
     return start, found
 
 
 def _times(value: Any, *, ordered: bool = True) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """Return a list of at least two numbers, which increase; None if it is none."""
+    """Return a value as a list of at least two increasing numbers; None if it is not one."""
     if not isinstance(value, list) or len(value) < 2:
         return None
     if not all(isinstance(x, int | float) for x in value):
         return None
     try:
         times = np.array([float(x) for x in value])
-    except OverflowError:  # JSON's integers have no limit
+    except OverflowError:  # JSON integers may be too large
         return None
     if not np.isfinite(times).all():
         return None
@@ -296,7 +294,7 @@ def _times(value: Any, *, ordered: bool = True) -> np.ndarray[Any, np.dtype[np.f
 
 
 def _settles(header: float, sidecar: float) -> bool:
-    """Tell whether a header's time can stand in for a sidecar's that cannot be."""
+    """Whether the time in the header can replace an implausible one in the sidecar."""
     meant = sidecar / 1000
     return _same(header, meant, _SAME) if _can_be(meant) else _can_be(header) and header != _LOST_TR
 
@@ -318,7 +316,7 @@ def _or(usual: Sequence[float]) -> str:
 
 
 def _unit(tr: float) -> str:
-    """Name the unit that a number is probably in."""
+    """Return a remark on the probable unit of a number."""
     if _can_be(tr / 1000):
         return " (these look like milliseconds)"
     return " (these look like seconds, taken for milliseconds)" if _can_be(tr * 1000) else ""

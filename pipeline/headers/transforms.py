@@ -1,8 +1,7 @@
-"""Where the voxels of a NIfTI file lie: which of its transforms is taken, and whether it can be.
+"""The affine of a NIfTI file: choose between its two transforms, and check the choice.
 
-A header has two transforms, ``sform`` and ``qform``, each with a code that names its space. A code
-of 0 means that the numbers mean nothing. The sform is taken where both have a code, as other
-readers do.
+A header has two transforms, ``sform`` and ``qform``, each with a code of its space. Code 0 means
+that the transform is not set. If both are set, the sform is used, as in other software.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ __all__ = ["Transform", "chosen_transform"]
 
 Affine = npt.NDArray[np.float64]
 
-#: What the codes of NIfTI say that a transform leads to.
+#: Spaces of NIfTI's transform codes.
 _SPACES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI", 5: "template"}
 _TALAIRACH = 3
-#: Codes of NIfTI's units of space, and what they are in mm; 0 is "not said".
+#: Millimetres per unit, by NIfTI's code of the unit of space; 0 is "unknown".
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
-#: Sizes that voxels of functional images can have, and the largest field of view, mm.
+#: Plausible voxel sizes of functional images, and the largest field of view, mm.
 _VOXEL_MM = (0.3, 12.0)
 _FIELD_OF_VIEW_MM = 600.0
-#: Below this volume of the unit directions, axes fall together.
+#: Smallest determinant of the unit directions. Below it, axes are linearly dependent.
 _LEAST_VOLUME = 0.5
-#: Differences between two transforms, in voxels: above the first they are named, above the second
-#: the file contradicts itself. Quaternions in float32 stay far below both.
+#: Differences between sform and qform, in voxels: above the first value they are reported, above
+#: the second the file is refused. Rounding of quaternions stays far below both.
 _NAMED_VOXELS, _REFUSED_VOXELS = 0.05, 0.5
 _PIXDIM_TOLERANCE = 0.01
 _REPAIR = "Write the transform again with the software that made the file, or leave the run out."
@@ -45,16 +44,16 @@ _REPAIR = "Write the transform again with the software that made the file, or le
 
 @dataclass(frozen=True)
 class Transform:
-    """The transform of a file that is used.
+    """Chosen transform of a file.
 
     Attributes
     ----------
     affine : np.ndarray of shape (4, 4)
         Voxel indices to mm.
     name : str
-        Which one it is, and its space: ``sform (MNI)``.
+        Transform and space, such as ``sform (MNI)``.
     questions : tuple of str
-        What is doubtful.
+        Doubts about the header.
     """
 
     affine: Affine
@@ -63,21 +62,21 @@ class Transform:
 
 
 def chosen_transform(header: Any, shape: Sequence[int], path: Path) -> Transform:
-    """Choose the transform of a NIfTI header, and check that it can be one of a brain image.
+    """Choose the transform of a NIfTI header, and check that it is plausible for a brain image.
 
     Parameters
     ----------
     header : nibabel.Nifti1Header
     shape : sequence of int
-        Of one volume.
+        Shape of one volume.
     path : Path
-        Of the file, for errors.
+        File name for errors.
 
     Raises
     ------
     RunError
-        If no transform is known, or it is singular, of impossible size, or contradicted by the
-        other one.
+        If no transform is set, or it is singular, has implausible voxel sizes, or contradicts the
+        other transform.
     """
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     questions = [
@@ -90,13 +89,13 @@ def chosen_transform(header: Any, shape: Sequence[int], path: Path) -> Transform
     if not known:
         raise _refusal(
             path, "an sform_code or qform_code of 1 to 5",
-            f"{codes['sform']} and {codes['qform']}: nobody knows where its voxels lie",
+            f"{codes['sform']} and {codes['qform']}: the position of its voxels is unknown",
             "Write the transform again, as with fslorient or 3drefit, if you know it for sure.",
         )  # fmt: skip
     name = known[0]
     affine = _matrix(header, name)
     if isinstance(affine, str):
-        raise _refusal(path, "a transform that can be read", f"{affine} in its {name}", _REPAIR)
+        raise _refusal(path, "a valid transform", f"{affine} in its {name}", _REPAIR)
     questions += _contradictions(header, known, affine, shape, path)
     sizes = _sizes(affine)
     if name == "sform":
@@ -117,33 +116,33 @@ def chosen_transform(header: Any, shape: Sequence[int], path: Path) -> Transform
 
 
 def _tidy(header: Any) -> None:
-    """Set what NIfTI lets mean the same, as readers take it: pixdim[0] of 0, negative sizes."""
+    """Normalize equivalent values of a header: pixdim[0] of 0, negative sizes."""
     if header["pixdim"][0] == 0:
         header["pixdim"][0] = 1
     header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
 
 
 def _matrix(header: Any, name: str) -> Affine | str:
-    """Return a transform as the header has it, or why it is none."""
+    """Return a transform of the header, or the reason why it is invalid."""
     qfac = float(header["pixdim"][0])
     if name == "qform" and qfac not in (-1, 1):
-        return f"{qfac:g} as pixdim[0] (1 or -1, which way it turns)"
+        return f"{qfac:g} as pixdim[0], which must be 1 or -1"
     try:
         affine = np.asarray(getattr(header, f"get_{name}")(), np.float64)
     except (HeaderDataError, ValueError, ArithmeticError):
-        return "a quaternion that is none"
+        return "an invalid quaternion"
     if not all(map(math.isfinite, affine.ravel().tolist())):
         return "NaN or infinite numbers"
     volume = math.prod(_sizes(affine))
     if volume == 0 or abs(_determinant(affine)) < _LEAST_VOLUME * volume:
-        return "axes that fall together"
+        return "linearly dependent axes"
     return affine
 
 
 def _contradictions(
     header: Any, known: list[str], affine: Affine, shape: Sequence[int], path: Path
 ) -> list[str]:
-    """Compare both transforms, where both have a code."""
+    """Compare both transforms if both are set."""
     if len(known) < 2:
         return []
     other = _matrix(header, "qform")
@@ -158,12 +157,12 @@ def _contradictions(
         got = "one that mirrors the other" if is_mirrored else f"two that lie {gap:.1f} mm apart"
         raise _refusal(path, "an sform and a qform that agree", got, _REPAIR)
     if voxels > _NAMED_VOXELS:
-        return ["sform and qform lead to different places: the sform is used"]
+        return ["sform and qform differ: the sform is used"]
     return []
 
 
 def _check_sizes(sizes: Sequence[float], shape: Sequence[int], path: Path) -> None:
-    """Refuse voxels and fields of view, mm, that no image of a head has."""
+    """Refuse implausible voxel sizes and fields of view, mm."""
     step = "Correct the header's transform, or its unit (xyzt_units)."
     if min(sizes) < _VOXEL_MM[0] or max(sizes) > _VOXEL_MM[1]:
         got = " x ".join(f"{size:.3g}" for size in sizes)
@@ -177,7 +176,7 @@ def _check_sizes(sizes: Sequence[float], shape: Sequence[int], path: Path) -> No
 
 
 def _sizes(affine: Affine) -> list[float]:
-    """Return the voxel sizes; plain numbers, as arrays of three are slow."""
+    """Return the voxel sizes as plain numbers: small arrays are slow."""
     return [math.hypot(*column) for column in affine[:3, :3].T.tolist()]
 
 

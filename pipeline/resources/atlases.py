@@ -1,4 +1,4 @@
-"""Put published atlases together from their files, as the table that ``network`` reads."""
+"""Build the tables of published atlases for the ``network`` tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SEMANTOKS", "build_semantoks_atlas"]
 
 #: Name of the atlas of Brain-Semantoks (arXiv 2512.11582).
 SEMANTOKS = "schaefer400-tian50-buckner7"
-#: Parcels of each network: Schaefer 2018 in the 7-network order, Tian S3, Buckner 2011.
+#: Published number of parcels per network: Schaefer 2018 (7 networks), Tian S3, Buckner 2011.
 _COUNTS = {"Vis": 61, "SomMot": 77, "DorsAttn": 46, "SalVentAttn": 47, "Limbic": 26, "Cont": 52,
            "Default": 91, "Subcortex": 50, "Cerebellum": 7}  # fmt: skip
 
@@ -32,11 +32,11 @@ def build_semantoks_atlas(
     Parameters
     ----------
     folder : Path
-        Where ``atlas.tsv`` and copies of the images go.
+        Output folder for ``atlas.tsv`` and copies of the images.
     cortex_and_subcortex : Path
         Label image of Schaefer 400 (7-network order) with Tian S3.
     labels : Path
-        Its names: one line with a name, one with the label and a colour, and so on.
+        Label names of that image: lines with a name and lines with label and colour, in turn.
     cerebellum : Path
         Label image of Buckner's 7 networks.
     cifti : Path, optional
@@ -45,12 +45,12 @@ def build_semantoks_atlas(
     Returns
     -------
     Path
-        Of the table.
+        Path of the table.
 
     Raises
     ------
     AtlasError
-        If the names cannot be read, or the networks do not have the published numbers of parcels.
+        If the names cannot be read, or numbers of parcels differ from the published ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""What ``fmritok fetch`` brings from the network: pinned files, checked by their digests."""
+"""Downloads of ``fmritok fetch``: pinned files, checked by their sha256."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.pipeline.resources.atlases import build_semantoks_atlas
+from fmritok.progress import report
 
 __all__ = ["fetch_adhd200_sample", "fetch_atlas", "fetch_template"]
 
+#: Bytes of a download that are read at once.
+_BLOCK = 1 << 20
 _GITHUB = "https://raw.githubusercontent.com"
 _TIAN = (
     f"{_GITHUB}/yetianmed/subcortex/62751401be0dba587442799748a886d5d87b8364"
@@ -32,12 +35,12 @@ _STEM = "Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3"
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file on the network, and what it has to be.
+    """A file on the network with its expected checksum.
 
     Attributes
     ----------
     name : str
-        What it is called here.
+        Local file name.
     url, sha256 : str
     """
 
@@ -46,12 +49,12 @@ class PinnedFile:
     sha256: str
 
     def bring(self, folder: Path, source: Path | None) -> Path:
-        """Download the file, or copy it from a folder that has it, and check it.
+        """Download the file or copy it from a folder, and compare its checksum.
 
         Raises
         ------
         FmritokError
-            If it cannot be had, or is another file.
+            If the file is not available, or its checksum differs.
         """
         folder.mkdir(parents=True, exist_ok=True)
         target, partial = folder / self.name, folder / f".{self.name}.partial"
@@ -60,7 +63,10 @@ class PinnedFile:
                 shutil.copyfile(source / self.name, partial)
             else:
                 with urlopen(self.url, timeout=60) as answer, partial.open("wb") as file:
-                    shutil.copyfileobj(answer, file)
+                    total = int(answer.headers.get("Content-Length") or 0)
+                    while block := answer.read(_BLOCK):
+                        file.write(block)
+                        report(file.tell() / 1e6, total / 1e6, "MB")
         except (OSError, URLError) as error:
             partial.unlink(missing_ok=True)
             raise FmritokError(
@@ -135,37 +141,37 @@ _TEMPLATE = {
 
 
 def fetch_atlas(out: Path, cerebellum: Path, source: Path | None = None) -> Path:
-    """Bring Schaefer 400 and Tian S3, and put the atlas of 457 parcels together.
+    """Fetch Schaefer 400 and Tian S3, and build the atlas of 457 parcels.
 
     Parameters
     ----------
     out : Path
     cerebellum : Path
-        Label image of Buckner's 7 cerebellar networks in MNI space, from FreeSurfer's pages.
+        Label image of Buckner's 7 cerebellar networks in MNI space, from FreeSurfer's website.
     source : Path, optional
-        Folder that has the files already; nothing is downloaded then.
+        Folder with the files. Nothing is downloaded then.
 
     Returns
     -------
     Path
-        Of the table, for ``network.atlas``.
+        Path of the table, for ``network.atlas``.
     """
     if not cerebellum.is_file():
-        raise FmritokError(
+        raise wrong_usage(FmritokError(
             expected("Label image", cerebellum, "Buckner's 7 networks of the cerebellum",
                      "no such file", "Get it from FreeSurfer's page of Buckner 2011.")
-        )  # fmt: skip
+        ))  # fmt: skip
     files = {role: pinned.bring(out / "files", source) for role, pinned in _ATLAS.items()}
     return build_semantoks_atlas(out, cerebellum=cerebellum, **files)
 
 
 def fetch_template(out: Path, source: Path | None = None) -> Path:
-    """Bring the fs_LR 32k flat maps and middle surfaces, for CIFTI data.
+    """Fetch the fs_LR 32k flat maps and midthickness surfaces, for CIFTI data.
 
     Returns
     -------
     Path
-        Of ``template.yaml``, for ``flatmap.template``.
+        Path of ``template.yaml``, for ``flatmap.template``.
     """
     import yaml
 
@@ -189,7 +195,7 @@ def fetch_adhd200_sample(out: Path) -> Path:
 
     try:
         fetch_adhd(n_subjects=40, data_dir=out, verbose=1)
-    except Exception as error:  # requests' and tarfile's errors come through
+    except Exception as error:  # errors of requests and tarfile
         raise FmritokError(
             expected("Sample of ADHD-200", "of nilearn", "an answer of its servers",
                      f"{type(error).__name__}: {error}", "Run this where there is a network.")

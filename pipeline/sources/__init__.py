@@ -1,1 +1,1 @@
-"""Read the samples of a run: once, forward, whatever kind of file holds them."""
+"""Sources: the samples of runs from NIfTI, CIFTI and GIFTI files, read once and forward."""

@@ -1,4 +1,4 @@
-"""Check the values of a run while it is read: what is no intensity is refused, never a zero."""
+"""Checks of the values of a run while it is read. Invalid values are errors, never zeros."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["checked_blocks"]
 
 Block = npt.NDArray[Any]
 
-#: Magnitudes that float32, in which runs are worked on, can hold.
+#: Range of magnitudes of float32, the type in which runs are processed.
 _FLOAT32 = (float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max))
-#: Share of a run's values at the largest number of an integer type above which they are clipped.
+#: Share of values at the limit of an integer type above which a run counts as clipped.
 _CLIPPED = 1e-3
 
 
 def checked_blocks(source: RunSource, path: str) -> Iterator[Block]:
-    """Yield a run's blocks, and refuse values that cannot be a run's.
+    """Yield the blocks of a run, and refuse invalid values.
 
-    Samples that are NaN in every frame are places without data, as fMRIPrep's medial wall and
-    SPM's background: they become 0. NaN in some frames only is damage.
+    Samples that are NaN in all frames have no data, such as fMRIPrep's medial wall and SPM's
+    background. They become 0. Samples that are NaN in some frames are damage.
 
     Raises
     ------
     RunError
-        If values are infinite, or NaN in some frames; beyond float32; clipped; the same in all
-        places of a frame; or do not vary over time, in the run or in one hemisphere.
+        If values are infinite, NaN in some frames, beyond float32, clipped, equal in a whole frame,
+        or constant over time in the run or in one hemisphere.
     """
     checks = _Checks(source, path)
     blocks = source.blocks()
@@ -46,7 +46,7 @@ def checked_blocks(source: RunSource, path: str) -> Iterator[Block]:
 
 
 class _Checks:
-    """What is known of a run's values, block by block."""
+    """State of the checks of a run, updated block by block."""
 
     def __init__(self, source: RunSource, path: str) -> None:
         self._source, self._path = source, path
@@ -56,13 +56,13 @@ class _Checks:
         self._constant: tuple[int, float] | None = None
         self._at_limit = self._values = 0
         self._low, self._high = np.inf, -np.inf
-        #: Samples that were NaN in all frames, and in some, so far.
+        #: Samples that were NaN in all frames so far, and in some frames.
         self._always: npt.NDArray[np.bool_] | None = None
         self._ever: npt.NDArray[np.bool_]
         self._first_damaged = 0
 
     def checked(self, block: Block) -> Block | None:
-        """Return a block with 0 where there is no data; None if NaN come and go."""
+        """Return a block with 0 for samples without data; None if NaN are in some frames only."""
         if block.dtype.kind == "f":
             filled = self._without_nan(block)
             if filled is None:
@@ -80,7 +80,7 @@ class _Checks:
         return block
 
     def refuse_damage(self, blocks: Iterator[Block]) -> None:
-        """Count the damaged samples to the end of the run, and refuse it."""
+        """Read the run to its end, count its damaged samples, and refuse it."""
         for block in blocks:
             self._count_nan(np.isnan(block))
         assert self._always is not None
@@ -96,7 +96,7 @@ class _Checks:
         )  # fmt: skip
 
     def finish(self) -> None:
-        """Check what only the whole run can tell."""
+        """Run the checks that need the whole run."""
         if self._first is None or not self._varies.any():
             zero = self._first is None or not np.any(self._first != self._zero)
             got = "nothing but 0" if zero else "the same in every frame"
@@ -107,14 +107,14 @@ class _Checks:
         if self._constant is not None:
             frame, value = self._constant
             raise self._refusal(
-                f"Frame {frame} of", "intensities that differ between places",
+                f"Frame {frame} of", "intensities that differ within a frame",
                 f"{value:g} in all of them", "Repair the run, or leave it out.",
             )  # fmt: skip
         self._refuse_unless(self._largest >= _FLOAT32[0])
         if self._at_limit > _CLIPPED * self._values:
             limits = np.iinfo(self._source.dtype)
             raise self._refusal(
-                "Run", "intensities that its integers can hold",
+                "Run", "intensities within the range of its integers",
                 f"{self._at_limit / self._values:.1%} of them at {limits.min} or {limits.max}",
                 "They were clipped: convert the run again, to float32.",
             )  # fmt: skip
@@ -122,7 +122,7 @@ class _Checks:
 
     def _without_nan(self, block: Block) -> Block | None:
         none_before = self._always is None or not self._always.any()
-        with np.errstate(over="ignore"):  # then each value is looked at
+        with np.errstate(over="ignore"):  # then every value is checked
             total = block.sum(dtype=np.float64)
         if none_before and np.isfinite(total):
             self._always = self._ever = np.zeros(block.shape[1], bool)
@@ -159,13 +159,13 @@ class _Checks:
             limits = np.iinfo(block.dtype)
             if high.max() == limits.max:
                 self._at_limit += int((block == limits.max).sum())
-            # with a slope, the smallest number is what tools make of the smallest value
+            # with a slope, tools map the smallest value to the smallest integer
             is_plain = self._source.slope == 1 and self._source.intercept == 0
             if is_plain and limits.min < 0 and low.min() == limits.min:
                 self._at_limit += int((block == limits.min).sum())
 
     def _compare(self, block: Block) -> None:
-        """Note which samples vary; as float32 where the type is wider, as they are worked on."""
+        """Update the mask of samples that vary, compared as float32 for wider types."""
         if block.dtype.itemsize > 4 or block.dtype.kind in "iu" and block.dtype.itemsize == 4:
             with np.errstate(over="ignore"):
                 block = block.astype(np.float32)
@@ -177,7 +177,7 @@ class _Checks:
 
     @property
     def _largest(self) -> float:
-        """The largest magnitude until now, as the file means it."""
+        """The largest magnitude so far, with slope and intercept applied."""
         largest = max(abs(float(self._low)), abs(float(self._high)))
         return largest * abs(self._source.slope) + abs(self._source.intercept)
 

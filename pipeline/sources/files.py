@@ -1,4 +1,4 @@
-"""Open files as streams of bytes: plain, compressed, or members of zip files."""
+"""Byte streams of files: plain, compressed, or members of zip files."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ __all__ = [
 
 #: Exceptions that mean a damaged file.
 _DAMAGE = (OSError, EOFError, zlib.error)
-#: What zipfile and its decompressors raise for members that they cannot read: encrypted ones
-#: (RuntimeError), unknown compression (NotImplementedError), sizes and places that cannot be.
+#: Exceptions of zipfile for unreadable members: encrypted ones (RuntimeError), unknown compression
+#: (NotImplementedError), impossible sizes and offsets.
 _ZIP_DAMAGE = (
     RuntimeError, ValueError, OverflowError, EOFError, zlib.error, lzma.LZMAError, struct.error,
     zipfile.BadZipFile, zipfile.LargeZipFile,
 )  # fmt: skip
-#: The most that deflate can pack into a byte.
+#: Largest compression ratio of deflate.
 _MOST_DEFLATED = 1032
-#: Bytes that are asked of a stream at once: what is claimed may be more than there is.
+#: Bytes per read of a stream. Headers may claim more bytes than there are.
 _PART = 1 << 24
-#: Bytes after the data that a header tells of, which a file may have all the same.
+#: Bytes that a file may have after its data.
 _SMALL_REST = 1 << 26
 
 
 def split_zip(path: Path) -> tuple[Path, str]:
-    """Split a path that passes through a zip file as if that were a folder.
+    """Split a path into a zip file and a member, as if the zip file were a folder.
 
     Returns
     -------
@@ -57,14 +57,14 @@ def split_zip(path: Path) -> tuple[Path, str]:
 
 @contextmanager
 def open_binary(path: Path) -> Iterator[IO[bytes]]:
-    """Open a regular file, or a member of a zip file, as it is stored.
+    """Open a regular file, or a member of a zip file, without decompressing ``.gz``.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file or member.
     OSError
-        If it is a FIFO, a socket or a device: these are never opened.
+        If it is a FIFO, a socket or a device. These are never opened.
     ZipError
         If the zip file is damaged, or the member encrypted or compressed in an unknown way.
     """
@@ -103,12 +103,12 @@ def read_small(path: Path, at_most: int, archive: zipfile.ZipFile | None = None)
     path : Path
     at_most : int
     archive : zipfile.ZipFile, optional
-        The zip file that the path leads through, if it is open already.
+        The zip file of the path, if it is open already.
 
     Raises
     ------
     OSError
-        As :func:`open_binary`, or if there are more bytes than ``at_most``; no more are read.
+        As :func:`open_binary`, or if the file is larger than ``at_most``.
     """
     member = path.relative_to(str(archive.filename)).as_posix() if archive else ""
     opened = _open_member(archive, path, member) if archive else open_binary(path)
@@ -120,9 +120,9 @@ def read_small(path: Path, at_most: int, archive: zipfile.ZipFile | None = None)
 
 
 def check_room(path: Path, n_bytes: int, what: str) -> None:
-    """Refuse what a header claims if no memory of this machine could hold it.
+    """Refuse a file if its header claims more bytes than this machine's total memory.
 
-    What is short only now is the machine's fault, and not the run's.
+    The total memory counts, not the free one: a temporary shortage is not the fault of the run.
 
     Raises
     ------
@@ -137,9 +137,10 @@ def check_room(path: Path, n_bytes: int, what: str) -> None:
 
 
 def check_claim(path: Path, n_bytes: int) -> None:
-    """Refuse a file that cannot hold half of what its header claims, however it is compressed.
+    """Refuse a file that is too small for half of the data that its header claims.
 
-    One that is cut off later is read as far as it goes: its error then names the frame.
+    Even the largest compression ratio is allowed for. A file truncated later is read up to that
+    point; its error then names the frame.
 
     Raises
     ------
@@ -156,9 +157,9 @@ def check_claim(path: Path, n_bytes: int) -> None:
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Return a file's bytes and its time of change, ns since 1970.
+    """Return the size of a file in bytes, and its modification time, ns since 1970.
 
-    Of a member of a zip file: its unpacked bytes, and the time of the zip file.
+    For a member of a zip file: its decompressed size, and the time of the zip file.
 
     Raises
     ------
@@ -174,13 +175,13 @@ def file_stamp(path: Path) -> tuple[int, int]:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hex digest of a file's bytes, or of a member of a zip file."""
+    """Return the sha256 of a file, or of a member of a zip file, in hex."""
     with open_binary(path) as raw:
         return hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 class HashedFile:
-    """A file that is read forward, decompressed if its name ends in ``.gz``, and hashed as stored.
+    """A file that is read forward and hashed. ``.gz`` is decompressed; the stored bytes are hashed.
 
     Attributes
     ----------
@@ -203,12 +204,12 @@ class HashedFile:
         return read_fully(self._file, size)
 
     def finish(self) -> None:
-        """Read to the end, where gzip keeps its checksum, and take the digest.
+        """Read to the end (gzip has its checksum there), and compute the digest.
 
         Raises
         ------
         EOFError
-            If far more follows than was read by its header.
+            If much more data follow than the header claims.
         """
         rest = 0
         while part := self._file.read(1 << 20):
@@ -234,9 +235,9 @@ class _Hashing(io.RawIOBase):
 
 
 def read_fully(file: Any, size: int) -> bytes:
-    """Read ``size`` bytes from a stream that may give less at a time; fewer only at its end.
+    """Read ``size`` bytes from a stream, in several reads if needed; fewer only at its end.
 
-    No memory is taken for bytes that are not there.
+    Memory grows with the bytes read, not with ``size``.
     """
     parts, left = [], size
     while left > 0:
@@ -249,7 +250,7 @@ def read_fully(file: Any, size: int) -> bytes:
 
 
 class ZipError(OSError):
-    """A zip file, or a member of it, cannot be read; the text says why."""
+    """An unreadable zip file or member. The text gives the reason."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         text = f"{str(error) or type(error).__name__} ({path.name})"
@@ -258,7 +259,7 @@ class ZipError(OSError):
 
 
 class _Member(io.RawIOBase):
-    """A member of a zip file, whose damage is always a :class:`ZipError`."""
+    """A member of a zip file. Any damage raises :class:`ZipError`."""
 
     def __init__(self, member: IO[bytes], path: Path) -> None:
         self._member, self._path = member, path
@@ -280,7 +281,7 @@ def _zip_damage(path: Path) -> Iterator[None]:
     except _ZIP_DAMAGE as error:
         raise ZipError(path, error) from error
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # a place in the file that cannot be
+        if error.errno not in (None, errno.EINVAL):  # an impossible offset
             raise
         raise ZipError(path, error) from error
 
@@ -303,15 +304,15 @@ def _member(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInf
 
 @contextmanager
 def damage_named(path: Path, wanted: str, progress: Any = None) -> Iterator[None]:
-    """Turn what a damaged file raises into one error about the run.
+    """Turn the exceptions of a damaged file into one error about the run.
 
     Parameters
     ----------
     path : Path
     wanted : str
-        What was expected of the file.
+        Expected content of the file.
     progress : callable, optional
-        Returns what was read until then, in words.
+        Returns a description of the data read so far.
     """
     try:
         yield

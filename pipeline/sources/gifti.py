@@ -1,4 +1,4 @@
-"""Parse GIFTI files; no array is unpacked to more than its dimensions tell of."""
+"""Parse GIFTI files. No array is decompressed beyond the size given by its dimensions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["parse_gifti"]
 
 
 def parse_gifti(data: bytes, path: Path) -> Any:
-    """Return an image of nibabel from the bytes of a GIFTI file.
+    """Parse the bytes of a GIFTI file to a nibabel image.
 
     Parameters
     ----------
     data : bytes
     path : Path
-        Its name in errors.
+        File name for errors.
 
     Raises
     ------
     RunError
         If an array is larger than memory.
     ValueError
-        If an array unpacks to another size than its dimensions tell of. nibabel and expat raise
-        further kinds for damaged files.
+        If the decompressed size of an array does not fit its dimensions. nibabel and expat raise
+        further exceptions for damaged files.
     """
     from nibabel.gifti.parse_gifti_fast import GiftiImageParser
     from nibabel.gifti.util import gifti_encoding_codes
@@ -52,7 +52,7 @@ def parse_gifti(data: bytes, path: Path) -> Any:
 
 
 def _refuse_other_size(text: str, size: int) -> None:
-    """Unpack an array up to one byte more than it should have."""
+    """Check the decompressed size of an array; decompress at most one byte too many."""
     found = len(zlib.decompressobj().decompress(base64.b64decode(text), size + 1))
     if found != size:
         more = "more than " if found > size else ""

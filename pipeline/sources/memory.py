@@ -1,4 +1,4 @@
-"""Runs that are in memory: nibabel images, volumes and time courses as arrays."""
+"""Sources in memory: nibabel images, and arrays of volumes or time courses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MemorySource:
 
 
 def space_of_samples(n_samples: int) -> SurfaceSpace | None:
-    """Return the surfaces that have so many vertices, left ones first; None if none has."""
+    """Return the surface space with this number of samples, left first; None if unknown."""
     half, odd = divmod(n_samples, 2)
     if odd or half not in MESHES:
         return None
@@ -65,7 +65,7 @@ def files_of(
     tr: float | None = None,
     scratch: Path | None = None,
 ) -> Iterator[RunFiles]:
-    """Give the files of a run; what is in memory is written to a scratch folder meanwhile.
+    """Provide the files of a run. Images and arrays are written to a temporary folder.
 
     Parameters
     ----------
@@ -73,16 +73,16 @@ def files_of(
     right, warp, mask : path, optional
         See :class:`fmritok.pipeline.sources.opening.RunFiles`.
     affine : array of shape (4, 4), optional
-        Voxel indices to mm; needed by an array.
+        Voxel indices to mm; required for an array.
     tr : float, optional
-        Seconds between frames; needed by an array.
+        Seconds between frames; required for an array.
     scratch : Path, optional
-        Folder for the file; default: the system's.
+        Folder for the file. Default: the system's temporary folder.
 
     Raises
     ------
     RunError
-        If an array comes without its affine or its repetition time, or is no series of volumes.
+        If an array has no affine or repetition time, or is not a series of volumes.
     """
     more = {name: "" if path is None else str(path)
             for name, path in (("right", right), ("warp", warp), ("mask", mask))}  # fmt: skip
@@ -117,7 +117,7 @@ def _image_of(values: npt.NDArray[Any], affine: npt.ArrayLike | None, tr: float 
         )  # fmt: skip
     assert affine is not None
     assert tr is not None
-    # float32 keeps integers up to 2**24 exactly; NIfTI has no type for float16 and booleans
+    # float32 holds integers up to 2**24 exactly; NIfTI has no float16 and no booleans
     dtype = values.dtype if values.dtype.kind in "iuf" and values.itemsize in (2, 4) else np.float32
     dtype = np.float32 if values.dtype == np.float16 else dtype
     image = nib.Nifti1Image(values.astype(dtype, copy=False), np.asarray(affine, np.float64))

@@ -1,4 +1,4 @@
-"""Choose how a run's file is read."""
+"""Open a run: choose the source class for its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["RunFiles", "RunSource", "open_run", "source_sha256"]
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of one run, as text that travels well; empty where there is none.
+    """Files of one run as text, which pickles well; empty for files that the run does not have.
 
     Attributes
     ----------
@@ -46,13 +46,13 @@ class RunSource(Protocol):
 
     @property
     def space(self) -> SampleSpace:
-        """What a sample is, once `to_space` was applied."""
+        """Sample space, after `to_space` is applied."""
 
     @property
     def to_space(self) -> SparseMap | None:
-        """How stored samples become those of `space`; None if they are the same.
+        """Map from stored samples to the samples of `space`; None if they are the same.
 
-        It stays a matrix, so that a tokenizer's own can be multiplied with it once per run.
+        A tokenizer multiplies this matrix with its own once per run.
         """
 
     @property
@@ -61,26 +61,26 @@ class RunSource(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values of blocks."""
+        """Data type of blocks."""
 
     @property
     def slope(self) -> float:
-        """With ``intercept``: what a stored value means is ``slope * value + intercept``."""
+        """Slope of intensities: ``intensity = slope * stored + intercept``."""
 
     @property
     def intercept(self) -> float:
-        """See ``slope``."""
+        """Intercept of intensities; see ``slope``."""
 
     @property
     def description(self) -> str:
-        """What was done to the samples on reading, in words; empty if nothing."""
+        """Description of the processing while reading; empty if none."""
 
     @property
     def source_sha256(self) -> str:
-        """Hex digest of the stored bytes, once all blocks were read."""
+        """Hex digest of the stored bytes; available after all blocks were read."""
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield stored values (n_frames, stored samples)."""
+        """Yield blocks of stored values, shape (n_frames, n_stored_samples)."""
 
 
 def open_run(files: RunFiles) -> RunSource:
@@ -89,7 +89,7 @@ def open_run(files: RunFiles) -> RunSource:
     Raises
     ------
     RunError
-        If its header is unreadable, or its files do not belong together.
+        If the header is unreadable, or the files of the run do not match.
     """
     path = Path(files.path)
     if path.name.endswith(".dtseries.nii"):
@@ -116,16 +116,16 @@ def open_run(files: RunFiles) -> RunSource:
 
 
 def source_sha256(files: RunFiles, *, data: str = "") -> str:
-    """Return the digest of everything that a run is made from.
+    """Return the digest of all files of a run.
 
-    It is the sha256 of the run's file where that is all; else that of the digests of the data, the
-    mask and the warp, one after another.
+    For a single file: its sha256. With a mask or a warp: the sha256 of the concatenated digests of
+    data, mask and warp.
 
     Parameters
     ----------
     files : RunFiles
     data : str
-        Digest of the data where they were read already (`RunSource.source_sha256`).
+        Digest of the data, if they were read already (`RunSource.source_sha256`).
     """
     if not data:
         data = file_sha256(Path(files.path))

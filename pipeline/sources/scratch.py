@@ -1,4 +1,4 @@
-"""Large working arrays that live in an unnamed file, so that memory stays bounded."""
+"""Large arrays in unnamed temporary files, to bound memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import MachineError, expected
+from fmritok.errors import MachineError, expected, wrong_usage
 
 __all__ = ["ScratchArray", "check_scratch"]
 
 
 class ScratchArray:
-    """An array in a temporary file that vanishes with the process, however that ends.
+    """An array in a temporary file. The file is gone when the process ends, even if it is killed.
 
-    It is read and written by slices of its first axis. The file is not mapped: mapped pages would
-    count as the process's memory, over which a cluster kills its workers.
+    Read and write slices of the first axis. The file is not memory-mapped: mapped pages would count
+    as memory of the process, and clusters kill workers above their memory limit.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class ScratchArray:
     Raises
     ------
     OSError
-        ``ENOSPC`` if the disk has no room: the space is reserved at once.
+        ``ENOSPC`` if the disk is full. The space is reserved in the constructor.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ScratchArray:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 self._file.close()
                 raise
-            os.ftruncate(self._file.fileno(), size)  # a file system that cannot reserve
+            os.ftruncate(self._file.fileno(), size)  # a file system without fallocate
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -76,12 +76,12 @@ class ScratchArray:
             waiting, offset = waiting[count:], offset + count
 
     def close(self) -> None:
-        """Give the space back."""
+        """Free the disk space."""
         self._file.close()
 
 
 def check_scratch(folder: Path | None) -> None:
-    """Check that working files can be made before anything depends on it.
+    """Check early that temporary files can be created.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def check_scratch(folder: Path | None) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0")
     except OSError as error:
-        raise MachineError(
+        raise wrong_usage(MachineError(
             expected("Scratch folder", folder or "for temporary files",
                      "a folder that exists and can be written to", error,
                      "Make it, or choose another with --scratch.")
-        ) from error  # fmt: skip
+        )) from error  # fmt: skip

@@ -1,4 +1,4 @@
-"""Surface runs: CIFTI dense time series, and pairs of GIFTI files."""
+"""Sources of surface runs: CIFTI dense time series, and pairs of GIFTI files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MM_EXPONENT = -3
 
 
 class _LoadedSource(ABC):
-    """A run that lies in memory whole: its files keep each sample's time course together."""
+    """A run loaded to memory as a whole: its files store time courses sample by sample."""
 
     slope, intercept = 1.0, 0.0
     description = ""
@@ -74,7 +74,7 @@ class CiftiSource(_LoadedSource):
     Raises
     ------
     RunError
-        If it is no dense time series, or damaged.
+        If it is not a dense time series, or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -167,7 +167,7 @@ class GiftiSource(_LoadedSource):
 
 
 def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
-    """Return values (n_frames, n_vertices) and the digest of the stored bytes."""
+    """Return the values, shape (n_frames, n_vertices), and the digest of the stored bytes."""
     with damage_named(path, "a GIFTI time series"), open_binary(path) as raw:
         file = HashedFile(raw, path)
         parts: list[bytes] = []
@@ -181,7 +181,7 @@ def _load_gifti(path: Path) -> tuple[npt.NDArray[np.float32], str]:
             arrays = [_real(array.data) for array in image.darrays]
     except RunError:
         raise
-    except Exception as error:  # nibabel lets expat's, zlib's and its own errors through
+    except Exception as error:  # nibabel raises its own errors and those of expat and zlib
         raise RunError(
             expected("Run file", path, "a whole GIFTI file", f"{type(error).__name__}: {error}",
                      "Copy or download it again, then rerun the same command.")
@@ -210,7 +210,7 @@ def _name_of_mesh(n_vertices: int) -> str:
 
 
 def _in_mm(axes: Any) -> Any:
-    """Return the axis of places of a CIFTI file, its voxels in mm: nibabel leaves the unit out."""
+    """Return the spatial axis of a CIFTI file with voxels in mm: nibabel ignores the unit."""
     models = axes.get_axis(1)
     volume = axes.matrix.get_index_map(1).volume
     if volume is not None and models.affine is not None:
@@ -222,7 +222,7 @@ def _in_mm(axes: Any) -> Any:
 
 
 def _cifti_xml(extensions: bytes) -> bytes:
-    """Return the XML among a NIfTI header's extensions."""
+    """Return the CIFTI XML from the extensions of a NIfTI header."""
     place = 0
     while place + 8 <= len(extensions):
         size = int.from_bytes(extensions[place : place + 4], "little")

@@ -1,4 +1,4 @@
-"""NIfTI volumes, streamed forward in blocks of frames as the file stores them."""
+"""Source of NIfTI volumes, streamed forward in blocks of frames."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _GZIP_WINDOW = 31  # zlib's, with the header of gzip
 
 
 class VolumeSource:
-    """The frames of one NIfTI file, decompressed once.
+    """Frames of one NIfTI file, decompressed once.
 
     Parameters
     ----------
     path : Path
         ``.nii`` or ``.nii.gz``, possibly inside a zip file.
     mask : Path, optional
-        Brain mask on the same grid: voxels outside of it become 0.
+        Brain mask on the same grid. Voxels outside of it become 0.
 
     Raises
     ------
     RunError
-        If the header is unreadable or claims more than the file holds, or than memory, or the mask
-        lies on another grid.
+        If the header is unreadable or claims more data than the file or memory holds, or the mask
+        has another grid.
     """
 
     def __init__(self, path: Path, mask: Path | None = None) -> None:
@@ -69,7 +69,7 @@ class VolumeSource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values of blocks: the file's, unless a mask needs a 0 that it lacks."""
+        """Data type of blocks: that of the file, or float if the masked value 0 needs it."""
         return np.dtype(np.float32) if self._scales else self.header.dtype.newbyteorder("=")
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
@@ -102,7 +102,7 @@ class VolumeSource:
             self.source_sha256 = file.sha256
 
     def _values(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Bring stored values into the machine's order, and clear what the mask leaves out."""
+        """Convert stored values to the machine's byte order, and apply the mask."""
         if not self.header.dtype.isnative:
             block = block.astype(self.header.dtype.newbyteorder("="))
         if self._outside is None:
@@ -119,11 +119,11 @@ class VolumeSource:
 
     @property
     def _zero(self) -> float:
-        """The stored value that means 0."""
+        """The stored value for an intensity of 0."""
         return -self.header.intercept / self.header.slope
 
     def _finish(self, file: HashedFile, frame_bytes: int) -> None:
-        """Read to the end of the file, where no frame should follow."""
+        """Read to the end of the file, and refuse further frames."""
         if len(file.read(frame_bytes)) == frame_bytes:
             raise RunError(
                 expected("Run file", self.path, f"{self.n_frames} frames, as its header says",
@@ -135,7 +135,7 @@ class VolumeSource:
 
 @contextmanager
 def _tail_named(path: Path) -> Iterator[None]:
-    """Tell gzip data that something else follows from gzip data that are damaged."""
+    """Give a clear error for complete gzip data followed by other bytes."""
     try:
         yield
     except (OSError, EOFError) as error:
@@ -148,7 +148,7 @@ def _tail_named(path: Path) -> Iterator[None]:
 
 
 def _has_tail(path: Path) -> bool:
-    """Tell whether whole gzip data are followed by something else; reads the file again."""
+    """Whether other bytes follow complete gzip data. Reads the file again."""
     with open_binary(path) as raw:
         member = zlib.decompressobj(_GZIP_WINDOW)
         while data := raw.read(_BYTES_AT_ONCE):
@@ -167,7 +167,7 @@ def _has_tail(path: Path) -> bool:
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:
-    """Tell whether a type has a value: integers exactly, floats as nearly as they can."""
+    """Whether a data type can represent a value: integers exactly, floats with rounding."""
     if dtype.kind == "f":
         return True
     limits = np.iinfo(dtype)

@@ -1,4 +1,4 @@
-"""The volumes of a run on the canonical grid: placed, measured and kept for a second pass."""
+"""Volumes of a run on the canonical grid, with statistics, kept on disk for a second pass."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _LEAST_SUM = float(np.finfo(np.float64).tiny)
 
 
 class RunVolumes:
-    """The volumes of one run on the canonical grid.
+    """Volumes of one run on the canonical grid.
 
-    Blocks are added as the source yields them; statistics are gathered and the placed frames
-    spooled into a working file, which later passes read.
+    :meth:`add` takes the blocks of the source, updates the statistics and writes the placed frames
+    to a temporary file. Later passes read that file.
 
     Parameters
     ----------
     source : RunSource
-        Of volumes.
+        Source of volumes.
     voxel_statistics : bool
-        Whether each voxel's mean and standard deviation are wanted.
+        Whether to compute mean and standard deviation of each voxel.
     scratch : Path, optional
-        Folder for the spool (1.8 MB a frame for int16 files).
+        Folder for the temporary file (1.8 MB per frame for int16 files).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RunVolumes:
         self.source = source
         self.n_frames = source.n_frames
         self.placement = Placement(source.space.affine, source.space.shape)
-        # With an intercept, the padding's 0 has no stored value: spool what it means instead.
+        # With an intercept, the 0 of the padding has no stored value: keep intensities instead.
         self._spool_scaled = not (
             self.placement.exact and source.intercept == 0 and source.to_space is None
         )
@@ -91,7 +91,7 @@ class RunVolumes:
         self.close()
 
     def close(self) -> None:
-        """Give the working file's space back."""
+        """Free the space of the temporary file."""
         self._spool.close()
 
     def add(self, block: npt.NDArray[Any]) -> None:
@@ -100,7 +100,7 @@ class RunVolumes:
         Parameters
         ----------
         block : np.ndarray of shape (n_frames, stored samples)
-            As the source yields them, the first axis of the grid fastest.
+            Stored values, first axis of the grid fastest.
         """
         if self.source.to_space is not None:
             block = scaled_product(self.source.to_space, block, self.source).T
@@ -119,12 +119,12 @@ class RunVolumes:
 
     @property
     def description(self) -> str:
-        """How the file's grid became the canonical one."""
+        """Description of the placement on the canonical grid."""
         return self.placement.description + self.source.description
 
     @property
     def statistics(self) -> VolumeStatistics:
-        """Statistics over the frames that were added."""
+        """Statistics over all added frames."""
         return self._gathered.statistics()
 
     def frames_at(self, numbers: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -139,7 +139,7 @@ class RunVolumes:
         first : int
             Index of the block's first frame.
         volumes : np.ndarray of shape (<= frames, 96, 96, 96), float32
-            Intensities as the file means them (slope and intercept applied).
+            Intensities (slope and intercept applied).
         """
         for first in range(0, self.n_frames, frames):
             yield first, self._scaled(self._spool[first : first + frames])
@@ -159,7 +159,7 @@ class RunVolumes:
 def scaled_product(
     matrix: SparseMap, block: npt.NDArray[Any], source: RunSource
 ) -> npt.NDArray[np.float32]:
-    """Map stored values to places, and to what they mean.
+    """Map stored values to places, and apply slope and intercept.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def scaled_product(
 
 
 class _Gathered:
-    """Statistics over the frames of one run, block by block."""
+    """Statistics over the frames of one run, updated block by block."""
 
     def __init__(self, voxel_statistics: bool) -> None:
         self._voxels = voxel_statistics
@@ -202,7 +202,7 @@ class _Gathered:
             self._first = volumes[0].copy()
             self._sum = np.zeros(volumes.shape[1:], np.float64)
             self._squares = np.zeros(volumes.shape[1:], np.float64)
-        # Shifted by the first frame, the sums keep their digits.
+        # Sums of deviations from the first frame keep their precision.
         for volume in volumes:
             shifted = (volume - self._first).astype(np.float64)
             self._sum += shifted

@@ -1,9 +1,8 @@
-"""Native-space runs, brought onto the canonical grid by an FSL warp field.
+"""Source of native-space runs, resampled to the canonical grid with an FSL warp field.
 
-FSL's relative and absolute warps (``fnirt``, ``convertwarp``) give, for every voxel of a reference
-image, where it comes from in the run: in FSL's own millimetres, which are voxel indices times voxel
-sizes, counted from the right where an image is neurological. Facts from FSL's documentation of its
-coordinate conventions.
+A warp field of FSL (``fnirt``, ``convertwarp``; relative or absolute) gives the position in the run
+for every voxel of a reference image. Positions are in FSL millimetres: voxel index times voxel
+size, counted from the right for neurological images (see FSL's documentation of its coordinates).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 class WarpedSource:
-    """A native-space run on the canonical grid, sampled trilinearly where its warp says.
+    """A native-space run on the canonical grid, resampled trilinearly through its warp.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ class WarpedSource:
     Raises
     ------
     RunError
-        If the warp is unreadable, or does not belong to the run.
+        If the warp is unreadable, or belongs to another run.
     """
 
     def __init__(self, native: VolumeSource, warp: Path) -> None:
@@ -55,13 +54,13 @@ class WarpedSource:
         self.description = f"{native.description}, {how}"
         voxels = source_voxels(field, affine, native.space)
         placement = Placement(affine, field.shape[:3])  # type: ignore[arg-type]
-        # Outside the warp's own grid nothing is known: NaN would spread, so count from 1.
+        # Interpolate index + 1: a 0 then marks voxels outside of the warp's grid. NaN would spread.
         placed = placement.place(np.moveaxis(voxels + 1, -1, 0)).astype(np.float64)
         within = (placed > 0) & (placed <= np.array(native.space.shape)[:, None, None, None])
         inside = np.asarray(within.all(axis=0))
         if inside.mean() < _LEAST_INSIDE:
             raise RunError(
-                expected("Warp field", warp, f"one that leads into {native.path.name}, "
+                expected("Warp field", warp, f"a warp into {native.path.name}, "
                          f"{native.space.description}",
                          f"{inside.mean():.0%} of the MNI grid inside of it",
                          "Give the warp that belongs to the run.")
@@ -79,26 +78,27 @@ class WarpedSource:
         yield from self.native.blocks()
 
 
-#: A warp that reaches less of the MNI box than this leads somewhere else.
+#: Smallest share of the MNI grid that a warp must map into the run.
 _LEAST_INSIDE = 0.1
 
 
 def source_voxels(field: Doubles, affine: Doubles, native: VolumeSpace) -> Doubles:
-    """Return where every voxel of a warp's reference lies in the run, in voxels.
+    """Return the position in the run of every voxel of the warp's reference.
 
     Parameters
     ----------
     field : np.ndarray of shape (nx, ny, nz, 3)
-        As FSL stores it: relative (mm to add) or absolute (mm); told apart as FSL's tools do, by
-        which of the two varies less.
+        Warp field of FSL, relative (displacement, mm) or absolute (position, mm). As in FSL's
+        tools, the interpretation with the smaller variance is chosen.
     affine : np.ndarray of shape (4, 4)
-        Of the reference.
+        Affine of the reference.
     native : VolumeSpace
-        Of the run.
+        Grid of the run.
 
     Returns
     -------
     np.ndarray of shape (nx, ny, nz, 3)
+        Voxel coordinates in the run.
     """
     ijk = np.stack(np.meshgrid(*map(np.arange, field.shape[:3]), indexing="ij"), axis=-1)
     reference_mm = _fsl_mm(ijk.astype(np.float64), affine, field.shape[:3])

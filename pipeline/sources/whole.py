@@ -1,4 +1,4 @@
-"""Small images that are read whole: brain masks and warp fields."""
+"""Read brain masks and warp fields as whole images."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _SKIPPED_AT_ONCE = 1 << 20
 
 
 def read_image(path: Path, what: str) -> tuple[VolumeHeader, npt.NDArray[np.float64]]:
-    """Read a NIfTI file, with the checks of a run's own header.
+    """Read a NIfTI file, with the same header checks as for a run.
 
     Parameters
     ----------
     path : Path
         Possibly inside a zip file.
     what : str
-        What the file is, for errors.
+        Kind of file, for errors.
 
     Returns
     -------
     VolumeHeader
     np.ndarray of the header's shape, float64
-        Values as the file means them.
+        Values, with slope and intercept applied.
 
     Raises
     ------
     RunError
-        If the file is damaged, its header claims more than it holds or than memory, or it has
-        values that are not finite.
+        If the file is damaged, its header claims more data than the file or memory holds, or it
+        has values that are not finite.
     """
     header = read_header(path)
     size = math.prod(header.shape) * header.dtype.itemsize
@@ -72,7 +72,7 @@ def read_image(path: Path, what: str) -> tuple[VolumeHeader, npt.NDArray[np.floa
 
 
 def skip(file: HashedFile, n_bytes: int) -> None:
-    """Read what lies before the data of a file, however long a header says it is.
+    """Skip the bytes before the data of a file, without allocating them at once.
 
     Raises
     ------

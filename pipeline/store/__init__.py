@@ -1,37 +1,37 @@
-"""The token store: one Zarr 3 hierarchy that both halves of fmritok agree on.
+"""The token store: one Zarr 3 hierarchy, written by the pipeline and read by the trainer.
 
-===============  =====================================================================
-module           what it does
-===============  =====================================================================
-``names``        what groups, runs, tables, columns and files are called, and may be
-``location``     where a store lives: a local folder or an fsspec URL; atomic writes
-``disk``         files on a local disk: written whole, read with bounds
-``documents``    what the JSON of a store must look like
-``seal``         sealed ``zarr.json`` documents, and the files they vouch for
-``table``        a pandas table as zarr arrays; missing values stay missing
-``arrays``       small arrays from their files, within the memory
-``switch``       replace tables, all at once, by one write of a document
-``root``         the root of a store: its format, groups and tables
-``schema``       names, shapes and codecs of a token group
-``group``        make a token group, open it with its seal checked, lengthen it
-``difference``   the first field in which two configurations differ
-``annotations``  phenotypes, their columns, events: tables of the root
-``precision``    int8 residuals and float16: what is stored for one run, and back
-``codec``        chunks and shards as bytes
-``shard_files``  files of chunks, open with their index, local or remote
-``shards``       read rows of an array straight from its files
-``layout``       how arrays lie in their files
-``runs_check``   what tables and static arrays must say
-``records``      completion records: a run exists when its record exists
-``writer``       write one run: shards, statistics, read back
-``runs_table``   the tables of a group, and folding records into them
-``ledger``       which run owns which frames of a group
-``reader``       read finished runs (the only module that training needs)
-``verify``       read everything back against its checksums; drop what is damaged
-``mending``      make damaged tables again from the records
-``holder``       the process that holds a lock or a lease
-``lock_file``    locks on a disk
-``lease``        leases on an object store
-``locking``      one writer of a group at a time, by either
-===============  =====================================================================
+========================  ==============================================================
+module                    contents
+========================  ==============================================================
+``reader``                read finished runs (the only module that training needs)
+``writer``                write one run: shards, statistics, read back
+``schema``                names, shapes and codecs of a token group
+``group``                 create, open and lengthen a token group
+``ledger``                assign frames of a group to runs
+``records``               completion records: a run exists when its record exists
+``precision``             int8 residuals and float16: convert tokens, and back
+``verify``                compare everything with its checksums; drop damaged runs
+``location``              a local folder or an fsspec URL; atomic writes
+``disk``                  files on a local disk: atomic writes, bounded reads
+``names``                 valid names of groups, runs, tables, columns and files
+``chunks.arrays``         read small arrays from their files, within the memory
+``chunks.codec``          encode and decode chunks and shards
+``chunks.layout``         layout of arrays in their files, from their metadata
+``chunks.shard_files``    open files of chunks with their index, local or remote
+``chunks.shards``         read rows of an array directly from its files
+``documents.checks``      checks of the JSON documents of a store
+``documents.difference``  the first field in which two configurations differ
+``documents.root``        the root of a store: format, groups and tables
+``documents.seal``        sealed ``zarr.json`` documents with checksums of files
+``locks.holder``          the process that holds a lock or a lease
+``locks.lease``           leases on an object store
+``locks.lock_file``       lock files on a disk
+``locks.locking``         one writer of a group at a time, by lock file or lease
+``tables.annotations``    phenotypes, their columns, and events: tables of the root
+``tables.mending``        rebuild damaged tables from the records
+``tables.runs_check``     checks of tables and static arrays
+``tables.runs_table``     the ``runs`` table of a group, updated from the records
+``tables.switch``         replace tables by one atomic write of a document
+``tables.table``          a pandas table as zarr arrays, with missing values
+========================  ==============================================================
 """

@@ -1,4 +1,4 @@
-"""Files of a store on a local disk: written whole, flushed, and read with bounds."""
+"""Files of a store on a local disk: flushed writes and bounded reads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fmritok.regular import NotAFileError, memory_left, open_regular
 
 __all__ = ["make_folder", "open_file", "read_file", "sync_folder", "within", "write_file"]
 
-#: Bytes that metadata may have; the seal of a table of 20,000 columns takes 10 MB.
+#: Largest metadata file, bytes. The seal of a table with 20,000 columns takes 10 MB.
 _METADATA_BYTES = 32 * 2**20
-#: Bytes of other files that are read without a look at how much memory there is.
+#: Other files below this size are read without a check of the free memory, bytes.
 _SMALL_BYTES = 64 * 2**20
 
 
@@ -32,18 +32,18 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_file(path: Path, *, before: int = 0) -> bytes:
-    """Return a file's bytes.
+    """Return the bytes of a file.
 
     Parameters
     ----------
     path : Path
     before : int
-        Bytes of other files that are kept in memory with it.
+        Bytes of other files that are already in memory.
 
     Raises
     ------
     StoreError
-        If it is no regular file, or larger than metadata can be, or than memory.
+        If it is not a regular file, or too large for metadata or for the memory.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -74,7 +74,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and flush the folders that hold a new one."""
+    """Create a folder and its parents, and flush their parent folders to the disk."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -83,27 +83,27 @@ def make_folder(folder: Path) -> None:
 
 
 def within(root: Path, path: Path) -> Path:
-    """Return a path below a store that may be written or removed: no link leads it elsewhere.
+    """Check that a path may be written or removed: no linked folder leads out of the store.
 
-    Links of files themselves are replaced or removed, not followed. Reading through links is
-    harmless: checksums tell whether what they lead to was meant.
+    A link in place of a file is replaced or removed, not followed. Reading through links is
+    harmless: checksums cover the content.
 
     Raises
     ------
     StoreError
-        If its folder lies elsewhere, or it is the store itself.
+        If the real folder lies outside of the store, or the path is the store itself.
     """
     top, folder = os.path.realpath(root), os.path.realpath(path.parent)
     if path == root or os.path.commonpath([top, folder]) != top:
         raise StoreError(
             expected("Folder", path.parent, f"one that lies in {top}", folder,
-                     "Nothing is written or removed there. Move it into the store, or use another "
-                     "store.")
+                     "fmritok writes and removes nothing outside of the store. Move the folder "
+                     "into it, or use another store.")
         )  # fmt: skip
     return path
 
 
 def _no_file(path: Path, got: object) -> StoreError:
     return StoreError(
-        expected("Store file", path, "a file that fmritok wrote", got, "Restore it from a copy.")
+        expected("Store file", path, "a regular file", got, "Restore it from a copy.")
     )

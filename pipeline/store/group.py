@@ -1,4 +1,4 @@
-"""A token group as a whole: made once, opened with its seal checked, lengthened."""
+"""Token groups: create one, open it with its seal checked, lengthen its arrays."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ __all__ = ["GroupState", "create_group", "is_created", "lengthen", "read_group"]
 
 @dataclass(frozen=True)
 class GroupState:
-    """What a group's document and its sealed files say.
+    """Document and sealed files of a token group.
 
     Attributes
     ----------
     location : Location
     document : Document
     files : dict of str to bytes
-        The sealed files, by path below the group.
+        Sealed files by path below the group.
     """
 
     location: Location
@@ -56,7 +56,7 @@ class GroupState:
 
     @property
     def contract(self) -> dict[str, Any]:
-        """What must be equal for runs to share the group."""
+        """Settings that must be equal for all runs of the group."""
         return dict(self.document.attributes["contract"])
 
     @property
@@ -65,12 +65,12 @@ class GroupState:
         return {name: json.loads(self.files[f"{name}/zarr.json"]) for name in self.document.growing}
 
     def direct(self) -> dict[str, DirectArray]:
-        """Return ``tokens`` and the arrays with one row per run, compared with the contract.
+        """Return ``tokens`` and the arrays with one row per run, checked against the contract.
 
         Raises
         ------
         StoreError
-            If one is laid out in another way, or has other values than the contract says.
+            If the layout or dtype of an array differs from the contract.
         """
         contract, name = self.contract, self.document.path
         found = {
@@ -94,12 +94,12 @@ class GroupState:
         return found
 
     def static(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that a reader needs once.
+        """Return the static arrays, which are shared by all runs.
 
         Raises
         ------
         StoreError
-            If their files are sealed, and are not what fmritok writes.
+            If their sealed files are invalid.
         """
         tables = tuple(f"{name}/" for name in ("records", *GROUP_TABLES))
         growing = {f"{name}/zarr.json" for name in self.document.growing}
@@ -132,18 +132,18 @@ class GroupState:
             )  # fmt: skip
         except ValueError as error:
             raise StoreError(
-                expected("Table", f"{location}/{document.key('runs')}", "runs that can be", error,
-                         "Run `fmritok verify --drop`, which makes it again.")
+                expected("Table", f"{location}/{document.key('runs')}", "valid runs", error,
+                         "Run `fmritok verify --drop`, which rebuilds it.")
             ) from error  # fmt: skip
         return {"runs": runs, "chunks": chunks}
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return a table in force; it may be changed.
+        """Return a copy of a table in force.
 
         Raises
         ------
         StoreError
-            If it is not there, or says what cannot be.
+            If the table is missing or has invalid values.
         """
         return self._tables[name].copy()
 
@@ -154,60 +154,60 @@ def read_group(location: Location, name: str) -> GroupState:
     Raises
     ------
     StoreError
-        If there is none of that name, or any of its metadata, tables and static arrays is damaged.
+        If there is no such group, or its metadata, a table or a static array are damaged.
     """
     check_group_name(name)
     if not exists_document(location, name):
         is_lost = name in group_names(read_root(location))
         raise StoreError(
             expected("Token group", f"{name} of {location}",
-                     "one that was made to its end",
-                     "nothing, although the store must have it" if is_lost else "none of that name",
-                     "Restore it from a copy; `fmritok verify --drop` forgets it." if is_lost else
+                     "a complete group",
+                     "none, although the store lists it" if is_lost else "none of that name",
+                     "Restore it from a copy; `fmritok verify --drop` unlists it." if is_lost else
                      "List the groups with `fmritok inspect`, or tokenize again.")
         )  # fmt: skip
     return GroupState(location, *read_sealed(location, name))
 
 
 def is_created(location: Location, name: str) -> bool:
-    """Tell whether a group is complete. An incomplete one is created again."""
+    """Whether a group is complete. An incomplete one is created again."""
     return exists_document(location, name)
 
 
 def create_group(location: Location, spec: GroupSpec, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Make a token group, or make sure that the one that is there has the same contract.
+    """Create a token group, or compare the contract of an existing one.
 
     Parameters
     ----------
     location : Location
     spec : GroupSpec
     tables : dict of str to pd.DataFrame
-        Its first tables.
+        Initial tables.
 
     Raises
     ------
     ProvenanceMismatchError
-        If the group exists with another contract; the first differing field is named.
+        If the group exists with another contract. The error names the first differing field.
     StoreError
-        If the store must have the group, and it is gone.
+        If the root lists the group, but it is missing.
     """
     root = create_root(location)
     if exists_document(location, spec.name):
         _refuse_mix(location, spec, read_document(location, spec.name))
     elif spec.name in group_names(root):
-        read_group(location, spec.name)  # it says that the group is gone
+        read_group(location, spec.name)  # raises: the group is gone
     else:
         _create(location, spec, tables)
     list_group(location, spec.name)
 
 
 def lengthen(location: Location, document: Document, *, frames: int, rows: int) -> dict[str, int]:
-    """Lengthen the arrays of a group; nothing that is there is rewritten, and nothing shrinks.
+    """Lengthen the arrays of a group. Existing rows stay as they are; arrays never shrink.
 
     Returns
     -------
     dict of str to int
-        The length that the document has to name, by array.
+        New smallest length for the document, by array.
     """
     lengths = {}
     for name, sealed in document.growing.items():
@@ -222,7 +222,7 @@ def lengthen(location: Location, document: Document, *, frames: int, rows: int) 
 
 
 def _create(location: Location, spec: GroupSpec, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write everything that a group consists of, and its document last."""
+    """Write all files of a group, its document last."""
     files, growing = blank_group(spec)
     written = files | {f"{name}/zarr.json": canonical_json(one) for name, one in growing.items()}
     location.write_many({f"{spec.name}/{key}": data for key, data in written.items()})
@@ -248,6 +248,6 @@ def _refuse_mix(location: Location, spec: GroupSpec, document: Document) -> None
         name, theirs, ours = difference
         raise ProvenanceMismatchError(
             expected(f"Token group {spec.name} of", location,
-                     f"{name} = {theirs!r} (as the store has it)", repr(ours),
+                     f"{name} = {theirs!r} (as in the store)", repr(ours),
                      "Use the same options, or write another group with --group NAME.")
         )  # fmt: skip

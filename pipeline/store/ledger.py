@@ -1,6 +1,6 @@
-"""Which run owns which frames of a group, and what became of it.
+"""Ledger of a token group: rows and frames of each run, and its status.
 
-Only the process that plans and finalizes writes tables; workers write shards and records.
+Only the planning process writes tables. Workers write shards and records.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def allocate(
     redo: Collection[str] = (),
     times: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Give every catalogued run its row and its frames; runs that have them keep them.
+    """Assign a row and frames to every catalogued run. Existing assignments stay.
 
-    The caller holds the group (:func:`one_writer`), and has compared the sources of finished runs.
+    The caller holds the group (:func:`one_writer`) and has compared the sources of finished runs.
 
     Parameters
     ----------
@@ -39,13 +39,13 @@ def allocate(
     spec : GroupSpec
     runs : pd.DataFrame
         Catalogued runs: the identity and source columns
-        (:mod:`fmritok.pipeline.store.tables.runs_table`), ``n_frames`` as
-        the tokenizer will write them, and ``problem`` (a reason, or empty): runs
-        with a problem get a row but no frames.
+        (:mod:`fmritok.pipeline.store.tables.runs_table`), ``n_frames`` (token
+        frames) and ``problem`` (a reason, or empty). Runs with a problem get a
+        row but no frames.
     redo : collection of str
         Finished runs to tokenize again.
     times : dict of str to str, optional
-        New times of change of finished runs' sources whose content is the same.
+        New modification times of finished runs with unchanged content, by run id.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def allocate(
             if times and run_id in times:
                 columns["source_time"][row] = times[run_id]
             continue
-        # First the record, then the table: killed in between, the run is missing, never half new.
+        # Remove the record before the table changes: after a kill in between, the run is missing.
         if run_id in recorded:
             remove_record(location, spec.name, run_id)
         table.reset(row)
@@ -100,7 +100,7 @@ def allocate(
 
 
 def finalize(location: Location, group_name: str) -> pd.DataFrame:
-    """Fold completion records into the tables of a group. The caller holds the group.
+    """Update the tables of a group from its completion records. The caller holds the group.
 
     Returns
     -------
@@ -116,15 +116,16 @@ def finalize(location: Location, group_name: str) -> pd.DataFrame:
 
 
 def finished_runs(location: Location, group_name: str) -> set[str]:
-    """Return the ids of a group's finished runs; none if there is no such group yet."""
+    """Return the ids of the finished runs of a group; empty if the group does not exist yet."""
     table = current_runs(location, group_name)
     return set(table["run_id"][table["status"] == "done"])
 
 
 def current_runs(location: Location, group_name: str) -> pd.DataFrame:
-    """Return a group's runs with the records that finished since the table was written.
+    """Return the runs table of a group, updated with newer records.
 
-    A finished run whose record is gone is planned. Without such a group, the table is empty.
+    A finished run without a record becomes ``planned``. The table is empty if there is no such
+    group.
     """
     if not is_created(location, group_name):
         return empty_tables(())["runs"]

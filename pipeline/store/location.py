@@ -1,4 +1,4 @@
-"""Where a token store lives: a local folder or any fsspec URL."""
+"""Location of a token store: a local folder or an fsspec URL, with atomic writes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTIAL", "Location"]
 
-#: Ending of a file that is being written; a kill may leave one behind.
+#: Extension of unfinished files. A killed process may leave one behind.
 PARTIAL = ".partial"
-#: ESTALE: on NFS, a file that was removed since its folder was read.
+#: Errors of missing files. ESTALE: on NFS, a file removed after its folder was listed.
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESTALE}
-#: Words of object stores for a request that another process was faster than.
+#: Error codes of object stores for a conditional write that lost against another process.
 _REFUSED = ("precondition", "pre-condition", "conditionalrequestconflict")
 
 
 class Location:
-    """A folder or URL prefix under which the objects of one store are kept.
+    """A folder or URL prefix with the objects of one store.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Location:
     Raises
     ------
     StoreError
-        If a local path exists and is a file.
+        If a local path is a file.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
@@ -78,7 +78,7 @@ class Location:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes see the same objects (``memory://`` belongs to one process)."""
+        """Whether other processes see the same objects. False for ``memory://``."""
         return not self.url.startswith("memory://")
 
     def zarr_store(self, *, read_only: bool = False) -> Store:
@@ -90,12 +90,14 @@ class Location:
         return FsspecStore.from_url(self.url, read_only=read_only)
 
     def read(self, key: str) -> bytes:
-        """Return one object's bytes; ``FileNotFoundError`` if there is none.
+        """Return the bytes of one object.
 
         Raises
         ------
+        FileNotFoundError
+            If it does not exist.
         StoreError
-            If it is no file, or larger than such a file can be (on a disk).
+            If it is not a regular file, or too large (on a disk).
         """
         if self.is_local:
             return read_file(self._file(key))
@@ -104,12 +106,12 @@ class Location:
         return data
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """Return the bytes of several objects; those that are not there are left out.
+        """Return the bytes of several objects. Missing ones are left out.
 
         Raises
         ------
         StoreError
-            As :meth:`read`, or if all of them together do not fit the memory.
+            As :meth:`read`, or if all objects together do not fit the memory.
         """
         found: dict[str, bytes] = {}
         if self.is_local:
@@ -157,14 +159,14 @@ class Location:
         return open_file(self._file(key))
 
     def size(self, key: str) -> int:
-        """Return an object's length in bytes; ``FileNotFoundError`` if there is none."""
+        """Return the size of an object in bytes; ``FileNotFoundError`` if it does not exist."""
         if self.is_local:
             return self._file(key).stat().st_size
         fs, path = self._object(key)
         return int(fs.info(path)["size"])
 
     def write(self, key: str, data: bytes) -> None:
-        """Write one object atomically: readers see all of it or nothing, also after a power cut."""
+        """Write one object atomically. Readers see all of it or nothing, also after a power cut."""
         if not self.is_local:
             fs, path = self._object(key)
             fs.pipe_file(path, data)
@@ -181,7 +183,7 @@ class Location:
         sync_folder(target.parent)
 
     def write_many(self, files: Mapping[str, bytes]) -> None:
-        """Write objects that nobody reads yet; they are on the disk when this returns."""
+        """Write several objects that have no readers yet, and flush them to the disk."""
         if not self.is_local:
             paths = {self._object(key)[1]: data for key, data in files.items()}
             fs, _ = self._object("")
@@ -197,9 +199,9 @@ class Location:
             sync_folder(folder)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one; tell whether it was written.
+        """Write an object only if it does not exist, and return whether it was written.
 
-        One request decides, so only one of several processes succeeds.
+        The check and the write are one request: only one of several processes succeeds.
         """
         if self.is_local:
             target = self._file_to_change(key)
@@ -222,14 +224,14 @@ class Location:
         return True
 
     def exists(self, key: str = "") -> bool:
-        """Tell whether an object or a folder exists."""
+        """Whether an object or a folder exists."""
         if self.is_local:
             return self._file(key).exists()
         fs, path = self._object(key)
         return bool(fs.exists(path))
 
     def list_dir(self, key: str = "") -> list[str]:
-        """Return the sorted names right below ``key``; empty if it does not exist."""
+        """Return the sorted names of the entries of ``key``; empty if it does not exist."""
         if self.is_local:
             try:
                 with os.scandir(self._file(key)) as entries:
@@ -244,15 +246,14 @@ class Location:
         return sorted({posixpath.basename(str(name).rstrip("/")) for name in found})
 
     def list_folders(self, key: str, *, holding: str) -> list[str]:
-        """Return the sorted names of the folders below ``key`` that hold a certain file.
+        """Return the sorted names of the folders below ``key`` that contain a certain file.
 
-        Object stores have no folders: there, the names of all that lies below ``key`` are taken,
-        without the file itself.
+        Object stores have no folders. There, all entries of ``key`` except the file are returned.
         """
         names = [name for name in self.list_dir(key) if name != holding]
         if not self.is_local:
             return names
-        base = os.fspath(self._file(key))  # a kill may leave an empty folder
+        base = os.fspath(self._file(key))  # a killed process may leave an empty folder
         return [name for name in names if os.path.exists(f"{base}/{name}/{holding}")]
 
     def find(self, key: str) -> list[str]:
@@ -271,7 +272,7 @@ class Location:
         return sorted(posixpath.relpath(str(name), root) for name in fs.find(path))
 
     def remove(self, key: str) -> None:
-        """Delete one object if it is there."""
+        """Delete one object if it exists."""
         if self.is_local:
             self._file_to_change(key).unlink(missing_ok=True)
             return
@@ -289,14 +290,14 @@ class Location:
             fs.rm(path, recursive=True)
 
     def remove_partial(self, key: str = "") -> None:
-        """Delete what killed writes left right below ``key``."""
+        """Delete unfinished files of killed processes in ``key``."""
         if self.is_local:
             for name in self.list_dir(key):
                 if name.endswith(PARTIAL) and self._file(posixpath.join(key, name)).is_file():
                     self.remove(posixpath.join(key, name))
 
     def used_bytes(self, key: str = "") -> int:
-        """Return how many bytes the objects below ``key`` take."""
+        """Return the total size of the objects below ``key``, bytes."""
         if self.is_local:
             return sum(
                 os.lstat(os.path.join(folder, name)).st_size
@@ -315,16 +316,16 @@ class Location:
     def _object(self, key: str) -> tuple[Any, str]:
         import fsspec
 
-        # A process that forks or restarts must not inherit a connection: fsspec caches per process.
+        # A forked process must not inherit a connection. fsspec caches per process.
         fs, root = fsspec.core.url_to_fs(self.url)
         return fs, posixpath.join(root, _checked(key)) if key else str(root)
 
 
 def _checked(key: str) -> str:
-    """Return a key that stays below its store: names in a store come from other people's files."""
+    """Refuse keys that lead out of the store. Names in a store are untrusted."""
     if key.startswith("/") or ".." in key.split("/") or "\0" in key:
         raise StoreError(
-            expected("Name", repr(key), "one that stays within the store",
-                     "one that leads out of it", "Do not use this store: it was edited.")
+            expected("Name", repr(key), "a path within the store",
+                     "a path outside of it", "Do not use this store: it was edited.")
         )  # fmt: skip
     return key

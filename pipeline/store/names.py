@@ -1,7 +1,7 @@
-"""What token groups, runs, tables, columns and files of a store are called, and may be called.
+"""Names of token groups, runs, tables, columns and files in a store, and their checks.
 
-Names come from other people's stores and cohorts, and become parts of paths. They are checked here,
-by kind, when they are read: from a store's metadata and tables, and from a catalogue.
+Names from stores and cohorts are untrusted, and become parts of paths. They are checked here when
+they are read from metadata, tables or a catalogue.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = [
     "crc_column", "is_file_key", "is_group_name", "is_run_id",
 ]  # fmt: skip
 
-#: Tables of the root, which no token group can be named after.
+#: Tables of the root. Token groups cannot have these names.
 RESERVED_NAMES = ("phenotypes", "phenotype_columns", "events")
 #: Tables of a group: its runs, and the checksum of every chunk of ``tokens``.
 GROUP_TABLES = ("runs", "chunks")
@@ -23,31 +23,31 @@ GROUP_TABLES = ("runs", "chunks")
 IDENTITY = [
     "run_id", "dataset", "subject", "session", "task", "site", "family", "tr", "space",
 ]  # fmt: skip
-#: What a finished run is bound to, with its type: the path of its file below the cohort's root; the
-#: bytes and times of change (ns since 1970) of all of its files, one after another; the frames and
-#: repetition time of the catalogue.
+#: Columns of the source of a run, with their types: path of its file below the cohort's root; sizes
+#: (bytes) and modification times (ns since 1970) of all its files; frames and repetition time of
+#: the catalogue.
 SOURCE = {
     "source": "text", "source_bytes": "text", "source_time": "text",
     "source_frames": "integer", "source_tr": "number",
 }  # fmt: skip
-#: Columns of the ``runs`` table, with their types; a group has one more for each per-run array.
+#: Columns of the ``runs`` table, with their types. Each per-run array adds one more.
 COLUMNS = {
     **dict.fromkeys(IDENTITY, "text"), "tr": "number", **SOURCE, "start": "integer",
     "n_frames": "integer", "status": "text", "reason": "text", "checksum": "text",
     "source_sha256": "text",
 }  # fmt: skip
-#: Endings of files that lie beside groups and records.
+#: Extensions of other files beside groups and records. Names must not end in them.
 _ENDINGS = (".partial", ".json", ".lock")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RUN = re.compile(r"\w[\w.+-]*")
-#: Bytes of a run id: file systems take names of 255.
+#: Largest run id, bytes. File systems allow names of 255 bytes.
 _RUN_BYTES = 200
 _KEY_PART = re.compile(r"[\w -][\w .+-]*")
 _KEY_LENGTH = 1024
 
 
 def is_group_name(name: object) -> bool:
-    """Tell whether a token group may have this name."""
+    """Whether a name is a valid name of a token group."""
     return (
         isinstance(name, str)
         and _GROUP.fullmatch(name) is not None
@@ -57,7 +57,7 @@ def is_group_name(name: object) -> bool:
 
 
 def check_group_name(name: object) -> None:
-    """Refuse a name that no token group may have.
+    """Refuse an invalid name of a token group.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def check_group_name(name: object) -> None:
 
 
 def is_run_id(name: object) -> bool:
-    """Tell whether a run may have this id: letters, digits, ``_``, ``-``, ``.`` and ``+``."""
+    """Whether a run id is valid: letters, digits, ``_``, ``-``, ``.`` and ``+``."""
     return (
         isinstance(name, str)
         and _RUN.fullmatch(name) is not None
@@ -83,7 +83,7 @@ def is_run_id(name: object) -> bool:
 
 
 def is_file_key(key: object) -> bool:
-    """Tell whether a file below a group may have this path: plain names, none of them hidden."""
+    """Whether a path below a group is valid: plain names, none of them hidden."""
     return (
         isinstance(key, str)
         and 0 < len(key) <= _KEY_LENGTH
@@ -92,5 +92,5 @@ def is_file_key(key: object) -> bool:
 
 
 def crc_column(array: str) -> str:
-    """Return the column that holds the crc32c of each run's row of an array."""
+    """Return the name of the column with the crc32c of each run's row of an array."""
     return f"{array}_crc32c"

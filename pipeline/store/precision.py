@@ -1,8 +1,8 @@
-"""How tokens are stored: int8 residuals around each feature's mean, or float16.
+"""Store dtypes of tokens: int8 residuals around the mean of each feature, or float16.
 
-A token's dynamics ride on a large constant (the anatomy): on real BOLD the temporal standard
-deviation of a latent is well below a hundredth of its value. Residuals keep that small part with
-seven bits of its own, which is both more faithful and smaller than float16.
+A token is a large constant (the anatomy) plus small dynamics: on real BOLD the temporal standard
+deviation of a latent is well below a hundredth of its value. int8 residuals spend all seven bits
+on the dynamics. They are more accurate and smaller than float16.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _FRAMES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What is written for one run.
+    """Tokens and statistics of one run in their stored form.
 
     Attributes
     ----------
     tokens : np.ndarray of shape (n_frames, n_tokens, dim), int8 or float16
-        Stored values; with int8, ``value = mean + scale * tokens``.
+        Stored values. With int8, ``value = mean + scale * tokens``.
     mean, std : np.ndarray of shape (n_tokens, dim), float32
         Mean and standard deviation over the run's frames.
     scale : np.ndarray of shape (n_tokens, dim), float32, or None
-        Step of one integer: the largest deviation from the mean / 127. None for float16.
+        Value of one integer step: largest deviation from the mean / 127. None for float16.
     """
 
     tokens: npt.NDArray[np.int8] | npt.NDArray[np.float16]
@@ -45,7 +45,7 @@ class StoredRun:
 
 
 class Frames(Protocol):
-    """Frames that are read by slices: an array, or one that lives in a file."""
+    """An array of frames that supports slices, in memory or in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ class Frames(Protocol):
 
 
 def store_precision(values: Frames, precision: Precision, *, where: str = "tokens") -> StoredRun:
-    """Convert one run's tokens to the precision of the store.
+    """Convert the tokens of one run to the store dtype.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
         Read in blocks of frames, several times.
     precision : {"int8", "float16"}
     where : str
-        Named in errors: the run.
+        Name of the run for errors.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
         If a value is not finite, or overflows float16.
     """
     n_frames = len(values)
-    # The sums run in float64: a constant of 3 with a deviation of 0.01 leaves float32 few digits.
+    # Sum in float64: float32 has few digits for deviations of 0.01 around a constant of 3.
     total = np.zeros(values.shape[1:], np.float64)
     low = np.full(values.shape[1:], np.inf, np.float32)
     high = np.full(values.shape[1:], -np.inf, np.float32)
@@ -84,7 +84,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
     if not np.isfinite(total).all():
         bad = sum(int((~np.isfinite(block)).sum()) for _, block in _blocks(values))
         raise RunError(
-            expected("Encoder output of", where, "finite values", f"{bad} NaN or infinite values",
+            expected("Tokens of", where, "finite values", f"{bad} NaN or infinite values",
                      "Check the run's intensities; with bf16, try fp32.")
         )  # fmt: skip
     exact_mean = total / n_frames
@@ -92,7 +92,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
     squares = np.zeros_like(total)
     for _, block in _blocks(values):
         squares += np.square(block - exact_mean).sum(axis=0)
-    # A feature that never moves must have exactly no deviation, also after rounding its mean.
+    # A constant feature must have a deviation of exactly 0, also after rounding of its mean.
     constant = high == low
     mean[constant] = low[constant]
     squares[constant] = 0
@@ -102,7 +102,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
         largest = float(max(np.abs(low).max(), np.abs(high).max()))
         if largest > float(np.finfo(np.float16).max):
             raise RunError(
-                expected("Encoder output of", where, "values below 65504 for float16",
+                expected("Tokens of", where, "values below 65504 for float16",
                          f"{largest:g}", "Use --precision int8.")
             )  # fmt: skip
         halves = np.empty(values.shape, np.float16)
@@ -123,13 +123,13 @@ def dequantize(
     mean: npt.NDArray[np.float32],
     scale: npt.NDArray[np.float32] | None,
 ) -> npt.NDArray[np.float32]:
-    """Turn stored tokens back into float32 values.
+    """Convert stored tokens to float32 values.
 
     Parameters
     ----------
     tokens : np.ndarray of shape (..., n_tokens, dim), int8 or float16
     mean, scale : np.ndarray of shape (n_tokens, dim), float32
-        ``scale`` is None where the tokens are stored as float16.
+        ``scale`` is None for float16.
     """
     values = tokens.astype(np.float32)
     return values if scale is None else mean + scale * values

@@ -1,4 +1,4 @@
-"""Read finished runs of a token store: all that training needs, and nothing of what wrote it."""
+"""Read finished runs of a token store. Imports no writing code; training needs only this module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.errors import StoreError, expected
+from fmritok.errors import StoreError, expected, wrong_usage
 from fmritok.pipeline.store.documents.root import group_names, read_root
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location
@@ -22,7 +22,7 @@ from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.store.tables.annotations import read_annotation
 from fmritok.pipeline.store.tables.runs_table import RunsTable
 
-__all__ = ["RunMoments", "TokenGroup", "TokenStore", "open_store"]
+__all__ = ["RunStatistics", "TokenGroup", "TokenStore", "open_store"]
 
 
 def open_store(url: str | PathLike[str]) -> TokenStore:
@@ -42,14 +42,14 @@ def open_store(url: str | PathLike[str]) -> TokenStore:
 
 
 @dataclass(frozen=True)
-class RunMoments:
-    """Statistics of one run's tokens over its frames.
+class RunStatistics:
+    """Statistics of the tokens of one run over its frames.
 
     Attributes
     ----------
     mean, std : np.ndarray of shape (n_tokens, dim), float32
     scale : np.ndarray of shape (n_tokens, dim), float32, or None
-        Step of the stored integers; None where tokens are stored as float16.
+        Value of one integer step; None for float16.
     """
 
     mean: npt.NDArray[np.float32]
@@ -58,16 +58,16 @@ class RunMoments:
 
 
 class TokenGroup:
-    """One token group of a store; picklable, opened anew in every process that reads it.
+    """One token group of a store. Picklable: every process opens its own files.
 
     Attributes
     ----------
     name : str
     runs : pd.DataFrame
-        Finished runs only, one row each: ``run_id, dataset, subject, session, task, site,
-        family, tr`` (seconds), ``start, n_frames, row`` and more.
+        Finished runs, one row each: ``run_id, dataset, subject, session, task, site, family, tr``
+        (seconds), ``start, n_frames, row`` and more.
     contract : dict
-        Precision, shapes and provenance, as the writer recorded them.
+        Store dtype, shapes and provenance, recorded by the writer.
     n_tokens, dim : int
     precision : str
     """
@@ -86,7 +86,7 @@ class TokenGroup:
         self._static = state.static()
 
     def __len__(self) -> int:
-        """Finished runs."""
+        """Return the number of finished runs."""
         return len(self.runs)
 
     def __iter__(self) -> Iterator[str]:
@@ -97,7 +97,7 @@ class TokenGroup:
         return bool((self.runs["run_id"] == run_id).any())
 
     def __getitem__(self, run_id: str) -> npt.NDArray[np.float32]:
-        """Return a run's tokens as values (n_frames, n_tokens, dim); see :meth:`values`."""
+        """Return the values of a run, shape (n_frames, n_tokens, dim); see :meth:`values`."""
         return self.values(run_id)
 
     def __repr__(self) -> str:
@@ -108,13 +108,13 @@ class TokenGroup:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Loader workers read frames, and get no tables: whoever asks for one there reads it anew.
+        # Loader workers only read frames. Tables are not pickled; they are read again if needed.
         left = ("all_runs", "runs", "_static")
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     @cached_property
     def all_runs(self) -> pd.DataFrame:
-        """The table of all runs, also of those that are planned or failed."""
+        """Table of all runs, including planned and failed ones."""
         return _current(read_group(self.location, self.name))[0]
 
     @cached_property
@@ -123,23 +123,23 @@ class TokenGroup:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The finished runs."""
+        """Table of the finished runs."""
         done = self.all_runs["status"] == "done"
         return self.all_runs[done].reset_index(drop=True)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the tokens were made with."""
+        """Settings that the tokens were made with."""
         return dict(self.contract["provenance"])
 
     @property
     def static(self) -> dict[str, npt.NDArray[Any]]:
-        """Arrays that are the same for all runs, such as the tokens' coordinates."""
+        """Arrays shared by all runs, such as the coordinates of tokens."""
         return dict(self._static)
 
     @property
     def run_arrays(self) -> list[str]:
-        """Names of the tokenizer's arrays with one row for each run."""
+        """Names of the tokenizer's arrays with one row per run."""
         return [name for name in self._arrays if name not in ("tokens", "mean", "std", "scale")]
 
     def read(
@@ -150,10 +150,10 @@ class TokenGroup:
         Parameters
         ----------
         start : int
-            Frame of the group's array: the run's ``start`` plus the frame within the run.
+            Frame in the group's array: the run's ``start`` plus the frame in the run.
         n_frames : int
         out : np.ndarray of shape (n_frames, n_tokens, dim), int8 or float16, optional
-            Where to put them, in C order; by default a new array.
+            Output buffer in C order. Default: a new array.
 
         Returns
         -------
@@ -161,23 +161,23 @@ class TokenGroup:
         """
         return self._arrays["tokens"].read(start, n_frames, out, self._crcs["tokens"])
 
-    def moments(self, row: int) -> RunMoments:
+    def statistics(self, row: int) -> RunStatistics:
         """Return the statistics of the run in the given row of the ``runs`` table."""
         scale = self.array("scale", row) if self.precision == "int8" else None
-        return RunMoments(self.array("mean", row), self.array("std", row), scale)
+        return RunStatistics(self.array("mean", row), self.array("std", row), scale)
 
     def values(
         self, run_id: str, first: int = 0, n_frames: int | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return one run's tokens as float32 values.
+        """Return the tokens of one run as float32 values.
 
         Parameters
         ----------
         run_id : str
         first : int
-            First frame within the run.
+            First frame in the run.
         n_frames : int, optional
-            Default: to the end of the run.
+            Default: up to the end of the run.
 
         Returns
         -------
@@ -185,23 +185,24 @@ class TokenGroup:
         """
         run = self.run(run_id)
         length = int(run["n_frames"]) - first if n_frames is None else n_frames
-        moments = self.moments(int(run["row"]))
-        return dequantize(self.read(int(run["start"]) + first, length), moments.mean, moments.scale)
+        run_statistics = self.statistics(int(run["row"]))
+        tokens = self.read(int(run["start"]) + first, length)
+        return dequantize(tokens, run_statistics.mean, run_statistics.scale)
 
     def array(self, name: str, row: int | None = None) -> npt.NDArray[Any]:
-        """Return a static array, or one run's row of a per-run array.
+        """Return a static array, or the row of one run in a per-run array.
 
         Raises
         ------
         StoreError
-            If the row's file is absent, damaged or another run's.
+            If the file of the row is absent, damaged, or belongs to another run.
         """
         if row is None:
             return self._static[name]
         return self._arrays[name].read(row, 1, crcs=self._crcs[name])[0]
 
     def run(self, run_id: str) -> pd.Series:
-        """Return a finished run's row of the table.
+        """Return the row of a finished run in the runs table.
 
         Raises
         ------
@@ -210,11 +211,13 @@ class TokenGroup:
         """
         found = self.runs.index[self.runs["run_id"] == run_id]
         if not len(found):
-            raise StoreError(
+            is_known = bool((self.all_runs["run_id"] == run_id).any())
+            missing = StoreError(
                 expected("Run", f"{run_id} in group {self.name} of {self.location}",
-                         "a finished run", "none of that id",
-                         "List the runs with `fmritok inspect`.")
+                         "a finished run", "one that is not" if is_known else "none of that id",
+                         "List the runs with `fmritok inspect --runs`.")
             )  # fmt: skip
+            raise missing if is_known else wrong_usage(missing)
         return self.runs.loc[found[0]]
 
 
@@ -234,7 +237,7 @@ class TokenStore:
 
     def __init__(self, url: str | PathLike[str]) -> None:
         self.location = Location(url)
-        #: Names of the token groups that the store must have.
+        #: Names of the token groups.
         self.groups = tuple(group_names(read_root(self.location)))
 
     def __getitem__(self, name: str) -> TokenGroup:
@@ -258,56 +261,56 @@ class TokenStore:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The finished runs of all groups, one row for each run and group."""
+        """Finished runs of all groups, one row per run and group."""
         tables = [self.group(name).runs.assign(group=name) for name in self.groups]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"group": []})
 
     def group(self, name: str | None = None) -> TokenGroup:
-        """Open a token group; without a name, the only one.
+        """Open a token group. The name is optional if there is only one.
 
         Raises
         ------
         StoreError
-            If there is no such group, or several and no name was given.
+            If there is no such group, or there are several and no name is given.
         """
         if name is None and len(self.groups) == 1:
             name = self.groups[0]
         if name is None or name not in self.groups:
-            raise StoreError(
+            raise wrong_usage(StoreError(
                 expected("Token group", f"of {self.location}",
                          f"one of {', '.join(self.groups) or 'no finished group yet'}",
                          name or "no choice", "Choose one with --group NAME.")
-            )  # fmt: skip
+            ))  # fmt: skip
         return TokenGroup(self.location, name)
 
     @cached_property
     def phenotypes(self) -> pd.DataFrame:
-        """The subjects' table: ``dataset, subject, session`` and typed columns.
+        """Phenotypes of subjects: ``dataset, subject, session`` and typed columns.
 
-        ``session`` is empty where a value does not depend on it. May be empty.
+        ``session`` is empty for values that do not depend on it. The table may be empty.
         """
         return read_annotation(self.location, "phenotypes")
 
     @cached_property
     def phenotype_columns(self) -> pd.DataFrame:
-        """What the phenotype columns are: ``dataset, column, dtype, unit, source, meaning``."""
+        """Description of the phenotypes: ``dataset, column, dtype, unit, source, meaning``."""
         return read_annotation(self.location, "phenotype_columns")
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """What happened during runs: ``run_id, onset, duration, trial_type``, seconds."""
+        """Events during runs: ``run_id, onset, duration, trial_type``; seconds."""
         return read_annotation(self.location, "events")
 
 
 def _current(state: GroupState) -> tuple[pd.DataFrame, dict[str, npt.NDArray[np.uint32]]]:
-    """Return the runs with the records that finished since the table was folded.
+    """Return the runs table, updated with records newer than the table.
 
     Returns
     -------
     table : pd.DataFrame
         The ``runs`` table with a column ``row``, without the checksums of rows.
     crcs : dict of str to np.ndarray of shape (n_chunks,) or (n_runs,), uint32
-        The crc32c that each chunk of an array must have.
+        Expected crc32c of each chunk, by array.
     """
     location, name = state.location, state.document.path
     present = set(list_records(location, name))

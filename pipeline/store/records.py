@@ -1,8 +1,8 @@
 """Completion records: one small JSON object per run and group, written last.
 
-A record is the attributes of the zarr group ``GROUP/records/RUN_ID``, so that zarr-python alone can
-read it. A run without a record does not exist for any reader; a record whose status is ``failed``
-keeps the reason. Each record carries a digest of itself.
+A record is stored as the attributes of the zarr group ``GROUP/records/RUN_ID``; zarr-python can
+read it. Readers ignore runs without a record. A record with status ``failed`` has the reason. Each
+record contains a digest of itself.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ _RECORDS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one task did with one run.
+    """Result of one task for one run.
 
     Attributes
     ----------
     run_id : str
     status : {"done", "failed"}
     start, n_frames : int
-        Frames ``start : start + n_frames`` of the group's ``tokens`` are the run's. 0 if it failed.
+        The run has frames ``start : start + n_frames`` of the group's ``tokens``. 0 if it failed.
     reason, traceback : str
-        Why it failed; empty if it did not.
+        Cause of a failure; empty otherwise.
     checksums : dict of str to dict
-        By the name of each array that the run wrote to: ``sha256``, hex, of the stored values (C
-        order, little-endian); ``crc32c``, 8 hex digits for each chunk, in order.
+        For each array written by the run: ``sha256``, hex, of the stored values (C order,
+        little-endian); ``crc32c``, 8 hex digits per chunk, in order.
     row : int
-        The run's row in the ``runs`` table and in arrays with one row per run; -1 if it failed.
+        Row in the ``runs`` table and in arrays with one row per run; -1 if the run failed.
     columns : dict
-        What the ``runs`` table says of the run and of its source, by column.
+        Values of the run and its source for the ``runs`` table, by column.
     source_sha256 : str
-        Hex sha256 of the source file's bytes.
+        Hex sha256 of the source file.
     normalizer : dict
-        The numbers the run's intensities were normalized with.
+        Numbers of the intensity normalization.
     placement : str
-        How the source's grid became the tokenizer's (``exact``, or what was interpolated).
+        Map from the grid of the source to that of the tokenizer: ``exact``, or the interpolation.
     seconds : dict of str to float
         Wall time by phase.
     """
@@ -72,17 +72,17 @@ class RunRecord:
 
     @property
     def checksum(self) -> str:
-        """One digest over all values that the run wrote."""
+        """One digest over all values written by the run."""
         values = {name: one["sha256"] for name, one in self.checksums.items()}
         return sha256(canonical_json(values))
 
     def misfit(self, start: int, n_frames: int, chunk_frames: int, per_run: Iterable[str]) -> str:
-        """Say what of a finished run's record does not fit its place; empty if all does.
+        """Return how a record contradicts the plan; empty if it does not.
 
         Parameters
         ----------
         start, n_frames : int
-            Frames that the run was given.
+            Frames assigned to the run.
         chunk_frames : int
         per_run : iterable of str
             Arrays with one row per run.
@@ -94,13 +94,13 @@ class RunRecord:
         return "" if found == wanted else f"checksums of {found} chunks instead of {wanted}"
 
     def crcs(self, array: str) -> list[int]:
-        """Return the crc32c of each chunk that the run wrote to an array, in order."""
+        """Return the crc32c of each chunk of the run in an array, in order."""
         digits = self.checksums[array]["crc32c"]
         return [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
 
 
 def record_key(group: str, run_id: str) -> str:
-    """Return the key of a run's completion record."""
+    """Return the key of the completion record of a run."""
     return f"{group}/records/{run_id}/zarr.json"
 
 
@@ -113,12 +113,12 @@ def write_record(location: Location, group: str, record: RunRecord) -> None:
 
 
 def remove_record(location: Location, group: str, run_id: str) -> None:
-    """Delete a record. Readers no longer see the run."""
+    """Delete a record. The run is then invisible to readers."""
     location.remove(record_key(group, run_id))
 
 
 def read_record(location: Location, group: str, run_id: str) -> RunRecord | None:
-    """Read a run's record; None if there is none.
+    """Read the record of a run; None if there is none.
 
     Raises
     ------
@@ -154,9 +154,9 @@ def read_record(location: Location, group: str, run_id: str) -> RunRecord | None
 
 
 def read_records(location: Location, group: str, run_ids: Iterable[str]) -> Iterator[RunRecord]:
-    """Read many runs' records, several at a time; missing and damaged ones are left out.
+    """Read the records of many runs, several at a time. Missing and damaged ones are skipped.
 
-    `verify` names the damaged ones.
+    ``fmritok verify`` reports damaged records.
 
     Yields
     ------
@@ -170,7 +170,7 @@ def read_records(location: Location, group: str, run_ids: Iterable[str]) -> Iter
             return None
 
     wanted = list(run_ids)
-    # On a local disk the work is parsing; an object store is waited for.
+    # Local records are limited by parsing, remote ones by waiting: use more threads for remote.
     with ThreadPoolExecutor(2 if location.is_local else 32) as pool:
         for first in range(0, len(wanted), _RECORDS_AT_ONCE):
             some = wanted[first : first + _RECORDS_AT_ONCE]
@@ -178,5 +178,5 @@ def read_records(location: Location, group: str, run_ids: Iterable[str]) -> Iter
 
 
 def list_records(location: Location, group: str) -> list[str]:
-    """Return the run ids that have a record; nothing is opened."""
+    """Return the ids of all runs with a record, without opening the records."""
     return location.list_folders(f"{group}/records", holding="zarr.json")

@@ -1,7 +1,7 @@
-"""Names, shapes and codecs of a token group: what is written when one is created.
+"""Schema of a token group: names, shapes and codecs of its arrays.
 
-``GROUP/tokens`` holds all runs end to end, of shape ``(frames, tokens_per_frame, dim)``. A run
-starts on a shard boundary, so one task writes whole shards that no other task touches.
+``GROUP/tokens`` contains all runs end to end, shape ``(frames, tokens_per_frame, dim)``. Every run
+starts on a shard boundary. Tasks therefore never write to the same shard.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupSpec", "blank_group"]
 
-#: Places that nobody wrote: no stored integer, and no number.
+#: Fill values of unwritten frames. No stored value equals them.
 _NEVER_WRITTEN: dict[str, float] = {"int8": -128, "float16": math.nan, "float32": math.nan}
 
 
@@ -38,24 +38,23 @@ class GroupSpec:
     Attributes
     ----------
     name : str
-        Name of the group: the tokenizer's, unless the user gave another.
+        Name of the group. Default: the name of the tokenizer.
     n_tokens, dim : int
-        Tokens of a frame, and features of a token.
+        Tokens per frame, features per token.
     precision : {"int8", "float16"}
     codec : {"zstd", "none"}
     chunk_frames : int
-        Frames of an inner chunk: the read unit of training.
+        Frames per chunk: the read unit of training.
     shard_frames : int
-        Frames of a shard: the write unit, and what a run's start is aligned to.
+        Frames per shard: the write unit. Runs start on shard boundaries.
     run_arrays : dict of str to tuple of int
-        Further float32 arrays with one row per run (such as a voxel normalizer), by name.
+        Row shapes of further float32 arrays with one row per run, by name.
     static : dict of str to np.ndarray
-        Arrays that a reader needs once (such as token coordinates in mm), by name.
+        Arrays shared by all runs, such as token coordinates in mm, by name.
     provenance : dict
-        What tokens depend on. Writing with another provenance is refused.
+        All settings that change the tokens. Writing with another provenance is refused.
     notes : dict
-        What is worth knowing but does not change what tokens mean (library versions, measured
-        errors); never compared.
+        Further information, such as library versions and measured errors. Never compared.
     """
 
     name: str
@@ -81,12 +80,12 @@ class GroupSpec:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Stored type of the tokens."""
+        """Store dtype of the tokens."""
         return np.dtype(self.precision)
 
     @property
     def frame_bytes(self) -> int:
-        """Uncompressed bytes of one frame's tokens."""
+        """Uncompressed size of the tokens of one frame, bytes."""
         return self.n_tokens * self.dim * self.dtype.itemsize
 
     def aligned(self, frame: int) -> int:
@@ -94,12 +93,12 @@ class GroupSpec:
         return -(-frame // self.shard_frames) * self.shard_frames
 
     def per_run_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the arrays with one row per run and the shape of a row."""
-        moments = ["mean", "std"] + (["scale"] if self.precision == "int8" else [])
-        return {name: (self.n_tokens, self.dim) for name in moments} | dict(self.run_arrays)
+        """Return the row shape of each array with one row per run."""
+        statistics = ["mean", "std"] + (["scale"] if self.precision == "int8" else [])
+        return {name: (self.n_tokens, self.dim) for name in statistics} | dict(self.run_arrays)
 
     def contract(self) -> dict[str, Any]:
-        """Return the attributes that must be equal for runs to share a group."""
+        """Return the settings that must be equal for all runs of a group."""
         return {
             "precision": self.precision,
             "codec": self.codec,
@@ -112,12 +111,12 @@ class GroupSpec:
 
 
 def blank_group(spec: GroupSpec) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
-    """Return the files of a new group, without its document, and its growing arrays' metadata.
+    """Return the files of a new group, without its document.
 
     Returns
     -------
     files : dict of str to bytes
-        Static arrays and the folders of records and tables, by path below the group.
+        Static arrays and the groups of records and tables, by path below the group.
     growing : dict of str to dict
         Metadata of ``tokens`` and of the arrays with one row per run, all of length 0.
     """
@@ -156,5 +155,5 @@ def blank_group(spec: GroupSpec) -> tuple[dict[str, bytes], dict[str, dict[str, 
 def _compressors(codec: Codec) -> list[Any]:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    # The checksum comes last: it covers the bytes as they lie on the disk.
+    # The checksum is the last codec: it covers the bytes on the disk.
     return ([ZstdCodec(level=1)] if codec == "zstd" else []) + [Crc32cCodec()]

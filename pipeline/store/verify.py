@@ -1,9 +1,9 @@
-"""Read everything back against its checksums, and name what is damaged.
+"""Verification of a store: compare everything with its checksums, and report damage.
 
-Three layers cover a store. Token shards and per-run arrays carry a crc32c on every chunk and the
-run's sha256 of values. A completion record carries its own digest. Everything else (metadata,
-tables, static arrays) is covered by the seal of its group
-(:mod:`fmritok.pipeline.store.documents.seal`).
+Three kinds of checksums cover a store. Shards and per-run arrays have a crc32c per chunk and a
+sha256 per run. Each completion record has a digest. The seal of a group
+(:mod:`fmritok.pipeline.store.documents.seal`) covers all other files: metadata, tables, static
+arrays.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing in a store that is not what was written.
+    """One damaged object of a store.
 
     Attributes
     ----------
     group : str
-        Token group; empty for the store's root.
+        Token group; empty for the root.
     run_id : str
-        The damaged run; empty where metadata are damaged.
+        Damaged run; empty for metadata.
     where : str
-        The object or array concerned.
+        Damaged object or array.
     what : str
-        What is wrong.
+        Kind of damage.
     is_gone : bool
-        Whether a whole token group is not there any more.
+        Whether a whole token group is missing.
     """
 
     group: str
@@ -75,13 +75,13 @@ class Damage:
 
     @property
     def is_table(self) -> bool:
-        """Whether a table of a token group is damaged; it can be made again from the records."""
+        """Whether a table of a token group is damaged. It can be rebuilt from the records."""
         tables = tuple(f"{self.group}/{name}" for name in GROUP_TABLES)
         return bool(self.group) and not self.run_id and self.where.startswith(tables)
 
 
 def unfinished_groups(location: Location) -> list[str]:
-    """Return the groups with planned runs: a writer is at work, or was interrupted."""
+    """Return the groups with planned runs: a tokenization is running or was interrupted."""
     found = []
     for name in group_names(read_root(location)):
         table = read_group(location, name).table("runs")
@@ -92,18 +92,18 @@ def unfinished_groups(location: Location) -> list[str]:
 
 
 def verify_store(location: Location, progress: Progress | None = None) -> Iterator[Damage]:
-    """Read a whole store and yield whatever is damaged.
+    """Read a whole store, and yield all damage.
 
     Parameters
     ----------
     location : Location
     progress : callable, optional
-        Called with (runs verified, runs in all).
+        Called with (verified runs, all runs).
 
     Raises
     ------
     StoreError
-        If there is no store at all.
+        If there is no store.
     """
     try:
         root = read_root(location)
@@ -122,7 +122,7 @@ def verify_store(location: Location, progress: Progress | None = None) -> Iterat
         for found in _verify_files(location, name):
             damaged = True
             yield found
-        if damaged:  # of its runs, nothing can be said for certain
+        if damaged:  # its runs cannot be verified
             seen += len(records[name])
             continue
         state = read_group(location, name)
@@ -140,15 +140,15 @@ def verify_store(location: Location, progress: Progress | None = None) -> Iterat
 
 
 def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
-    """Delete the records of damaged runs, make damaged tables again, forget groups that are gone.
+    """Delete records of damaged runs, rebuild damaged tables, unlist missing groups.
 
-    Tokenizing again redoes just these runs. Damage is looked at again while the group is held: what
-    a tokenization at work wrote meanwhile is kept.
+    Tokenizing again then redoes only these runs. Damage is verified again while the group is held:
+    runs that were rewritten in between are kept.
 
     Returns
     -------
     int
-        How many runs were dropped.
+        Number of dropped runs.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
                 remove_record(location, name, run_id)
                 dropped += 1
             elif run_id in runs.index and read_record(location, name, run_id) is None:
-                dropped += 1  # gone already: the next tokenization redoes it
+                dropped += 1  # deleted already: the next tokenization redoes the run
         for name in sorted({found.group for found in damage if found.is_table}):
             if any(found.is_table for found in _verify_files(location, name)):
                 mend_tables(location, name)
@@ -182,7 +182,7 @@ def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
 
 
 def _verify_files(location: Location, path: str) -> Iterator[Damage]:
-    """Compare all files of a group that its document seals."""
+    """Compare all files of a group with the seal."""
     if path and not exists_document(location, path):
         yield Damage(path, "", f"{path}/zarr.json", "the token group is gone", is_gone=True)
         return
@@ -198,7 +198,7 @@ def _verify_files(location: Location, path: str) -> Iterator[Damage]:
 def _verify_content(
     location: Location, document: Document, files: Mapping[str, bytes]
 ) -> Iterator[Damage]:
-    """Look whether sealed files say what they must: somebody may have edited and sealed them."""
+    """Check the content of sealed files, which may be edited and sealed again."""
     path = document.path
     state = GroupState(location, document, files)
     checks: list[tuple[str, Callable[[], object]]]
@@ -253,7 +253,7 @@ def _verify_metadata(location: Location, document: Document, name: str) -> Itera
 def _verify_run(
     location: Location, state: GroupState, runs: pd.DataFrame, run_id: str
 ) -> Iterator[Damage]:
-    """Read a run back, unless it was replaced meanwhile."""
+    """Verify a run, unless it was replaced in between."""
     name = state.document.path
     key = record_key(name, run_id)
     try:
@@ -292,7 +292,7 @@ def _compare(
         try:
             found = stored_sha256(direct, first, count, record.crcs(array))
         except (StoreError, IndexError, OSError) as error:
-            # A store that does not answer, or may not be read, is not damaged.
+            # A store without answer or permission is not damaged.
             if isinstance(error, OSError) and error.errno != errno.EIO:
                 raise
             yield Damage(name, record.run_id, f"{name}/{array}", f"cannot be read ({error})")
@@ -303,6 +303,6 @@ def _compare(
 
 
 def _by_id(state: GroupState) -> pd.DataFrame:
-    """Return the runs table by run id, with each run's row."""
+    """Return the runs table indexed by run id, with a column of row numbers."""
     runs = state.table("runs")
     return runs.assign(row=range(len(runs))).set_index("run_id", drop=False)

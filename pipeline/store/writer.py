@@ -1,4 +1,4 @@
-"""Write one run into a token group: shards, statistics, read back, and only then the record."""
+"""Write one run to a token group: shards and statistics, read back and compared."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ def write_run(
     stored: StoredRun,
     run_arrays: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> dict[str, dict[str, str]]:
-    """Write what belongs to one run, read it back, and return its checksums.
+    """Write the arrays of one run, read them back, and return their checksums.
 
-    Every chunk of the run is written, also those that hold nothing but zeros. Writing the same run
-    twice leaves the same bytes. The caller writes the completion record.
+    Every chunk of the run is written, including chunks of zeros. Writing the same run twice gives
+    the same bytes. The caller writes the completion record.
 
     Parameters
     ----------
     location, group : Location, str
     run_id : str
     row : int
-        The run's row in the group's ``runs`` table and per-run arrays.
+        Row in the group's ``runs`` table and per-run arrays.
     start : int
-        First frame; on a shard boundary.
+        First frame, on a shard boundary.
     stored : StoredRun
     run_arrays : dict of str to np.ndarray, optional
-        Values of the group's further per-run arrays.
+        Values of further per-run arrays, by name.
 
     Returns
     -------
     dict of str to dict
-        Array name to ``sha256`` of the stored values and ``crc32c`` of the chunks, see
+        ``sha256`` of the values and ``crc32c`` of the chunks, by array; see
         :class:`~fmritok.pipeline.store.records.RunRecord`.
 
     Raises
     ------
     StoreError
-        If ``start`` is not on a shard boundary, or what is read back differs.
+        If ``start`` is not on a shard boundary, or values read back differ.
     """
     tokens = open_direct(location, f"{group}/tokens")
     n_frames = len(stored.tokens)
-    # Writers that share a shard would overwrite each other's frames: checked, not assumed.
+    # Two writers of one shard would overwrite each other's frames.
     if start % tokens.file_rows or start + n_frames > tokens.shape[0]:
         raise StoreError(
             expected("Frames of run", run_id,
@@ -94,7 +94,7 @@ def write_run(
 
 
 def refuse_not_finite(run_id: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Refuse a run with NaN or infinite values in the arrays that are stored beside its tokens.
+    """Refuse a run with NaN or infinite values in its per-run arrays.
 
     Raises
     ------
@@ -109,20 +109,20 @@ def refuse_not_finite(run_id: str, arrays: Mapping[str, npt.NDArray[Any]]) -> No
 
 
 def stored_sha256(array: DirectArray, start: int, n_rows: int, crcs: list[int]) -> str:
-    """Return the digest of values as the store holds them, shard by shard.
+    """Read rows from the store, shard by shard, and return the sha256 of their values.
 
     Parameters
     ----------
     array : DirectArray
     start, n_rows : int
-        The rows; ``start`` is the first of a chunk.
+        First row, at the start of a chunk, and number of rows.
     crcs : list of int
-        The crc32c that the chunks must have, the first of them at ``start``.
+        Expected crc32c of the chunks from ``start`` on.
 
     Raises
     ------
     StoreError
-        If they cannot be read, or a chunk has another checksum.
+        If a chunk cannot be read or has another checksum.
     """
     digest = hashlib.sha256()
     wanted = np.zeros(start // array.chunk_rows + len(crcs), np.uint32)
@@ -134,14 +134,14 @@ def stored_sha256(array: DirectArray, start: int, n_rows: int, crcs: list[int]) 
 
 
 def array_sha256(values: npt.NDArray[Any]) -> str:
-    """Hash an array's values: little-endian, C order."""
+    """Return the sha256 of the values of an array: little-endian, C order."""
     return hashlib.sha256(_bytes(values)).hexdigest()
 
 
 def _write_rows(
     location: Location, array: DirectArray, start: int, values: npt.NDArray[Any]
 ) -> list[int]:
-    """Write whole files of an array, and return the crc32c of each chunk."""
+    """Write whole files of an array, and return the crc32c of every chunk."""
     crcs: list[int] = []
     for first in range(0, len(values), array.file_rows):
         block = values[first : first + array.file_rows]
@@ -159,7 +159,7 @@ def _whole_chunk(array: DirectArray, block: npt.NDArray[Any], first: int) -> npt
     chunk = block[first : first + array.chunk_rows]
     if len(chunk) == array.chunk_rows:
         return chunk
-    # A run's last chunk is filled up; nobody reads what lies behind the run.
+    # Pad the last chunk of the run. Readers never read the padding.
     whole = np.zeros((array.chunk_rows, *block.shape[1:]), block.dtype)
     whole[: len(chunk)] = chunk
     return whole
@@ -171,7 +171,7 @@ def _bytes(values: npt.NDArray[Any]) -> memoryview:
 
 
 def _clear_partial(location: Location, key: str) -> None:
-    """Remove what killed attempts to write an object left beside it."""
+    """Delete unfinished files of killed attempts to write an object."""
     folder, _, name = key.rpartition("/")
     if location.is_local:
         for other in location.list_dir(folder):

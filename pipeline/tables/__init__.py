@@ -1,1 +1,1 @@
-"""Text tables of a cohort: rows, numbers, ages and subjects, read with bounds."""
+"""Text files of a cohort: tables, JSON, numbers, ages and ids of subjects."""

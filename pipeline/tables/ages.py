@@ -1,4 +1,4 @@
-"""Ages in years, from what tables say: ``36 Y``, ``018M``, ``90+``, ``23,5``, ``18-38``."""
+"""Parse ages to years: ``36 Y``, ``018M``, ``90+``, ``23,5``. ``18-38`` is missing."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _WRITTEN = re.compile(
 
 
 def ages_in_years(values: pd.Series, unit: str = "") -> tuple[pd.Series, list[str]]:
-    """Bring ages to years.
+    """Convert ages to years.
 
     Parameters
     ----------
     values : pd.Series
         Text; empty if missing.
     unit : str
-        The unit that the table's description gives; empty for years.
+        Unit in the description of the table; empty for years.
 
     Returns
     -------
     pd.Series
-        Numbers as text; empty where there is no one number.
+        Numbers as text; empty if there is no single number.
     list of str
-        What is doubtful, in words.
+        Remarks on doubtful values.
     """
     described = _unit(unit) if unit.strip() else "y"
     numbers, odd, commas = text_to_numbers(values)
@@ -74,6 +74,6 @@ def ages_in_years(values: pd.Series, unit: str = "") -> tuple[pd.Series, list[st
 
 
 def _unit(text: str) -> str:
-    """Return the letter of a unit of time; empty if it is not known."""
+    """Return the letter of a unit of time; empty if unknown."""
     matches = (_UNIT.fullmatch(word) for word in re.findall("[a-z]+", text.lower()))
     return next((match.lastgroup or "" for match in matches if match), "")

@@ -1,7 +1,7 @@
-"""The sentences of the catalogue about tables, sidecars, names and links.
+"""Messages of the catalogue about tables, sidecars, names and links.
 
-Equal things are said in equal words, so that the same fault of a thousand files makes one line.
-``docs/files.md`` lists them; a test keeps both in step.
+Equal faults have equal messages: the same fault of a thousand files is reported in one line.
+``docs/files.md`` lists all messages; a test compares them.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ class Reason(StrEnum):
     NO_JSON = "no JSON"
     DEEP_JSON = "JSON nested too deeply"
     NO_FIELDS = "JSON, but not an object with named fields"
-    NO_COLUMN = "the column that is needed is not there"
+    NO_COLUMN = "a required column is missing"
     NO_NUMBER = "no number in it"
-    NO_ONSETS = "no row with a number as its onset"
+    NO_ONSETS = "no row with a numeric onset"
     NOT_FSL = "not three columns of numbers"
 
 
 class Remark(StrEnum):
-    """What is doubtful in a file that is used, or what the lack of it costs; details may follow."""
+    """A doubt about a used file, or the consequence of an unusable one. Details may follow."""
 
-    NO_MOTION = "head motion is not known"
-    NO_EVENTS = "no events are taken from it"
+    NO_MOTION = "head motion is unknown"
+    NO_EVENTS = "its events are not used"
     NO_SIDECAR = "sidecar not used"
     NO_MASK = "mask not used"
-    NO_PHENOTYPES = "no phenotypes are taken from it"
+    NO_PHENOTYPES = "its phenotypes are not used"
     NO_DESCRIPTION = "phenotype columns are not described"
-    NEARLY_EVENTS = "events of a name that is nearly a run's, whose own are missing: not used"
+    NEARLY_EVENTS = "events of a run without events, under a slightly different name: not used"
     LONG_ROWS = "rows with more fields than the header are not used"
     SHORT_ROWS = "rows with fewer fields than the header: the last fields are missing"
     STRAY_QUOTES = "a quote mark that opens no quoted text is read as a character"
@@ -50,21 +50,21 @@ class Remark(StrEnum):
     SAME_COLUMN = "columns of one name are joined; values that differ are missing"
     NO_ID = "rows without an id are not used"
     SAME_SUBJECT = "rows of one subject are joined; values that differ are missing"
-    NEARLY_IDS = "ids of runs and of tables that differ in case, signs or zeros only: not joined"
-    COLUMN_NAME = "column names with characters that cannot be shown: these are replaced"
+    NEARLY_IDS = "ids of runs and tables that differ only in case, signs or zeros: not joined"
+    COLUMN_NAME = "control characters in column names are replaced"
     COMMAS = "numbers with commas are read as decimal or thousands commas"
     EITHER_COMMAS = "commas in numbers may be decimal or thousands commas: kept as text"
-    NOT_NUMBERS = "values that are no numbers are missing"
+    NOT_NUMBERS = "values that are not numbers become missing"
     MIXED = "numbers and text in one column: kept as text"
-    AGE_UNKNOWN = "ages that are not one number of years are missing"
+    AGE_UNKNOWN = "ages that are not a single number become missing"
     AGE_TOPPED = "ages such as 90+ are taken as 90"
-    AGE_UNIT = "ages in another unit than years are converted"
-    SEX_UNKNOWN = "codes of sex that nothing explains are missing"
-    DX_UNKNOWN = "codes of diagnoses that ADHD-200 does not have are missing"
-    BAD_ONSETS = "rows without a number as their onset are no events"
-    BAD_DURATIONS = "durations that are no numbers are missing"
-    BAD_MOTION = "frames whose displacement is no number do not count"
+    AGE_UNIT = "ages in other units are converted to years"
+    SEX_UNKNOWN = "codes of sex without a description become missing"
+    DX_UNKNOWN = "codes of diagnoses unknown to ADHD-200 become missing"
+    BAD_ONSETS = "rows without a numeric onset are not used"
+    BAD_DURATIONS = "durations that are not numbers become missing"
+    BAD_MOTION = "frames without a numeric displacement are not counted"
 
     def with_reason(self, reason: object) -> str:
-        """Return the remark with its reason behind it."""
+        """Return the remark followed by its reason."""
         return f"{self.value}: {reason}"

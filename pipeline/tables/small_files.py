@@ -1,7 +1,7 @@
-"""Read small text files of a cohort: bounded in size, regular files only, whatever the encoding.
+"""Read small text files of a cohort: regular files of bounded size, in several encodings.
 
-Sidecars and tables of a cohort may be links whose content was not fetched, pipes, or gigabytes of
-something else. One exception tells why a file cannot be used; nothing hangs.
+Sidecars and tables may be links without content, pipes, or gigabytes of other data. Reading never
+blocks on them: :class:`UnreadableError` gives the reason.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ __all__ = [
     "read_json", "read_text", "text_lines",
 ]  # fmt: skip
 
-#: Largest tables and text files, but for those that are streamed.
+#: Largest tables and text files, bytes; streamed tables have no limit.
 TABLE_BYTES = 64 << 20
-#: Largest JSON files.
+#: Largest JSON files, bytes.
 JSON_BYTES = 16 << 20
 _LONGEST_LINE = TABLE_BYTES
-#: Files below this size are split into lines at once.
+#: Files below this size are split into lines in memory, bytes.
 _SHORT = 1 << 16
-#: Pointers of git-annex and Git LFS are one short line, or three.
+#: Largest pointer of git-annex or Git LFS, bytes: one to three short lines.
 POINTER_BYTES = 1024
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class UnreadableError(Exception):
-    """A file cannot be used. Its text is the reason, in equal words for equal reasons."""
+    """A file cannot be used. The text is the reason. Equal reasons have equal words."""
 
 
 def read_text(path: Path, *, limit: int = TABLE_BYTES) -> str:
@@ -51,7 +51,7 @@ def read_text(path: Path, *, limit: int = TABLE_BYTES) -> str:
     Raises
     ------
     UnreadableError
-        If it cannot be read, is larger, no regular file, or no text.
+        If it cannot be read, is larger than the limit, not a regular file, or not text.
     """
     with _opened(path, limit) as file:
         return decode_text(file.read(limit))
@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     UnreadableError
-        As :func:`read_text`, or if it is no JSON object.
+        As :func:`read_text`, or if it is not a JSON object.
     """
     text = read_text(path, limit=JSON_BYTES)
     try:
@@ -78,21 +78,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def text_lines(path: Path, *, limit: int | None = TABLE_BYTES) -> Iterable[str]:
-    """Return the lines of a text file without their ends: of Unix, Windows or old Macs.
+    """Return the lines of a text file without line ends (Unix, Windows or old Mac).
 
-    A line is UTF-8, else Windows's Latin-1; the whole file may be UTF-16 with its mark. Long
-    files are read while the lines are taken.
+    Each line is UTF-8 or else Windows-1252; a file with a UTF-16 mark is UTF-16. Long files are
+    streamed.
 
     Parameters
     ----------
     path : Path
     limit : int, optional
-        Largest size, bytes; None for files that are streamed.
+        Largest size, bytes; None for streamed files of any size.
 
     Raises
     ------
     UnreadableError
-        As :func:`read_text`; of long files also while the lines are taken.
+        As :func:`read_text`. For long files also during iteration.
     """
     with _reasons(path):
         start = read_start(path, _SHORT)
@@ -125,7 +125,7 @@ def _long_lines(path: Path, limit: int | None) -> Iterator[str]:
 
 
 def _short_lines(data: bytes) -> list[str]:
-    """Return the lines of a short file: decoded at once where all of it is one encoding."""
+    """Return the lines of a short file, decoded as a whole if it has a single encoding."""
     first = data.partition(b"\n")[0].rstrip(b"\r")
     if b"\r" in first:  # of an old Mac
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -140,12 +140,12 @@ def _short_lines(data: bytes) -> list[str]:
 
 
 def decode_text(data: bytes) -> str:
-    """Decode UTF-8, with a mark or without, UTF-16 with its mark, else Windows's Latin-1.
+    """Decode UTF-8 with or without a mark, UTF-16 with a mark, or else Windows-1252.
 
     Raises
     ------
     UnreadableError
-        If it is no text.
+        If it is not text.
     """
     try:
         is_utf16 = data.startswith(_UTF16)
@@ -161,7 +161,7 @@ def decode_text(data: bytes) -> str:
 
 
 def not_fetched(path: Path) -> Reason | None:
-    """Tell whether git-annex, datalad or Git LFS have a file whose content is not here."""
+    """Return how a file of git-annex, datalad or Git LFS lacks its content; None if it does not."""
     try:
         if path.is_symlink() and not path.exists():
             return Reason.LINK
@@ -177,7 +177,7 @@ def not_fetched(path: Path) -> Reason | None:
 
 @contextmanager
 def _opened(path: Path, limit: int | None) -> Iterator[io.BufferedReader]:
-    """Open a regular file; its errors, also while it is read, become reasons."""
+    """Open a regular file. Errors while opening and reading become ``UnreadableError``."""
     with _reasons(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if limit is not None and size > limit:
@@ -189,7 +189,7 @@ def _opened(path: Path, limit: int | None) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def _reasons(path: Path) -> Iterator[None]:
-    """Turn errors of a file into reasons."""
+    """Convert errors of a file to ``UnreadableError`` with a reason."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Read tables of subjects: ids as text, one row for each subject, or subject and session."""
+"""Read tables of subjects: ids as text, one row per subject, or per subject and session."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ def read_subject_table(
     subjects: Collection[str] | None = None,
     limit: int | None = TABLE_BYTES,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Read a table of subjects as text, so that no id loses its zeros.
+    """Read a table of subjects as text, which keeps leading zeros of ids.
 
-    Rows of one subject and session are joined: a value that differs among them is missing.
+    Rows of the same subject and session are joined. Contradicting values become missing.
 
     Parameters
     ----------
     path : Path
     dialect : Dialect
     ids : sequence of str
-        Names that the id column may have, in any case.
+        Names of the id column, in any case.
     prefix : str
-        What ids may begin with and lose: ``sub-``.
+        Optional prefix of ids that is removed: ``sub-``.
     sessions : sequence of str
-        Names that a column of sessions may have; it becomes ``session``, without ``ses-``.
+        Names of a column of sessions. It is renamed to ``session``, and ``ses-`` is removed.
     missing : collection of str
-        What stands for a missing value besides the dialect's own; it becomes ``""``.
+        Further texts for missing values besides those of the dialect. They become ``""``.
     columns : collection of str, optional
-        The columns to read besides the id; default: all.
+        Columns to read besides the id. Default: all.
     subjects : collection of str, optional
-        The subjects to keep; default: all.
+        Subjects to keep. Default: all.
     limit : int, optional
-        Largest size, bytes; None for tables of any size, which are streamed.
+        Largest size, bytes; None for streamed tables of any size.
 
     Returns
     -------
     pd.DataFrame
         Text, with the ids in a column ``subject``.
     list of str
-        What is doubtful, in words.
+        Remarks on doubtful values.
 
     Raises
     ------
@@ -109,14 +109,14 @@ def read_subject_table(
 
 
 def joined_rows(frame: pd.DataFrame, said: list[str]) -> pd.DataFrame:
-    """Join the rows of each subject, or subject and session; values that differ become missing.
+    """Join rows of the same subject and session. Contradicting values become missing.
 
     Parameters
     ----------
     frame : pd.DataFrame
         Text.
     said : list of str
-        Gets a remark if there are any such rows.
+        A remark is appended here if there are such rows.
     """
     keys = ["subject", "session"] if "session" in frame else ["subject"]
     again = frame.duplicated(keys, keep=False)
@@ -130,7 +130,7 @@ def joined_rows(frame: pd.DataFrame, said: list[str]) -> pd.DataFrame:
 
 
 def _same_columns_joined(frame: pd.DataFrame, names: list[str], said: list[str]) -> pd.DataFrame:
-    """Name the columns; those with one name become one."""
+    """Set the column names. Columns of the same name are joined."""
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         said.append(f"{Remark.SAME_COLUMN}: {first_examples(pd.Series(twice))}")
@@ -150,6 +150,6 @@ def _without_empty_nameless(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _agreed(values: pd.Series) -> str:
-    """Return the one value that is there; empty if there are several."""
+    """Return the only value; empty if there are several different ones."""
     distinct = set(values) - {""}
     return distinct.pop() if len(distinct) == 1 else ""

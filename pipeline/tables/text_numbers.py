@@ -1,4 +1,4 @@
-"""Numbers in tables of text: with decimal commas, thousands commas, and words for missing ones."""
+"""Parse numbers in tables of text: decimal commas, thousands commas, words for missing values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
     "text_to_numbers",
 ]  # fmt: skip
 
-#: Words and signs that people write for a missing number, in small letters.
+#: Words and signs for missing numbers, in lower case.
 PLACEHOLDERS = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "missing", "unknown",
                           "-", "--", ".", "?"})  # fmt: skip
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -25,10 +25,11 @@ _EUROPEAN = r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+,[0-9]+"
 
 
 def text_to_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series, bool]:
-    """Turn a column of text into numbers.
+    """Convert a column of text to numbers.
 
-    What a comma in a number means is told by the column: ``23,5`` has decimals, ``1,234,567``
-    thousands; ``1,234`` alone may be either, and is no number.
+    The meaning of commas is decided per column: ``23,5`` has a decimal comma, ``1,234,567`` has
+    thousands commas. A column with only values such as ``1,234`` is ambiguous: these are not
+    numbers.
 
     Parameters
     ----------
@@ -38,11 +39,11 @@ def text_to_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series, bool]:
     Returns
     -------
     numbers : pd.Series
-        ``float64``; NaN where there is none.
+        ``float64``; NaN for missing values and other text.
     odd : pd.Series
-        True where there is text that is no number.
+        Mask of text that is neither a number nor missing.
     commas : bool
-        Whether numbers with commas are among them.
+        Whether any number has a comma.
     """
     present = values != ""
     numbers = pd.to_numeric(values.where(present), errors="coerce").astype(np.float64)
@@ -56,7 +57,7 @@ def text_to_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series, bool]:
 
 
 def numbers_of(values: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Turn texts into numbers; return them with NaN where there is none, and where text is odd."""
+    """Convert texts to numbers with NaN for all others, and return the mask of other text."""
     try:
         if "_" in "".join(values):
             raise ValueError("Python's own spelling of numbers")
@@ -70,12 +71,12 @@ def numbers_of(values: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDAr
 
 
 def plain_numbers(texts: Sequence[str]) -> list[float]:
-    """Return the numbers that texts are, all of them finite.
+    """Convert texts to finite numbers.
 
     Raises
     ------
     ValueError
-        If one is none.
+        If a text is not a finite number.
     """
     together = "".join(texts)
     if "_" in together or not together.isascii():
@@ -87,12 +88,12 @@ def plain_numbers(texts: Sequence[str]) -> list[float]:
 
 
 def one_number(text: str) -> float:
-    """Return the number that a text is.
+    """Convert a text to a finite number.
 
     Raises
     ------
     ValueError
-        If it is none; ``nan`` and ``inf`` are none.
+        If it is not a number, or ``nan`` or ``inf``.
     """
     if not (text.isdecimal() and text.isascii()) and not _NUMBER.fullmatch(text.strip()):
         raise ValueError(f"{text[:40]!r} is no number")
@@ -100,13 +101,13 @@ def one_number(text: str) -> float:
 
 
 def first_examples(values: pd.Series, most: int = 3) -> str:
-    """Return the first different values, quoted, and whether there are more."""
+    """Return the first distinct values, quoted, with ``...`` if there are more."""
     distinct = list(dict.fromkeys(values))
     return ", ".join(repr(v[:40]) for v in distinct[:most]) + (", ..." if distinct[most:] else "")
 
 
 def _without_commas(given: pd.Series, column: pd.Series) -> pd.Series:
-    """Return the values whose commas can be told, with decimal points instead."""
+    """Return the values with unambiguous commas, converted to decimal points."""
     decimal, thousands, european = (
         given.str.fullmatch(pattern) for pattern in (_DECIMAL, _THOUSANDS, _EUROPEAN)
     )

@@ -1,6 +1,6 @@
-"""Read rows of text tables: BIDS's tabs without quoting, and CSV with quotes.
+"""Read rows of text tables: BIDS tables (tabs, no quoting) and CSV tables with quotes.
 
-Every table of a cohort is read here. No row is dropped without a remark.
+All tables of a cohort are read here. Dropped rows are always reported.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from fmritok.pipeline.tables.small_files import TABLE_BYTES, UnreadableError, te
 
 __all__ = ["BIDS", "CSV", "Dialect", "MisalignedError", "TextTable", "find_column"]
 
-#: A quoted field may be as long as a small file.
+#: Largest field, characters: a quoted field may be as long as a small file.
 csv.field_size_limit(TABLE_BYTES)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a standard writes tables.
+    """Conventions of a table format.
 
     Attributes
     ----------
     separators : str
         Characters that may separate fields.
     quoted : bool
-        Whether quote marks around a field are not part of it.
+        Whether fields may be quoted.
     missing : frozenset of str
-        What stands for a missing value.
+        Texts for missing values.
     """
 
     separators: str
@@ -48,7 +48,7 @@ class MisalignedError(UnreadableError):
 
 
 def find_column(header: Iterable[str], names: Sequence[str]) -> str | None:
-    """Return the first of the wanted columns that a table has, whatever its case."""
+    """Return the first of the wanted columns in a table, ignoring case."""
     present: dict[str, str] = {}
     for column in header:
         if column in names:
@@ -58,27 +58,27 @@ def find_column(header: Iterable[str], names: Sequence[str]) -> str | None:
 
 
 class TextTable:
-    """A table of text: its header, and its rows one after another.
+    """A table of text, read row by row.
 
     Parameters
     ----------
     path : Path
     dialect : Dialect
     limit : int, optional
-        Largest size, bytes; None for tables that are streamed.
+        Largest size, bytes; None for streamed tables of any size.
 
     Attributes
     ----------
     header : list of str
-        Names of the columns. One without a name is ``Unnamed: 0``, by its place; so many nameless
-        ones as the table has at its right edge are left away as long as they are empty.
+        Names of the columns. Columns without a name are ``Unnamed: 0`` and so on, by position.
+        Empty nameless columns at the right edge are dropped.
     remarks : dict of Remark to int
-        What was doubtful so far, and the line where it was first.
+        Doubts so far, each with the first line.
 
     Raises
     ------
     UnreadableError
-        If it cannot be read, or has no header.
+        If the table cannot be read, or has no header.
     """
 
     def __init__(self, path: Path, dialect: Dialect, *, limit: int | None = TABLE_BYTES) -> None:
@@ -100,19 +100,19 @@ class TextTable:
         self.header = [name or f"Unnamed: {i}" for i, name in enumerate(self.header)]
 
     def rows(self, columns: Sequence[int] | None = None) -> Iterator[list[str]]:
-        """Yield the fields of each row, without spaces around them; empty rows are passed over.
+        """Yield the fields of each row, stripped of spaces. Empty rows are skipped.
 
         Parameters
         ----------
         columns : sequence of int, optional
-            Places of the columns that are wanted; default: all of the header's.
+            Positions of the wanted columns. Default: all columns of the header.
 
         Raises
         ------
         MisalignedError
             If most rows have more fields than the header.
         UnreadableError
-            If the file cannot be read on.
+            If the file cannot be read to its end.
         """
         width, fitting, too_long, longest = len(self.header), 0, 0, 0
         columns = range(width) if columns is None else columns
@@ -139,15 +139,15 @@ class TextTable:
             raise MisalignedError(f"{width} columns in the header and {longest} below it")
 
     def said(self) -> list[str]:
-        """Return the remarks in words, with the line where each was first."""
+        """Return the remarks as text, each with its first line."""
         return [f"{remark} (line {line})" for remark, line in self.remarks.items()]
 
     def _has_fields(self, line: str) -> bool:
-        """Tell the header from empty lines and comments before it."""
+        """Whether a line is the header, not an empty line or a comment before it."""
         text = line.strip("\t,; ")
         if text.startswith("#"):
             self._note(Remark.COMMENTS)
-        # the first line of a CSV may tell Excel its separator
+        # the first line of a CSV file may name the separator for Excel
         return bool(text) and not text.startswith("#") and not text.lower().startswith("sep=")
 
     def _parsed(self, line: str) -> list[str]:
@@ -160,10 +160,10 @@ class TextTable:
             yield line.split(self._separator)
 
     def _quoted_rows(self) -> Iterator[list[str]]:
-        """Yield rows of a table with quoting.
+        """Yield the rows of a table with quoting.
 
-        A lone quote mark would swallow lines up to the next one. If all of these lines have the
-        right number of fields by themselves, they are rows.
+        A lone quote mark would join all lines up to the next one. If each of these lines has the
+        right number of fields, they are yielded as separate rows.
         """
         lines = self._lines
         lines.keeps = True
@@ -197,7 +197,7 @@ class TextTable:
 
 
 class _Lines:
-    """Lines with their number; those since the last look are kept on request."""
+    """Iterator of lines that counts them, and keeps recent lines on request."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._all = iter(lines)

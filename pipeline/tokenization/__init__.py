@@ -1,1 +1,1 @@
-"""From a catalogue to tokens: the plan, the tasks, and where they run."""
+"""Tokenization of a cohort: the plan, the tasks, and their executors."""

@@ -1,7 +1,7 @@
-"""A finished run belongs to its source: compare a catalogue with what a store was made from.
+"""Binding of finished runs to their sources: compare a catalogue with the sources in a store.
 
-Ids can repeat: another cohort, changed files, another repetition time. Tokens and phenotypes of one
-cohort must not be taken for those of another.
+Another cohort may have the same ids. Files and repetition times may change. Tokens and phenotypes
+must never be attributed to another cohort.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fmritok.pipeline.store.locks.locking import is_held
 
 __all__ = ["CHANGED", "Binding", "check_others_at_work", "compare_sources"]
 
-#: Value of ``--redo`` that stands for all runs whose source differs.
+#: Value of ``--redo`` for all runs with a changed source.
 CHANGED = "changed"
 _FIELDS = {
     "source": "path below the root",
@@ -36,17 +36,17 @@ _NEXT_STEP = "If this is another cohort, give it a name with --name; "
 
 @dataclass(frozen=True)
 class Binding:
-    """What came of comparing a catalogue with the finished runs of a store.
+    """Result of comparing a catalogue with the finished runs of a store.
 
     Attributes
     ----------
     redo : dict of str to set of str
-        By token group: finished runs to tokenize again.
+        Finished runs to tokenize again, by token group.
     times : dict of str to str
-        Times of change of files that were written anew with the same content.
+        New modification times of files with unchanged content, by run id.
     kept : dict of str to str
-        Finished runs whose files changed and cannot be tokenized now, with the reason. Their tokens
-        stay; nothing else is taken from the catalogue for them.
+        Finished runs with changed files that cannot be tokenized, and the reason. Their tokens
+        stay. Nothing else is taken from the catalogue for them.
     """
 
     redo: dict[str, set[str]]
@@ -68,22 +68,22 @@ def compare_sources(
     ----------
     location : Location
     groups : sequence of str
-        Token groups that are to be written.
+        Token groups to write.
     runs : pd.DataFrame
-        The catalogue.
+        Runs of the catalogue.
     redo : collection of str
-        Run ids to tokenize again, or ``changed`` for all whose source differs.
+        Run ids to tokenize again, or ``changed`` for all runs with a changed source.
     say : callable
-        Told before files are read to compare their content, and of runs that stay as they are.
+        Called with messages for the user.
 
     Raises
     ------
     StoreError
-        If a run differs from its source and is not to be redone; the first difference is named.
+        If a source changed and its run is not in ``redo``. The error names the first difference.
     RunError, OSError
         If a file cannot be read to compare its content.
     CatalogError
-        If a run to be redone is not in the catalogue, or cannot be tokenized.
+        If a run in ``redo`` is not in the catalogue, or cannot be tokenized.
     """
     _check_redo(redo, runs)
     found = Binding({name: set(redo) - {CHANGED} for name in groups})
@@ -115,14 +115,14 @@ def compare_sources(
 
 
 def check_others_at_work(location: Location, groups: Sequence[str], runs: pd.DataFrame) -> None:
-    """Refuse runs that another process tokenizes into another group from another source.
+    """Refuse runs that another process is tokenizing from another source into another group.
 
-    The caller holds the root: none of the others can plan meanwhile.
+    The caller holds the root, so no other process can plan at the same time.
 
     Raises
     ------
     StoreError
-        The first run that differs is named.
+        If there is such a run. The error names the first one.
     """
     by_id = {str(run["run_id"]): _as_source(run) for run in runs.to_dict("records")}
     for group in group_names(read_root(location)):
@@ -138,18 +138,18 @@ def check_others_at_work(location: Location, groups: Sequence[str], runs: pd.Dat
 
 
 class _ContentOf:
-    """Tells whether the files of a run hold what was tokenized; reads them only when asked."""
+    """Compare the content of files with the tokenized content. Files are read only if needed."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._has_said = say, False
         self._found: dict[str, str] = {}
 
     def __call__(self, old: Mapping[Any, Any], run: Mapping[Any, Any]) -> bool:
-        if run["problem"]:  # its files cannot be read, or not all of them are there
+        if run["problem"]:  # a file is missing or unreadable
             return False
         if not self._has_said:
-            self._say("Files have another time of change than when they were tokenized; "
-                      "their content is compared.")  # fmt: skip
+            self._say("Modification times of files differ from those in the store. "
+                      "Comparing the content of these files.")  # fmt: skip
             self._has_said = True
         run_id = str(run["run_id"])
         if run_id not in self._found:
@@ -174,7 +174,7 @@ def _check_redo(redo: Collection[str], runs: pd.DataFrame) -> None:
 
 
 def _as_source(run: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a catalogued run with the columns that finished runs are bound to."""
+    """Return a catalogued run with the source columns of the runs table."""
     known = not run["problem"]
     return {
         **run,
@@ -190,8 +190,8 @@ def _difference(
     *,
     is_written: bool,
 ) -> tuple[str, Any, Any] | None:
-    """Return name and both values of the first thing in which a run and its source differ."""
-    # Other groups may hold another representation of the run: grayordinates beside volumes.
+    """Return name and both values of the first difference between a run and its source."""
+    # Other groups may be made from another representation, such as grayordinates.
     is_other_file = not is_written and old["source"] != run["source"]
     for name, meaning in _FIELDS.items():
         if is_other_file and name in ("source", "source_bytes"):

@@ -1,4 +1,4 @@
-"""Start the Dask cluster that a small YAML describes, such as SLURM jobs.
+"""Start a Dask cluster from a YAML file, for example as SLURM jobs.
 
 ::
 
@@ -8,10 +8,10 @@
     workers: 40
 
 ``cluster`` is a class of one of Dask's cluster packages (:data:`KNOWN`), ``options`` its arguments.
-Recipes for SLURM, Kubernetes and several GPUs lie in ``docs/clusters``.
+``docs/clusters`` has examples for SLURM, Kubernetes and several GPUs.
 
-A file that imports and calls what it likes is a program. Other classes are therefore imported only
-if the user names them on the command line, too.
+A YAML file that can import any class is a program. Classes outside of Dask's packages are therefore
+imported only if the user also names them on the command line.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 
-__all__ = ["KNOWN", "ClusterRecipe", "read_recipe", "started"]
+__all__ = ["KNOWN", "ClusterConfig", "read_cluster", "started"]
 
 #: Modules of Dask's cluster packages, and their classes.
 KNOWN = {
@@ -51,17 +51,17 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class ClusterRecipe:
-    """What a YAML says of a cluster.
+class ClusterConfig:
+    """Configuration of a cluster.
 
     Attributes
     ----------
     cluster : str
         Class of the cluster, with its module.
     options : dict
-        Its arguments.
+        Arguments of the class.
     workers : int, optional
-        To ask for; default: what the options say.
+        Number of workers to request. Default: as in the options.
     """
 
     cluster: str
@@ -69,27 +69,27 @@ class ClusterRecipe:
     workers: int | None = None
 
     def build(self, trusted: str | None = None) -> Any:
-        """Make the cluster, without asking for workers.
+        """Create the cluster, without requesting workers.
 
         Parameters
         ----------
         trusted : str, optional
-            A class that may be imported although it is not one of :data:`KNOWN`.
+            A class outside of :data:`KNOWN` that may be imported.
 
         Raises
         ------
         FmritokError
-            If its class is neither known nor trusted, its package is not installed, or it does not
-            take the options.
+            If the class is neither known nor trusted, its package is not installed, or an option is
+            unknown.
         """
         module, _, name = str(self.cluster).rpartition(".")
         if name not in KNOWN.get(module, ()) and self.cluster != trusted:
             known = ", ".join(sorted({module.partition(".")[0] for module in KNOWN}))
-            raise FmritokError(
+            raise wrong_usage(FmritokError(
                 expected("Cluster", self.cluster, f"a class of Dask's cluster packages ({known})",
                          "another one, which was not imported", "If you trust it and this file, "
                          f"add --trust-cluster {self.cluster}.")
-            )  # fmt: skip
+            ))  # fmt: skip
         try:
             kind = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
@@ -111,42 +111,42 @@ class ClusterRecipe:
             ) from error  # fmt: skip
 
 
-def read_recipe(path: Path) -> ClusterRecipe:
-    """Read a cluster's YAML.
+def read_cluster(path: Path) -> ClusterConfig:
+    """Read the YAML file of a cluster.
 
     Raises
     ------
     FmritokError
-        If it is no such file.
+        If the file is missing or invalid.
     """
     import yaml
 
     try:
-        return ClusterRecipe(**yaml.safe_load(path.read_text()))
+        return ClusterConfig(**yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError, TypeError) as error:
-        raise FmritokError(
+        raise wrong_usage(FmritokError(
             expected("Cluster file", path, "YAML with cluster, options and workers",
                      f"{type(error).__name__}: {error}", "Start from one in docs/clusters.")
-        ) from error  # fmt: skip
+        )) from error  # fmt: skip
 
 
 @contextmanager
 def started(path: Path, trusted: str | None = None) -> Iterator[Any]:
-    """Start a cluster, and close it at the end.
+    """Start a cluster; close it on exit.
 
     Parameters
     ----------
     path : Path
-        Its YAML.
+        YAML file of the cluster.
     trusted : str, optional
-        See :meth:`ClusterRecipe.build`.
+        See :meth:`ClusterConfig.build`.
 
     Yields
     ------
     distributed.deploy.Cluster
     """
-    recipe = read_recipe(path)
-    with recipe.build(trusted) as cluster:
-        if recipe.workers is not None:
-            cluster.scale(recipe.workers)
+    config = read_cluster(path)
+    with config.build(trusted) as cluster:
+        if config.workers is not None:
+            cluster.scale(config.workers)
         yield cluster

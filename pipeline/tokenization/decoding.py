@@ -1,4 +1,4 @@
-"""Turn a run's tokens back into what they were made of, as the store says they were made."""
+"""Decode stored tokens of a run to volumes, pictures, surfaces or tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fmritok.errors import FmritokError, StoreError, expected
+from fmritok.errors import FmritokError, StoreError, expected, wrong_usage
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.records import read_record
 from fmritok.tokenizers.base import Tokenizer
@@ -23,9 +23,9 @@ def decode_to_file(
     frames: slice,
     out: Path,
     *,
-    places: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Decode consecutive frames of a run to a file whose name says what is wanted.
+    """Decode consecutive frames of a run to a file. The extension chooses the format.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ def decode_to_file(
     frames : slice
     out : Path
         ``.nii`` or ``.nii.gz`` for ``vae``; ``.png`` or ``.func.gii`` (one per hemisphere) for
-        ``flatmap``; ``.tsv`` for ``network``; what another tokenizer writes.
-    places : dict of str to str, optional
-        Options of the tokenizer that are different on this machine than where the store was
-        written: where the autoencoder (``weights``) or the cortical template (``template``) lies.
+        ``flatmap``; ``.tsv`` for ``network``; any ``file_types`` of other tokenizers.
+    overrides : dict of str to str, optional
+        Options of the tokenizer that differ on this machine: the path of the autoencoder
+        (``weights``) or of the cortical template (``template``).
 
     Returns
     -------
@@ -46,18 +46,18 @@ def decode_to_file(
     Raises
     ------
     StoreError
-        If there is no such run, or its tokens do not become such a file.
+        If there is no such run, or the tokenizer cannot write this format.
     FmritokError
-        If weights or template are not those that the group was made with.
+        If weights or template differ from those of the group.
     """
     opened = TokenStore(store).group(group)
     with _understood(opened):
-        return _decode(opened, run_id, frames, out, places or {})
+        return _decode(opened, run_id, frames, out, overrides or {})
 
 
 @contextmanager
 def _understood(group: TokenGroup) -> Iterator[None]:
-    """Say that a group is another one where what it tells of its tokenizer cannot be followed."""
+    """Turn exceptions from invalid metadata of a group into one error that names the group."""
     try:
         yield
     except FmritokError:
@@ -65,41 +65,43 @@ def _understood(group: TokenGroup) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise StoreError(
             expected(f"Token group {group.name} of", group.location,
-                     "what its tokenizer needs to decode", f"{type(error).__name__}: {error}",
+                     "valid metadata for decoding", f"{type(error).__name__}: {error}",
                      "Restore the store from a copy, or tokenize again.")
         ) from error  # fmt: skip
 
 
 def _decode(
-    opened: TokenGroup, run_id: str, frames: slice, out: Path, places: Mapping[str, str]
+    opened: TokenGroup, run_id: str, frames: slice, out: Path, overrides: Mapping[str, str]
 ) -> list[Path]:
     kind: type[Tokenizer] = TOKENIZERS.find(str(opened.provenance["tokenizer"]))
     if not any(out.name.endswith(ending) for ending in kind.file_types):
-        raise StoreError(
+        raise wrong_usage(StoreError(
             expected(f"Tokens of group {opened.name} as", out,
                      f"a file ending in {' or '.join(kind.file_types) or 'nothing'}",
                      "".join(out.suffixes) or "no ending", "Change --out.")
-        )  # fmt: skip
+        ))  # fmt: skip
     stored = stored_tokens(opened, run_id, frames)
     out.parent.mkdir(parents=True, exist_ok=True)
-    return kind.save(stored, out, places)
+    return kind.save(stored, out, overrides)
 
 
 def stored_tokens(group: TokenGroup, run_id: str, frames: slice = slice(None)) -> StoredTokens:
-    """Read consecutive frames of a run, and all that decoding them needs.
+    """Read consecutive frames of a run, with the metadata for decoding.
 
     Raises
     ------
     StoreError
-        If there is no such run, or it has no such frames.
+        If there is no such run, or it does not have these frames.
     """
     run = group.run(run_id)
-    first, end, _ = frames.indices(int(run["n_frames"]))
-    if end <= first:
-        raise StoreError(
-            expected("Frames of run", run_id, f"a span within 0:{run['n_frames']}",
-                     f"{frames.start}:{frames.stop}", "Choose others.")
-        )  # fmt: skip
+    n_frames = int(run["n_frames"])
+    first, end, _ = frames.indices(n_frames)
+    if end <= first or (frames.stop or 0) > n_frames:
+        got = f"{frames.start or 0}:{'' if frames.stop is None else frames.stop}"
+        raise wrong_usage(StoreError(
+            expected("Frames of run", run_id, f"a span within 0:{n_frames}", got,
+                     "Choose frames of the run.")
+        ))  # fmt: skip
     record = read_record(group.location, group.name, run_id)
     assert record is not None
     return StoredTokens(

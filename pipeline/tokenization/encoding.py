@@ -1,8 +1,8 @@
-"""One run on its way through one tokenizer: blocks of samples in, tokens out."""
+"""Encoding of one run with one tokenizer: blocks of samples in, tokens out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from fmritok.pipeline.sources.volumes import RunVolumes, scaled_product
 from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
 from fmritok.tokenizers.sparse import SparseMap
 
-__all__ = ["Encoded", "SeriesEncoding", "VolumeEncoding"]
+__all__ = ["RunTokens", "SeriesEncoding", "VolumeEncoding"]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """The tokens of one run, and what is stored beside them.
+class RunTokens:
+    """Tokens of one run, with its scalars and arrays.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Encoded:
     scalars : dict of str to float
     arrays : dict of str to np.ndarray
     description : str
-        How the file's samples became the tokenizer's.
+        Description of the map from the samples of the file to those of the tokenizer.
     """
 
     tokens: ScratchArray
@@ -40,13 +40,13 @@ class Encoded:
 
 
 class VolumeEncoding:
-    """A run through a frame-by-frame tokenizer; the volumes may be shared with others.
+    """Encoding with a :class:`VolumeTokenizer`. Several encodings may share the volumes of a run.
 
     Parameters
     ----------
     tokenizer : VolumeTokenizer
     volumes : RunVolumes
-        The caller adds the run's blocks to it.
+        The caller adds the blocks of the run.
     scratch : Path, optional
     """
 
@@ -56,8 +56,8 @@ class VolumeEncoding:
         self._tokenizer, self._scratch = tokenizer, scratch
         self.consumer = volumes
 
-    def finish(self) -> Encoded:
-        """Encode the run, once all of its blocks were added."""
+    def finish(self, tell: Callable[[int], None] = lambda _: None) -> RunTokens:
+        """Encode the run, once all of its blocks were added; tell the frames of each block."""
         volumes, grid = self.consumer, self._tokenizer.grid
         intensity = self._tokenizer.fit(volumes.statistics)
         tokens = ScratchArray(
@@ -65,11 +65,12 @@ class VolumeEncoding:
         )
         for first, block in volumes.blocks(self._tokenizer.block_frames):
             tokens[first : first + len(block)] = self._tokenizer.encode(block, intensity)
-        return Encoded(tokens, intensity.scalars, intensity.arrays, volumes.description)
+            tell(len(block))
+        return RunTokens(tokens, intensity.scalars, intensity.arrays, volumes.description)
 
 
 class SeriesEncoding:
-    """A run through a tokenizer of time courses.
+    """Encoding with a :class:`SeriesTokenizer`.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ class SeriesEncoding:
             )  # fmt: skip
         self._tokenizer, self._source, self._tr, self._scratch = tokenizer, source, tr, scratch
         self._places = self._matrix = tokenizer.places(source.space)
-        if source.to_space is not None:  # one product for both, instead of one after another
+        if source.to_space is not None:  # one product instead of two
             self._matrix = SparseMap(self._places.matrix @ source.to_space.matrix)
         self._series = np.empty((self._places.shape[0], source.n_frames), np.float32)
         self._signal: npt.NDArray[np.float32] | None = None
@@ -104,7 +105,7 @@ class SeriesEncoding:
         self.consumer = self
 
     def add(self, block: npt.NDArray[Any]) -> None:
-        """Map the next frames of the run; all must have been added before :meth:`finish`."""
+        """Map the next frames of the run. Add all frames before :meth:`finish`."""
         if self._signal is None:
             self._signal = self._count_signal(block)
         values = scaled_product(self._matrix, block, self._source)
@@ -118,8 +119,8 @@ class SeriesEncoding:
         zero = -source.intercept / source.slope if source.intercept else 0
         return self._places.signal(block, zero)
 
-    def finish(self) -> Encoded:
-        """Encode the run, once all of its blocks were added."""
+    def finish(self, tell: Callable[[int], None] = lambda _: None) -> RunTokens:
+        """Encode the run, once all of its blocks were added; tell the frames of each block."""
         assert self._signal is not None
         grid = self._tokenizer.grid
         n_frames, _ = self._tokenizer.timing(self._done, self._tr)
@@ -129,7 +130,8 @@ class SeriesEncoding:
         for block in made.blocks:
             tokens[done : done + len(block)] = block
             done += len(block)
+            tell(len(block))
         assert done == n_frames
         self._series = np.empty((0, 0), np.float32)
         how = f"{self._source.space.description}, map {self._places.sha256[:12]}"
-        return Encoded(tokens, made.scalars, made.arrays, how + self._source.description)
+        return RunTokens(tokens, made.scalars, made.arrays, how + self._source.description)

@@ -1,4 +1,4 @@
-"""What a plan will take: frames, bytes, time, working files, and the error of its arithmetic."""
+"""Estimates of a plan: frames, bytes, time, temporary files, and the error of its arithmetic."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fmritok.errors import RunError
 from fmritok.pipeline.catalog.cohort import Cohort
-from fmritok.pipeline.sources.opening import RunFiles
+from fmritok.pipeline.sources.checking import checked_blocks
+from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store.group import is_created
 from fmritok.pipeline.store.ledger import finished_runs
 from fmritok.pipeline.store.location import Location
+from fmritok.pipeline.tokenization.encoding import SeriesEncoding
 from fmritok.pipeline.tokenization.plan import PlannedGroup
-from fmritok.tokenizers.base import VolumeTokenizer
+from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
 from fmritok.tokenizers.fidelity import TOLERABLE, TimeCourseError, spread_frames
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.vae.intensity import VolumeStatistics
@@ -28,29 +31,31 @@ __all__ = ["Estimate", "error_sentence", "estimate", "measured_error", "with_mea
 #: Where the notes of a group keep the error of its arithmetic.
 _NOTE = "error_of_time_courses"
 
-#: int8 residuals and float16 take about these parts of their raw size with zstd, on real runs.
+#: Compressed share of the raw size with zstd, measured on real runs, by store dtype.
 _COMPRESSED = {"int8": 0.5, "float16": 0.8}
+#: How long one run is read to tell the time of all, s.
+_READ_S = 3.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What it will take to write one token group.
+    """Estimated effort to write one token group.
 
     Attributes
     ----------
     group : str
     runs, frames : int
-        To be tokenized now.
+        Runs and frames to tokenize.
     done : int
-        Runs that the store has already.
+        Runs that are finished already.
     problems : int
         Runs that cannot be tokenized.
     raw_bytes, stored_bytes : int
-        Tokens before and, roughly, after compression.
+        Size of the tokens before compression, and roughly after it.
     seconds : float
-        Of one worker; NaN if the encoder was not timed.
+        Time of one worker; NaN if it was not measured, or no run can be read.
     scratch_bytes : int
-        Working files of one worker, for the longest run.
+        Temporary files of one worker, for the longest run.
     error : dict, optional
         Of the tokens' time courses: see :func:`measured_error`.
     """
@@ -75,13 +80,14 @@ def estimate(
     timed: bool = False,
     error: Mapping[str, Any] | None = None,
 ) -> Estimate:
-    """Estimate what one group takes; nothing is written.
+    """Estimate the effort for one group, without writing anything.
 
     Parameters
     ----------
     cohort, planned, location
     timed : bool
-        Whether to encode one frame to tell the time, where a tokenizer works frame by frame.
+        Whether to measure the time: of one frame for tokenizers of volumes, else of a few
+        seconds of one run.
     error : dict, optional
         From :func:`measured_error`.
     """
@@ -95,8 +101,13 @@ def estimate(
     longest = int(todo["n_frames"].max()) if len(todo) else 0
     by_frame = isinstance(planned.tokenizer, VolumeTokenizer)
     seconds = float("nan")
-    if timed and frames and isinstance(planned.tokenizer, VolumeTokenizer):
+    if not frames:
+        seconds = 0.0
+    elif timed and isinstance(planned.tokenizer, VolumeTokenizer):
         seconds = frames * _seconds_a_frame(planned.tokenizer)
+    elif timed and isinstance(planned.tokenizer, SeriesTokenizer):
+        files = cohort.runs[cohort.runs["run_id"].isin(todo["run_id"])]  # frames before resampling
+        seconds = int(files["n_frames"].sum()) * _seconds_a_frame_of(planned.tokenizer, files)
     spool = int(np.prod(SHAPE)) * 2 if by_frame else 0
     return Estimate(
         group=spec.name,
@@ -139,7 +150,7 @@ def measured_error(
             volumes = RunVolumes.read(
                 files, voxel_statistics=tokenizer.needs_voxel_statistics, scratch=scratch
             )
-        except Exception:  # a bad run has its own report later
+        except Exception:  # a bad run is reported later
             continue
         with volumes:
             try:
@@ -171,7 +182,7 @@ def with_measured_notes(planned: PlannedGroup, error: Mapping[str, Any] | None) 
 
 
 def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
-    """Time noise: nothing in it is background."""
+    """Measure the time of a frame of noise, which has no background."""
     tokenizer.setup()
     count = 16 if tokenizer.block_frames > 16 else 1  # a tokenizer may batch frames
     frames = np.random.default_rng(0).uniform(1, 100, (count, *SHAPE)).astype(np.float32)
@@ -181,3 +192,25 @@ def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
     start = time.perf_counter()
     tokenizer.encode(frames, intensity)
     return (time.perf_counter() - start) / count
+
+
+def _seconds_a_frame_of(tokenizer: SeriesTokenizer, runs: pd.DataFrame) -> float:
+    """Time the beginning of the shortest run that can be read; NaN if there is none."""
+    names = [one.name for one in fields(RunFiles)]
+    for run in runs.sort_values("n_frames").to_dict("records"):
+        try:
+            tokenizer.setup()
+            source = open_run(RunFiles(**{name: str(run[name]) for name in names}))
+            encoding = SeriesEncoding(tokenizer, source, float(run["tr"]), None)
+            done, start = 0, time.perf_counter()
+            for block in checked_blocks(source, str(run["path"])):
+                encoding.add(block)
+                done += len(block)
+                if time.perf_counter() - start > _READ_S:
+                    break
+            else:
+                encoding.finish().tokens.close()
+            return (time.perf_counter() - start) / done
+        except Exception:  # a bad run has its own report later
+            continue
+    return float("nan")

@@ -1,8 +1,7 @@
-"""Run the tasks of a plan: one by one in this process, or on a Dask cluster."""
+"""Executors: run the tasks of a plan one by one in this process, or on a Dask cluster."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmritok.device import count_cores, count_gpus
 from fmritok.errors import FmritokError, MachineError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import RunRecord
@@ -22,45 +22,45 @@ from fmritok.pipeline.tokenization.dask_faults import (
     stopping_error,
 )
 from fmritok.pipeline.tokenization.task import Job, RunTask, tokenize_run
+from fmritok.pipeline.tokenization.telling import Follow, followed
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 __all__ = ["default_workers", "run_on_dask", "run_serially"]
 
-#: Tasks handed out per worker: one at work, one to follow.
+#: Submitted tasks per worker: one running, one queued.
 _IN_FLIGHT = 2
-#: How long to wait for a task before workers that joined are looked for, s.
+#: How long to wait for a task before counting the workers again, s.
 _LOOK_AGAIN_S = 5.0
-#: Times a task may lose its worker before its run is given up.
+#: How often a task may lose its worker before its run is given up.
 _ALLOWED_FAILURES = 2
-#: On loopback; another port is taken if this one is in use.
+#: Address of the dashboard, on loopback. If the port is in use, Dask takes another one.
 _DASHBOARD = "127.0.0.1:8787"
-#: What a worker with the full-size autoencoder needs for a long run, bytes.
+#: Memory of a worker with the full-size autoencoder for a long run, bytes.
 _MEMORY_A_WORKER = 4e9
 
 Say = Callable[[str], None]
 
 
 def default_workers() -> int:
-    """Return one worker per GPU; without one, one per core as far as memory allows.
+    """Return the default number of workers: one per GPU, else one per core within the memory.
 
-    Workers of one thread each read, encode and write side by side, and do not wait for one another
-    at every layer as the threads of one worker do.
+    Several workers with one thread are faster than one worker with several threads: threads of one
+    worker wait for each other at every layer of the network.
     """
     import psutil
-    import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
     room = int(psutil.virtual_memory().available // _MEMORY_A_WORKER)
-    return max(1, min(os.cpu_count() or 1, room))
+    return count_gpus() or max(1, min(count_cores(), room))
 
 
-def run_serially(tasks: Sequence[RunTask], job: Job) -> Generator[Outcome]:
-    """Tokenize runs in this process, in order."""
+def run_serially(
+    tasks: Sequence[RunTask], job: Job, *, follow: Follow | None = None
+) -> Generator[Outcome]:
+    """Tokenize runs one after another in this process; ``follow`` is told the progress of each."""
     for task in tasks:
-        yield task, tokenize_run(task, job)
+        yield task, tokenize_run(task, job, follow)
 
 
 def run_on_dask(
@@ -72,12 +72,13 @@ def run_on_dask(
     workers: int | None = None,
     trusted: str | None = None,
     say: Say = print,
+    follow: Follow | None = None,
 ) -> Generator[Outcome]:
-    """Tokenize runs on a Dask cluster, in the order in which they finish.
+    """Tokenize runs on a Dask cluster. Yields results in the order of completion.
 
-    A run that takes its worker down with it is tried again on another, then given up; the rest goes
-    on. A bounded number of tasks is out at any time, and only small records come back. When the
-    machine is at fault, no more tasks are handed out; those that are out end first.
+    A run that kills its worker is tried again on another one, then given up; other runs continue.
+    The number of submitted tasks is bounded, and tasks return only small records. After a fault of
+    the machine no more tasks are submitted, and running ones may finish.
 
     Parameters
     ----------
@@ -86,42 +87,47 @@ def run_on_dask(
     scheduler : str, optional
         Address of a running cluster.
     cluster : Path, optional
-        YAML of a cluster to start, see :mod:`fmritok.pipeline.tokenization.clusters`.
-        Default, with neither: a ``LocalCluster`` for this call.
+        YAML file of a cluster to start; see :mod:`fmritok.pipeline.tokenization.clusters`.
+        Default, without ``scheduler``: a ``LocalCluster`` for this call.
     workers : int, optional
-        Of the local cluster; default: :func:`default_workers`.
+        Workers of the local cluster. Default: :func:`default_workers`.
     trusted : str, optional
-        A class of clusters that the YAML may name, see
+        Another class of clusters allowed in the YAML; see
         :mod:`fmritok.pipeline.tokenization.clusters`.
     say : callable
-        Told the address of the dashboard.
+        Called with messages for the user, such as the address of the dashboard.
+    follow : callable, optional
+        Called now and then with the progress of each running task.
 
     Raises
     ------
     MachineError
         If the machine, the scheduler or the workers are at fault.
     FmritokError
-        If the store's objects are not visible to other processes.
+        If other processes cannot see the objects of the store.
     """
     from distributed import KilledWorker
 
     if not Location(job.store).is_shared:
         raise FmritokError(
-            expected("Store", job.store, "a place that worker processes can see", "memory://",
+            expected("Store", job.store, "a store that worker processes can open", "memory://",
                      "Use --executor serial.")
         )  # fmt: skip
-    # A scheduler may serve several calls: two tasks of one key would be one task to it.
+    # Keys must be unique: a scheduler that serves several calls merges tasks with equal keys.
     call = f"{job.store}-{uuid.uuid4().hex}"
     with _client(job, scheduler, cluster, workers, trusted) as (client, threads):
         say(f"Dask dashboard: {client.dashboard_link}")
         job = replace(job, threads=threads)
+        if follow:
+            job = replace(job, topic=f"fmritok-{uuid.uuid4().hex}")
+            followed(client, job.topic, follow)
         waiting, lost = iter(tasks), LostRuns(job)
         flying: dict[Future, RunTask] = {}
         stop: MachineError | None = None
         patience = Patience(is_local=not (scheduler or cluster))
         while True:
             with scheduler_watched(client):
-                # Workers may join late or leave: look at how many there are, again and again.
+                # Workers may join late or leave: count them in every round.
                 threads_now = sum(client.nthreads().values())
                 patience.check(threads_now)
                 room = _IN_FLIGHT * max(1, threads_now) - len(flying)
@@ -153,7 +159,7 @@ def run_on_dask(
 def _finished(
     flying: dict[Future, RunTask],
 ) -> list[tuple[Future, BaseException | None, dict[str, RunRecord] | None]]:
-    """Wait a while for tasks to end; return their errors or their records."""
+    """Wait a while for tasks to finish, and return their errors or records."""
     from distributed import wait
 
     try:
@@ -168,11 +174,11 @@ def _finished(
 def _client(
     job: Job,
     scheduler: str | None,
-    recipe: Path | None,
+    cluster_file: Path | None,
     workers: int | None,
     trusted: str | None,
 ) -> Iterator[tuple[Client, int]]:
-    """Connect to a cluster, or make one whose workers share the cores without crowding them."""
+    """Connect to a cluster, or start one with at most one thread per core."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -180,14 +186,14 @@ def _client(
         with _connected(scheduler) as client:
             yield client, 0
         return
-    if recipe:
+    if cluster_file:
         from fmritok.pipeline.tokenization.clusters import started
 
-        with started(recipe, trusted) as found, Client(found) as client:
+        with started(cluster_file, trusted) as found, Client(found) as client:
             yield client, 0
         return
     count = workers or default_workers()
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, count_cores() // count)
     settings = {
         "distributed.nanny.pre-spawn-environ": _worker_environment(threads),
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
@@ -201,14 +207,14 @@ def _client(
                 LocalCluster(
                     n_workers=count,
                     threads_per_worker=1,
-                    # Its pages and its "stop" button are for this machine only.
+                    # Loopback only: the dashboard has a "stop" button.
                     host="127.0.0.1",
                     dashboard_address=_DASHBOARD,
                     local_directory=job.scratch or None,
                     silence_logs=50,
                 )
             )
-        except (RuntimeError, OSError) as error:  # a worker died before it was there
+        except (RuntimeError, OSError) as error:  # a worker died before it was ready
             raise MachineError(
                 expected("Dask cluster", "on this machine", f"{count} workers to start",
                          f"{type(error).__name__}: {error}",
@@ -224,23 +230,23 @@ def _connected(scheduler: str) -> Client:
         return Client(scheduler)
     except (OSError, ValueError) as error:
         raise MachineError(
-            expected("Dask scheduler", scheduler, "one that answers, at tcp://HOST:PORT",
+            expected("Dask scheduler", scheduler, "an answer at tcp://HOST:PORT",
                      f"{type(error).__name__}: {error}",
                      "Start it with `dask scheduler`, or check the address.")
         ) from error  # fmt: skip
 
 
 def _worker_environment(threads: int) -> dict[str, str]:
-    """Return what a worker's process has to find when it starts.
+    """Return the environment variables of worker processes.
 
-    Dask's own settings are one thread, and a heap that is given back to the system after every
-    layer of a network: encoding then spends more than half of its time on page faults.
+    Dask's defaults are one thread, and a heap that is returned to the system after every layer of a
+    network. With them, encoding spends more than half of its time on page faults.
     """
     heap = str(256 << 20)
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take busy cores from one another
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads compete for busy cores
         "MALLOC_TRIM_THRESHOLD_": heap,
         "MALLOC_MMAP_THRESHOLD_": heap,
     }

@@ -1,4 +1,4 @@
-"""Tokenize one run without a store: the same reading and encoding as ``fmritok tokenize``."""
+"""Tokenize one run without a store, with the same code as ``fmritok tokenize``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.memory import MemorySource, files_of, space_of_samples
 from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
-from fmritok.pipeline.tokenization.encoding import Encoded, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
 from fmritok.tokenizers.base import SeriesTokenizer, SeriesTokens, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import SurfaceSpace
@@ -33,26 +33,26 @@ Path_ = str | PathLike[str]
 
 @dataclass(frozen=True, eq=False)
 class TokenizedRun:
-    """The tokens of one run; ``numpy.asarray`` gives the values.
+    """Tokens of one run. ``numpy.asarray`` returns the values.
 
     Attributes
     ----------
     values : np.ndarray of shape (n_frames, n_tokens, dim), float32
-        As the tokenizer computed them, before they are stored.
+        Tokens as computed, without the rounding of a store.
     tr : float
-        Seconds between frames of tokens.
+        Seconds between token frames.
     coordinates : np.ndarray of shape (n_tokens, 3), float32
         Centre of each token, mm, MNI.
     static : dict of str to np.ndarray
-        Further arrays of the tokenizer, such as which pixels are cortex.
+        Further arrays of the tokenizer, such as the mask of cortical pixels.
     arrays : dict of str to np.ndarray
         Arrays of this run, such as the coverage of each parcel.
     scalars : dict of str to float
-        Numbers of this run, such as the maximum that intensities were divided by.
+        Numbers of this run, such as the maximum intensity.
     provenance : dict
-        Everything that decides what the tokens mean.
+        All settings that change the tokens.
     description : str
-        How the file's samples became the tokenizer's.
+        Description of the map from the samples of the file to those of the tokenizer.
     """
 
     values: npt.NDArray[np.float32]
@@ -101,11 +101,11 @@ def tokenize(
         (n_frames, n_samples) of the vertices of both hemispheres, or of the parcels of the
         tokenizer's atlas.
     tokenizer : str or Tokenizer
-        A name, such as ``network``, or a tokenizer that is built already.
+        Name such as ``network``, or a tokenizer object.
     tr : float, optional
-        Seconds between frames; needed by an array, else it replaces the header's.
+        Seconds between frames. Required for arrays; otherwise it overrides the header.
     options : dict, optional
-        Options of the tokenizer that is named.
+        Options of a tokenizer given by name.
     right : path, optional
         The right ``.func.gii``.
     warp : path, optional
@@ -113,9 +113,9 @@ def tokenize(
     mask : path, optional
         Brain mask on the grid of the volumes.
     affine : array of shape (4, 4), optional
-        Voxel indices to mm, of an array of volumes.
+        Voxel indices to mm. Required for an array of volumes.
     scratch : Path, optional
-        Folder for working files.
+        Folder for temporary files.
 
     Returns
     -------
@@ -124,9 +124,9 @@ def tokenize(
     Raises
     ------
     RunError
-        If the run cannot be read, or not by this tokenizer.
+        If the run cannot be read, or not encoded by this tokenizer.
     FmritokError
-        If there is no such tokenizer or option.
+        If the tokenizer or an option is unknown.
     """
     if isinstance(tokenizer, str):
         tokenizer = build_tokenizer(tokenizer, options or {})
@@ -147,7 +147,7 @@ def tokenize(
 
 
 def _checked(files: RunFiles, tr: float | None) -> float:
-    """Return the repetition time of a run whose header is fit to be tokenized, s."""
+    """Check the header of a run, and return its repetition time, s."""
     path, right = Path(files.path), Path(files.right) if files.right else None
     header = run_header(path, right, native_ok=bool(files.warp))
     seconds = repetition_time(header.tr, path, n_frames=header.n_frames, given=tr)
@@ -159,7 +159,7 @@ def _checked(files: RunFiles, tr: float | None) -> float:
 
 def _encode(
     source: RunSource, tokenizer: Tokenizer, tr: float, scratch: Path | None, where: str
-) -> Encoded:
+) -> RunTokens:
     with ExitStack() as held:
         encoding: VolumeEncoding | SeriesEncoding
         if isinstance(tokenizer, VolumeTokenizer):
@@ -183,8 +183,8 @@ def _encode(
 
 def _encode_series(
     series: npt.NDArray[Any], tokenizer: Tokenizer, tr: float | None, scratch: Path | None
-) -> tuple[Encoded | SeriesTokens, float]:
-    """Encode time courses of vertices or of the tokenizer's own parcels."""
+) -> tuple[RunTokens | SeriesTokens, float]:
+    """Encode time courses of vertices, or of parcels of the tokenizer's atlas."""
     n_frames, n_samples = series.shape
     if tr is None or not isinstance(tokenizer, SeriesTokenizer):
         raise RunError(
@@ -195,7 +195,7 @@ def _encode_series(
     if tokenizer.grid.dim == 1 and n_samples == tokenizer.grid.n_tokens:
         parcels = SurfaceSpace.of_meshes("parcels", (n_samples, 0))
         for _ in checked_blocks(MemorySource(series, parcels), "an array of parcels"):
-            pass  # values that are not finite, and series that never change, are refused
+            pass  # refuses constant series and values that are not finite
         own = SparseMap(scipy.sparse.identity(n_samples, format="csr"))
         signal = (series != 0).any(axis=0).astype(np.float32)
         values = np.array(series.T, np.float32, order="C")
@@ -211,9 +211,9 @@ def _encode_series(
 
 
 def _tokenized(
-    tokenizer: Tokenizer, encoded: Encoded | SeriesTokens, seconds: float
+    tokenizer: Tokenizer, encoded: RunTokens | SeriesTokens, seconds: float
 ) -> TokenizedRun:
-    if isinstance(encoded, Encoded):
+    if isinstance(encoded, RunTokens):
         values, description = encoded.tokens[:], encoded.description
         encoded.tokens.close()
     else:

@@ -1,4 +1,4 @@
-"""The plan: token groups to be written, frames for every run, and the tasks that are left."""
+"""The plan: token groups to write, frames assigned to runs, and remaining tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.pipeline.catalog.cohort import Cohort
 from fmritok.pipeline.catalog.ownership import check_annotations, without_kept
 from fmritok.pipeline.sources.opening import RunFiles
@@ -37,13 +37,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PlannedGroup:
-    """One token group that is to be written.
+    """One token group to write.
 
     Attributes
     ----------
     tokenizer : Tokenizer
     job : GroupJob
-        The same tokenizer, as workers build it.
+        The configuration from which workers build the same tokenizer.
     spec : GroupSpec
     """
 
@@ -52,7 +52,7 @@ class PlannedGroup:
     spec: GroupSpec
 
     def runs_of(self, cohort: Cohort) -> pd.DataFrame:
-        """Return the cohort's runs with the frames and repetition time of this group's tokens."""
+        """Return the runs of a cohort with the token frames and repetition time of this group."""
         runs = cohort.runs.assign(
             source_frames=cohort.runs["n_frames"], source_tr=cohort.runs["tr"]
         )
@@ -73,17 +73,17 @@ def plan_group(
     precision: Precision | None = None,
     codec: Codec = "zstd",
 ) -> PlannedGroup:
-    """Describe the token group that a tokenizer writes.
+    """Plan the token group of a tokenizer.
 
     Parameters
     ----------
     tokenizer : Tokenizer
     options : dict
-        That it was built with.
+        Options of the tokenizer.
     name : str, optional
-        Of the group; default: the tokenizer's.
+        Name of the group. Default: the name of the tokenizer.
     precision : {"int8", "float16"}, optional
-        Default: the tokenizer's.
+        Store dtype. Default: that of the tokenizer.
     codec : {"zstd", "none"}
     """
     grid = tokenizer.grid
@@ -109,7 +109,7 @@ def plan_group(
 
 
 def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
-    """Refuse a tokenizer that cannot take what was catalogued.
+    """Refuse a tokenizer of volumes for a catalogue of surfaces.
 
     Raises
     ------
@@ -117,10 +117,10 @@ def check_input(cohort_input: str, groups: Sequence[PlannedGroup]) -> None:
     """
     for planned in groups:
         if cohort_input == "surface" and isinstance(planned.tokenizer, VolumeTokenizer):
-            raise FmritokError(
+            raise wrong_usage(FmritokError(
                 expected("Tokenizer", planned.tokenizer.name, "volumes", "--input surface",
-                         "Tokenize the volumes in a call of its own, into the same store.")
-            )  # fmt: skip
+                         "Tokenize volumes in a separate call, into the same store.")
+            ))  # fmt: skip
 
 
 def check_cohort(
@@ -131,7 +131,7 @@ def check_cohort(
     redo: Collection[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Binding:
-    """Refuse a cohort that would inherit or replace what belongs to another; nothing is written.
+    """Refuse a cohort that clashes with runs or phenotypes of another cohort. Writes nothing.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def check_cohort(
     Raises
     ------
     StoreError
-        If a finished run, or a subject with phenotypes, is another cohort's.
+        If a finished run, or a subject with phenotypes, belongs to another cohort.
     """
     names = [planned.spec.name for planned in groups]
     binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
@@ -156,32 +156,31 @@ def commit_plan(
     cohort: Cohort,
     binding: Binding | None = None,
 ) -> list[RunTask]:
-    """Give the cohort's runs their frames in every group, and return what is left to do.
+    """Assign frames to the runs of a cohort in every group, and return the remaining tasks.
 
-    The caller holds the groups. Runs with a problem get a failed record: the store tells why they
-    are missing.
+    The caller holds the groups. Runs with a problem get a failed record with the reason.
 
     Parameters
     ----------
     location, groups, cohort
     binding : Binding, optional
-        What :func:`check_cohort` returned; by default it is asked here.
+        Result of :func:`check_cohort`. Default: computed here.
 
     Returns
     -------
     list of RunTask
-        One per run that is missing in some group. The longest come first: otherwise a long run at
-        the end would keep one worker busy alone.
+        One per run that is missing in any group. Longest runs first: a long run at the end would
+        occupy one worker while the others are idle.
 
     Raises
     ------
     StoreError
-        If a finished run, or a subject with phenotypes, is another cohort's, or another process is
-        tokenizing other files under the same ids.
+        If a finished run, or a subject with phenotypes, belongs to another cohort, or another
+        process is tokenizing other files with the same run ids.
     """
     for planned in groups:
         if is_created(location, planned.spec.name):
-            finalize(location, planned.spec.name)  # what is folded once is not read again below
+            finalize(location, planned.spec.name)  # reads each record once
     bound = binding or check_cohort(location, groups, cohort)
     create_root(location)
     with one_writer(location, wait_s=ROOT_WAIT_S):
@@ -189,7 +188,7 @@ def commit_plan(
         parts = _allocate(location, groups, cohort, bound)
         ours = without_kept(cohort, bound.kept)
         tables = (ours.phenotypes, ours.columns, ours.events)
-        # Events belong to the files that are tokenized now; those of other files go.
+        # Events of runs that are tokenized again are replaced.
         write_annotations(
             location, dict(zip(ANNOTATIONS, tables, strict=True)), anew={"events": set(parts)}
         )
@@ -211,7 +210,7 @@ def commit_plan(
 def _allocate(
     location: Location, groups: Sequence[PlannedGroup], cohort: Cohort, bound: Binding
 ) -> dict[str, list[RunPart]]:
-    """Return what is to be done of each run that is missing in some group."""
+    """Return the remaining parts of each run that is missing in any group."""
     parts: dict[str, list[RunPart]] = {}
     for planned in groups:
         name = planned.spec.name
@@ -234,7 +233,7 @@ def _allocate(
 
 
 def _columns(run: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what the ``runs`` table says of a run, as plain values; None where it is not known."""
+    """Return the values of a run for the ``runs`` table as plain types; None if unknown."""
     types: dict[str, Any] = {"text": str, "integer": int, "number": float}
     kinds = {**dict.fromkeys(IDENTITY, "text"), "tr": "number", **SOURCE}
     return {

@@ -1,7 +1,4 @@
-"""Tokenize one run: read it once, encode it for every group that wants it, write, record.
-
-The unit of work of every executor.
-"""
+"""The task of an executor: read one run once, encode it for each group, write tokens and record."""
 
 from __future__ import annotations
 
@@ -25,7 +22,8 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import Precision, store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.writer import refuse_not_finite, write_run
-from fmritok.pipeline.tokenization.encoding import Encoded, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.telling import Follow, Teller
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 
@@ -36,12 +34,12 @@ Encoding = VolumeEncoding | SeriesEncoding
 
 @dataclass(frozen=True)
 class GroupJob:
-    """How one token group is made.
+    """Tokenizer and store dtype of one token group.
 
     Attributes
     ----------
     tokenizer, options : str, str
-        Name in the registry and its options as JSON: each process builds its own, once.
+        Name in the registry, and options as JSON. Each process builds its own tokenizer once.
     precision : {"int8", "float16"}
     """
 
@@ -52,7 +50,7 @@ class GroupJob:
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks of one tokenization share; small, because it travels with every task.
+    """Settings shared by all tasks of one tokenization. Small: it is sent with every task.
 
     Attributes
     ----------
@@ -60,30 +58,33 @@ class Job:
         Path or URL.
     groups : dict of str to GroupJob
     scratch : str
-        Folder for working files; empty for the system's.
+        Folder for temporary files; empty for the system's.
     threads : int
-        Threads for the encoders; 0 leaves them alone.
+        Threads of torch; 0 keeps its default.
+    topic : str
+        Topic of Dask's events to which workers report their progress; empty for none.
     """
 
     store: str
     groups: dict[str, GroupJob]
     scratch: str = ""
     threads: int = 0
+    topic: str = ""
 
 
 @dataclass(frozen=True)
 class RunPart:
-    """A run's part of one group.
+    """The part of a run in one group.
 
     Attributes
     ----------
     group : str
     row : int
-        In the group's ``runs`` table and arrays with one row per run.
+        Row in the group's ``runs`` table and per-run arrays.
     start, n_frames : int
         Frames ``start : start + n_frames`` of ``tokens``.
     columns : dict
-        What the ``runs`` table says of the run and of its source.
+        Values of the run and its source for the ``runs`` table.
     """
 
     group: str
@@ -95,16 +96,16 @@ class RunPart:
 
 @dataclass(frozen=True)
 class RunTask:
-    """One run to tokenize, for the groups that do not have it yet.
+    """One run to tokenize, with the groups in which it is missing.
 
     Attributes
     ----------
     run_id : str
     files : RunFiles
     n_frames : int
-        Frames of the run's file.
+        Frames of the file.
     tr : float
-        Seconds between them.
+        Seconds between frames of the file.
     parts : tuple of RunPart
     """
 
@@ -117,37 +118,40 @@ class RunTask:
 
 @lru_cache(maxsize=8)
 def ready_tokenizer(name: str, options: str) -> Tokenizer:
-    """Build a tokenizer and load what it needs, once per process."""
+    """Build a tokenizer and load its weights. Cached in each process."""
     tokenizer = build_tokenizer(name, json.loads(options))
     tokenizer.setup()
     return tokenizer
 
 
-def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
-    """Tokenize one run and write its records, whatever becomes of it.
+def tokenize_run(task: RunTask, job: Job, follow: Follow | None = None) -> dict[str, RunRecord]:
+    """Tokenize one run, and write a record of success or failure for each group.
 
-    A run that cannot be read fails in all groups; one that a single tokenizer cannot take fails in
-    that group alone.
+    An unreadable run fails in all groups. A run refused by one tokenizer fails in that group.
 
     Parameters
     ----------
     task : RunTask
     job : Job
+    follow : callable, optional
+        Told now and then how much of the run is done.
 
     Returns
     -------
     dict of str to RunRecord
-        By group; with status ``done``, or ``failed`` and the reason.
+        Records by group, with status ``done``, or ``failed`` and the reason.
 
     Raises
     ------
     MachineError
-        If the machine or the set-up is at fault: the other runs would fail, too. Nothing is
-        recorded then.
+        If the machine or the configuration is at fault: other runs would fail, too. Nothing is
+        recorded.
     """
     location = Location(job.store)
     with ExitStack() as held:
-        work = _RunWork(task, job, location, held)
+        frames = task.n_frames + sum(part.n_frames for part in task.parts)
+        teller = Teller(task.run_id, frames, follow, job.topic)
+        work = _RunWork(task, job, location, held, teller)
         try:
             work.read()
         except Exception as error:
@@ -164,7 +168,7 @@ def tokenize_run(task: RunTask, job: Job) -> dict[str, RunRecord]:
 
 
 def fail_run(task: RunTask, job: Job, reason: str) -> dict[str, RunRecord]:
-    """Record that a run cannot be tokenized, in all of its groups."""
+    """Record in all groups that a run cannot be tokenized."""
     record = RunRecord(task.run_id, "failed", reason=reason)
     for part in task.parts:
         _record(Location(job.store), part.group, record)
@@ -176,19 +180,22 @@ def _record(location: Location, group: str, record: RunRecord) -> None:
 
 
 class _RunWork:
-    """The state of one task: encodings at work, and records of those that are over."""
+    """State of one task: running encodings, and records of finished ones."""
 
-    def __init__(self, task: RunTask, job: Job, location: Location, held: ExitStack) -> None:
+    def __init__(
+        self, task: RunTask, job: Job, location: Location, held: ExitStack, teller: Teller
+    ) -> None:
         self._task, self._job, self._location, self._held = task, job, location, held
+        self._teller = teller
         self._scratch = Path(job.scratch) if job.scratch else None
         self._clock = _Clock()
         self._source: RunSource
-        #: None until the encoding has begun.
+        #: None before the first block.
         self.encodings: dict[str, Encoding | None] = {part.group: None for part in task.parts}
         self.records: dict[str, RunRecord] = {}
 
     def read(self) -> None:
-        """Read the run once, and hand every block to every encoding."""
+        """Read the run once, and pass every block to every encoding."""
         clock, task = self._clock, self._task
         with clock("setup"):
             if self._job.threads:
@@ -223,9 +230,10 @@ class _RunWork:
                     except Exception as error:
                         of = [g for g, e in self.encodings.items() if e and e.consumer is consumer]
                         self.fail(of, error)
+            self._teller.add(len(block))
 
     def _begin(self, tokenizers: dict[str, Tokenizer]) -> None:
-        """Start the encodings; frame-by-frame tokenizers share the run's volumes."""
+        """Start the encodings. Tokenizers of volumes share the placed volumes."""
         source = self._source
         by_frame = {g: t for g, t in tokenizers.items() if isinstance(t, VolumeTokenizer)}
         unsuited = {g: t.problem(source.space) for g, t in by_frame.items()}
@@ -254,12 +262,12 @@ class _RunWork:
                 self.fail([group], error)
 
     def encode_and_write(self, part: RunPart) -> RunRecord:
-        """Encode what was read for one group, write it, and describe what was written."""
+        """Encode the run for one group, write the tokens, and return the record."""
         encoding = self.encodings.pop(part.group)
         assert encoding is not None
         clock = _Clock(self._clock.seconds)
         with clock("encode"), self._at("work"):
-            encoded = encoding.finish()
+            encoded = encoding.finish(self._teller.add)
         self._held.callback(encoded.tokens.close)
         with clock("read"), self._at("source"):
             source = source_sha256(self._task.files, data=self._source.source_sha256)
@@ -279,7 +287,7 @@ class _RunWork:
             seconds=clock.seconds,
         )
 
-    def _write(self, part: RunPart, encoded: Encoded) -> dict[str, dict[str, str]]:
+    def _write(self, part: RunPart, encoded: RunTokens) -> dict[str, dict[str, str]]:
         if len(encoded.tokens) != part.n_frames:
             raise RunError(
                 expected("Tokens", f"of run {self._task.run_id}", f"{part.n_frames} frames, as "
@@ -308,13 +316,13 @@ class _RunWork:
         )
 
     def _at(self, place: Place) -> AbstractContextManager[None]:
-        """Tell faults of the machine apart while the run is read or worked on."""
+        """Convert faults of the machine, such as a full disk, to ``MachineError``."""
         folder = self._scratch or tempfile.tempdir or "for temporary files"
         where = folder if place == "work" else self._task.files.path
         return told_apart(place, where, self._task.run_id)
 
     def fail(self, groups: list[str], error: Exception) -> None:
-        """Set groups aside with the reason; what is the machine's fault goes on up."""
+        """Record a failure of the run in groups. Faults of the machine are raised."""
         if isinstance(error, MachineError):
             raise error
         known = isinstance(error, FmritokError)
@@ -330,7 +338,7 @@ class _RunWork:
 
 
 class _Clock:
-    """Wall time by phase, added up."""
+    """Total wall time by phase."""
 
     def __init__(self, before: dict[str, float] | None = None) -> None:
         self.seconds: dict[str, float] = dict(before or {})

@@ -107,8 +107,10 @@ def test_options_that_cannot_be_are_refused_by_name(group, options, match):
         fmritok.WindowDataset(group, **({"window": WINDOW} | options))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("windows_per_run", [None, 2])
+@pytest.mark.parametrize(
+    ("workers", "windows_per_run"),
+    [(0, None), (0, 2), (2, 2), pytest.param(2, None, marks=pytest.mark.slow)],
+)
 def test_a_loader_goes_on_exactly_where_its_state_was_taken(group, workers, windows_per_run):
     windows = fmritok.WindowDataset(
         group, window=WINDOW, labels="sex", windows_per_run=windows_per_run

@@ -1,20 +1,21 @@
-"""Tokenizers and adapters of other distributions: catalogued, tokenized, decoded like ours."""
+"""Tokenizers, adapters and objectives of other distributions are used like ours."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
-from foreign_plugins import BlockMeans
+from foreign_plugins import BlockMeans, Denoising
 from tiny import fmritok
 
-from fmritok import open_store
+from fmritok import load_encoder, open_store
 from fmritok.errors import CatalogError, FmritokError
 from fmritok.list_command import KINDS
 from fmritok.pipeline.datasets import DATASETS
-from fmritok.testing import VolumeTokenizerContract
+from fmritok.testing import ObjectiveContract, VolumeTokenizerContract
 from fmritok.tokenizers.registry import TOKENIZERS, build_tokenizer
 
 ENTRY_POINTS = """
@@ -25,6 +26,10 @@ vae = foreign_plugins:BlockMeans
 
 [fmritok.datasets]
 flat = foreign_plugins:catalog_flat
+
+[fmritok.objectives]
+broken = no_such_module:Objective
+denoising = foreign_plugins:Denoising
 """
 
 
@@ -42,6 +47,12 @@ class TestBlockMeans(VolumeTokenizerContract):
     @pytest.fixture
     def tokenizer(self):
         return BlockMeans()
+
+
+class TestDenoising(ObjectiveContract):
+    @pytest.fixture
+    def objective(self):
+        return Denoising
 
 
 def test_names_are_ours_and_theirs_and_ours_win(foreign):
@@ -98,13 +109,39 @@ def test_a_foreign_cohort_and_tokenizer_go_all_the_way(foreign, tmp_path, rng):
     assert "--weights of tokenizer block-means: expected none of that name" in other.output
 
 
+def test_a_foreign_objective_is_trained_resumed_and_loaded(foreign, make_store, tmp_path):
+    location, _ = make_store([20, 24, 16, 18], n_tokens=3, dim=4)
+    out = tmp_path / "training"
+    small = {"data.window": 8, "model.width": 16, "model.layers": 1, "model.mlp_width": 16,
+             "train.checkpoint_every": 2, "train.validate_every": 2}  # fmt: skip
+    options = [f"--set={name}={value}" for name, value in small.items()]
+    chosen = ["--set", "objective.name=denoising", "--set", "objective.noise=0.2"]
+    train = ("train", "--workers", 0, "--device", "cpu")
+    done = fmritok(*train, "--store", location.url, "--out", out, "--recipe", "tiny",
+                   *options, *chosen, "--steps", 4)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    last = out / "checkpoints" / "step-00000004"
+    weights = (last / "model.safetensors").read_bytes()
+    shutil.rmtree(last)
+    again = fmritok(*train, "--store", location.url, "--resume", out)
+    assert again.exit_code == 0, again.output
+    assert (last / "model.safetensors").read_bytes() == weights
+    encoder = load_encoder(out)
+    assert (encoder.window, encoder.width) == (8, 16)
+    ours = fmritok(*train, "--store", location.url, "--set", "objective.noise=0.2")
+    assert ours.exit_code == 2
+    assert "options of objective denoising and distill" in " ".join(ours.output.split())
+
+
 def test_list_names_ours_and_theirs(foreign):
     found = {kind: fmritok("list", kind, "--json") for kind in KINDS}
     names = {kind: {row["name"] for row in json.loads(one.output)} for kind, one in found.items()}
     assert names["tokenizers"] == {"block-means", "broken", "flatmap", "network", "vae"}
     assert {"bids", "flat", "hcp"} <= names["datasets"]
     assert {"tiny", "tablet"} <= names["recipes"]
-    assert names["objectives"] == {"distill", "mae", "mtm"}
+    assert names["objectives"] == {"broken", "denoising", "distill", "mae", "mtm"}
+    listed = fmritok("list", "objectives").output
+    assert "Add noise to the tokens, and predict them without it. (foreign)" in listed
     printed = fmritok("list", "tokenizers").output
     assert "The mean of each cube of voxels. (foreign)" in printed
     assert "expected no_such_module:Tokenizer to be imported" in " ".join(printed.split())

@@ -206,7 +206,7 @@ def test_subjects_whose_names_cannot_be_stored_are_left_out_with_the_reason(tmp_
     assert cohort.runs["problem"].tolist() == [""]
     assert cohort.runs["subject"].tolist() == ["100002"]
     (reason,) = cohort.left_out["reason"]
-    assert reason.startswith("its name makes no run id: use letters, digits")
+    assert reason.startswith("its name cannot be a run id: use letters, digits")
 
 
 def test_other_names_with_control_characters_are_problems_of_their_runs(tmp_path):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
 import pandas as pd
 import pytest
+from streams import random_batches
 
 from fmritok.trainer.data.events import event_windows
 from fmritok.trainer.data.mixing import mixed_windows
 from fmritok.trainer.data.windows import (
-    EndlessBatches,
     RunIndex,
     WindowBatches,
     all_windows,
     random_windows,
-    steps_per_epoch,
     validation_windows,
 )
 from fmritok.trainer.errors import ConfigError, TrainingError
@@ -80,20 +78,6 @@ def test_all_windows_are_the_whole_ones_at_every_stride(index, stride):
         starts = [i for i in range(0, n, stride) if i + 32 <= n] or [0]
         expected += [(run, i, min(32, n)) for i in starts]
     assert _starts(windows) == expected
-
-
-def test_shuffling_is_a_pure_function_that_keeps_every_window_with_its_label(index):
-    windows = replace(all_windows(index, window=8), label=np.arange(27))
-    assert len(windows) == 27
-    one = windows.shuffled(3, 5)
-    assert _same(one, windows.shuffled(3, 5))
-    assert one.epoch == 5
-    assert sorted(one.label) == list(range(27))
-    assert sorted(_starts(one)) == _starts(windows)
-    assert [_starts(windows)[i] for i in one.label] == _starts(one)
-    assert len(set(one.draw.tolist())) == 27
-    for other in (windows.shuffled(3, 6), windows.shuffled(4, 5)):
-        assert not (other.label == one.label).all()
 
 
 def test_windows_of_one_read_follow_each_other_within_its_frames(index):
@@ -160,7 +144,7 @@ def test_event_windows_begin_a_delay_after_the_onset(index, caplog):
     assert "1 of 4 events left out" in caplog.text
     every = event_windows(index, events, window=5.5, delay=4.0)
     assert every.trial_types == ("face", "rest", "tool")
-    batch = next(every.windows.shuffled(0, 0).batches(9))
+    batch = next(every.windows.batches(9))
     assert sorted((r.run, r.first, r.label) for r in batch) == [
         (0, first[0], 0), (0, first[1], 2), (1, first[0], 1), (3, first[2], 0)]  # fmt: skip
 
@@ -232,18 +216,16 @@ def test_a_store_goes_on_in_the_next_epoch_where_it_stopped(mixed):
 
 
 def _plans(index):
-    every = all_windows(index, window=8)
     mixed = replace(index, store=np.array([0, 1, 0, 0, 0]))
     drawn = {"window": 8, "windows_per_run": 4, "seed": 7}
     return [
         lambda epoch: random_windows(index, epoch=epoch, **drawn),
         lambda epoch: random_windows(index, epoch=epoch, windows_per_read=2, **drawn),
-        partial(every.shuffled, 7),
         lambda epoch: mixed_windows(mixed, (2, 1), epoch=epoch, **drawn),
     ]
 
 
-@pytest.mark.parametrize("plan", range(4))
+@pytest.mark.parametrize("plan", range(3))
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 64])
 def test_any_number_of_ranks_reads_each_sample_once_in_the_same_steps(index, plan, batch_size):
     """Ranks x workers: a step's windows are the same set whatever the number of processes.
@@ -264,7 +246,7 @@ def test_any_number_of_ranks_reads_each_sample_once_in_the_same_steps(index, pla
     assert [r.sample for batch in alone for r in batch] == 2 * list(range(per_epoch))
 
 
-@pytest.mark.parametrize("plan", range(4))
+@pytest.mark.parametrize("plan", range(3))
 def test_mid_epoch_resume_under_another_number_of_ranks_is_exact(index, plan):
     windows_of = _plans(index)[plan]
     whole = list(islice(WindowBatches(windows_of, batch_size=6), 30))
@@ -282,17 +264,17 @@ def test_mid_epoch_resume_under_another_number_of_ranks_is_exact(index, plan):
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 1000])
 def test_going_on_from_any_point_gives_the_same_batches(index, batch_size):
     options = {"window": 32, "windows_per_run": 3, "batch_size": batch_size, "seed": 5}
-    batches = list(islice(EndlessBatches(index, **options), 40))
-    assert [len(b) for b in batches[: steps_per_epoch(5, windows_per_run=3, batch_size=batch_size)]]
+    batches = list(islice(random_batches(index, **options), 40))
     for stop in range(0, 30, 3):
         last = batches[stop][-1]
-        rest = EndlessBatches(index, epoch=last.epoch, seen=last.sample + 1, **options)
+        rest = random_batches(index, epoch=last.epoch, seen=last.sample + 1, **options)
         assert list(islice(rest, 10)) == batches[stop + 1 : stop + 11]
 
 
 def test_an_epoch_has_as_many_steps_as_said_and_every_window_once(index):
-    batches = EndlessBatches(index, window=32, windows_per_run=3, batch_size=4, seed=5)
-    epoch = list(islice(batches, steps_per_epoch(5, windows_per_run=3, batch_size=4)))
+    batches = random_batches(index, window=32, windows_per_run=3, batch_size=4, seed=5)
+    assert batches.steps_per_epoch == 4
+    epoch = list(islice(batches, 4))
     requests = [request for batch in epoch for request in batch]
     assert [r.sample for r in requests] == list(range(15))
     assert {r.epoch for r in requests} == {0}

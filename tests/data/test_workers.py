@@ -13,25 +13,26 @@ import psutil
 import pytest
 import torch
 from broken import BrokenDataset
+from streams import random_batches
 
 from fmritok.errors import StoreError
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data import workers
 from fmritok.trainer.data.loader import batch_loader
 from fmritok.trainer.data.streaming import window_loader
-from fmritok.trainer.data.windows import EndlessBatches, RunIndex
+from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import TrainingError
 
 TRAINER = """
 import sys
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.streaming import window_loader
-from fmritok.trainer.data.windows import EndlessBatches, RunIndex
+from fmritok.trainer.data.windows import RunIndex, all_windows
 
 if __name__ == "__main__":
     group = TokenStore(sys.argv[1]).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
+    batches = 100 * list(all_windows(index, window=16).batches(2))
     loader = iter(window_loader(group, index, batches, workers=2))
     next(loader)
     print(*[worker.pid for worker in loader.workers], flush=True)
@@ -39,6 +40,14 @@ if __name__ == "__main__":
         raise SystemExit("an error of the trainer's own")
     sys.stdin.read()
 """
+
+
+@pytest.fixture(autouse=True)
+def _notice_soon(monkeypatch):
+    """Look after the workers more often than every 5 s, as torch does."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+    get_data = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(get_data, "__defaults__", (0.5,))
 
 
 @pytest.fixture
@@ -51,7 +60,7 @@ def test_workers_outlive_signals_and_end_with_the_trainer(store):
     """A cluster's SIGTERM goes to all processes; only the trainer's wish to end a worker counts."""
     group = TokenStore(store).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
+    batches = random_batches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
     loader = window_loader(group, index, batches, workers=1)
     batches = iter(loader)
     next(batches)
@@ -65,11 +74,11 @@ def test_workers_outlive_signals_and_end_with_the_trainer(store):
     torch.utils.data._utils.signal_handling._remove_worker_pids(id(loader._iterator))
     loader._iterator._worker_pids_set = False
     worker.terminate()
-    worker.join(30)
+    worker.join()
     assert not worker.is_alive()
 
 
-@pytest.mark.parametrize("end", ["error", "kill"])
+@pytest.mark.parametrize("end", ["error", pytest.param("kill", marks=pytest.mark.slow)])
 def test_no_worker_is_left_and_none_is_waited_for(store, tmp_path, end):
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)
@@ -81,11 +90,11 @@ def test_no_worker_is_left_and_none_is_waited_for(store, tmp_path, end):
     assert len(workers) == 2
     if end == "kill":
         trainer.kill()
-    _, errors = trainer.communicate(timeout=60)
+    _, errors = trainer.communicate()
     assert trainer.returncode == (1 if end == "error" else -9)
     if end == "error":
         assert errors.strip() == "an error of the trainer's own"
-    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    psutil.wait_procs(workers)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +106,7 @@ def test_no_worker_is_left_and_none_is_waited_for(store, tmp_path, end):
 def test_a_killed_worker_is_one_error_that_says_how_to_go_on(store, number, said):
     group = TokenStore(store).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    batches = EndlessBatches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
+    batches = random_batches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
     loader = iter(window_loader(group, index, batches, workers=2))
     next(loader)
     pid = loader.workers[1].pid
@@ -106,6 +115,7 @@ def test_a_killed_worker_is_one_error_that_says_how_to_go_on(store, number, said
         list(loader)  # which has no end
 
 
+@pytest.mark.slow
 def test_a_command_whose_worker_is_killed_prints_one_error(store, tmp_path):
     command = [sys.executable, "-m", "fmritok.cli", "train", "--store", store, "--out",
                str(tmp_path / "a"), "--workers", "1", "--steps", "1000000", "--device", "cpu",
@@ -122,7 +132,7 @@ def test_a_command_whose_worker_is_killed_prints_one_error(store, tmp_path):
         if process.ppid() != trainer.pid
     ]
     worker.kill()
-    _, errors = trainer.communicate(timeout=60)
+    _, errors = trainer.communicate()
     assert trainer.returncode == 1
     assert "Traceback" not in errors
     assert errors.count("Error: ") == 1
@@ -161,7 +171,6 @@ def test_a_mistake_in_the_code_keeps_its_traceback():
     assert not isinstance(caught.value, TrainingError)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("fault", ["share", "unsendable"])
 def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_endless_wait(fault):
     wanted = "enough shared memory" if fault == "share" else "could not hand a batch over"

@@ -50,7 +50,7 @@ def test_the_best_space_is_taken_and_the_others_are_listed(tmp_path):
         f"space-{C2009}_res-2_desc-preproc_bold.nii.gz": better,
         f"space-{LIN6}_desc-preproc_bold.nii.gz": better,
         "space-T1w_desc-preproc_bold.nii.gz": (
-            f"in none of the spaces that are used: {LIN6}, {C2009}"
+            f"in an unsupported space. Supported: {LIN6}, {C2009}"
         ),
         "desc-preproc_bold.nii.gz": "in the scan's own space",
     }
@@ -104,7 +104,7 @@ NO_TR = "RepetitionTime in the sidecar is no number: it is not used"
         ("[2.0]", Remark.NO_SIDECAR.with_reason(Reason.NO_FIELDS)),
         (
             '{"RepetitionTime": 1500}',
-            "the sidecar's RepetitionTime of 1500 s cannot be (these look "
+            "the sidecar's RepetitionTime of 1500 s is impossible (these look "
             "like milliseconds): the header's is used",
         ),
         ('{"RepetitionTime": NaN}', NO_TR),
@@ -293,8 +293,8 @@ def test_images_without_a_bids_name_are_left_out_by_name(tmp_path):
     ending = f"space-{LIN6}_desc-preproc_bold"
     volume(tmp_path, f"space-{LIN6}_desc-preproc")
     names = {
-        f"sub-01_task-rest_run1_{ending}.nii.gz": "its name is none of BIDS",
-        f"task-rest_{ending}.nii.gz": "its name is none of BIDS",
+        f"sub-01_task-rest_run1_{ending}.nii.gz": "its name does not follow BIDS",
+        f"task-rest_{ending}.nii.gz": "its name does not follow BIDS",
         f"sub-01_task-two_{ending}.NII.GZ": "its extension is in capitals: rename it",
     }
     for name in names:
@@ -494,7 +494,7 @@ def test_grayordinates_before_pairs_with_the_volumes_run_ids(tmp_path):
     assert (run["space"], run["tr"], run["right"], run["mask"]) == ("fsLR", 2.1, "", "")
     assert cohort.runs["run_id"].tolist() == catalog(tmp_path).runs["run_id"].tolist()
     reasons = cohort.left_out["reason"].str.split(":").str[0].value_counts()
-    assert reasons["in none of the spaces that are used"] == 3
+    assert reasons["in an unsupported space. Supported"] == 3
     assert len(cohort.left_out) == 5
 
 

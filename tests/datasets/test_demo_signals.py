@@ -6,25 +6,20 @@ import dataclasses
 
 import numpy as np
 import pytest
-from simulated import NONE, REST, coupling
+from simulated import NONE, REST, coupling, one_subject, response
 
 from fmritok.pipeline.demo.anatomy import load_anatomy, smooth_fields, subject_anatomy
 from fmritok.pipeline.demo.config import DemoConfig
 from fmritok.pipeline.demo.population import (
+    AGE_NETWORK,
     SEX_PAIR,
     TRAIT_PAIR,
-    Subject,
     amplitudes,
     correlations,
     draw_subject,
 )
 from fmritok.pipeline.demo.signals import simulate_signals
 from fmritok.pipeline.demo.tasks import TASKS, schedule
-
-
-def one_subject(config: DemoConfig, index: int = 0) -> Subject:
-    anatomy = load_anatomy()
-    return draw_subject(config, index, len(anatomy.networks), len(anatomy.roi_network))
 
 
 @pytest.mark.parametrize("effect", [0.0, 1.0])
@@ -38,6 +33,45 @@ def test_difference_between_the_sexes_is_the_option(effect: float) -> None:
         found[subject.sex].append(coupling(courses, list(anatomy.networks), SEX_PAIR))
     assert len(found["M"]) == len(found["F"]) == 6
     assert np.mean(found["M"]) - np.mean(found["F"]) == pytest.approx(effect, abs=0.2)
+
+
+def test_without_effects_subjects_of_both_sexes_are_coupled_alike() -> None:
+    names = load_anatomy().networks
+    first, second = (one_subject(NONE, index) for index in (0, 1))
+    assert {first.sex, second.sex} == {"M", "F"}
+    np.testing.assert_array_equal(
+        correlations(NONE, first, names), correlations(NONE, second, names)
+    )
+
+
+def test_age_scales_the_amplitude_of_its_network() -> None:
+    anatomy = load_anatomy()
+    network = anatomy.networks.index(AGE_NETWORK)
+    aged = dataclasses.replace(NONE, age_effect=1.5)
+    for index in range(2):
+        subject = one_subject(NONE, index)
+        spread = [
+            simulate_signals(config, subject, REST, anatomy).networks[:, network].std()
+            for config in (aged, NONE)
+        ]
+        assert spread[0] / spread[1] == pytest.approx(np.exp(1.5 * (subject.age - 29) / 10))
+
+
+def test_hand_blocks_drive_the_motor_network() -> None:
+    """The same random numbers with and without the effect."""
+    anatomy = load_anatomy()
+    network = anatomy.networks.index("SomatomotorDorsal")
+    task = dataclasses.replace(NONE, task_effect=3.0)
+    for index in range(2):
+        subject = one_subject(NONE, index)
+        driven, without = (
+            simulate_signals(config, subject, "tfMRI_MOTOR_LR", anatomy) for config in (task, NONE)
+        )
+        hands = [(e.onset, e.duration) for e in driven.events if e.condition in ("rh", "lh")]
+        model = response(np.array(hands), NONE.frames)
+        change = (driven.networks - without.networks)[:, network]
+        assert np.corrcoef(model, change)[0, 1] > 0.9
+        assert change @ model / NONE.frames > 0.8
 
 
 def test_trait_and_fingerprint_are_stable_between_runs() -> None:

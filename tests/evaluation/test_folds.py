@@ -57,10 +57,10 @@ def test_folds_hold_every_unit_out_once_and_families_together(values, family):
             np.arange(20.0),
             ["a"] * 18 + ["b", "c"],
             3,
-            "families stay together. Probe more subj.*s.$",
+            "families kept together. Probe more subj.*s.$",
         ),
         # Two families have each class, and no two halves of the three families have all.
-        (list("abbcca"), list("xxyyzz"), 2, "families stay together. Probe more subjects.$"),
+        (list("abbcca"), list("xxyyzz"), 2, "families kept together. Probe more subjects.$"),
     ],
 )
 def test_too_few_subjects_are_one_error_that_counts_them(values, family, folds, words):

@@ -20,13 +20,12 @@ from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 from fmritok.trainer.evaluation.features import load_encoder, run_features, spread_windows
 from fmritok.trainer.evaluation.probe import probe
-from fmritok.trainer.evaluation.scores import Row, scores_table, write_scores
+from fmritok.trainer.evaluation.scores import Row, few_units, scores_table, write_scores
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.training.loop import Trainer
 
 SMALL = ["data.window=8", "data.batch_size=4", "model.width=16", "model.layers=1",
-         "model.mlp_width=16", "train.steps=2", "objective.head_width=16",
-         "objective.projection=8"]  # fmt: skip
+         "model.mlp_width=16", "train.steps=2"]  # fmt: skip
 
 
 def _runs(n_subjects=24):
@@ -101,7 +100,7 @@ def test_a_planted_effect_is_found_and_noise_is_not():
     assert figures["r2"] > 0.6
 
 
-@pytest.mark.parametrize("target", ["age", "sex"])
+@pytest.mark.parametrize("target", ["age", pytest.param("sex", marks=pytest.mark.slow)])
 def test_noise_scores_what_permuted_labels_score(target):
     """The mean over many cohorts without an effect is the printed chance, within its error."""
     generator = np.random.default_rng(0)
@@ -176,6 +175,25 @@ def test_without_permutations_no_chance_is_shown(tmp_path):
         summary = write_scores(tmp_path, [Row("a", [], labels, scores)])
         assert summary[0]["figures"]["r"]["chance"] is None
         assert list(scores_table(summary).columns[6].cells) == ["-"]
+
+
+def test_one_seed_has_no_standard_deviation_and_few_subjects_are_warned_of(tmp_path):
+    for subjects, seeds in ((32, [0]), (24, [0, 1])):
+        runs, phenotypes = _runs(subjects)
+        labels = labels_of("age", runs, phenotypes)
+        x = np.random.default_rng(0).standard_normal((len(runs), 4))
+        scores = probe(x, labels, runs, seeds=seeds, folds=3)
+        summary = write_scores(tmp_path, [Row("a", [], labels, scores)])
+        (shown,) = scores_table(summary).columns[5].cells
+        if len(seeds) == 1:
+            assert (shown, summary[0]["figures"]["r"]["sd"]) == ("-", None)
+            assert few_units(summary) is None
+        else:
+            assert float(shown) == round(summary[0]["figures"]["r"]["sd"], 3)
+            assert few_units(summary) == (
+                f"Few units: age ({len(labels.values)} subjects). "
+                "Scores of fewer than 30 vary widely by chance."
+            )
 
 
 def test_relatives_on_both_sides_are_an_error(monkeypatch):
@@ -263,6 +281,7 @@ def test_the_command_writes_scores_and_folds_with_their_checksums(store, tmp_pat
                "--device", "cpu"]  # fmt: skip
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
+    assert done.output.count("Warning: Few units: sex (12 subjects)") == 1
     for word in ("balanced accuracy", "untrained", "auc", "by chance", "95 %"):
         assert word in done.output
     summary = json.loads((out / "probe.json").read_text())

@@ -92,7 +92,7 @@ def test_five_axes_that_are_no_series(tmp_path, shape, words):
         ({"dim": (2, 15, 18, 15, 4, 1, 1, 1)}, "three axes"),
         ({"sizeof_hdr": 1}, "got other data"),
         ({"magic": b"ni1\0"}, "got the header of a pair of files. Convert it to one .nii.gz"),
-        ({"magic": b"\0\0\0\0"}, "got an ANALYZE header, which does not tell where voxels lie"),
+        ({"magic": b"\0\0\0\0"}, "got an ANALYZE header, which has no position of voxels"),
         ({"magic": b"abc\0"}, "an unknown kind of header"),
         ({"vox_offset": NAN}, "(vox_offset), got nan"),
         ({"vox_offset": 100.0}, "data from byte 352 or later (vox_offset), got 100"),
@@ -196,7 +196,10 @@ def test_one_odd_file_does_not_end_the_catalogue(tmp_path, monkeypatch):
             raise error
         return original(path, *_)
 
-    for module, name in (("headers", "file_start"), ("run_checks", "file_stamp")):
+    for module, name in (
+        ("headers.run_header", "file_start"),
+        ("catalog.run_checks", "file_stamp"),
+    ):
         where = f"fmritok.pipeline.{module}.{name}"
         original = getattr(__import__(f"fmritok.pipeline.{module}", fromlist=[name]), name)
         for error in (ZeroDivisionError("x"), RecursionError("deep"), KeyError("k"), OSError("io")):

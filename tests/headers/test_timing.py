@@ -46,8 +46,13 @@ def test_the_sidecar_comes_before_the_header_and_a_conflict_is_named():
 @pytest.mark.parametrize(
     ("header", "told", "tr", "words"),
     [
-        (2.0, 2000, 2.0, "2000 s cannot be (these look like milliseconds): the header's is used"),
-        (3.0, 0, 3.0, "of 0 s cannot be: the header's is used"),
+        (
+            2.0,
+            2000,
+            2.0,
+            "2000 s is impossible (these look like milliseconds): the header's is used",
+        ),
+        (3.0, 0, 3.0, "of 0 s is impossible: the header's is used"),
         (3.0, "two", 3.0, "RepetitionTime in the sidecar is no number"),
         (3.0, [3.0], 3.0, "RepetitionTime in the sidecar is no number"),
         (3.0, True, 3.0, "RepetitionTime in the sidecar is no number"),
@@ -95,7 +100,7 @@ def test_times_that_scans_of_the_cohort_do_not_have():
         "a repetition time of 2 s, where scans of this cohort have 0.8 or 0.72 s"
     )
     assert (
-        "expected 0.72 s, as scans of this cohort have, got 1 s, as tools write that lose it"
+        "expected 0.72 s, as scans of this cohort have, got 1 s, the default of tools that lose it"
         in (decided(1.0, usual=(0.72,)).problem)
     )
     assert decided(1.0, usual=(1.0,)).problem == ""
@@ -184,9 +189,7 @@ def events_run(root, *, onsets=(0.5, 3.0), **fields):
 def test_onsets_count_from_the_time_that_the_first_frame_stands_for(tmp_path):
     cohort = events_run(tmp_path, StartTime=0.5, SliceTimingCorrected=True)
     assert cohort.events["onset"].tolist() == [0.0, 2.5]
-    assert cohort.questioned["reason"].tolist() == [
-        "onsets of events are less StartTime, so that they count from the first frame"
-    ]
+    assert cohort.questioned["reason"].tolist() == ["StartTime is subtracted from onsets of events"]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +273,7 @@ def test_steps_of_grayordinates(tmp_path):
     assert run_header(grayordinates(path, step=720, exponent=-3)).tr == 0.72
     found = run_header(grayordinates(path, unit="HERTZ"))
     assert np.isnan(found.tr)
-    assert "not counted in seconds" in found.questions[0]
+    assert "not in seconds" in found.questions[0]
     found = run_header(grayordinates(path, start=3.0))
     assert "another time than 0 (SeriesStart)" in found.questions[0]
 

@@ -18,10 +18,10 @@ def outcome(path):
     return header.problem, header.questions
 
 
-def test_without_a_code_nobody_knows_where_voxels_lie(tmp_path):
+def test_without_a_code_the_position_of_voxels_is_unknown(tmp_path):
     path = write_image(tmp_path / "r.nii.gz", codes=(0, 0))
-    assert "got 0 and 0: nobody knows where its voxels lie" in outcome(path)[0]
-    with pytest.raises(RunError, match="nobody knows where"):
+    assert "got 0 and 0: the position of its voxels is unknown" in outcome(path)[0]
+    with pytest.raises(RunError, match="position of its voxels is unknown"):
         open_run(RunFiles(str(path)))
 
 
@@ -60,9 +60,9 @@ def test_talairach_space_is_questioned(tmp_path):
     ("mm", "codes", "problem", "question"),
     [
         (0.2, (4, 4), "", ""),
-        (2, (4, 4), "", "lead to different places"),
+        (2, (4, 4), "", "sform and qform differ"),
         (7, (4, 4), "two that lie 7.0 mm apart", ""),
-        (7, (4, 1), "", "lead to different places"),
+        (7, (4, 1), "", "sform and qform differ"),
     ],
 )
 def test_two_transforms_have_to_agree(tmp_path, mm, codes, problem, question):
@@ -84,15 +84,15 @@ def test_a_qform_that_is_not_used_may_be_unreadable(tmp_path):
     path = write_image(tmp_path / "r.nii.gz", quatern=(0.7, 0.7, 0.2))
     assert outcome(path) == ("", ("the qform cannot be read: the sform is used",))
     path = write_image(tmp_path / "r.nii.gz", codes=(0, 1), quatern=(0.7, 0.7, 0.2))
-    assert "a quaternion that is none in its qform" in outcome(path)[0]
+    assert "an invalid quaternion in its qform" in outcome(path)[0]
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"srow_x": (float("nan"), 0, 0, -70)}, "NaN or infinite numbers in its sform"),
-        ({"srow_x": (0, 0, 0, -70)}, "axes that fall together"),
-        ({"srow_x": (0, 10, 0, -70)}, "axes that fall together"),
+        ({"srow_x": (0, 0, 0, -70)}, "linearly dependent axes"),
+        ({"srow_x": (0, 10, 0, -70)}, "linearly dependent axes"),
         ({"srow_x": (100, 0, 0, -700)}, "expected voxels of 0.3 to 12 mm, got 100 x 10 x 10"),
         ({"srow_x": (0.01, 0, 0, -70)}, "expected voxels of 0.3 to 12 mm"),
         ({"srow_x": (10, 0, 0, 500)}, "does not hold the MNI brain"),
@@ -146,7 +146,7 @@ def test_masks_are_checked_like_runs(tmp_path):
     good = write_image(tmp_path / "good.nii.gz", inside)
     assert "masked" in open_run(RunFiles(str(run), mask=str(good))).description
     for name, words, options in (
-        ("codes", "nobody knows where", {"codes": (0, 0)}),
+        ("codes", "position of its voxels is unknown", {"codes": (0, 0)}),
         ("flipped", "the grid of the run.*placed by its sform", {"affine": MIRROR @ AFFINE}),
         ("metres", "expected voxels of", {"xyzt_units": 9}),
     ):
@@ -170,7 +170,7 @@ def test_warps_are_checked_like_runs(tmp_path):
         RunFiles(str(run), warp=str(warp))
     ).description  # fmt: skip
     for options, words in (
-        ({"codes": (0, 0)}, "nobody knows where"),
+        ({"codes": (0, 0)}, "position of its voxels is unknown"),
         ({"values": np.full((*SHAPE, 3), np.nan, np.float32)}, "Warp field .* finite values"),
     ):
         write_image(warp, **{"values": field, "intent_code": 2006} | options)
@@ -182,5 +182,5 @@ def test_the_catalogue_says_it_with_the_file(tmp_path):
     write_image(bids_path(tmp_path), codes=(0, 0))
     write_image(bids_path(tmp_path, "02"), codes=(3, 3))
     cohort = get_adapter("bids")(tmp_path)
-    assert cohort.runs["problem"].str.contains("nobody knows").tolist() == [True, False]
+    assert cohort.runs["problem"].str.contains("voxels is unknown").tolist() == [True, False]
     assert cohort.questioned["path"].tolist() == [str(bids_path(tmp_path, "02"))]

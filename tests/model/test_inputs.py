@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import WindowDataset, collate
+from fmritok.trainer.data.streaming import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.model.inputs import model_inputs
 
@@ -26,11 +26,11 @@ def batch_and_truth(request, make_store):
     )
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    dataset = WindowDataset(group, index)
-    batch = collate([dataset[Request(0, 0, 0, 7, 16, 1)], dataset[Request(0, 1, 1, 0, 5, 2)]])
+    reader = WindowReader(group, index)
+    batch = reader.__getitems__([Request(0, 0, 0, 7, 16, 1), Request(0, 1, 1, 0, 5, 2)])
     truth = []
     for i, (first, n) in enumerate([(7, 16), (0, 5)]):
-        m = group.moments(i)
+        m = group.statistics(i)
         stored = group.read(int(index.start[i]) + first, n).astype(np.float64)
         mean, std = m.mean.astype(np.float64), m.std.astype(np.float64)
         value = stored if m.scale is None else mean + m.scale.astype(np.float64) * stored
@@ -73,7 +73,7 @@ def test_residuals_keep_what_bfloat16_would_lose(make_store):
     )  # fmt: skip
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    batch = collate([WindowDataset(group, index)[Request(0, 0, 0, 0, 64, 1)]])
+    batch = WindowReader(group, index).__getitems__([Request(0, 0, 0, 0, 64, 1)])
     truth = torch.from_numpy(next(iter(written.values())))
     truth = (truth - truth.mean(0)) / truth.std(0, correction=0)
     errors = {}

@@ -69,7 +69,7 @@ def test_a_network_is_where_its_parcels_are_in_the_mean():
     )
     assert torch.equal(plain.coordinates.double(), torch.from_numpy(centres))
     assert network.coordinates.tolist() == [[3, 4, 5], [9, 10, 11], [13.5, 14.5, 15.5]]
-    places = network.places(torch.tensor([[0.72, 5.0]]), torch.tensor([[2, 0]]))
+    places = network.positions(torch.tensor([[0.72, 5.0]]), torch.tensor([[2, 0]]))
     torch.testing.assert_close(places, torch.tensor([[[0.72, 13.5, 14.5, 15.5], [5, 3, 4, 5]]]))
     assert PatchGrid(TokenLayout(6, 1, network=NETWORK)).coordinates.tolist() == [[0, 0, 0]] * 3
 

@@ -104,7 +104,7 @@ def test_places_in_space_are_for_flat_maps_unless_asked_for():
     ):
         assert TokenTransformer(replace(SMALL, position=kind), layout).config.position == position
     with pytest.raises(
-        ConfigError, match=r"model\.position: expected one that needs no coordinates"
+        ConfigError, match=r"model\.position: expected a position without coordinates"
     ):
         TokenTransformer(replace(SMALL, position="space_time"), TokenLayout(5, 7))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.model.inputs import deviations
 from fmritok.trainer.model.layout import TokenLayout
@@ -36,7 +36,7 @@ from fmritok.trainer.objectives.views import (
 )
 
 MODEL = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp_width=32, input="residual")
-OBJECTIVE = ObjectiveConfig(name="distill", head_width=24, projection=8)
+OBJECTIVE = SelfDistillation.Config(head_width=24, projection=8)
 DRAWS = torch.arange(400) * 7919
 
 
@@ -56,7 +56,7 @@ def test_the_coding_rate_equals_its_eigenvalues_in_float64():
     x, m, p, eps = _unit(12, 8), 12, 8, 0.05
     values = np.linalg.eigvalsh(x.double().numpy().T @ x.double().numpy())
     rate = 0.5 * np.log1p(p / (m * eps) * values).sum() * (p + m) / (p * m)
-    assert float(coding_rate(x, precision=eps)) == pytest.approx(rate, rel=1e-10)
+    assert float(coding_rate(x, epsilon=eps)) == pytest.approx(rate, rel=1e-10)
 
 
 def test_the_coding_rate_in_closed_form():
@@ -64,17 +64,17 @@ def test_the_coding_rate_in_closed_form():
     p, eps = 8, 0.05
     same = _unit(1, p).expand(20, p)
     rate = 0.5 * math.log(1 + p / eps) * (p + 20) / (p * 20)
-    assert float(coding_rate(same, precision=eps)) == pytest.approx(rate, rel=1e-6)
+    assert float(coding_rate(same, epsilon=eps)) == pytest.approx(rate, rel=1e-6)
     even = 0.5 * p * math.log(1 + 1 / eps) * (2 * p) / p**2
-    assert float(coding_rate(torch.eye(p), precision=eps)) == pytest.approx(even)
+    assert float(coding_rate(torch.eye(p), epsilon=eps)) == pytest.approx(even)
     assert even > rate
 
 
 def test_autocast_does_not_reach_the_determinant():
     x = _unit(12, 8)
-    exact = rate_loss(x.view(2, 6, 8), x.flip(0).view(2, 6, 8), precision=0.05)
+    exact = rate_loss(x.view(2, 6, 8), x.flip(0).view(2, 6, 8), epsilon=0.05)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = rate_loss(x.view(2, 6, 8), x.flip(0).view(2, 6, 8), precision=0.05)
+        cast = rate_loss(x.view(2, 6, 8), x.flip(0).view(2, 6, 8), epsilon=0.05)
     assert torch.equal(exact, cast)
 
 
@@ -82,16 +82,16 @@ def test_the_rate_loss_equals_its_definition():
     student, teacher = _unit(2, 6, 8), _unit(4, 6, 8)[2:]
     s, t = student.double(), teacher.double()
     cosine = ((s[0] * t[1]).sum(-1).mean() + (s[1] * t[0]).sum(-1).mean()) / 2
-    rates = [coding_rate((s[i] + t[i]) / 2, precision=0.1) for i in range(2)]
+    rates = [coding_rate((s[i] + t[i]) / 2, epsilon=0.1) for i in range(2)]
     expected = -cosine - sum(rates) / 2
-    assert float(rate_loss(student, teacher, precision=0.1)) == pytest.approx(float(expected))
+    assert float(rate_loss(student, teacher, epsilon=0.1)) == pytest.approx(float(expected))
 
 
 def test_collapsed_embeddings_are_told_from_even_ones():
     same = _unit(1, 8).expand(30, 8)
     views = same.expand(2, 30, 8)
-    collapsed = collapsed_loss(torch.tensor(30.0), 8, precision=0.05)
-    torch.testing.assert_close(rate_loss(views, views, precision=0.05), collapsed)
+    collapsed = collapsed_loss(torch.tensor(30.0), 8, epsilon=0.05)
+    torch.testing.assert_close(rate_loss(views, views, epsilon=0.05), collapsed)
     std, rank = spread(same)
     assert std < 1e-6
     assert rank == pytest.approx(1.0, abs=1e-3)
@@ -101,9 +101,7 @@ def test_collapsed_embeddings_are_told_from_even_ones():
     two = torch.tensor([[1.0, 0], [-1, 0], [1, 0], [-1, 0]])
     assert spread(two).rank == pytest.approx(1.0)
     even = _unit(30, 8)
-    assert (
-        rate_loss(torch.stack([even, even]), torch.stack([even, even]), precision=0.05) < collapsed
-    )
+    assert rate_loss(torch.stack([even, even]), torch.stack([even, even]), epsilon=0.05) < collapsed
 
 
 def test_crops_lie_within_windows_and_reach_every_start():
@@ -259,7 +257,7 @@ def test_the_whole_loss_equals_its_float64_definition():
     def rate(i):
         s, t = ([call[1][i].flatten(0, -2) for call in calls[n]] for n in ("student", "teacher"))
         together = ((s[0] * t[1]).sum(-1).mean() + (s[1] * t[0]).sum(-1).mean()) / 2
-        apart = sum(coding_rate((s[v] + t[v]) / 2, precision=0.05) for v in range(2)) / 2
+        apart = sum(coding_rate((s[v] + t[v]) / 2, epsilon=0.05) for v in range(2)) / 2
         return -together - apart
 
     tokens = []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
@@ -16,7 +16,7 @@ from fmritok.trainer.objectives.mae import MaskedAutoencoder
 from fmritok.trainer.objectives.masks import hidden_tokens, random_visible, tube_visible
 
 MODEL = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp_width=32)
-OBJECTIVE = ObjectiveConfig(name="mae", decoder_width=16)
+OBJECTIVE = MaskedAutoencoder.Config(decoder_width=16)
 MASK = np.arange(6 * 4).reshape(6, 4) % 5 > 0
 CENTRES = np.random.default_rng(0).uniform(-70, 70, (6, 3))
 
@@ -44,7 +44,7 @@ def _batch(lengths=(8, 8), dim=4, seed=0):
 def _objective(kind="plain", form="both", patch=2, **options):
     torch.manual_seed(0)
     encoder = TokenTransformer(replace(MODEL, input=form), _layout(kind, patch))
-    model = MaskedAutoencoder(encoder, replace(OBJECTIVE, **options))
+    model = MaskedAutoencoder(encoder, replace(OBJECTIVE, **options), window=16)
     torch.nn.init.normal_(model.decoder.head.weight)
     return model
 
@@ -226,7 +226,7 @@ def test_every_weight_gets_a_gradient_and_a_new_model_predicts_the_mean():
         batch = _batch(dim=1 if kind == "network" else 4)
         model(batch).loss.total.backward()
         assert all(p.grad is not None for p in model.parameters())
-        new = MaskedAutoencoder(TokenTransformer(MODEL, _layout(kind)), OBJECTIVE)
+        new = MaskedAutoencoder(TokenTransformer(MODEL, _layout(kind)), OBJECTIVE, window=16)
         measures = new(batch, measure=True).measures
         torch.testing.assert_close(measures["loss"].total, measures["loss_mean_token"].total)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.config import ModelConfig, ObjectiveConfig
-from fmritok.trainer.data.streaming import WindowDataset, collate
+from fmritok.trainer.config import ModelConfig
+from fmritok.trainer.data.streaming import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import model_inputs
@@ -30,15 +30,15 @@ def batch(make_store):
     location, _ = make_store([40, 5], n_tokens=6, dim=4, values=values)
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    dataset = WindowDataset(group, index)
-    return collate([dataset[Request(0, 0, 0, 7, 16, 11)], dataset[Request(0, 1, 1, 0, 5, 22)]])
+    reader = WindowReader(group, index)
+    return reader.__getitems__([Request(0, 0, 0, 7, 16, 11), Request(0, 1, 1, 0, 5, 22)])
 
 
 def _objective(form="both", **options):
     torch.manual_seed(0)
     config = ModelConfig(input=form, width=32, layers=1, heads=2, kv_heads=1, mlp_width=32)
     encoder = TokenTransformer(config, TokenLayout(6, 4))
-    model = MaskedTokenModelling(encoder, ObjectiveConfig(**options))
+    model = MaskedTokenModelling(encoder, MaskedTokenModelling.Config(**options), window=16)
     torch.nn.init.normal_(model.head.weight)
     torch.nn.init.normal_(model.mask_vector)
     return model
@@ -47,11 +47,11 @@ def _objective(form="both", **options):
 @pytest.mark.parametrize(("ratio", "masked"), [(0.5, 14), (0.01, 1), (0.99, 26)])
 def test_how_many_cells_are_hidden(ratio, masked):
     encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), TokenLayout(27, 3))
-    config = ObjectiveConfig(mask_ratio=ratio)
-    assert MaskedTokenModelling(encoder, config).n_masked == masked
+    config = MaskedTokenModelling.Config(mask_ratio=ratio)
+    assert MaskedTokenModelling(encoder, config, window=16).n_masked == masked
     one = TokenTransformer(ModelConfig(width=8, mlp_width=8), TokenLayout(1, 3))
     with pytest.raises(TrainingError, match="2 or more tokens per frame, got 1"):
-        MaskedTokenModelling(one, config)
+        MaskedTokenModelling(one, config, window=16)
 
 
 def test_masks_are_pure_functions_of_the_windows_own_number():
@@ -149,7 +149,7 @@ def test_losses_equal_their_float64_definitions(batch, form, masking):
 
 def test_a_new_model_predicts_the_mean_token(batch):
     encoder = TokenTransformer(ModelConfig(width=8, mlp_width=8), TokenLayout(6, 4))
-    model = MaskedTokenModelling(encoder, ObjectiveConfig())
+    model = MaskedTokenModelling(encoder, MaskedTokenModelling.Config(), window=16)
     measures = model(batch, measure=True).measures
     assert torch.equal(measures["loss"].total, measures["loss_mean_token"].total)
     torch.testing.assert_close(

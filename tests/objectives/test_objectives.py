@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fmritok.trainer.config import Config, ModelConfig, ObjectiveConfig
+from fmritok.testing import ObjectiveContract
+from fmritok.trainer.config import Config, ModelConfig
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.objectives.distill import SelfDistillation
+from fmritok.trainer.objectives.mae import MaskedAutoencoder
+from fmritok.trainer.objectives.mtm import MaskedTokenModelling
+from fmritok.trainer.objectives.registry import objective_class
 
 
 def _layout(kind, patch):
@@ -30,6 +35,25 @@ def _batch(lengths, layout):
     )  # fmt: skip
 
 
+class TestMaskedTokenModelling(ObjectiveContract):
+    @pytest.fixture
+    def objective(self):
+        return MaskedTokenModelling
+
+
+class TestMaskedAutoencoder(ObjectiveContract):
+    @pytest.fixture
+    def objective(self):
+        return MaskedAutoencoder
+
+
+class TestSelfDistillation(ObjectiveContract):
+    @pytest.fixture
+    def objective(self):
+        return SelfDistillation
+
+
+SMALL = {"mtm": {}, "mae": {"decoder_width": 8}, "distill": {"head_width": 8, "projection": 4}}
 OPTIONS = [
     {"name": "mtm", "mask_ratio": 0.01},
     {"name": "mtm", "mask_ratio": 0.01, "masking": "random"},
@@ -54,7 +78,7 @@ def test_the_smallest_windows_have_a_finite_loss_of_something(kind, options):
     """Runs of one frame, windows shorter than a patch, alone and beside longer ones."""
     config = Config(
         model=ModelConfig(width=16, layers=1, heads=1, mlp_width=8),
-        objective=ObjectiveConfig(head_width=8, projection=4, decoder_width=8, **options),
+        objective=objective_class(options["name"]).Config(**SMALL[options["name"]], **options),
     )
     for patch in (1, 4):
         layout = _layout(kind, patch)

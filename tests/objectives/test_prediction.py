@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
@@ -56,9 +56,12 @@ def _batch(B=2, T=96, S=12, D=192):
 @pytest.mark.parametrize("objective", [MaskedTokenModelling, MaskedAutoencoder])
 def test_a_step_with_measures_and_a_validation_need_no_more_memory(objective, form, masking):
     """A tenth more at most, where predictions are the largest part of a step by far."""
-    options = {"masking": masking, "chunk": 64, "decoder": "cross", "decoder_width": 8}
+    options = {"masking": masking, "chunk": 64}
+    if objective is MaskedAutoencoder:
+        options |= {"decoder": "cross", "decoder_width": 8}
     model = ModelConfig(width=8, layers=1, heads=1, mlp_width=8, input=form)
-    model = objective(TokenTransformer(model, TokenLayout(12, 192)), ObjectiveConfig(**options))
+    encoder = TokenTransformer(model, TokenLayout(12, 192))
+    model = objective(encoder, objective.Config(**options), window=96)
     batch, peaks = _batch(), []
     for measure in (False, True):
         with PeakMemory() as memory:

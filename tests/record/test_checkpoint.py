@@ -181,7 +181,7 @@ def test_an_optimizer_without_some_tensors_is_refused(saved):
     with pytest.raises(CheckpointError, match=r"expected step\.1\.bias of shape .* got none"):
         Checkpoint.read(saved).load_optimizer(*_model())
     save_file({**whole, "exp_avg.2.bias": torch.zeros(2)}, file)
-    with pytest.raises(CheckpointError, match=r"of the model's weights alone, got exp_avg\.2"):
+    with pytest.raises(CheckpointError, match=r"of this model's weights only, got exp_avg\.2"):
         Checkpoint.read(saved).load_optimizer(*_model())
 
 

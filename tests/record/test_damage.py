@@ -123,7 +123,7 @@ def judge(damage: Damage, name: str, answer: tuple[Outcome, Any], sound: Any) ->
         if figures == sound or (damage.what.startswith("delete the folder") and name != "resume"):
             return ""
         return "another result, and no error"
-    if told.exit_code != 1:
+    if told.exit_code not in (1, 2):  # while working, or by the options
         return f"exit status {told.exit_code}: {told.output.strip().splitlines()[-1]}"
     _, _, message = told.output.partition("Error: ")
     if not message or "\n" in message.strip():

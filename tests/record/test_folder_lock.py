@@ -55,14 +55,13 @@ def running(store, tmp_path):
          *_options(store, "--out", out, "--steps", 1_000_000)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE,
     )  # fmt: skip
-    until = time.monotonic() + 90
     while not list((out / "checkpoints").glob("step-*")):
         assert process.poll() is None
-        assert time.monotonic() < until
         time.sleep(0.02)
     yield process, out
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stderr.close()
 
 
 def test_a_second_training_is_refused_by_name_and_the_first_is_left_alone(running, store, tmp_path):
@@ -79,7 +78,7 @@ def test_a_second_training_is_refused_by_name_and_the_first_is_left_alone(runnin
         assert "Wait for it, stop it, or choose another folder with --out." in text
     assert {p.name: p.stat().st_ino for p in out.iterdir()} == before
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate()
     steps = [row["step"] for row in read_metrics(out) if row["kind"] == "train"]
     assert steps == [*range(1, len(steps) + 1)]
     assert not (out / ".lock").exists()
@@ -111,7 +110,7 @@ def test_an_out_that_is_a_file_or_below_one_is_refused(store, tmp_path):
     file.write_text("mine")
     code, text = _train(store, "--out", file)
     assert code == 1
-    assert "expected a folder, or nothing yet, got a file. Choose another one with --out." in text
+    assert "expected a folder or a new path, got a file. Choose another one with --out." in text
     code, text = _train(store, "--out", file / "below")
     assert code == 1
     assert "Not a directory" in text
@@ -129,13 +128,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, numbe
         _hold(tmp_path)
 
 
+@pytest.mark.slow
 def test_torchrun_stops_all_processes_with_one_error(store, tmp_path):
     lock = _hold(tmp_path / "a")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--module", "fmritok.cli",
                *_options(store, "--out", tmp_path / "a")]  # fmt: skip
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True)  # fmt: skip
     lock.release()
     assert done.returncode != 0
     said = done.stderr.split("ChildFailedError")[0]

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from click.testing import CliRunner
-from ranks import resume_in_two
 
 from fmritok.cli import main
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
@@ -33,12 +31,6 @@ SMALL = [
 LENGTHS = [20, 9, 16, 12, 10]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Leave the picture out, which takes more time than these trainings."""
-    monkeypatch.setattr("fmritok.trainer.training.loop.draw_losses", lambda *_: None)
 
 
 @pytest.fixture
@@ -161,7 +153,7 @@ def test_what_cannot_change_the_weights_may_change(group, tmp_path):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("train.steps=9", r"train\.steps = 6 .*rate of every step depends on the number of all"),
+        ("train.steps=9", r"train\.steps = 6 .*schedule depends on the total number of steps"),
         ("data.max_validation_windows=3", r"data\.max_validation_windows = 64 .*--init-from"),
         ("data.split_seed=1", r"data\.split_seed = 0"),
         ("train.seed=1", r"train\.seed = 0"),
@@ -176,9 +168,18 @@ def test_all_other_options_are_refused(group, tmp_path, option, words):
 def test_options_that_an_older_release_did_not_have_take_their_default(group, tmp_path):
     _trainer(group, tmp_path / "whole").run()
     checkpoint = _stopped(group, tmp_path / "a")
-    _edited(checkpoint, lambda state: state["config"]["objective"].pop("standardize"))
-    with pytest.raises(CheckpointError, match=r"objective\.standardize = False .*got True"):
-        _trainer(group, tmp_path / "a", "objective.standardize=true", resume=tmp_path / "a")
+    _edited(checkpoint, lambda state: state["config"]["objective"].pop("masking"))
+    with pytest.raises(CheckpointError, match=r"objective\.masking = 'tube' .*got 'random'"):
+        _trainer(group, tmp_path / "a", "objective.masking=random", resume=tmp_path / "a")
+    _trainer(group, tmp_path / "a", resume=tmp_path / "a").run()
+    assert _weights(tmp_path / "a") == _weights(tmp_path / "whole")
+
+
+def test_options_of_other_objectives_that_an_older_release_saved_are_left_out(group, tmp_path):
+    _trainer(group, tmp_path / "whole").run()
+    checkpoint = _stopped(group, tmp_path / "a")
+    older = {"stride": 3, "noise": 0.1, "precision": 0.05}
+    _edited(checkpoint, lambda state: state["config"]["objective"].update(older))
     _trainer(group, tmp_path / "a", resume=tmp_path / "a").run()
     assert _weights(tmp_path / "a") == _weights(tmp_path / "whole")
 
@@ -299,7 +300,7 @@ def test_a_checkpoint_is_no_folder_for_a_training(group, tmp_path, option):
     shutil.copytree(checkpoint.folder, copy)
     done = _command(group, option, copy, "--out", copy)
     assert done.exit_code == 1
-    assert "a folder of its own, got a checkpoint" in " ".join(done.output.split())
+    assert "a folder that is no checkpoint, got a checkpoint" in " ".join(done.output.split())
     find_checkpoint(copy).check()
     assert sorted(p.name for p in copy.iterdir()) == sorted(
         p.name for p in checkpoint.folder.iterdir()
@@ -315,7 +316,7 @@ def test_weights_alone_are_no_training(group, tmp_path):
 
 def test_a_wrong_path_makes_no_folder(group, tmp_path):
     done = _command(group, "--resume", tmp_path / "nowhere")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "got nothing. Check the path." in " ".join(done.output.split())
     assert not (tmp_path / "nowhere").exists()
 
@@ -338,7 +339,7 @@ def test_a_training_of_format_1_goes_on_exactly_and_says_what_was_not_compared(
     wanted = read_metrics(old)
     with caplog.at_level(logging.WARNING):
         trainer = _trainer(group, old, "train.seed=3", resume=old)
-    assert "it has no checksums of its files and of the tokens" in caplog.text
+    assert "it has no checksums. Its files and tokens were not" in caplog.text
     assert trainer.position.step == 3
     trainer.run()
     rows = read_metrics(old)
@@ -370,12 +371,13 @@ def test_a_sweep_over_seeds_keeps_the_held_out_subjects(group, tmp_path):
     assert len(held_out) == 1
 
 
-def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(group, tmp_path):
+@pytest.mark.xdist_group("two ranks")
+def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(group, tmp_path, two_ranks):
     """Though each of them was given another folder, and the latest checkpoint is damaged."""
     _stopped(group, tmp_path / "a", "train.checkpoint_every=2", keep=2)
     find_checkpoint(tmp_path / "a").folder.joinpath("runs.json").unlink()
-    arguments = (group.location.url, str(tmp_path), [*SMALL, "train.checkpoint_every=2"])
-    mp.start_processes(resume_in_two, arguments, nprocs=2, start_method="forkserver")
+    options = [*SMALL, "train.checkpoint_every=2"]
+    two_ranks.do("resume_in_two", tmp_path, group.location.url, options)
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert said[0] == said[1] == [4, str(tmp_path / "rank0" / "checkpoints" / "step-00000006")]
     assert not (tmp_path / "rank1").exists()

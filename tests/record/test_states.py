@@ -77,7 +77,7 @@ def training(store, tmp_path):
 def _probe(store, training, *options):
     out = training.parent / "probe"
     command = ["probe", "--store", store, "--training", training, "--target", "trial_type",
-               "--seeds", 2, "--folds", 3, "--out", out, "--device", "cpu", *options]  # fmt: skip
+               "--seeds", 1, "--folds", 3, "--out", out, "--device", "cpu", *options]  # fmt: skip
     done = CliRunner().invoke(main, [str(each) for each in command])
     rows = json.loads((out / "probe.json").read_text()) if done.exit_code == 0 else []
     return done, rows

@@ -104,7 +104,7 @@ def test_a_resumed_training_goes_on_in_its_run_and_a_branch_in_another(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_step", die_after_3)
         short = ("--steps", 5, "--set", "train.checkpoint_every=2")
-        assert train("--out", out, "--wandb", "mine", *short).exit_code == 1
+        assert train("--out", out, "--wandb", "mine", *short).exit_code == 130
     assert runs[0].finished
     for out_again in (("--out", tmp_path / "b"), ()):
         done = train("--resume", out, "--wandb", "mine", *out_again, settings=[])

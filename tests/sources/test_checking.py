@@ -78,8 +78,8 @@ def test_nan_that_ends_is_damage_of_the_first_frame(tmp_path):
         (lambda v: v.__setitem__(..., NAN), "got NaN everywhere"),
         (lambda v: v.__imul__(0), "got nothing but 0"),
         (lambda v: v.__setitem__(..., v[..., :1]), "got the same in every frame"),
-        (lambda v: v.__setitem__(np.s_[..., 17], 0), "Frame 17 of .*between places, got 0 in all"),
-        (lambda v: v.__setitem__(np.s_[..., 4], 9), "Frame 4 of .*between places, got 9 in all"),
+        (lambda v: v.__setitem__(np.s_[..., 17], 0), "Frame 17 of .*within a frame, got 0 in all"),
+        (lambda v: v.__setitem__(np.s_[..., 4], 9), "Frame 4 of .*within a frame, got 9 in all"),
     ],
 )
 def test_values_that_are_no_run(tmp_path, spoil, words):

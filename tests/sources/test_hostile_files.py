@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import os
 import struct
-import time
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -33,22 +32,19 @@ from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.pipeline.sources.whole import read_image
 
 MOST_BYTES = 300 * 2**20
-MOST_SECONDS = 30
 IMAGE = "fMRI/rfMRI.ica/filtered_func_data_clean_standard.nii.gz"
 MOTION = "fMRI/rfMRI.ica/mc/prefiltered_func_data_mcf_rel_mean.rms"
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fail if more memory or time is taken than a few frames need."""
+    """Fail if more memory is taken than a few frames need."""
     tracemalloc.start()
-    began = time.monotonic()
     try:
         yield
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - began < MOST_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +88,7 @@ def test_a_small_zip_with_a_member_of_gigabytes(tmp_path, image):
     download(tmp_path, 1000002, {IMAGE: image, MOTION: b"0.06\n"})
     problems, left_out = reasons(tmp_path)
     assert problems == {"1000001": "", "1000002": ""}
-    assert "at most 4,096 can be meant" in left_out[Path(MOTION).name]
+    assert "at most 4,096 are allowed" in left_out[Path(MOTION).name]
 
 
 def flagged(path: Path, *, flags: int = 0, method: int | None = None) -> None:

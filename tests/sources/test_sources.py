@@ -66,7 +66,9 @@ def test_headers_tell_frames_and_seconds(cifti, gifti, data):
     native = next((data / "bold_native").glob("*sf02*.nii.gz"))
     found = run_header(native)
     assert (found.n_frames, found.tr) == (156, 2.0)
-    assert "expected a volume in MNI space, got an oblique grid, as native space" in found.problem
+    assert (
+        "expected a volume in MNI space, got an oblique grid, as in native space" in found.problem
+    )
     assert run_header(native, native_ok=True).problem == ""
 
 
@@ -223,7 +225,7 @@ def test_a_native_run_lands_where_its_warp_leads(tmp_path):
 def test_warps_that_do_not_belong_are_refused(tmp_path):
     run = save(tmp_path / "run.nii.gz", np.ones((*NATIVE.shape, 2), np.int16), NATIVE.affine)
     far = save(tmp_path / "far.nii.gz", np.full((91, 109, 91, 3), 900, np.float32), FSL, 2006)
-    with pytest.raises(RunError, match=r"leads into run.nii.gz.*0% of the MNI grid"):
+    with pytest.raises(RunError, match=r"a warp into run.nii.gz.*0% of the MNI grid"):
         open_run(RunFiles(str(run), warp=str(far)))
     coefficients = save(tmp_path / "c.nii.gz", np.zeros((91, 109, 91, 3), np.float32), FSL, 2007)
     with pytest.raises(RunError, match="spline coefficients.*convertwarp"):

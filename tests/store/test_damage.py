@@ -36,7 +36,7 @@ from fmritok.pipeline.store.reader import TokenStore
 
 SEED = 20261120
 #: Damages of a kind, when not all are tried.
-SAMPLE = 4
+SAMPLE = 2
 #: Fields of one JSON document that are edited.
 FIELDS = 6
 GROUPS = {"packed": ("int8", "zstd"), "plain": ("float16", "none")}
@@ -125,7 +125,7 @@ class Yard:
     def _train(self, group: str, out: Path) -> Answer:
         settings = [x for assignment in _SMALL for x in ("--set", assignment)]
         # The picture is most of the time of a training of two steps.
-        with mock.patch("fmritok.trainer.training.loop.draw_losses"):
+        with mock.patch("fmritok.trainer.training.loop.plot_losses"):
             return _told(
                 "train", "--store", self.store, "--group", group, "--recipe", "tiny", "--steps", 2,
                 "--workers", 0, "--device", "cpu", "--out", out, *settings,

@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import shutil
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import write_store
 from tiny import fmritok
 
 from fmritok.errors import StoreError
@@ -34,9 +34,8 @@ from fmritok.pipeline.store.verify import drop_runs, verify_store
 
 #: What a command may take for a store of a few kilobytes.
 MOST_BYTES = 64 * 2**20
-MOST_SECONDS = 20
 #: Drawn stores of each kind; 60 and more were tried.
-EXAMPLES = 10
+EXAMPLES = int(os.environ.get("FMRITOK_EXAMPLES", "5"))
 
 
 class Files(dict[str, bytes]):
@@ -52,11 +51,8 @@ class Files(dict[str, bytes]):
 @pytest.fixture(scope="module")
 def sound(fast_folder: Path) -> Files:
     """Return the files of a small store with two runs, phenotypes and events."""
-    from conftest import make_store, run_table
-
-    table = run_table.__wrapped__()
-    location, _ = make_store.__wrapped__(fast_folder / "made", table)([10, 40], n_tokens=2, dim=3)
-    ids = table([10, 40])["run_id"].tolist()
+    location = Location(fast_folder / "made" / "tokens.zarr")
+    ids = list(write_store(location, [10, 40], n_tokens=2, dim=3))
     phenotypes = pd.DataFrame({"dataset": "demo", "subject": ["100", "101"], "session": ""})
     columns = pd.DataFrame({"dataset": ["demo"], "column": "age", "dtype": "float64", "unit": "a",
                             "source": "x", "meaning": "age"})  # fmt: skip
@@ -175,13 +171,11 @@ def use(location: Location) -> dict[str, str]:
 def check(location: Location) -> dict[str, str]:
     """Use a store within bounds."""
     tracemalloc.start()
-    began = time.monotonic()
     try:
         refused = use(location)
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - began < MOST_SECONDS
     outside = Path(location.url).parent
     assert (outside / "precious").read_text() == "mine"
     assert {p.name for p in outside.iterdir()} == {"precious", "tokens.zarr"}
@@ -324,9 +318,9 @@ def test_a_run_id_does_not_lead_out_of_the_store(sound, place):
     assert TokenStore(location.url).group("vae").runs["run_id"].tolist() == [
         "demo_100_run0", "demo_101_run1",
     ]  # made again from the records  # fmt: skip
-    with pytest.raises(StoreError, match="leads out of it"):
+    with pytest.raises(StoreError, match="a path outside of it"):
         remove_record(location, "vae", "../../../x")
-    with pytest.raises(StoreError, match="leads out of it"):
+    with pytest.raises(StoreError, match="a path outside of it"):
         read_record(location, "..", "x")
 
 
@@ -373,7 +367,7 @@ def test_nothing_is_written_or_removed_through_a_link_that_leads_elsewhere(sound
         lambda: location.create("vae/records/x", b""),
         lambda: location.remove_tree("vae/records/demo_100_run0"),
     ):
-        with pytest.raises(StoreError, match="Nothing is written or removed there"):
+        with pytest.raises(StoreError, match="writes and removes nothing outside of the store"):
             change()
     assert sorted(p.name for p in elsewhere.iterdir()) == [
         "demo_100_run0", "demo_101_run1", "zarr.json",

@@ -90,7 +90,7 @@ def test_a_store_on_s3_is_as_good_as_one_on_disk(bucket, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(task, "write_record", cut_off)
         result = tokenize(root, store)
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert "interrupted; finished runs are kept" in result.output
     assert len(TokenStore(store).group("network").runs) == 1
 
@@ -134,7 +134,7 @@ def test_without_credentials_it_is_one_clear_error(bucket, monkeypatch, tmp_path
     result = fmritok("inspect", "--store", f"{bucket}/t.zarr")
     assert result.exit_code == 1
     assert "Traceback" not in result.output
-    assert "expected a place that answers, got NoCredentialsError" in result.output
+    assert "expected a location that answers, got NoCredentialsError" in result.output
 
 
 def test_one_process_at_a_time_writes_a_group_on_s3(bucket):

@@ -79,7 +79,7 @@ def test_round_trip_and_plain_zarr_reading(make_store, precision, url):
         values = group.values(run_id)
         assert np.abs(values - x).max() < 0.004 if precision == "int8" else 0.01
         np.testing.assert_array_equal(group.values(run_id, 3, 2), values[3:5])
-        np.testing.assert_array_equal(group.moments(run["row"]).std, stored.std)
+        np.testing.assert_array_equal(group.statistics(run["row"]).std, stored.std)
 
 
 def test_a_person_with_zarr_alone_meets_no_warning(make_store):
@@ -286,7 +286,7 @@ def test_a_missing_file_is_an_error_of_every_reader(make_store, array):
     plain = zarr.open_group(location.url, mode="r")["vae"][array]
     assert plain[0].min() == -128 if array == "tokens" else np.isnan(plain[0]).all()
     group = TokenStore(location.url).group()
-    with pytest.raises(StoreError, match=rf"{key}: expected what a .* got nothing"):
+    with pytest.raises(StoreError, match=rf"{key}: expected the data of a .* got nothing"):
         group.array("std", 0) if array == "std" else group.values("demo_100_run0")
 
 
@@ -313,7 +313,7 @@ def test_a_group_that_is_gone_is_forgotten_when_asked_and_made_anew(make_store, 
     location, _ = make_store([20])
     location.remove_tree("vae")
     spec = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32)
-    with pytest.raises(StoreError, match="the store must have it.*verify --drop"):
+    with pytest.raises(StoreError, match="the store lists it.*verify --drop"):
         allocate(location, spec, run_table([10]))
     drop_runs(location, list(verify_store(location)))
     assert list(verify_store(location)) == []
@@ -396,7 +396,7 @@ def test_names_of_groups_that_lead_elsewhere_are_refused(name):
 
 @pytest.mark.parametrize("key", ["../other", "/etc/passwd", "vae/../../x", "a\0b"])
 def test_keys_that_leave_the_store_are_refused(tmp_path, key):
-    with pytest.raises(StoreError, match="one that stays within the store"):
+    with pytest.raises(StoreError, match="a path within the store"):
         Location(tmp_path / "t.zarr").remove(key)
 
 
@@ -409,7 +409,7 @@ def test_the_group_reopens_in_another_process(make_store):
         "print(float(g.values('demo_100_run0')[3,2,1]))"
     )
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(group),
-                          capture_output=True, check=True, timeout=60)  # fmt: skip
+                          capture_output=True, check=True)  # fmt: skip
     assert float(done.stdout) == pytest.approx(written["demo_100_run0"][3, 2, 1], abs=0.01)
 
 

@@ -186,7 +186,7 @@ def tables(draw):
     return frame.assign(**{k: pd.Series(v, dtype=object) for k, v in columns.items()}), columns
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 @given(tables())
 def test_any_table_comes_back_as_it_was(made):
     table, _ = made
@@ -197,7 +197,7 @@ def test_any_table_comes_back_as_it_was(made):
     assert table_path("t", encode_table(again)) == table_path("t", files)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(tables(), min_size=1, max_size=4))
 def test_any_merge_keeps_the_last_row_of_each_key_at_its_first_place(made):
     wanted, order, columns = {}, [], []

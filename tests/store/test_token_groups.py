@@ -194,7 +194,7 @@ def test_flat_maps_and_parcels_are_decoded_to_files(store, tmp_path):
     assert first[0] == "seconds"
     assert len(first) == 1 + TokenStore(store).group("network").n_tokens
     wrong = fmritok("decode", *run, "--group", "network", "--out", picture)
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "a file ending in .tsv" in wrong.output
 
 

@@ -217,7 +217,7 @@ def test_a_scratch_folder_is_checked_before_anything_is_planned(
 ):
     store, missing = tmp_path / "t.zarr", tmp_path / "missing"
     result = tokenize(tree, store, weights, "--scratch", missing, executor=executor)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"Scratch folder {missing}: expected a folder that exists" in result.output
     assert "--scratch" in result.output
     monkeypatch.setattr(tempfile, "TemporaryFile", raising(os_error(errno.EACCES))(None))

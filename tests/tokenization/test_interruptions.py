@@ -48,7 +48,7 @@ class Killable:
         return [c for c in children if c.is_running() and c.memory_info().rss > 5e7]
 
     def finish(self) -> int:
-        output, _ = self.process.communicate(timeout=120)
+        output, _ = self.process.communicate()
         self.output = output
         return self.process.returncode
 
@@ -102,13 +102,14 @@ def test_kill_9_of_a_worker(killing_ground, tmp_path, weights, moment):
     assert fmritok("verify", "--store", store).exit_code == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_cleanly(killing_ground, tmp_path, weights):
     root, expected = killing_ground
     store = tmp_path / "t.zarr"
     run = Killable(root, store, weights)
     run.wait_for_runs(1)
     run.process.send_signal(signal.SIGTERM)
-    assert run.finish() == 1
+    assert run.finish() == 143
     assert "run the same command to go on" in run.output
     assert Killable(root, store, weights).finish() == 0
     assert written(store) == expected

@@ -44,7 +44,7 @@ def test_tokens_in_the_store_are_the_encoder_s(tree, tmp_path, weights):
     volumes = RunVolumes.read(next(tree.glob(f"100001/**/{SUFFIX}_*.nii.gz")))
     frames = np.concatenate([block for _, block in volumes.blocks()])
     exact = tokenizer.encode(frames, tokenizer.fit(volumes.statistics))
-    step = group.moments(run["row"]).scale
+    step = group.statistics(run["row"]).scale
     assert (np.abs(group.values(run["run_id"]) - exact) <= 0.51 * step + 1e-5).all()
     plain = zarr.open_array(store / "vae" / "tokens", mode="r")
     assert plain[run["start"] : run["start"] + 4].shape == (4, 27, 3072)

@@ -72,6 +72,7 @@ def test_beats_baselines_on_fmri(grey, data):
                 assert value > by_codec[baseline][measure], (name, baseline, measure)
 
 
+@pytest.mark.slow
 def test_training_is_reproducible(tmp_path, threads):
     for name in "ab":
         train.train(tmp_path / name, steps=3, seed=0, pairs=2, start_pairs=8)

@@ -97,7 +97,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "metrics"])
+@pytest.mark.parametrize("what", ["checkpoint", pytest.param("metrics", marks=pytest.mark.slow)])
 def test_a_disk_that_fills_stops_with_one_error_and_the_training_can_go_on(group, tmp_path, what):
     out = tmp_path / "a"
     whole = _trainer(group, tmp_path / "whole").run()
@@ -181,7 +181,7 @@ def test_a_full_disk_does_not_take_the_rows_of_a_resumed_training(group, tmp_pat
 
 def test_a_row_that_does_not_fit_leaves_whole_rows(tmp_path):
     log = MetricsLog(TrainingFolder(tmp_path))
-    log.write("train", {"step": 1}, draw=False)
+    log.write("train", {"step": 1}, plot=False)
 
     class Full:
         def __init__(self, file):
@@ -195,7 +195,7 @@ def test_a_row_that_does_not_fit_leaves_whole_rows(tmp_path):
 
     log._file = Full(log._file)
     with pytest.raises(TrainingError, match="No space"):
-        log.write("train", {"step": 10**9}, draw=False)
+        log.write("train", {"step": 10**9}, plot=False)
     assert read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
 
 
@@ -265,6 +265,7 @@ def test_wandb_that_fails_later_is_said_once(tmp_path, caplog):
     assert [r.message for r in caplog.records] == ["Training goes on without W&B: W&B is down"]
 
 
+@pytest.mark.loss_curve
 def test_training_ends_well_without_a_picture(group, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(metrics, "read_metrics", _full)
     summary = _trainer(group, tmp_path).run()
@@ -324,6 +325,7 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "metrics"])
+@pytest.mark.slow
 def test_several_processes_stop_when_the_first_cannot_write(group, tmp_path, what):
     script = tmp_path / "of_two.py"
     script.write_text(OF_TWO)
@@ -331,8 +333,8 @@ def test_several_processes_stop_when_the_first_cannot_write(group, tmp_path, wha
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                str(script), what, "train", "--store", group.location.url, "--workers", "0",
                "--device", "cpu", "--out", str(tmp_path / "a"), *settings]  # fmt: skip
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True)  # fmt: skip
     assert done.returncode != 0
     assert done.stderr.count("No space left on device") == 1, done.stderr
     assert "trainer/training/loop.py" not in done.stderr

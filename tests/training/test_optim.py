@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fmritok.trainer.config import ModelConfig, ObjectiveConfig, OptimConfig
+from fmritok.trainer.config import ModelConfig, OptimConfig
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.mtm import MaskedTokenModelling
@@ -27,7 +27,7 @@ def test_warm_up_and_cosine_at_their_ends_and_middle():
 def test_only_matrices_of_linear_layers_are_decayed():
     config = ModelConfig(width=16, mlp_width=8, bias=True, norm="layernorm", registers=1)
     encoder = TokenTransformer(config, TokenLayout(4, 3))
-    model = MaskedTokenModelling(encoder, ObjectiveConfig())
+    model = MaskedTokenModelling(encoder, MaskedTokenModelling.Config(), window=8)
     optimizer = build_optimizer(model, OptimConfig(weight_decay=0.3))
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import logging
+import re
+from dataclasses import asdict, replace
+from importlib import resources
 
 import pytest
+import yaml
 
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.objectives.registry import objective_class
 from fmritok.trainer.recipe import (
     build_config,
     override,
     read_recipe,
     recipe_names,
+    saved_config,
     to_yaml,
 )
 
@@ -23,6 +29,18 @@ def test_tiny_states_every_option_and_equals_the_defaults():
     assert tiny.keys() == asdict(Config()).keys()
     for section, options in asdict(Config()).items():
         assert tiny[section].keys() == options.keys(), section
+
+
+def test_tiny_lists_the_options_of_other_objectives_in_comments():
+    text = (resources.files("fmritok.trainer.recipes") / "tiny.yaml").read_text()
+    listed = dict(re.findall(r"^  #   (\w+): (\S+)$", text, re.MULTILINE))
+    defaults = {}
+    for name in ("mae", "distill"):
+        defaults |= asdict(objective_class(name).Config(name=name))
+    shared = asdict(Config().objective)
+    assert {option: yaml.safe_load(value) for option, value in listed.items()} == {
+        option: value for option, value in defaults.items() if option not in shared
+    }
 
 
 def test_tablet_has_the_published_numbers():
@@ -51,7 +69,7 @@ def test_semantoks_has_the_published_numbers():
     model, objective = config.model, config.objective
     assert (model.width, model.layers, model.patch, model.layer_scale) == (768, 8, 20, 0.1)
     assert (objective.name, objective.crop, objective.momentum) == ("distill", 100, 0.99)
-    assert (objective.head_width, objective.projection, objective.precision) == (1024, 128, 0.05)
+    assert (objective.head_width, objective.projection, objective.epsilon) == (1024, 128, 0.05)
     assert (objective.slice_low, objective.slice_high) == (0.65, 0.85)
     assert (config.optim.lr, config.optim.final_weight_decay) == (1.4e-3, 0.3)
     assert (config.data.batch_size, config.train.epochs) == (512, 100)
@@ -104,6 +122,18 @@ def test_overrides_are_applied_in_order_and_leave_the_recipe_alone():
         ("data.read_frames=9", r"data\.read_frames: expected at least data\.window = 32"),
         ("data.window=0", r"data\.window: expected 1 or more, got 0"),
         ("optim.lr=0", r"optim\.lr: expected above 0"),
+        ("network.lowpas=1", r"Option network: .*an unknown one\. Choose one of them\."),
+        ("model.lr=1", r"model\.lr: .*an unknown one\. Did you mean optim\.lr\?"),
+        (
+            "objective.stride=2",
+            r"objective\.stride: expected options of objective mtm, got options of objective mae\. "
+            r"Leave them out, or choose --set objective\.name=mae\.",
+        ),
+        (
+            "objective.name=mae objective.summary=cls objective.centre=true",
+            r"objective\.summary, objective\.centre: .*objective mae, .*objective distill",
+        ),
+        ("objective.name=mtn", r"Objective mtn: .*got an unknown name\. Did you mean mtm\?"),
         ("window=3", r"--set: expected SECTION\.OPTION=VALUE, got 'window=3'"),
         ("data.window", r"--set: expected SECTION\.OPTION=VALUE"),
         ("data.window=[", r"expected a YAML value"),
@@ -112,7 +142,7 @@ def test_overrides_are_applied_in_order_and_leave_the_recipe_alone():
 def test_what_is_refused_and_what_it_says(assignment, message):
     tree = {"model": {"heads": 8, "kv_heads": 2}}
     with pytest.raises(ConfigError, match=message):
-        build_config(override(tree, [assignment]))
+        build_config(override(tree, assignment.split()))
 
 
 def test_recipes_that_cannot_be_read(tmp_path):
@@ -130,3 +160,40 @@ def test_recipes_that_cannot_be_read(tmp_path):
         read_recipe(str(file))
     with pytest.raises(ConfigError, match="Section model: expected options by name, got 3"):
         build_config({"model": 3})
+
+
+def test_another_objective_leaves_out_the_recipes_options_that_it_lacks(caplog):
+    caplog.set_level(logging.INFO)
+    cortexmae = read_recipe("cortexmae")
+    config = build_config(override(cortexmae, ["objective.name=mtm", "objective.chunk=8"]))
+    expected = replace(Config().objective, mask_ratio=0.9, chunk=8)
+    assert config.objective == expected
+    assert caplog.messages == [
+        "Objective mtm has no options stride, decoder, decoder_width, decoder_layers, "
+        "decoder_heads: those of the recipe are left out"
+    ]
+    assert cortexmae["objective"]["stride"] == 2
+    with pytest.raises(ConfigError, match=r"objective\.stride: .*of objective mae"):
+        build_config(override(cortexmae, ["objective.stride=3", "objective.name=mtm"]))
+
+
+def test_older_names_of_options_are_understood_and_the_new_ones_said(caplog):
+    tree = {"train": {"precision": "fp32"}, "objective": {"name": "distill", "precision": 0.1}}
+    config = build_config(override(tree, []))
+    assert (config.train.dtype, config.objective.epsilon) == ("fp32", 0.1)
+    assert caplog.messages == [
+        "Option train.precision is now train.dtype",
+        "Option objective.precision is now objective.epsilon",
+    ]
+    assert build_config(override(tree, ["train.dtype=bf16"])).train.dtype == "bf16"
+    assert build_config(override({}, ["train.precision=bf16"])).train.dtype == "bf16"
+
+
+def test_a_saved_configuration_with_the_options_of_all_objectives_is_read():
+    everything = {"mask_ratio": 0.3, "stride": 2, "precision": 0.05, "noise": 0.1}
+    for name, kept in (("mtm", {"mask_ratio": 0.3}), ("mae", {"mask_ratio": 0.3, "stride": 2}),
+                       ("distill", {"epsilon": 0.05, "noise": 0.1})):  # fmt: skip
+        config = saved_config({"objective": {"name": name, **everything}})
+        assert config.objective == objective_class(name).Config(name=name, **kept)
+    with pytest.raises(ConfigError, match=r"objective\.colour: .*an unknown one"):
+        saved_config({"objective": {"name": "mtm", "colour": 3}})

@@ -8,9 +8,8 @@ import sys
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from click.testing import CliRunner
-from ranks import RESUMED, SHARDED, SMALL, poison_as_rank, resume_as_rank, shard_as_rank, trainer
+from ranks import RESUMED, SHARDED, SMALL, trainer
 from safetensors.torch import load_file
 
 from fmritok.cli import main
@@ -22,7 +21,7 @@ OTHER = {"tokens_per_s", "stall_share", "memory_bytes", "effective_rank", "embed
 FILES = ("model", "optimizer")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("two ranks")]
 
 
 @pytest.fixture
@@ -42,17 +41,13 @@ def _assert_same_curve(out, other, rel=2e-4):
         assert a == pytest.approx(b, rel=rel, abs=rel / 100), out.name
 
 
-def _in_two_processes(function, *arguments):
-    mp.start_processes(function, arguments, nprocs=2, start_method="forkserver")
-
-
 @pytest.mark.slow
-def test_divided_models_train_as_whole_ones_do(store, tmp_path):
+def test_divided_models_train_as_whole_ones_do(store, tmp_path, two_ranks):
     for name, options in SHARDED.items():
         plain = [option for option in options if "compile" not in option]
         if name != "bf16":  # in two processes that are not divided
             trainer(store, tmp_path / f"{name}-one", plain).run()
-    _in_two_processes(shard_as_rank, store, str(tmp_path))
+    two_ranks.do("shard_as_rank", tmp_path, store)
     for name in SHARDED:
         one, two = tmp_path / f"{name}-one", tmp_path / f"{name}-two"
         _assert_same_curve(two, one)
@@ -69,10 +64,10 @@ def test_divided_models_train_as_whole_ones_do(store, tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoints_do_not_depend_on_the_number_of_processes(store, tmp_path):
+def test_checkpoints_do_not_depend_on_the_number_of_processes(store, tmp_path, two_ranks):
     for name, options in RESUMED.items():
         trainer(store, tmp_path / f"{name}-one", options).run()
-    _in_two_processes(resume_as_rank, store, str(tmp_path))
+    two_ranks.do("resume_as_rank", tmp_path, store)
     for name, options in RESUMED.items():
         for begun in ("one", "two"):
             saved, out = tmp_path / f"{name}-{begun}", tmp_path / f"{name}-{begun}-then-two"
@@ -93,14 +88,15 @@ def test_checkpoints_do_not_depend_on_the_number_of_processes(store, tmp_path):
         _assert_same_curve(tmp_path / f"{name}-two-then-one", tmp_path / f"{name}-one")
 
 
-def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_path):
-    _in_two_processes(poison_as_rank, store, str(tmp_path))
+def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_path, two_ranks):
+    two_ranks.do("poison_as_rank", tmp_path, store)
     texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert texts[0] == texts[1]
     assert "got loss nan and gradient norm nan" in texts[0]
     assert texts[0].count("demo_") >= 2
 
 
+@pytest.mark.slow
 def test_torchrun_divides_a_model_and_one_process_has_nothing_to_divide(store, tmp_path):
     options = ["train", "--store", store, "--out", str(tmp_path / "out"), "--device", "cpu",
                "--workers", "0", "--steps", "2", "--shard"]  # fmt: skip
@@ -111,7 +107,7 @@ def test_torchrun_divides_a_model_and_one_process_has_nothing_to_divide(store, t
     assert "--shard: expected several processes to divide the model among, got one" in alone.output
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--module", "fmritok.cli", *options]  # fmt: skip
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=90,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "step-00000002" in done.stdout

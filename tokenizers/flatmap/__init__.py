@@ -1,1 +1,1 @@
-"""``flatmap``: cortical activity on a flat map, in patches."""
+"""``flatmap``: cortical activity on a flat map, cut into cells of 16 x 16 pixels."""

@@ -1,6 +1,6 @@
 """Cortical templates: the flat, white and pial surfaces of both hemispheres.
 
-fsaverage5 comes with nilearn; any other is a folder with a small description::
+nilearn ships fsaverage5. Any other template is a folder with a description file::
 
     # template.yaml
     space: fsLR
@@ -37,18 +37,18 @@ Points = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Hemisphere:
-    """Surfaces of one hemisphere, over the same vertices.
+    """Surfaces of one hemisphere. All have the same vertices.
 
     Attributes
     ----------
     flat : np.ndarray of shape (n_vertices, 2), float64
         Position on the flat map, mm; anterior outwards, superior up.
     faces : np.ndarray of shape (n_faces, 3), int64
-        Triangles of the flat map, which has cuts and no medial wall.
+        Triangles of the flat map. The map has cuts and no medial wall.
     inner, outer : np.ndarray of shape (n_vertices, 3), float64
-        White and pial surface, mm, MNI; both the middle surface where only that is known.
+        White and pial surface, mm, MNI. Both are the midthickness surface if only that is known.
     cortex : np.ndarray of shape (n_vertices,), bool
-        Vertices that are cortex.
+        Mask of cortical vertices.
     """
 
     flat: Points
@@ -72,10 +72,10 @@ class CortexTemplate:
     space : str
         ``fsaverage5``, ``fsLR``, ...
     grid : tuple of int
-        Rows and columns of its flat map, pixels.
+        Rows and columns of the flat map, pixels.
     left, right : Hemisphere
     sha256 : str
-        Hex digest of everything above.
+        Hex digest of all other attributes.
     """
 
     space: str
@@ -101,12 +101,12 @@ def load_template(reference: str = EMBEDDED_TEMPLATE) -> CortexTemplate:
     Parameters
     ----------
     reference : str
-        ``fsaverage5``, or the path of a ``template.yaml`` or of its folder.
+        ``fsaverage5``, the path of a ``template.yaml``, or the path of its folder.
 
     Raises
     ------
     FmritokError
-        If a file is missing or surfaces do not have the same vertices.
+        If a file is missing, or surfaces have different vertices.
     """
     if reference == EMBEDDED_TEMPLATE:
         return _build(EMBEDDED_TEMPLATE, _EMBEDDED_GRID, *_nilearn_surfaces(), "nilearn")
@@ -179,7 +179,7 @@ def _gifti(path: Path) -> Any:
     try:
         check_regular(path)
         return nib.load(path)
-    except Exception as error:  # nibabel lets the XML parser's errors through
+    except Exception as error:  # nibabel does not catch the errors of the XML parser
         raise FmritokError(
             expected("Surface file", path, "a GIFTI file", f"{type(error).__name__}: {error}",
                      "Check the path, or copy the file again.")
@@ -187,7 +187,7 @@ def _gifti(path: Path) -> Any:
 
 
 def _nilearn_surfaces() -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the surfaces that nilearn carries; nothing is downloaded."""
+    """Return the surfaces shipped with nilearn, without a download."""
     from nilearn.datasets import fetch_surf_fsaverage
 
     files = fetch_surf_fsaverage("fsaverage5")

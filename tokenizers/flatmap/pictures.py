@@ -1,4 +1,4 @@
-"""Frames of the flat map as pictures and as surface data."""
+"""Export of flat-map tokens as pictures and as surface files."""
 
 from __future__ import annotations
 
@@ -19,31 +19,29 @@ _ROWS_OF_A_PICTURE = 12
 
 
 def flat_images(stored: StoredTokens) -> Floats:
-    """Lay the tokens of a ``flatmap`` group on its flat map; only the store is needed.
+    """Arrange the tokens of a ``flatmap`` group as images. Needs no template.
 
     Returns
     -------
     np.ndarray of shape (n_frames, rows, columns), float32
-        NaN where there is no cortex.
+        NaN outside of cortex.
     """
     layout: dict[str, Any] = stored.provenance["layout"]
-    patch, (rows, columns) = int(layout["patch"]), layout["image"]
+    edge, (rows, columns) = int(layout["patch"]), layout["image"]
     cells, mask, tokens = stored.array("cell"), stored.array("pixel_mask"), stored.tokens
-    blocks = np.full(
-        (len(tokens), rows // patch, columns // patch, patch, patch), np.nan, np.float32
-    )
+    blocks = np.full((len(tokens), rows // edge, columns // edge, edge, edge), np.nan, np.float32)
     known = np.where(mask, tokens, np.nan)
-    blocks[:, cells[:, 0], cells[:, 1]] = known.reshape(len(tokens), -1, patch, patch)
+    blocks[:, cells[:, 0], cells[:, 1]] = known.reshape(len(tokens), -1, edge, edge)
     return blocks.transpose(0, 1, 3, 2, 4).reshape(len(tokens), rows, columns)
 
 
 def save_pictures(stored: StoredTokens, path: Path) -> None:
-    """Draw each frame, standard deviations in colour.
+    """Draw each frame; colours are standard deviations.
 
     Raises
     ------
     RunError
-        If there are more frames than one picture has room for.
+        If there are too many frames for one picture.
     """
     from matplotlib.figure import Figure
 
@@ -71,14 +69,14 @@ def save_pictures(stored: StoredTokens, path: Path) -> None:
 
 
 def save_surfaces(vertices: Floats, left: int, tr: float, out: Path) -> list[Path]:
-    """Write the time courses of vertices, one file for each hemisphere.
+    """Write the time courses of vertices, one file per hemisphere.
 
     Parameters
     ----------
     vertices : np.ndarray of shape (n_vertices, n_frames)
-        Left ones first.
+        Vertices of the left hemisphere first.
     left : int
-        How many of them are left.
+        Number of vertices of the left hemisphere.
     tr : float
         Seconds between frames.
     out : Path

@@ -1,10 +1,12 @@
-"""The pixels of a flat map: which are cortex, and of which vertices each is made.
+"""Rasterization of a flat map: cortical pixels and their barycentric weights.
 
-Both flat hemispheres lie side by side, left on the left, anterior outwards and superior up. A pixel
-is cortex if its centre lies in a triangle of the flat mesh; its value is interpolated between the
-triangle's vertices by barycentric weights. Real flat surfaces have vertices in no triangle, and a
-few triangles that are turned over and lie on others: where triangles overlap, one that is turned
-the way of the whole map wins, then the first.
+Both flat hemispheres lie side by side: left on the left, anterior outwards, superior up. A pixel is
+cortex if its centre lies in a triangle of the flat mesh. Its value is interpolated between the
+vertices of the triangle by barycentric weights.
+
+Real flat surfaces have vertices in no triangle, and a few flipped triangles that overlap others.
+In an overlap, triangles with the orientation of the whole map win over flipped ones. Among equals,
+the first wins.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ import numpy.typing as npt
 from fmritok.errors import FmritokError, expected
 from fmritok.tokenizers.flatmap.cortex import CortexTemplate, Hemisphere
 
-__all__ = ["PATCH", "FlatGrid", "build_flat_grid"]
+__all__ = ["CELL", "FlatGrid", "build_flat_grid"]
 
 #: Edge of a cell, pixels.
-PATCH = 16
-#: Between the hemispheres, mm.
+CELL = 16
+#: Gap between the hemispheres, mm.
 _GAP_MM = 8.0
-#: Triangles with a longer edge bridge a cut, mm.
+#: Triangles with a longer edge bridge a cut and are dropped, mm.
 _LONGEST_EDGE_MM = 16.0
 _TRIANGLES_AT_ONCE = 20_000
 _INSIDE = -1e-9
@@ -34,7 +36,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class FlatGrid:
-    """A flat map's pixels, and the cells that hold cortex.
+    """Cortical pixels and cells of a flat map.
 
     Attributes
     ----------
@@ -43,13 +45,13 @@ class FlatGrid:
     pixel_mm : float
         Edge of a pixel.
     pixel : np.ndarray of shape (n_valid,), int64
-        Valid pixels, as indices into the flattened image, ascending.
+        Cortical pixels, as indices into the flattened image, ascending.
     vertex : np.ndarray of shape (n_valid, 3), int64
-        Vertices around each; those of the right hemisphere count on from the left's.
+        Vertices of the triangle of each pixel. Right vertices are numbered after left ones.
     weight : np.ndarray of shape (n_valid, 3), float64
-        Their barycentric weights.
+        Barycentric weights of these vertices.
     cell : np.ndarray of shape (n_cells, 2), int64
-        Row and column of each cell that holds cortex, in cells, row by row.
+        Row and column of each cell with cortex, in cells, row by row.
     """
 
     shape: tuple[int, int]
@@ -61,35 +63,35 @@ class FlatGrid:
 
     @property
     def feature(self) -> Integers:
-        """Where each valid pixel goes: cell * 256 + row in the cell * 16 + column in the cell."""
+        """Feature index of each pixel: cell * 256 + row in the cell * 16 + column in the cell."""
         row, column = np.divmod(self.pixel, self.shape[1])
-        cells = np.full((self.shape[0] // PATCH, self.shape[1] // PATCH), -1, np.int64)
+        cells = np.full((self.shape[0] // CELL, self.shape[1] // CELL), -1, np.int64)
         cells[tuple(self.cell.T)] = np.arange(len(self.cell))
-        place = cells[row // PATCH, column // PATCH]
-        return place * PATCH**2 + (row % PATCH) * PATCH + column % PATCH
+        place = cells[row // CELL, column // CELL]
+        return place * CELL**2 + (row % CELL) * CELL + column % CELL
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
-        """Valid pixels of every cell, shape (n_cells, 256)."""
-        mask = np.zeros(len(self.cell) * PATCH**2, bool)
+        """Mask of the cortical pixels of every cell, shape (n_cells, 256)."""
+        mask = np.zeros(len(self.cell) * CELL**2, bool)
         mask[self.feature] = True
-        return mask.reshape(-1, PATCH**2)
+        return mask.reshape(-1, CELL**2)
 
 
 def build_flat_grid(template: CortexTemplate) -> FlatGrid:
-    """Lay the pixels of a template's flat map.
+    """Build the pixel grid of a template's flat map.
 
-    The pixels are as small as the template's grid allows, in steps of 0.05 mm.
+    Uses the smallest pixel size, in steps of 0.05 mm, at which the map fits the template's grid.
 
     Raises
     ------
     FmritokError
-        If the grid is not made of whole cells.
+        If rows or columns of the grid are not multiples of the cell edge.
     """
     rows, columns = template.grid
-    if rows % PATCH or columns % PATCH or min(rows, columns) <= 0:
+    if rows % CELL or columns % CELL or min(rows, columns) <= 0:
         raise FmritokError(
-            expected("Grid of template", template.space, f"multiples of {PATCH} pixels",
+            expected("Grid of template", template.space, f"multiples of {CELL} pixels",
                      template.grid, "Change it in template.yaml.")
         )  # fmt: skip
     faces = [_faces(h) for h in template.hemispheres]
@@ -102,7 +104,7 @@ def build_flat_grid(template: CortexTemplate) -> FlatGrid:
     pixel_mm = round(float(np.ceil(max(width / columns, height / rows) / 0.05 - 1e-9)) * 0.05, 2)
     points[1] = points[1] + [sizes[0][0] + _GAP_MM, 0]
     for p, size in zip(points, sizes, strict=True):
-        # Centred; in units of pixels, rows counted from the top.
+        # Centre the map, then convert to pixels, with rows counted from the top.
         p += [(columns * pixel_mm - width) / 2, (rows * pixel_mm - size[1]) / 2]
         p /= pixel_mm
         p[:, 1] = rows - p[:, 1]
@@ -111,15 +113,15 @@ def build_flat_grid(template: CortexTemplate) -> FlatGrid:
     found[1] = (found[1][0], found[1][1] + template.n_vertices[0], found[1][2])
     pixel, vertex, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
     pixel, first = np.unique(pixel, return_index=True)
-    occupied = np.zeros((rows // PATCH, columns // PATCH), bool)
-    occupied[pixel // columns // PATCH, pixel % columns // PATCH] = True
+    occupied = np.zeros((rows // CELL, columns // CELL), bool)
+    occupied[pixel // columns // CELL, pixel % columns // CELL] = True
     return FlatGrid(
         (rows, columns), pixel_mm, pixel, vertex[first], weight[first], np.argwhere(occupied)
     )
 
 
 def _faces(hemisphere: Hemisphere) -> Integers:
-    """Return the triangles that are cortex and bridge no cut."""
+    """Return the cortical triangles, without those that bridge a cut."""
     corners = hemisphere.flat[hemisphere.faces]
     edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
     kept = hemisphere.cortex[hemisphere.faces].all(axis=1)
@@ -129,12 +131,12 @@ def _faces(hemisphere: Hemisphere) -> Integers:
 def _rasterize(
     points: Doubles, faces: Integers, shape: tuple[int, int]
 ) -> tuple[Integers, Integers, Doubles]:
-    """Find the triangle of every pixel centre that lies in one.
+    """Find the triangle around each pixel centre.
 
     Parameters
     ----------
     points : np.ndarray of shape (n_vertices, 2)
-        Column and row, in pixels; centres are at whole numbers.
+        Column and row, in pixels. Pixel centres are at whole numbers.
     faces : np.ndarray of shape (n_faces, 3)
     shape : tuple of int
         Rows and columns.
@@ -148,7 +150,7 @@ def _rasterize(
     area = _cross(b - a, c - a)
     usual = np.sign(area.sum())
     proper = np.abs(area) > 1e-12
-    # The triangles that win come first: the usual way round, then by number.
+    # In overlaps the first triangle wins: sort flipped triangles to the end.
     order = np.lexsort((np.arange(len(faces)), area * usual < 0))
     order = order[proper[order]]
     owner = np.full(shape[0] * shape[1], -1, np.int64)
@@ -177,7 +179,7 @@ def _rasterize(
 def _candidates(
     corners: Doubles, chosen: Integers, shape: tuple[int, int]
 ) -> tuple[Integers, Integers, Integers]:
-    """Return every pixel in the bounding boxes of triangles, in the triangles' order."""
+    """Return all pixels in the bounding boxes of the chosen triangles, triangle by triangle."""
     low = np.ceil(corners[chosen].min(axis=1) - 1e-9).astype(np.int64)
     high = np.floor(corners[chosen].max(axis=1) + 1e-9).astype(np.int64)
     low = np.maximum(low, 0)

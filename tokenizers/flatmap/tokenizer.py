@@ -1,9 +1,9 @@
-"""``flatmap``: cortical activity painted on a flat map of both hemispheres, cut into patches.
+"""The ``flatmap`` tokenizer: cortical activity on a flat map of both hemispheres, cut into cells.
 
-After fm-MAE and CortexMAE (Lane et al., arXiv 2510.13768): each vertex's time course is
-standardized, resampled if another repetition time is asked for, and interpolated onto the pixels of
-a flat map; cells of 16x16 pixels that hold cortex are the tokens. Volumes are sampled between the
-white and the pial surface first.
+The method of fm-MAE and CortexMAE (Lane et al., arXiv 2510.13768). Volumes are first sampled
+between the white and the pial surface. The time course of each vertex is standardized, optionally
+resampled in time, and interpolated onto the pixels of a flat map. The tokens are the cells of
+16 x 16 pixels that contain cortex.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fmritok.errors import RunError, expected
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.flatmap.cortex import EMBEDDED_TEMPLATE, CortexTemplate, load_template
 from fmritok.tokenizers.flatmap.pictures import save_pictures, save_surfaces
-from fmritok.tokenizers.flatmap.pixels import PATCH, FlatGrid, build_flat_grid
+from fmritok.tokenizers.flatmap.pixels import CELL, FlatGrid, build_flat_grid
 from fmritok.tokenizers.sampling import trilinear
 from fmritok.tokenizers.spaces import LEFT, RIGHT, SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
@@ -30,23 +30,23 @@ from fmritok.tokenizers.temporal import resample, resampled_frames, standardize
 
 __all__ = ["FlatmapTokenizer"]
 
-#: Where a volume is sampled, from the white (0) to the pial surface (1).
+#: Depths at which a volume is sampled, from the white (0) to the pial surface (1).
 _DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _FRAMES_AT_ONCE = 64
-#: Of the cortex's vertices, how many may be missing from a surface file.
+#: Largest share of cortical vertices that a surface file may lack.
 _MISSING_ALLOWED = 0.01
 
 
 class FlatmapTokenizer(SeriesTokenizer):
-    """Paint cortex on a flat map.
+    """Tokenize cortical activity on a flat map.
 
     Parameters
     ----------
     template : str
-        ``fsaverage5`` (embedded), or the path of a template; see
+        ``fsaverage5`` (shipped with nilearn), or the path of a template; see
         :mod:`fmritok.tokenizers.flatmap.cortex`.
     tr : float, optional
-        Seconds between frames of tokens (1.0 in the published model); default: the run's own.
+        Seconds between token frames (1.0 in the published model). Default: the run's own.
     """
 
     name: ClassVar[str] = "flatmap"
@@ -60,36 +60,36 @@ class FlatmapTokenizer(SeriesTokenizer):
 
     @cached_property
     def template(self) -> CortexTemplate:
-        """The surfaces."""
+        """The cortical template."""
         return load_template(self.reference)
 
     @cached_property
     def flat(self) -> FlatGrid:
-        """The pixels."""
+        """The pixel grid of the flat map."""
         return build_flat_grid(self.template)
 
     @cached_property
     def painting(self) -> SparseMap:
-        """The map from vertices of both hemispheres to the features of all tokens."""
+        """The sparse map from vertices of both hemispheres to the features of all tokens."""
         flat = self.flat
         row = np.repeat(flat.feature, 3)
         entries = (flat.weight.ravel(), (row, flat.vertex.ravel()))
-        shape = (len(flat.cell) * PATCH**2, sum(self.template.n_vertices))
+        shape = (len(flat.cell) * CELL**2, sum(self.template.n_vertices))
         return SparseMap(scipy.sparse.coo_array(entries, shape))
 
     @cached_property
     def grid(self) -> TokenGrid:
-        """Cells that hold cortex, row by row; features are pixels of a cell, row by row."""
+        """One token per cell with cortex, one feature per pixel of the cell; both row by row."""
         flat, template = self.flat, self.template
         middle = np.concatenate([h.middle for h in template.hemispheres])
         where = np.einsum("pk,pkd->pd", flat.weight, middle[flat.vertex])
-        token = flat.feature // PATCH**2
+        token = flat.feature // CELL**2
         count = np.bincount(token, minlength=len(flat.cell))
         centre = np.stack([np.bincount(token, x, len(flat.cell)) for x in where.T], axis=1)
         layout = {
             "image": list(flat.shape),
             "pixel_mm": flat.pixel_mm,
-            "patch": PATCH,
+            "patch": CELL,
             "token_order": "cells that hold cortex, row by row from superior, left hemisphere left",
             "feature_order": "pixels of a cell, row by row; 0 where `pixel_mask` is False",
             "orientation": "anterior outwards in both hemispheres, superior up",
@@ -98,14 +98,14 @@ class FlatmapTokenizer(SeriesTokenizer):
         }  # fmt: skip
         return TokenGrid(
             len(flat.cell),
-            PATCH**2,
+            CELL**2,
             (centre / count[:, None]).astype(np.float32),
             layout,
             {"pixel_mask": flat.mask, "cell": flat.cell.astype(np.int32)},
         )
 
     def provenance(self) -> dict[str, Any]:
-        """Return what decides what the tokens mean."""
+        """Return all settings that change the tokens."""
         return {
             "tokenizer": self.name,
             "template": {"space": self.template.space, "sha256": self.template.sha256},
@@ -118,43 +118,43 @@ class FlatmapTokenizer(SeriesTokenizer):
         }  # fmt: skip
 
     def notes(self) -> dict[str, Any]:
-        """Return where the template came from."""
+        """Return the template as the user gave it."""
         return {"template": self.reference}
 
     def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
-        """Return frames and repetition time after resampling."""
+        """Return the number of frames and the repetition time after resampling."""
         return resampled_frames(n_frames, tr, self.tr), self.tr or tr
 
     def setup(self) -> None:
-        """Build the maps that all runs share."""
+        """Build the map from vertices to pixels."""
         _ = self.painting
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
-        """Draw the flat map, for which the store is enough; or write each hemisphere's vertices."""
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
+        """Draw the flat map (needs no template), or write the vertices of each hemisphere."""
         if out.suffix == ".png":
             save_pictures(stored, out)
             return [out]
-        tokenizer = rebuild(stored, cls, places)
+        tokenizer = rebuild(stored, cls, overrides)
         assert isinstance(tokenizer, FlatmapTokenizer)
         left = tokenizer.template.n_vertices[0]
         return save_surfaces(tokenizer.vertices(stored.tokens), left, stored.tr, out)
 
     def vertices(self, tokens: Tokens) -> Series:
-        """Return the mean of the pixels that each vertex is part of (n_vertices, n_frames)."""
+        """Return the mean over the pixels of each vertex, shape (n_vertices, n_frames)."""
         matrix = self.painting.matrix
         total = np.asarray(matrix.sum(axis=0)).ravel()
         sums = matrix.T @ tokens.reshape(len(tokens), -1).T.astype(np.float64)
         return (sums / np.maximum(total, 1e-9)[:, None]).astype(np.float32)
 
     def problem(self, space: SampleSpace) -> str:
-        """Say why runs of a kind cannot be encoded: surfaces of another mesh."""
+        """Return why runs in a sample space cannot be encoded: surfaces must have its mesh."""
         if isinstance(space, SurfaceSpace) and space.n_vertices != self.template.n_vertices:
             return f"{self.template.n_vertices[0]} vertices of {self.template.space} a hemisphere"
         return ""
 
     def places(self, space: SampleSpace) -> SparseMap:
-        """Return the map from samples to the template's vertices."""
+        """Return the map from samples to template vertices."""
         if space.key not in self._places:
             build = self._from_volume if isinstance(space, VolumeSpace) else self._from_surface
             self._places[space.key] = build(space)  # type: ignore[arg-type, operator]
@@ -163,7 +163,7 @@ class FlatmapTokenizer(SeriesTokenizer):
     def encode_series(
         self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
     ) -> SeriesTokens:
-        """Standardize, resample and paint the vertices' time courses."""
+        """Standardize and resample the time courses of vertices, and map them to pixels."""
         needed = np.zeros(len(series), bool)
         needed[self.flat.vertex] = True
         varies = standardize(series)
@@ -183,14 +183,14 @@ class FlatmapTokenizer(SeriesTokenizer):
     def _painted(self, series: Series) -> Iterator[Tokens]:
         for first in range(0, series.shape[1], _FRAMES_AT_ONCE):
             features = self.painting.apply(series[:, first : first + _FRAMES_AT_ONCE])
-            cells = features.reshape(-1, PATCH**2, features.shape[1])
-            tokens = np.empty((features.shape[1], len(cells), PATCH**2), np.float32)
-            for number, cell in enumerate(cells):  # cell by cell, the copy stays in the cache
+            cells = features.reshape(-1, CELL**2, features.shape[1])
+            tokens = np.empty((features.shape[1], len(cells), CELL**2), np.float32)
+            for number, cell in enumerate(cells):  # one cell at a time stays in the cache
                 tokens[:, number] = cell.T
             yield tokens
 
     def _from_surface(self, space: SurfaceSpace) -> SparseMap:
-        """Pick the template's vertices out of the samples."""
+        """Build the map that selects the template's vertices among the samples of a surface."""
         wrong = self.problem(space)
         if wrong:
             raise RunError(
@@ -211,7 +211,7 @@ class FlatmapTokenizer(SeriesTokenizer):
         return SparseMap(scipy.sparse.coo_array(entries, (len(column), space.n_samples)))
 
     def _from_volume(self, space: VolumeSpace) -> SparseMap:
-        """Average trilinear samples between the white and the pial surface."""
+        """Build the map that averages trilinear samples between white and pial surface."""
         total = None
         for depth in _DEPTHS:
             points = np.concatenate(

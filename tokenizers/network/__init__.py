@@ -1,1 +1,1 @@
-"""``network``: parcels of functional networks."""
+"""``network``: mean time courses of atlas parcels."""

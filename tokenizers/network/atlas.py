@@ -1,14 +1,14 @@
-"""Atlases as data: a table of parcels, each with its network and where it lies.
+"""Atlases: tables of parcels with their networks and label images.
 
-An atlas is a tab-separated table, one row per parcel, beside the images that it names::
+An atlas is a tab-separated table with one row per parcel. Label images lie in the same folder::
 
     name                 network  image                label  cifti_image        cifti_label
     7Networks_LH_Vis_1   Vis      Schaefer.nii.gz      51     Schaefer.dlabel.nii 51
     HIP-rh               Tian     Schaefer.nii.gz      1
     Buckner_1            Buckner  Buckner.nii.gz       1
 
-``image`` is a label image in MNI space; it labels the voxels of volumes, and those of CIFTI files
-too. ``cifti_image`` is a ``dlabel.nii``, and labels the grayordinates of CIFTI files instead.
+``image`` is a label image in MNI space, for volumes and for the voxels of CIFTI files.
+``cifti_image`` is a ``dlabel.nii``, for all grayordinates of CIFTI files. It takes precedence.
 Instead of ``image`` and ``label``, a table may have ``x``, ``y``, ``z`` and ``radius`` in mm.
 """
 
@@ -35,30 +35,30 @@ EMBEDDED_ATLAS = "seitzman300"
 _SPHERE_RADIUS_MM = 5.0
 _PLACES = ({"image", "label"}, {"x", "y", "z", "radius"})
 _MAY_BE_EMPTY = ("image", "label", "x", "y", "z", "radius", "cifti_image", "cifti_label")
-#: An atlas most of whose parcels have no voxel lies somewhere else.
+#: Largest share of empty parcels. With more, atlas and data are in different spaces.
 _EMPTY_ALLOWED = 0.5
 
 Labels = npt.NDArray[np.int32]
 
 
 class Atlas:
-    """Parcels in the order of their networks.
+    """Parcels of an atlas, sorted by network.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As in the module's description; rows are put in the order of their networks, which come in
-        the order in which they first appear.
+        Columns as in the module's description. Rows are sorted by network, networks by their first
+        appearance.
     folder : Path
-        Of the images.
+        Folder of the label images.
     where : str
-        Named in errors.
+        Name of the atlas in errors.
 
     Raises
     ------
     AtlasError
-        If a column or a value is missing, a parcel is named twice, or labels of image and table
-        differ.
+        If a column or a value is missing, or a parcel name is repeated. Methods also raise it if
+        labels of image and table differ.
     """
 
     def __init__(self, table: pd.DataFrame, folder: Path, where: str) -> None:
@@ -100,7 +100,7 @@ class Atlas:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of the table and of the images' bytes."""
+        """Hex digest of the table and of all image files."""
         digest = hashlib.sha256(self.table.to_csv(index=False).encode())
         for column in ("image", "cifti_image"):
             for name in sorted(set(self.table.get(column, pd.Series(dtype=str)).dropna())):
@@ -125,12 +125,13 @@ class Atlas:
         return centres
 
     def members(self, space: SampleSpace) -> list[npt.NDArray[np.int64]]:
-        """Return the samples of every parcel, ascending.
+        """Return the sample indices of every parcel, ascending.
 
         Raises
         ------
         AtlasError
-            If the atlas has nothing for this kind of samples, or lies somewhere else.
+            If the atlas has no labels for this sample space, or more than half of its parcels are
+            empty.
         """
         if isinstance(space, VolumeSpace):
             members = self._in_volume(space)
@@ -184,7 +185,7 @@ class Atlas:
         labels: Labels,
         samples: npt.NDArray[np.int64],
     ) -> None:
-        """Put the samples of each label into its parcel."""
+        """Collect the sample indices of each label in ``members``, in place."""
         order = np.argsort(labels, kind="stable")
         ranked = labels[order]
         wanted = self.table[column].to_numpy(np.float64)[rows].astype(np.int64)
@@ -203,7 +204,7 @@ class Atlas:
         return [samples[np.sort(np.asarray(f, np.int64))] for f in found]
 
     def _images(self) -> Iterator[tuple[npt.NDArray[np.int64], Labels, npt.NDArray[np.float64]]]:
-        """Yield each label image with the rows of the table that it holds, after checking both."""
+        """Yield table rows, labels and affine of each label image, checked against the table."""
         for name in self.table["image"].unique():
             rows = np.flatnonzero(self.table["image"] == name)
             labels, affine = _label_image(self._folder / str(name))
@@ -234,13 +235,13 @@ def load_atlas(reference: str = EMBEDDED_ATLAS) -> Atlas:
     Parameters
     ----------
     reference : str
-        ``seitzman300`` (spheres of 5 mm around coordinates that nilearn carries, in 13 networks),
-        or the path of a table.
+        ``seitzman300`` (shipped with nilearn: spheres of 5 mm in 13 networks), or the path of a
+        table.
 
     Raises
     ------
     AtlasError
-        If it cannot be read.
+        If the atlas cannot be read.
     """
     if reference == EMBEDDED_ATLAS:
         return Atlas(_seitzman(), Path(), reference)
@@ -252,7 +253,7 @@ def load_atlas(reference: str = EMBEDDED_ATLAS) -> Atlas:
             quoted = file.read(1) == '"'
         table = pd.read_csv(
             path, sep="\t", dtype={"name": str, "network": str}, encoding="utf-8-sig",
-            # a parcel or network may be called NA, and a quote mark is a character
+            # "NA" may be a name, and quote marks are plain characters
             keep_default_na=False, na_values={column: [""] for column in _MAY_BE_EMPTY},
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, index_col=False,
         )  # fmt: skip
@@ -265,7 +266,7 @@ def load_atlas(reference: str = EMBEDDED_ATLAS) -> Atlas:
 
 
 def _seitzman() -> pd.DataFrame:
-    """Return the regions of Seitzman 2018 that have a network, by network."""
+    """Return the table of Seitzman 2018, without regions that have no network."""
     from nilearn.datasets import fetch_coords_seitzman_2018
 
     found = fetch_coords_seitzman_2018(ordered_regions=True)
@@ -278,7 +279,7 @@ def _seitzman() -> pd.DataFrame:
 
 @lru_cache(maxsize=4)
 def _label_image(path: Path) -> tuple[Labels, npt.NDArray[np.float64]]:
-    """Read a label image as int32, whatever it is stored as: labels go beyond 255."""
+    """Read a label image as int32 and its affine, from any stored type."""
     import nibabel as nib
 
     try:
@@ -302,7 +303,7 @@ def _label_image(path: Path) -> tuple[Labels, npt.NDArray[np.float64]]:
 
 
 def _nearest(labels: Labels, affine: npt.NDArray[np.float64], space: VolumeSpace) -> Labels:
-    """Bring labels onto a grid by nearest neighbour."""
+    """Resample labels to a grid by nearest neighbour."""
     if labels.shape == space.shape and np.allclose(affine, space.affine, atol=1e-4):
         return labels
     ijk = np.indices(space.shape).reshape(3, -1).T
@@ -314,7 +315,7 @@ def _nearest_at(
     labels: Labels, affine: npt.NDArray[np.float64], mm: npt.NDArray[np.float64]
 ) -> Labels:
     inverse = np.linalg.inv(affine)
-    # Halves go up, as in scipy's order 0: 3 mm grids hit them often.
+    # Round halves up, as scipy does with order 0. Halves are frequent on 3 mm grids.
     voxel = np.floor(mm @ inverse[:3, :3].T + inverse[:3, 3] + 0.5 + 1e-9).astype(np.int64)
     inside = ((voxel >= 0) & (voxel < labels.shape)).all(axis=1)
     found = np.zeros(len(mm), np.int32)
@@ -323,7 +324,7 @@ def _nearest_at(
 
 
 def _dlabel_on(path: Path, space: SurfaceSpace) -> Labels:
-    """Read a ``dlabel.nii`` and bring its labels onto the grayordinates of a run."""
+    """Read the labels of a ``dlabel.nii`` for the grayordinates of a run."""
     import nibabel as nib
 
     try:

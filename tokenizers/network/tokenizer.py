@@ -1,6 +1,6 @@
-"""``network``: the mean time courses of an atlas's parcels, in the order of functional networks.
+"""The ``network`` tokenizer: mean time courses of atlas parcels, sorted by functional network.
 
-After Brain-Semantoks (Gijsen et al., arXiv 2512.11582): parcel means, a band-pass filter,
+The method of Brain-Semantoks (Gijsen et al., arXiv 2512.11582): parcel means, a band-pass filter,
 resampling to a common repetition time, and a z-score of each parcel over the run.
 """
 
@@ -28,17 +28,17 @@ __all__ = ["NetworkTokenizer"]
 
 
 class NetworkTokenizer(SeriesTokenizer):
-    """Average parcels.
+    """Tokenize the mean time courses of parcels.
 
     Parameters
     ----------
     atlas : str
-        ``seitzman300`` (embedded), or the path of a table; see
+        ``seitzman300`` (shipped with nilearn), or the path of a table; see
         :mod:`fmritok.tokenizers.network.atlas`.
     band : tuple of float, optional
-        Lowest and highest frequency that are kept, Hz; None keeps all.
+        Pass band: lowest and highest frequency, Hz. None: no filter.
     tr : float, optional
-        Seconds between frames of tokens; None keeps the run's own.
+        Seconds between token frames. None: the run's own.
     """
 
     name: ClassVar[str] = "network"
@@ -65,12 +65,12 @@ class NetworkTokenizer(SeriesTokenizer):
 
     @cached_property
     def atlas(self) -> Atlas:
-        """The parcels."""
+        """The atlas."""
         return load_atlas(self.reference)
 
     @cached_property
     def grid(self) -> TokenGrid:
-        """One token per parcel, with one feature; parcels of a network are neighbours."""
+        """One token per parcel, with one feature. Parcels are sorted by network."""
         atlas = self.atlas
         layout = {
             "token_order": "parcels by network, in the order of `parcels`",
@@ -82,11 +82,11 @@ class NetworkTokenizer(SeriesTokenizer):
 
     @property
     def run_arrays(self) -> dict[str, tuple[int, ...]]:
-        """Coverage of each parcel: samples with signal, and their share."""
+        """Number and share of samples with signal, per parcel."""
         return {"samples": (len(self.atlas),), "coverage": (len(self.atlas),)}
 
     def provenance(self) -> dict[str, Any]:
-        """Return what decides what the tokens mean."""
+        """Return all settings that change the tokens."""
         return {
             "tokenizer": self.name,
             "atlas": {"sha256": self.atlas.sha256},
@@ -98,11 +98,11 @@ class NetworkTokenizer(SeriesTokenizer):
         }  # fmt: skip
 
     def notes(self) -> dict[str, Any]:
-        """Return where the atlas came from."""
+        """Return the atlas as the user gave it."""
         return {"atlas": self.reference}
 
     def timing(self, n_frames: int, tr: float) -> tuple[int, float]:
-        """Return frames and repetition time after resampling."""
+        """Return the number of frames and the repetition time after resampling."""
         return resampled_frames(n_frames, tr, self.tr), self.tr or tr
 
     def setup(self) -> None:
@@ -110,8 +110,8 @@ class NetworkTokenizer(SeriesTokenizer):
         _ = self.grid
 
     @classmethod
-    def save(cls, stored: StoredTokens, out: Path, places: Mapping[str, str]) -> list[Path]:
-        """Write a table of parcels; only the store is needed."""
+    def save(cls, stored: StoredTokens, out: Path, overrides: Mapping[str, str]) -> list[Path]:
+        """Write a table with one column per parcel. Needs no atlas."""
         import pandas as pd
 
         names = [spreadsheet_cell(str(name)) for name in stored.provenance["layout"]["parcels"]]
@@ -137,7 +137,7 @@ class NetworkTokenizer(SeriesTokenizer):
     def encode_series(
         self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
     ) -> SeriesTokens:
-        """Filter, resample and standardize the parcels' means."""
+        """Filter, resample and standardize the mean time courses of parcels."""
         if not (signal > 0).any():
             raise RunError(
                 expected("Run", f"in the parcels of {self.reference}", "signal", "none",
@@ -147,7 +147,7 @@ class NetworkTokenizer(SeriesTokenizer):
         if self.band is not None:
             series = bandpass(series, tr, *self.band)
         if self.tr is not None:
-            # What the band-pass left can be sampled more slowly without another filter.
+            # After the band-pass, slower sampling needs no anti-alias filter.
             series = resample(series, tr, self.tr, "linear", antialias=not self._is_band_limited)
         series[empty] = 0
         standardize(series)

@@ -1,1 +1,1 @@
-"""``vae``: slices of volumes through a pretrained 2D image autoencoder."""
+"""``vae``: latents of a pretrained 2D image autoencoder for the slices of volumes."""

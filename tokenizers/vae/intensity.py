@@ -1,4 +1,4 @@
-"""Map a run's intensities to [-1, 1] and back; what was used is recorded with the run."""
+"""Intensity normalization of a run to [-1, 1], and its inverse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["INTENSITIES", "Intensity", "IntensityMode", "VolumeStatistics", "fit
 
 IntensityMode = Literal["max", "zscore"]
 INTENSITIES: tuple[str, ...] = get_args(IntensityMode)
-#: Share of a run's magnitude that may lie below 0 and be lost with ``max``: interpolation rings.
+#: Largest share of a run's magnitude below 0 that ``max`` may clip. Interpolation causes a little.
 _MOST_BELOW = 0.05
 
 Volumes = npt.NDArray[np.float32]
@@ -31,9 +31,9 @@ class VolumeStatistics:
     maximum : float
         Largest intensity of any voxel and frame.
     mean, std : np.ndarray of shape (96, 96, 96), float32, or None
-        Each voxel's mean and standard deviation over time; None if nobody asked for them.
+        Mean and standard deviation of each voxel over time; None if not requested.
     below : float
-        Share of intensities below 0 in the sum of all magnitudes: 0.5 for a run without its mean.
+        Share of negative intensities in the sum of all magnitudes: 0.5 for a demeaned run.
     """
 
     maximum: float
@@ -44,13 +44,12 @@ class VolumeStatistics:
 
 @dataclass(frozen=True)
 class Intensity:
-    """One run's map from intensities to [-1, 1].
+    """Map of one run from intensities to [-1, 1].
 
     ``max``
-        Negative values become 0; ``x = 2 v / maximum - 1``. The way of TABLeT (arXiv 2604.03619).
+        ``x = 2 v / maximum - 1``, with negative values set to 0, as in TABLeT (arXiv 2604.03619).
     ``zscore``
-        ``x = clip((v - mean) / std, -clip, clip) / clip`` in every voxel; voxels that do not vary
-        become 0.
+        ``x = clip((v - mean) / std, -clip, clip) / clip`` for each voxel. Constant voxels become 0.
 
     Attributes
     ----------
@@ -99,7 +98,7 @@ class Intensity:
         return scaled
 
     def inverse(self, normalized: Volumes) -> Volumes:
-        """Undo :meth:`forward`, up to what it clipped."""
+        """Invert :meth:`forward`. Clipped values are lost."""
         if self.mode == "max":
             return (normalized + np.float32(1)) * np.float32(self.scalars["maximum"] / 2)
         spread = self.arrays["voxel_std"] * np.float32(self.scalars["clip"])
@@ -109,7 +108,7 @@ class Intensity:
 def fit_intensity(
     mode: IntensityMode, statistics: VolumeStatistics, *, clip: float = 4.0
 ) -> Intensity:
-    """Choose one run's intensity map from its statistics.
+    """Build the intensity map of one run from its statistics.
 
     Parameters
     ----------
@@ -122,8 +121,8 @@ def fit_intensity(
     Raises
     ------
     RunError
-        If the mode would lose what the run holds: values below 0 with ``max``, everything with
-        ``zscore`` where no voxel varies.
+        If the mode would lose the signal: with ``max``, too many negative values; with ``zscore``,
+        no voxel that varies over time.
     """
     if mode == "max":
         if statistics.maximum <= 0 or statistics.below > _MOST_BELOW:
@@ -132,7 +131,7 @@ def fit_intensity(
                 got = f"{statistics.below:.0%} of all magnitude below 0, which would be lost"
             raise RunError(
                 expected("Run", "in MNI space with intensity max",
-                         "positive intensities, as before the mean is taken away", got,
+                         "positive intensities, as before demeaning", got,
                          "Tokenize it with --intensity zscore (and --group NAME, for a group of "
                          "its own), or take the run before it was denoised.")
             )  # fmt: skip
@@ -153,5 +152,5 @@ def fit_intensity(
 
 
 def run_array_shapes(mode: IntensityMode) -> dict[str, tuple[int, ...]]:
-    """Return the per-run arrays that a mode stores."""
+    """Return names and shapes of the arrays that a mode stores with each run."""
     return {} if mode == "max" else {"voxel_mean": SHAPE, "voxel_std": SHAPE}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.device import choose_device, free_gpu_memory
 from fmritok.errors import FmritokError, MachineError, expected
 from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
@@ -375,9 +376,7 @@ class VaeTokenizer(VolumeTokenizer):
 
         from fmritok.tokenizers.vae.arithmetic import half_type
 
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = choose_device(self.device)
         half = half_type(self.arithmetic)
         if half is not None:
             model = model.to(half)
@@ -389,8 +388,6 @@ class VaeTokenizer(VolumeTokenizer):
 
         All of the work is done again: one call never mixes two batch sizes.
         """
-        import torch
-
         while True:
             try:
                 return work()
@@ -407,8 +404,7 @@ class VaeTokenizer(VolumeTokenizer):
                     ) from error  # fmt: skip
             # The error is gone by now, and with it the tensors that its traceback held.
             self._fitting //= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_gpu_memory()
 
     def _encode_batch(self, slices: torch.Tensor, fill: float) -> torch.Tensor:
         """Encode slices (n, 96, 96), no more than fit, to float32 latents on the device."""

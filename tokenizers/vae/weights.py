@@ -1,4 +1,4 @@
-"""Find, check and load the weights of 2D image autoencoders; safetensors only, offline."""
+"""Weights of 2D image autoencoders: find, check and load them. Safetensors only, offline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmritok.errors import WeightsError, expected
+from fmritok.errors import WeightsError, expected, wrong_usage
 from fmritok.regular import check_regular, open_regular
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_HUB_ID", "EMBEDDED", "Weights", "fetch_weights", "load_autoencoder",
            "resolve_weights"]  # fmt: skip
 
-#: The small autoencoder that fmritok carries.
+#: The small autoencoder shipped with fmritok.
 EMBEDDED = "dcae-tiny"
-#: What real work uses.
+#: The recommended autoencoder.
 DEFAULT_HUB_ID = "mit-han-lab/dc-ae-f32c32-in-1.0-diffusers"
 
 _FILES = ("config.json", "diffusion_pytorch_model*.safetensors*")
@@ -30,14 +30,14 @@ _DECODING = ("decoder", "post_quant_conv")
 
 @dataclass(frozen=True)
 class Weights:
-    """A folder with an autoencoder's configuration and safetensors.
+    """A folder with the configuration and safetensors of an autoencoder.
 
     Attributes
     ----------
     id : str
-        What the user named: ``dcae-tiny``, a folder or a hub id.
+        Reference given by the user: ``dcae-tiny``, a folder or a hub id.
     revision : str
-        The hub's commit; empty for folders.
+        Commit of the hub id; empty for folders.
     folder : Path
     """
 
@@ -47,7 +47,7 @@ class Weights:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's configuration, as diffusers saved it."""
+        """Configuration of the model, as saved by diffusers."""
         path = self.folder / "config.json"
         try:
             check_regular(path)
@@ -83,7 +83,7 @@ class Weights:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of the safetensors' bytes, in the order of their names."""
+        """Hex digest of all safetensors files, sorted by name."""
         digest = hashlib.sha256()
         for path in self.files:
             with open_regular(path) as file:
@@ -93,14 +93,14 @@ class Weights:
 
 
 def resolve_weights(reference: str, revision: str | None = None) -> Weights:
-    """Find weights without going to the network.
+    """Find weights on this machine, without the network.
 
     Parameters
     ----------
     reference : str
-        ``dcae-tiny``, a local folder, or a hub id that ``fmritok fetch weights`` has fetched.
+        ``dcae-tiny``, a local folder, or a hub id fetched with ``fmritok fetch weights``.
     revision : str, optional
-        Commit, tag or branch of the hub id; default: the one last fetched from ``main``.
+        Commit, tag or branch of the hub id. Default: ``main`` as last fetched.
 
     Raises
     ------
@@ -113,25 +113,25 @@ def resolve_weights(reference: str, revision: str | None = None) -> Weights:
     if folder.is_dir():
         return Weights(reference, "", folder.absolute())
     if folder.exists() or reference.count("/") != 1 or reference.startswith((".", "/", "~")):
-        raise WeightsError(
+        raise wrong_usage(WeightsError(
             expected("Weights", reference,
                      f"a folder, a hub id such as {DEFAULT_HUB_ID}, or {EMBEDDED}",
                      "a file" if folder.exists() else "nothing of that name",
                      "Give the folder that holds config.json.")
-        )  # fmt: skip
+        ))  # fmt: skip
     return _from_hub(reference, revision, offline=True)
 
 
 def fetch_weights(hub_id: str, revision: str | None = None) -> Weights:
-    """Download weights into the hub's cache; the only function here that goes to the network."""
+    """Download weights to the cache of the hub. The only function here that uses the network."""
     return _from_hub(hub_id, revision, offline=False)
 
 
 def load_autoencoder(weights: Weights, *, decoder: bool) -> torch.nn.Module:
-    """Build the autoencoder in float32 on the CPU; without its decoder unless that is asked for.
+    """Build the autoencoder in float32 on the CPU, optionally without its decoder.
 
-    The model is made on the ``meta`` device and takes only the tensors it needs from the mapped
-    file, so the decoder costs neither time nor memory.
+    The model is built on the ``meta`` device and reads only its own tensors from the mapped file.
+    An omitted decoder costs neither time nor memory.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def load_autoencoder(weights: Weights, *, decoder: bool) -> torch.nn.Module:
 
 
 def build_on_meta(weights: Weights, *, decoder: bool) -> torch.nn.Module:
-    """Build the architecture without any memory, to learn its shapes."""
+    """Build the model on the ``meta`` device, without memory, to get its shapes."""
     import diffusers
     import torch
 
@@ -188,7 +188,7 @@ def _from_hub(hub_id: str, revision: str | None, *, offline: bool) -> Weights:
         path = snapshot_download(
             hub_id, revision=revision, allow_patterns=list(_FILES), local_files_only=offline
         )
-    except Exception as error:  # the hub's client raises many kinds, also for a missing cache
+    except Exception as error:  # the hub's client raises many exceptions, also for a missing cache
         reason = "no copy on this machine" if offline else f"{type(error).__name__}: {error}"
         wanted = hub_id + (f" at {revision}" if revision else "")
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Write the model card of `dcae-tiny` from what is measured.
+"""Measure `dcae-tiny` and write its model card.
 
 Run ``python tools/dcae_tiny/card.py``: every number in ``README.md`` comes from here.
 """
@@ -46,7 +46,7 @@ def _table(measures: dict[str, dict[str, dict[str, float]]], columns: dict[str, 
 
 
 def _verdict(measures: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Say in how many cells dcae-tiny is ahead of each baseline."""
+    """Count the table cells in which dcae-tiny is better than each baseline."""
     parts = []
     for key in ("pca", "down"):
         won = [v["dcae"][c] > v[key][c] for v in measures.values() for c in v["dcae"]]

@@ -1,4 +1,4 @@
-"""Measure `dcae-tiny` beside two codes of the same length, on photographs and on real fMRI."""
+"""Compare `dcae-tiny` with two codes of the same length, on photographs and real fMRI."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Pca:
 
 
 class Downsample:
-    """A smaller image of 288 numbers: 16 x 18 grey pixels, or 8 x 12 pixels of three colours.
+    """A downsampled image of 288 numbers: 16 x 18 grey pixels, or 8 x 12 colour pixels.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Photographs from two wheels, and the samples that `dcae-tiny` is trained on.
+"""Make the training samples of `dcae-tiny` from photographs of two wheels.
 
-Nothing is downloaded and no fMRI is seen: the samples are crops of the photographs that
-scikit-image and scikit-learn install, most of them grey, some cut out by a smooth outline on a
-constant background, each beside a second image that differs by a small perturbation.
+Nothing is downloaded and no fMRI is used. Samples are crops of the photographs in scikit-image and
+scikit-learn. Most are grey; some are masked by a smooth outline on a constant background. Each has
+a second image with a small perturbation.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def load_photo(name: str) -> np.ndarray:
 
 
 def build_pyramid(name: str, step: float = 0.7) -> list[Tensor]:
-    """Shrink one photograph again and again, down to just above one crop.
+    """Make an image pyramid of one photograph, down to just above the size of a crop.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def build_pyramid(name: str, step: float = 0.7) -> list[Tensor]:
 
 
 class SampleSource:
-    """Endless random pairs of 96x96 images, from photographs alone.
+    """Endless random pairs of 96x96 images from photographs.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Train `dcae-tiny`, the embedded f32c32 image autoencoder, on photographs, on a CPU.
 
 Run ``python tools/dcae_tiny/train.py --out DIR`` where fmritok is installed from its checkout.
-The samples are pairs of images that differ a little (see ``photos.py``), so that small changes in
-time survive the bottleneck; the weights start at a linear code that is already close to PCA.
+The samples are pairs of slightly different images (see ``photos.py``): small changes over time must
+survive the bottleneck. The initial weights are a linear code close to PCA.
 """
 
 from __future__ import annotations

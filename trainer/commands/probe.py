@@ -23,7 +23,7 @@ _PATH = click.Path(path_type=Path)
     "trainings",
     multiple=True,
     required=True,
-    type=_PATH,
+    type=click.Path(path_type=Path, exists=True),
     help="Folder of a training, or one of its checkpoints; may be repeated.",
 )
 @click.option(
@@ -93,26 +93,29 @@ def probe(
     """
     import json
 
-    import torch
-
+    from fmritok.device import choose_device
+    from fmritok.progress import Progress
     from fmritok.terminal import echo, log_to_terminal, new_console
     from fmritok.trainer.errors import ConfigError
     from fmritok.trainer.evaluation.probing import EventOptions, probe_trainings
-    from fmritok.trainer.evaluation.scores import scores_table, write_scores
+    from fmritok.trainer.evaluation.scores import few_units, scores_table, write_scores
 
     log_to_terminal()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        rows = probe_trainings(
-            store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
-            folds=folds, crops=crops, workers=workers, device=torch.device(device),
-            where=where, pool=pool, events=EventOptions(event_delay, event_window, trial_types),
-            permutations=permutations,
-        )  # fmt: skip
+        with Progress("probe"):
+            rows = probe_trainings(
+                store, group, trainings, targets, untrained=untrained, seeds=range(seeds),
+                folds=folds, crops=crops, workers=workers,
+                device=choose_device(device, error=ConfigError), where=where, pool=pool,
+                events=EventOptions(event_delay, event_window, trial_types),
+                permutations=permutations,
+            )  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     summary = write_scores(out, rows)
+    warning = few_units(summary)
+    if warning is not None:
+        echo(f"Warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(summary, indent=1))
     else:

@@ -1,1 +1,1 @@
-"""Windows of a token store for training: which, in what order, and reading them."""
+"""Windows of a token store: choice, order, reading, labels, loaders."""

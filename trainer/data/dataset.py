@@ -1,4 +1,4 @@
-"""Windows of a token group as a map-style dataset, for any training loop."""
+"""Map-style dataset of the windows of a token group, for any training loop."""
 
 from __future__ import annotations
 
@@ -43,36 +43,36 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         Frames. A run that is shorter gives one window, padded at the end.
     labels : sequence of str
         Columns of the phenotypes or of the runs (``task``, ``session``, ``site``, ``dataset``).
-        Runs without one of them are left out, see :attr:`left_out`.
+        Runs with a missing label are excluded, see :attr:`left_out`.
     split : {"train", "validation"}, optional
-        One side of the division by subject and family that ``fmritok train`` makes; default: all.
+        One side of the split of ``fmritok train``, by subject and family. Default: all runs.
     validation_fraction : float
-        Share of the subjects that are held out for validation.
+        Share of the subjects in the validation split.
     split_seed : int
-        Seed of the division.
+        Seed of the split.
     where : sequence of str
         Conditions on runs, such as ``task=rest``; one column's values are alternatives.
     stride : int, optional
-        Frames between the starts of windows; default: they do not overlap.
+        Frames between the starts of windows. Default: ``window``, no overlap.
     windows_per_run : int, optional
-        Draw so many random windows of every run, others in each epoch. Default: all whole windows
-        of each run, from its first frame on.
+        Random windows per run, drawn anew in each epoch. Default: all complete windows of a run,
+        from its first frame on.
     seed : int
         Seed of random windows.
     form : {"residual", "absolute", "stored"}
-        What ``tokens`` are. ``residual``: deviations from the run's mean in its standard
-        deviations, float32. ``absolute``: the values, float32. ``stored``: as they are stored, with
-        ``mean``, ``std`` and ``scale`` (n_tokens, dim) of the run beside them, a quarter to a half
-        of the bytes.
+        Form of ``tokens``. ``residual``: deviations from the run's mean in units of its standard
+        deviation, float32. ``absolute``: the values, float32. ``stored``: the store dtype, with
+        ``mean``, ``std`` and ``scale`` (n_tokens, dim) of the run; a quarter to a half of the
+        bytes.
 
     Attributes
     ----------
     runs : pd.DataFrame
-        The runs that windows are of.
+        The runs of the windows.
     classes : dict of str to list of str
-        The classes of each label that has some.
+        The classes of each categorical label.
     left_out : dict of str to list of str
-        Ids of runs without a label, by label.
+        Ids of excluded runs, by missing label.
 
     Raises
     ------
@@ -126,7 +126,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         for name, label in found.items():
             self._targets[name] = self._target(name, label)[kept]
         self.index = RunIndex.of(self.runs, self.runs["run_id"].tolist())
-        #: What reads the windows, also in the processes of a loader.
+        #: Reads the windows, also in loader workers.
         self.reader = SampleReader(
             group, self.index, window=window, form=form, targets=self._targets
         )
@@ -138,12 +138,12 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         self._requests = self.requests(epoch)
 
     def requests(self, epoch: int) -> list[Request]:
-        """Return what is to be read for each window of an epoch."""
+        """Return the read request of each window of an epoch."""
         windows = self.windows(epoch)
         return next(iter(windows.batches(max(1, len(windows)))))
 
     def windows(self, epoch: int) -> Windows:
-        """Return the windows of an epoch in their order."""
+        """Return the windows of an epoch in order."""
         if self.windows_per_run is None:
             return all_windows(self.index, window=self.window, stride=self.stride)
         return random_windows(
@@ -174,7 +174,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         )
 
     def _target(self, name: str, label: Labels) -> npt.NDArray[Any]:
-        """Return a label of each run: classes by number, or numbers; what is missing is -1."""
+        """Return one label per run: class numbers or numbers. Excluded runs get any value."""
         of_row = np.maximum(label.of_row, 0)
         if label.kind == "number":
             return label.values[of_row].astype(np.float32)

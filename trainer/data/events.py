@@ -1,4 +1,4 @@
-"""Windows locked to events, for decoding what a subject was doing."""
+"""Choose windows locked to events, for decoding tasks and conditions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EventWindows(NamedTuple):
     trial_types: tuple[str, ...]
     """name of each label"""
     left_out: int
-    """events whose window is not wholly within the run"""
+    """events with a window that reaches beyond the run"""
 
 
 def event_windows(
@@ -37,22 +37,22 @@ def event_windows(
     patch: int = 1,
     trial_types: Sequence[str] | None = None,
 ) -> EventWindows:
-    """Return one window for each event, in the order of runs and onsets.
+    """Return one window per event, sorted by run and onset.
 
     Parameters
     ----------
     index : RunIndex
     events : pd.DataFrame
-        ``run_id, onset, duration, trial_type``, seconds; other runs' events are not looked at.
+        ``run_id, onset, duration, trial_type``, seconds; events of other runs are ignored.
     window : float
-        Seconds; in each run the nearest number of whole patches, at least one.
+        Seconds, rounded to whole patches of each run, at least one.
     delay : float
-        Seconds from an onset to the first frame: the blood's response lags by about 5 s.
+        Seconds from an onset to the first frame: the BOLD response peaks after about 5 s.
     patch : int
-        Frames that a model sees as one token.
+        Frames of a patch of the model.
     trial_types : sequence of str, optional
-        Which events, and the order of their labels; by default all that have a trial type and a
-        window, sorted by name.
+        Events to use, in the order of their labels. Default: all trial types with a window, sorted
+        by name.
 
     Returns
     -------
@@ -61,14 +61,14 @@ def event_windows(
     Raises
     ------
     TrainingError
-        If there is no such event, or not one of a named trial type.
+        If there is no event, or none of a named trial type.
     """
     position = pd.Series(np.arange(len(index)), index=index.run_id)
     events = events[events["run_id"].isin(position.index)]
     named = events["trial_type"]
     events = events[named != "" if trial_types is None else named.isin(list(trial_types))]
     run = position[events["run_id"]].to_numpy(np.int64)
-    # The frame whose time is nearest: a frame stands for its TR, not for an instant.
+    # Round to the nearest frame: a frame covers its TR.
     first = np.rint((events["onset"].to_numpy(np.float64) + delay) / index.tr[run]).astype(np.int64)
     patches = np.maximum(np.rint(window / index.tr[run] / patch), 1)
     length = patch * patches.astype(np.int64)

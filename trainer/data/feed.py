@@ -1,9 +1,8 @@
-"""The batches of one training: random windows to learn from, fixed ones to validate on."""
+"""Make the batches of a training: random windows, and fixed windows for validation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.config import Config
@@ -14,6 +13,7 @@ from fmritok.trainer.data.windows import (
     Request,
     RunIndex,
     WindowBatches,
+    WindowOptions,
     Windows,
     random_windows,
     validation_windows,
@@ -33,11 +33,11 @@ class Feed:
     group : TokenGroup or MixedGroup
     split : Split
     ranks : Ranks
-        This process gets its share of every batch.
+        Every rank gets its share of each batch.
     workers : int
-        Loader processes; the batches do not depend on it.
+        Loader workers; batches do not depend on their number.
     pin_memory : bool
-        For a GPU.
+        Pin host memory, for a GPU.
 
     Attributes
     ----------
@@ -66,11 +66,11 @@ class Feed:
         return self._batches().steps_per_epoch
 
     def training(self, position: Position) -> Iterable[Batch]:
-        """Return the batches that follow a position, without end."""
+        """Return the batches after a position; the iterator never ends."""
         return self._loader(self.index, self._batches(position.epoch, position.seen))
 
     def validation(self) -> Iterable[Batch]:
-        """Return the batches of a validation; they can be gone through again."""
+        """Return the batches of a validation; can be iterated repeatedly."""
         data = self.config.data
         windows = validation_windows(
             self.validation_index,
@@ -81,9 +81,9 @@ class Feed:
         return self._loader(self.validation_index, list(windows.batches(data.batch_size)))
 
     def _windows(self, epoch: int) -> Windows:
-        """Return an epoch's windows: with weights, each store has its share of them."""
+        """Return the windows of an epoch; with weights, each store gets its share."""
         data, seed = self.config.data, self.config.train.seed
-        options: dict[str, Any] = {
+        options: WindowOptions = {
             "window": data.window,
             "windows_per_run": data.windows_per_run,
             "windows_per_read": data.windows_per_read,

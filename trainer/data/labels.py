@@ -1,4 +1,4 @@
-"""What is to be read off an encoder's features: a trait, a kind of run, or what was happening."""
+"""Labels of subjects, runs and events, for probes and datasets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fmritok.trainer.errors import ConfigError
 
 __all__ = ["EVENT_TARGET", "Labels", "event_labels", "labels_of", "runs_where"]
 
-#: The target that is read from windows of events, not from whole runs.
+#: The target of windows locked to events; all others belong to runs or subjects.
 EVENT_TARGET = "trial_type"
 _RUN_COLUMNS = ("task", "session", "site", "dataset")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is to be read off: one label of each unit, a subject, a run or an event.
+    """Labels of one target: one per unit, which is a subject, a run or an event.
 
     Attributes
     ----------
@@ -32,15 +32,15 @@ class Labels:
     kind : {"classes", "number"}
     unit : {"subject", "run", "event"}
     of_row : np.ndarray of shape (n_rows,), int64
-        Unit of each row of the features, a run or an event; -1 if it has no label.
+        Unit of each row (run or event); -1 without a label.
     values : np.ndarray of shape (n_units,)
         Classes as text, or numbers.
     family : np.ndarray of shape (n_units,), str
     within : tuple of np.ndarray of shape (n_units,), str
-        Smaller groups within families, outermost first: of a run its subject, of an event its
-        subject and its run.
+        Groups within families, outermost first: the subject of a run; the subject and the run of
+        an event.
     details : dict
-        What else the record should say of them.
+        Further facts for ``probe.json``.
     """
 
     target: str
@@ -54,12 +54,12 @@ class Labels:
 
 
 def runs_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Return the runs that fulfil every ``column=value``; one column's values are alternatives.
+    """Return the runs that match all conditions ``column=value``; values of one column are ORed.
 
     Raises
     ------
     ConfigError
-        If a condition is something else, or no run is left.
+        If a condition has another form, or no run matches.
     """
     wanted: dict[str, list[str]] = {}
     for condition in conditions:
@@ -83,14 +83,14 @@ def runs_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labels:
-    """Find a target by its column: of the subjects' table, else of the runs'.
+    """Return the labels of a column of the phenotypes, or else of the runs table.
 
-    Text and truth values are classes, and so are numbers with two values; others are numbers.
+    Text, booleans and numbers with two values are classes; other columns are numbers.
 
     Raises
     ------
     ConfigError
-        If there is no such column, or fewer than two different labels in it.
+        If there is no such column, or it has fewer than two different labels.
     """
     names = [c for c in phenotypes.columns if c not in ("dataset", "subject", "session")]
     subject = _subjects(runs)
@@ -132,7 +132,7 @@ def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labe
 
 
 def event_labels(found: EventWindows, runs: pd.DataFrame) -> Labels:
-    """Label the windows of events: every row of the features is a unit.
+    """Return the labels of event windows; every row is a unit.
 
     Parameters
     ----------

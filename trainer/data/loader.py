@@ -1,4 +1,4 @@
-"""Loaders whose faults are one error each: a killed worker, shared memory or memory too small."""
+"""Make loaders that report each fault as one error: killed workers, memory, shared memory."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def batch_loader(
     workers: int,
     pin_memory: bool,
 ) -> Iterable[Any]:
-    """Make a loader from a dataset that reads whole batches, by ``__getitems__``.
+    """Make a loader from a dataset that reads whole batches with ``__getitems__``.
 
-    Its iterator raises a TrainingError if a worker cannot start or ends, and if memory, shared
-    memory or open files do not suffice.
+    The iterator raises a TrainingError if a worker cannot start or dies, or if memory, shared
+    memory or open files run out.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def batch_loader(
     if workers and private:
         raise ConfigError(
             expected("Option", "--workers", f"0, because {private[0]} belongs to this process",
-                     workers, "Leave --workers away.")
+                     workers, "Omit --workers.")
         )  # fmt: skip
     return _Loader(
         _Reporting(dataset),
@@ -66,20 +66,20 @@ def batch_loader(
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # never touch the global one
+        generator=torch.Generator(),  # leave the global generator alone
         **(worker_options("fmritok.trainer.data.streaming") if workers else {}),
     )
 
 
 @dataclass(frozen=True)
 class _Failed:
-    """What a worker hands over instead of a batch: torch would add its traceback to an error."""
+    """An error sent by a worker in place of a batch; torch would add a traceback to it."""
 
     error: FmritokError
 
 
 class _Reporting(Dataset[Any]):
-    """A dataset whose known errors come back as they are from a worker, too."""
+    """A dataset that returns known errors from workers unchanged."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -105,7 +105,7 @@ class _Loader(DataLoader[Any]):
         return _Batches(self)
 
     def start(self) -> Any:
-        """Start the workers, or let those go on that are there."""
+        """Start the workers, or reuse running ones."""
         return super().__iter__()
 
 
@@ -127,7 +127,7 @@ class _Batches(Iterator[Any]):
 
     @property
     def workers(self) -> list[Any]:
-        """The processes that read."""
+        """The loader workers."""
         return getattr(self._batches, "_workers", [])
 
     def __next__(self) -> Any:
@@ -141,14 +141,14 @@ class _Batches(Iterator[Any]):
                 raise
             raise known from error
         if isinstance(batch, _Failed):
-            self._batches = iter(())  # ends the workers now, not with the error's traceback
+            self._batches = iter(())  # end the workers now: the traceback would keep them
             raise batch.error
         return batch
 
     def _ended(self, error: BaseException) -> TrainingError | None:
-        """Say which worker ended, if one did, and why."""
+        """Return an error that names a dead worker and the cause; None if all live."""
         broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-        if broken:  # by the end of a worker, which shows a moment later
+        if broken:  # a dying worker is noticed a moment later
             wait([worker.sentinel for worker in self.workers], timeout=2)
         ended = [worker for worker in self.workers if not worker.is_alive()]
         if not ended:
@@ -168,11 +168,11 @@ class _Batches(Iterator[Any]):
                 step = _MEMORY_STEP
         else:
             got = f"process {pid}, which ended with exit status {code}"
-        return _error("all of them to go on", got, step)
+        return _error("all of them to keep running", got, step)
 
 
 def _known(error: BaseException) -> FmritokError | None:
-    """Return the error that a user should see; None for what is nobody's fault but the code's."""
+    """Return the error to show to users; None for a bug."""
     if isinstance(error, FmritokError):
         return error
     text = str(error)
@@ -193,7 +193,7 @@ def _is_too_many_files(error: BaseException) -> bool:
 
 
 def _cause(text: str) -> str:
-    """Return the line that says why: the last one of a traceback that torch put into a message."""
+    """Return the line with the cause: the last line of a traceback in torch's message."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = lines[-1 if any("Traceback" in line for line in lines) else 0]
     return line.split("You can free space")[0].rstrip(". ")
@@ -204,7 +204,7 @@ def _error(wanted: str, got: str, next_step: str) -> TrainingError:
 
 
 def _share(batch: Any) -> None:
-    """Move tensors to shared memory now: the queue would do it in a thread, and lose its errors."""
+    """Move tensors to shared memory here: the queue's thread would lose errors."""
     if isinstance(batch, Tensor):
         batch.share_memory_()  # type: ignore[no-untyped-call]
     elif isinstance(batch, Mapping):

@@ -1,10 +1,10 @@
-"""Several stores as one: runs of all of them, each store with its share of every epoch."""
+"""Mix several stores: all their runs as one group, with a share of each epoch per store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,13 @@ from fmritok.errors import ProvenanceMismatchError, expected
 from fmritok.pipeline.store.documents.difference import first_difference
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.windows import RunIndex, Windows, draw_windows, keyed_generator
+from fmritok.trainer.data.windows import (
+    RunIndex,
+    WindowOptions,
+    Windows,
+    draw_windows,
+    keyed_generator,
+)
 from fmritok.trainer.errors import ConfigError
 
 __all__ = ["MixedGroup", "mixed_windows"]
@@ -28,7 +34,7 @@ _LAYOUT = (
 
 
 class MixedGroup:
-    """Token groups of several stores that were made alike; trained on as if they were one.
+    """Token groups of several stores with the same meaning, used as one group.
 
     Parameters
     ----------
@@ -39,7 +45,7 @@ class MixedGroup:
     Raises
     ------
     ProvenanceMismatchError
-        If the tokens of two groups do not mean the same; the first differing field is named.
+        If the tokens of two groups differ in meaning; names the first field that differs.
     ConfigError
         If a weight is not above 0, or two stores hold a run of the same id.
     """
@@ -70,7 +76,7 @@ class MixedGroup:
         if len(twice):
             raise ConfigError(
                 expected("Run", twice.iloc[0], "in one of the stores that are mixed", "in two",
-                         "Leave one of the stores away.")
+                         "Omit one of the stores.")
             )  # fmt: skip
 
     @property
@@ -118,17 +124,14 @@ def mixed_windows(
     index: RunIndex,
     weights: Sequence[float],
     *,
-    window: int,
-    windows_per_run: int,
     seed: int,
     epoch: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
+    **options: Unpack[WindowOptions],
 ) -> Windows:
-    """Draw an epoch's random windows, each store with its share of them.
+    """Draw the random windows of an epoch, with a share per store.
 
-    An epoch has as many windows as without weights. A store's runs all come up equally often: what
-    an epoch has no room for comes first in the next, and a store that is too small starts again.
+    The number of windows is the same as without weights. All runs of a store are drawn equally
+    often: windows left over in one epoch come first in the next, and a small store starts again.
 
     Parameters
     ----------
@@ -136,9 +139,11 @@ def mixed_windows(
         Runs of all stores.
     weights : sequence of float
         Share of each store, in any unit.
-    window, windows_per_run, seed, epoch, windows_per_read, read_frames
+    seed, epoch, **options
         See :func:`fmritok.trainer.data.windows.random_windows`.
     """
+    windows_per_run = options["windows_per_run"]
+    windows_per_read = options.get("windows_per_read", 1)
     reads = len(index) * windows_per_run // windows_per_read
     present = [store for store in range(len(weights)) if (index.store == store).any()]
     counts = _shares(reads, np.array([weights[store] for store in present], np.float64))
@@ -150,10 +155,8 @@ def mixed_windows(
         per_pass = len(runs) * windows_per_run
         for own in range(low // per_pass, -(-high // per_pass)):
             windows = draw_windows(
-                runs, keyed_generator(seed, _STORE, store, own), epoch=epoch, window=window,
-                windows_per_run=windows_per_run, windows_per_read=windows_per_read,
-                read_frames=read_frames,
-            )  # fmt: skip
+                runs, keyed_generator(seed, _STORE, store, own), epoch=epoch, **options
+            )
             begin, end = max(low - own * per_pass, 0), min(high - own * per_pass, per_pass)
             chosen = windows.take(np.arange(begin, end))
             parts.append(replace(chosen, run=of_store[chosen.run]))
@@ -164,7 +167,7 @@ def mixed_windows(
 
 
 def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Divide a whole number by weights; what is left over goes to the largest remainders."""
+    """Divide an integer by weights, with the largest-remainder method."""
     exact = total * weights / weights.sum()
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1

@@ -1,4 +1,4 @@
-"""Windows as tensors by name, for models that are not fmritok's."""
+"""Read windows as dicts of tensors, for models outside of fmritok."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.streaming import Batch
-from fmritok.trainer.data.streaming import WindowDataset as WindowReader
+from fmritok.trainer.data.streaming import Batch, WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.model.inputs import deviations, values
 
@@ -23,7 +22,7 @@ Form = Literal["residual", "absolute", "stored"]
 
 
 class SampleReader(Dataset[Any]):
-    """Reads windows from a store; holds no more than a loader's process needs.
+    """Reads windows from a store; small enough to send to loader workers.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ class SampleReader(Dataset[Any]):
         self._reader = WindowReader(group, index)
 
     def __getitems__(self, requests: list[Request]) -> dict[str, Tensor]:
-        """Read windows into one batch of tensors, the window first."""
+        """Read windows into one batch of tensors, window axis first."""
         batch = self._reader.__getitems__(requests)
         n_windows, n_frames = batch.times.shape
         valid = batch.valid

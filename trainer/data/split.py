@@ -1,4 +1,4 @@
-"""Divide a group's runs into training and validation by subject, siblings kept together."""
+"""Split runs into training and validation by subject, with families kept together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Split", "check_no_leakage", "split_runs", "with_subjects"]
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of the runs on both sides, sorted; without validation, that side is empty."""
+    """Sorted ids of the training and validation runs; validation may be empty."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -33,7 +33,7 @@ class Split:
         return _sha256([*self.train, "|", *self.validation])
 
     def to_json(self) -> str:
-        """Write the split with the checksum of each side and of the whole."""
+        """Return the split as JSON, with checksums of each side and of both."""
         sides = {
             name: {"n_runs": len(runs), "sha256": _sha256(runs), "runs": runs}
             for name, runs in asdict(self).items()
@@ -42,12 +42,12 @@ class Split:
 
     @classmethod
     def from_json(cls, file: Path) -> Split:
-        """Read what :meth:`to_json` wrote.
+        """Read a file of :meth:`to_json`.
 
         Raises
         ------
         CheckpointError
-            If the file is not there, or was changed since.
+            If the file is missing or was changed.
         """
         try:
             tree: dict[str, Any] = json.loads(file.read_text())
@@ -66,25 +66,25 @@ class Split:
 
 
 def split_runs(runs: pd.DataFrame, *, fraction: float, seed: int) -> Split:
-    """Hold out about ``fraction`` of the subjects; the same for any order of the rows.
+    """Hold out about ``fraction`` of the subjects, whatever the order of the rows.
 
     Parameters
     ----------
     runs : pd.DataFrame
         With ``run_id, dataset, subject, family``; an empty family is no family.
     fraction : float
-        Of the subjects. Unless it is 0, at least one family is held out, and one is kept.
+        Share of the subjects. Unless it is 0, at least one family is held out and one is kept.
     seed : int
 
     Returns
     -------
     Split
-        Without validation runs if there is one subject or family only.
+        Without validation runs if there is a single subject or family.
     """
     family = families(runs)
     members = pd.DataFrame({"family": family, "subject": _subjects(runs)})
     sizes = members.groupby("family")["subject"].nunique()
-    # Ranked by a keyed hash: adding a subject to a cohort hardly changes where the others go.
+    # Ranked by a keyed hash: new subjects hardly change the sides of the others.
     ranked = sorted(sizes.index, key=lambda name: _sha256([str(seed), str(name)]))
     wanted = fraction * int(sizes.sum())
     held_out: list[str] = []
@@ -101,7 +101,7 @@ def split_runs(runs: pd.DataFrame, *, fraction: float, seed: int) -> Split:
 
 
 def with_subjects(runs: pd.DataFrame, split: Split, *, subjects: int, seed: int) -> Split:
-    """Keep the training runs of so many subjects; those of fewer subjects are among them.
+    """Restrict training to ``subjects`` subjects. Smaller numbers select subsets of larger ones.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def with_subjects(runs: pd.DataFrame, split: Split, *, subjects: int, seed: int)
     Raises
     ------
     ConfigError
-        If there are not so many.
+        If there are fewer subjects.
     """
     subject = _subjects(runs).to_numpy(dtype=str)
     ids = runs["run_id"].to_numpy(dtype=str)
@@ -125,14 +125,14 @@ def with_subjects(runs: pd.DataFrame, split: Split, *, subjects: int, seed: int)
                      f"at most the {len(names)} subjects that are not held out", subjects,
                      "Change it with --set data.subjects=VALUE.")
         )  # fmt: skip
-    # Ranked by a keyed hash, as families are in split_runs: stable when a cohort grows.
+    # Ranked by a keyed hash, as in split_runs: stable when a cohort grows.
     ranked = sorted(names, key=lambda name: _sha256([str(seed), "subjects", str(name)]))
     chosen = set(ids[np.isin(subject, ranked[:subjects])].tolist())
     return replace(split, train=tuple(run_id for run_id in split.train if run_id in chosen))
 
 
 def families(runs: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.str_]]:
-    """Name the family of every run: subjects linked by any family id, by their first member.
+    """Return the family of every run, named by its first member; shared family ids link subjects.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def check_no_leakage(runs: pd.DataFrame, split: Split) -> None:
     Raises
     ------
     LeakageError
-        Naming what is on both sides.
+        Naming the runs, subjects or families.
     """
     sides = [runs["run_id"].isin(side).to_numpy() for side in (split.train, split.validation)]
     columns = {

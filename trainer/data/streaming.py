@@ -1,7 +1,7 @@
-"""Read windows straight from the token store, in loader processes, with exact resume.
+"""Read windows from the token store in loader workers.
 
-Workers are told which window to read (:class:`~fmritok.trainer.data.windows.Request`), so they
-hold no state: order and position belong to the sampler alone, whatever the number of workers.
+Workers are stateless: each request (:class:`~fmritok.trainer.data.windows.Request`) names one
+window. The sampler alone holds order and position, for any number of workers and exact resume.
 """
 
 from __future__ import annotations
@@ -21,35 +21,23 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from fmritok.errors import StoreError, expected
-from fmritok.pipeline.store.reader import RunMoments, TokenGroup
+from fmritok.pipeline.store.reader import RunStatistics, TokenGroup
 from fmritok.trainer.data.loader import batch_loader
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.training.faults import is_out_of_memory
 
-__all__ = ["Batch", "Meter", "Rate", "WindowDataset", "collate", "window_loader"]
+__all__ = ["Batch", "Meter", "Rate", "WindowReader", "window_loader"]
 
 _CACHED_RUNS = 64  # 1 MB each at 27 x 3072
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
-class Window(NamedTuple):
-    """One window as a worker reads it."""
-
-    request: Request
-    tokens: npt.NDArray[Any]
-    moments: RunMoments
-    tr: float
-
-
 class Batch(NamedTuple):
-    """Windows of one step, as stored: the model turns them into values on its device.
-
-    Dimensions: B windows, T frames, S tokens of a frame (cells), D features.
-    """
+    """Windows of one step in the store dtype; the model dequantizes on its device."""
 
     tokens: Tensor
-    """stored values [B T S D], int8 or float16; 0 where a short window is padded"""
+    """stored values [B T S D], int8 or float16; 0 in padding"""
     mean: Tensor
     """run's mean [B S D], float32"""
     std: Tensor
@@ -59,18 +47,18 @@ class Batch(NamedTuple):
     times: Tensor
     """time since the first frame of the window [B T], seconds, float32"""
     valid: Tensor | None
-    """frames that are not padding [B T], bool; None if there is no padding"""
+    """False in padded frames [B T], bool; None without padding"""
     runs: Tensor
     """position in the run index [B], int64"""
     draws: Tensor
     """each window's random number [B], int64"""
     epoch: int
     seen: int
-    """samples of the epoch that have been read with this batch"""
+    """samples of the epoch read so far, including this batch"""
     n_frames: int
-    """frames in the batch, padding not counted"""
+    """frames in the batch without padding"""
     labels: Tensor | None = None
-    """class of each window's event [B], int64; None if the windows are not locked to events"""
+    """class of each window's event [B], int64; None without events"""
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
@@ -82,8 +70,8 @@ class Batch(NamedTuple):
         return self._replace(**moved)
 
 
-class WindowDataset(Dataset[Window]):
-    """Reads the windows of requests; opened anew in every process.
+class WindowReader(Dataset[Batch]):
+    """Reads requested windows; every process opens the store itself.
 
     Parameters
     ----------
@@ -94,24 +82,18 @@ class WindowDataset(Dataset[Window]):
     def __init__(self, group: TokenGroup | MixedGroup, index: RunIndex) -> None:
         self.group, self.index = group, index
         self.groups = group.groups if isinstance(group, MixedGroup) else (group,)
-        self._moments = lru_cache(_CACHED_RUNS)(self._read_moments)
+        self._statistics = lru_cache(_CACHED_RUNS)(self._read_statistics)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A mix's table of runs stays behind, as that of a group does.
+        # The table of runs is not sent to workers.
         return {"groups": self.groups, "index": self.index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["groups"][0], state["index"])  # type: ignore[misc]
         self.groups = state["groups"]
 
-    def __getitem__(self, request: Request) -> Window:
-        tokens = self.read(request.run, request.first, request.n_frames)
-        return Window(
-            request, tokens, self._moments(request.run), float(self.index.tr[request.run])
-        )
-
     def __getitems__(self, requests: list[Request]) -> Batch:
-        """Read a batch, each window straight to its place in it."""
+        """Read a batch, each window directly into its row."""
         tokens = _new_batch(self.groups[0], requests)
         values = tokens.numpy()
         for neighbours in _neighbours(requests):
@@ -127,9 +109,9 @@ class WindowDataset(Dataset[Window]):
                 values[place, : request.n_frames] = frames[start : start + request.n_frames]
         for place, request in enumerate(requests):
             values[place, request.n_frames :] = 0
-        moments = [self._moments(request.run) for request in requests]
+        statistics = [self._statistics(request.run) for request in requests]
         trs = [float(self.index.tr[request.run]) for request in requests]
-        return _batch(requests, tokens, moments, trs)
+        return _batch(requests, tokens, statistics, trs)
 
     def read(
         self, run: int, first: int, n_frames: int, out: npt.NDArray[Any] | None = None
@@ -139,7 +121,7 @@ class WindowDataset(Dataset[Window]):
         Raises
         ------
         StoreError
-            If they cannot be read, or differ from their checksum; the run is named.
+            If they cannot be read or differ from their checksum; names the run.
         """
         group = self._group(run)
         start = int(self.index.start[run]) + first
@@ -150,18 +132,18 @@ class WindowDataset(Dataset[Window]):
         group: TokenGroup = self.groups[int(self.index.store[run])]
         return group
 
-    def _read_moments(self, run: int) -> RunMoments:
+    def _read_statistics(self, run: int) -> RunStatistics:
         with self._naming(run, "mean, deviation and scale"):
-            return self._group(run).moments(int(self.index.row[run]))
+            return self._group(run).statistics(int(self.index.row[run]))
 
     @contextmanager
     def _naming(self, run: int, what: str) -> Iterator[None]:
-        """Say which run it is that cannot be read."""
+        """Turn a read error into one that names the run."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error) or getattr(error, "errno", None) in _TOO_MANY_FILES:
-                raise  # nothing is wrong with the run
+                raise  # a fault of the machine, not of the run
             location = self._group(run).location
             step = "Run `fmritok verify --drop`, and tokenize again."
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -172,31 +154,19 @@ class WindowDataset(Dataset[Window]):
             ) from error  # fmt: skip
 
 
-def collate(windows: list[Window]) -> Batch:
-    """Stack windows; shorter ones are padded at the end."""
-    longest = max(len(window.tokens) for window in windows)
-    shape = (len(windows), longest, *windows[0].tokens.shape[1:])
-    tokens = np.zeros(shape, windows[0].tokens.dtype)
-    for padded, window in zip(tokens, windows, strict=True):
-        padded[: len(window.tokens)] = window.tokens
-    requests = [window.request for window in windows]
-    moments = [window.moments for window in windows]
-    return _batch(requests, torch.from_numpy(tokens), moments, [window.tr for window in windows])
-
-
 def _batch(
-    requests: list[Request], tokens: Tensor, moments: list[RunMoments], trs: list[float]
+    requests: list[Request], tokens: Tensor, statistics: list[RunStatistics], trs: list[float]
 ) -> Batch:
-    """Put what was read of each window together."""
+    """Make a batch from the parts of its windows."""
     lengths = np.array([request.n_frames for request in requests])
     frames = np.arange(tokens.shape[1])
     times = np.array(trs)[:, None] * frames
-    scales = [m.scale for m in moments if m.scale is not None]
+    scales = [m.scale for m in statistics if m.scale is not None]
     labels = torch.tensor([request.label for request in requests])
     return Batch(
         tokens=tokens,
-        mean=torch.from_numpy(np.stack([m.mean for m in moments])),
-        std=torch.from_numpy(np.stack([m.std for m in moments])),
+        mean=torch.from_numpy(np.stack([m.mean for m in statistics])),
+        std=torch.from_numpy(np.stack([m.std for m in statistics])),
         scale=torch.from_numpy(np.stack(scales)) if scales else None,
         times=torch.from_numpy(times.astype(np.float32)),
         valid=torch.from_numpy(frames < lengths[:, None])
@@ -212,7 +182,7 @@ def _batch(
 
 
 def _new_batch(group: TokenGroup, requests: list[Request]) -> Tensor:
-    """Make room for the tokens of a batch [B T S D]; in a worker, where the trainer sees it."""
+    """Allocate the tokens of a batch [B T S D]; in a worker, in shared memory."""
     shape = (len(requests), max(r.n_frames for r in requests), group.n_tokens, group.dim)
     dtype = torch.from_numpy(np.empty(0, group.precision)).dtype
     if get_worker_info() is None:
@@ -224,7 +194,7 @@ def _new_batch(group: TokenGroup, requests: list[Request]) -> Tensor:
 
 
 def _neighbours(requests: list[Request]) -> Iterator[list[tuple[int, Request]]]:
-    """Yield the windows, with their places, that one read of frames serves at no extra cost."""
+    """Yield groups of windows (with their rows) that one read serves without extra frames."""
     together: list[tuple[int, Request]] = []
     low = high = frames = 0
     for place, request in sorted(
@@ -258,13 +228,13 @@ def window_loader(
     ConfigError
         If workers are wanted for a store that lives in this process's memory.
     """
-    dataset = WindowDataset(group, index)
+    dataset = WindowReader(group, index)
     locations = [each.location for each in dataset.groups]
     return batch_loader(dataset, locations, batches, workers=workers, pin_memory=pin_memory)
 
 
 class Meter:
-    """Hands out batches, and measures how long each step took and how long it waited for data.
+    """Iterates over batches and measures the time of each step and the time waiting for data.
 
     Parameters
     ----------
@@ -288,12 +258,12 @@ class Meter:
         """End the step that :meth:`next` began, and return its rate."""
         step = np.array([n_tokens, time.perf_counter() - self._start, self._waited])
         self._steps += 1
-        if self._steps > 1:  # the first one waits for the workers to start
+        if self._steps > 1:  # the first step includes the start of the workers
             self._total += step
         return Rate.of(step)
 
     def close(self) -> None:
-        """Let go of the loader, which ends its workers: they ignore all signals."""
+        """Drop the loader to end its workers, which ignore signals."""
         self._batches = iter(())
 
     @property
@@ -303,7 +273,7 @@ class Meter:
 
 
 class Rate(NamedTuple):
-    """How fast training went."""
+    """Throughput of training."""
 
     tokens_per_s: float
     stall_share: float

@@ -1,4 +1,4 @@
-"""Batches of windows for any training loop, with exact resume in the middle of an epoch."""
+"""Batches of windows for any training loop, with exact mid-epoch resume."""
 
 from __future__ import annotations
 
@@ -19,54 +19,35 @@ __all__ = ["WindowLoader", "window_loader"]
 _ORDER = 5  # key that keeps the random stream apart from those of the windows
 
 
-def window_loader(
-    windows: WindowDataset,
-    *,
-    batch_size: int,
-    seed: int = 0,
-    shuffle: bool = True,
-    drop_last: bool = False,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
-) -> WindowLoader:
-    """Make a loader of batches; see :class:`WindowLoader`."""
-    return WindowLoader(
-        windows, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last,
-        workers=workers, rank=rank, world_size=world_size, pin_memory=pin_memory,
-    )  # fmt: skip
-
-
 class WindowLoader:
-    """Loader of batches: dicts of tensors, the window first.
+    """Loader of batches: dicts of tensors, window axis first.
 
-    A pass over it is an epoch; the next pass is the next epoch, in another order and, of random
-    windows, with others. The order depends on (seed, epoch) alone, not on the number of workers.
+    Each pass is an epoch with an order of its own; random windows are drawn anew. Both depend
+    on (seed, epoch) only, not on the number of workers.
 
     Parameters
     ----------
     windows : WindowDataset
     batch_size : int
-        Windows of each process's batch.
+        Windows per batch and process.
     seed : int
         Seed of the order.
     shuffle : bool
         Default: True.
     drop_last : bool
-        Leave a smaller last batch out.
+        Drop a smaller last batch.
     workers : int
-        Processes that read; 0 reads in this one.
+        Loader workers; 0 reads in this process.
     rank, world_size : int
-        This process among those that train together. Each gets as many batches; where windows do
-        not go round, the first ones come twice.
+        Rank of this process and number of processes. All ranks get the same number of batches; if
+        the windows cannot be divided evenly, the first ones are repeated.
     pin_memory : bool
-        For a GPU.
+        Pin host memory, for a GPU.
 
     Raises
     ------
     ConfigError
-        If a number is not possible, or workers are wanted for a store in memory.
+        If a number is out of range, or workers are requested for a store in memory.
     """
 
     def __init__(
@@ -116,28 +97,28 @@ class WindowLoader:
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch that the next batch is of."""
+        """Epoch of the next batch."""
         return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass, which starts at its first batch."""
+        """Set the epoch of the next pass, starting at its first batch."""
         if not (self._is_resumed and epoch == self._epoch):
             self._epoch, self._seen, self._is_resumed = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is, JSON-able: what follows the batch that came last."""
+        """Return the position after the last batch, JSON-able."""
         epoch, seen = self._epoch, self._seen
         if seen == len(self):
             epoch, seen = epoch + 1, 0
         return {"epoch": epoch, "seen": seen, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state: the next pass gives the batches that were left.
+        """Resume from a state: the next pass yields the remaining batches of its epoch.
 
         Raises
         ------
         CheckpointError
-            If it is the state of another loader: the first difference is named.
+            If it is the state of a different loader; names the first difference.
         """
         for name, now in self._identity().items():
             if state.get(name) != now:
@@ -174,10 +155,14 @@ class WindowLoader:
 
 
 class _Batches:
-    """The batches of the pass that begins next."""
+    """Batches of the next pass."""
 
     def __init__(self) -> None:
         self.now: list[list[Request]] = []
 
     def __iter__(self) -> Iterator[list[Request]]:
         return iter(self.now)
+
+
+#: Make a loader of batches; its options are those of :class:`WindowLoader`.
+window_loader = WindowLoader

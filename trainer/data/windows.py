@@ -1,15 +1,15 @@
-"""Which windows are read, and in what order: pure functions of (seed, epoch).
+"""Choose the windows of an epoch and their order, as pure functions of (seed, epoch).
 
-:func:`random_windows` and :func:`all_windows` are here; :mod:`fmritok.trainer.data.events` has
-windows locked to events, :mod:`fmritok.trainer.data.mixing` those of several stores. Each gives an
-epoch's :class:`Windows`; :class:`WindowBatches` hands them out, from any sample on.
+:func:`random_windows` and :func:`all_windows` are here, windows locked to events in
+:mod:`fmritok.trainer.data.events`, those of several stores in :mod:`fmritok.trainer.data.mixing`.
+All return :class:`Windows`. :class:`WindowBatches` divides them into batches, from any sample on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -19,25 +19,24 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
 
 __all__ = [
-    "EndlessBatches",
     "Request",
     "RunIndex",
     "WindowBatches",
+    "WindowOptions",
     "Windows",
     "all_windows",
     "draw_windows",
     "keyed_generator",
     "random_windows",
-    "steps_per_epoch",
     "validation_windows",
 ]
 
-_TRAIN, _VALIDATION, _SHUFFLE = 0, 1, 2  # keys that keep the random streams apart
+_TRAIN, _VALIDATION = 0, 1  # keys that keep the random streams apart
 _COLUMNS = ("run", "first", "n_frames", "draw", "label")
 
 
 class Request(NamedTuple):
-    """One window that a loader worker is asked for."""
+    """Request to read one window."""
 
     epoch: int
     sample: int
@@ -48,16 +47,16 @@ class Request(NamedTuple):
     """first frame within the run"""
     n_frames: int
     draw: int
-    """the window's own random number: all that an objective draws follows from it"""
+    """random number of the window; seeds everything random in the objective"""
     label: int = -1
-    """class of the event that the window is locked to; -1 if it is not"""
+    """class of the window's event; -1 without one"""
     read: int = -1
-    """number of the read within the epoch that serves the window; -1 if it has one of its own"""
+    """number of the shared read within the epoch; -1 for a read of its own"""
 
 
 @dataclass(frozen=True)
 class RunIndex:
-    """Where runs are in a token group; arrays only, so that workers copy no Python objects.
+    """Positions of runs in a token group, as arrays only (cheap to send to workers).
 
     Attributes
     ----------
@@ -66,7 +65,7 @@ class RunIndex:
     tr : np.ndarray of shape (n_runs,), float64
         Seconds between frames.
     store : np.ndarray of shape (n_runs,), int64
-        Which store of a mix holds the run; 0 where there is one.
+        Number of the run's store in a mix; else 0.
     """
 
     run_id: npt.NDArray[np.str_]
@@ -78,12 +77,12 @@ class RunIndex:
 
     @classmethod
     def of(cls, runs: pd.DataFrame, run_ids: Sequence[str]) -> RunIndex:
-        """Take the given runs, in the given order, from a group's table of finished runs.
+        """Take runs in the given order from a group's table of finished runs.
 
         Raises
         ------
         TrainingError
-            If a run is not there, or has no TR.
+            If a run is missing or has no TR.
         """
         table = runs.set_index("run_id")
         missing = [run_id for run_id in run_ids if run_id not in table.index]
@@ -153,7 +152,7 @@ class Windows:
 
     @classmethod
     def joined(cls, parts: Sequence[Windows]) -> Windows:
-        """Put windows of one epoch, of as many windows per read, one behind the other."""
+        """Concatenate windows of one epoch and with equal windows per read."""
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
         }
@@ -163,15 +162,9 @@ class Windows:
         return len(self.run)
 
     def take(self, positions: npt.NDArray[np.int64]) -> Windows:
-        """Return the windows at the given positions, in that order; reads stay whole."""
+        """Return the windows at the given positions, in that order, whole reads only."""
         columns: dict[str, Any] = {name: getattr(self, name)[positions] for name in _COLUMNS}
         return replace(self, **columns)
-
-    def shuffled(self, seed: int, epoch: int) -> Windows:
-        """Return the windows in the order, and with the draws, of an epoch of training."""
-        generator = keyed_generator(seed, _SHUFFLE, epoch)
-        windows = self.take(generator.permutation(len(self)))
-        return replace(windows, epoch=epoch, draw=_draws(generator, len(self)))
 
     def batches(self, batch_size: int, seen: int = 0) -> Iterator[list[Request]]:
         """Yield the requests of each batch from sample ``seen`` on; the last may be smaller."""
@@ -186,41 +179,43 @@ class Windows:
             ]
 
 
-def random_windows(
-    index: RunIndex,
-    *,
-    window: int,
-    windows_per_run: int,
-    seed: int,
-    epoch: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
-) -> Windows:
-    """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone.
+class WindowOptions(TypedDict):
+    """How the random windows of every run are drawn.
 
     Every window starts at each frame that it can start at with equal probability, whatever
     ``windows_per_read`` and ``read_frames``.
+    """
+
+    window: int
+    """frames; shorter runs are taken whole"""
+    windows_per_run: int
+    """a multiple of ``windows_per_read``"""
+    windows_per_read: NotRequired[int]
+    """consecutive windows that lie within the same ``read_frames`` frames, so one read serves all
+    of them; they differ in their random numbers. For slow disks. Default: 1"""
+    read_frames: NotRequired[int | None]
+    """default: ``window``, and the windows of a read are the same frames; without effect if
+    ``windows_per_read`` is 1"""
+
+
+def random_windows(
+    index: RunIndex, *, seed: int, epoch: int, **options: Unpack[WindowOptions]
+) -> Windows:
+    """Draw an epoch's windows: starts, order and draws depend on (seed, epoch) alone.
 
     Parameters
     ----------
     index : RunIndex
-    window : int
-        Frames; shorter runs are taken whole.
-    windows_per_run : int
-        A multiple of ``windows_per_read``.
     seed, epoch : int
-    windows_per_read : int
-        Consecutive windows that lie within the same ``read_frames`` frames, so one read serves all
-        of them; they differ in what an objective draws. For disks that cannot keep up.
-    read_frames : int, optional
-        Default: ``window``, and the windows of a read are the same frames. Without effect if
-        ``windows_per_read`` is 1.
+    **options
+        See :class:`WindowOptions`.
+
+    Raises
+    ------
+    ConfigError
+        If the options do not go together.
     """
-    return draw_windows(
-        index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, window=window,
-        windows_per_run=windows_per_run, windows_per_read=windows_per_read,
-        read_frames=read_frames,
-    )  # fmt: skip
+    return draw_windows(index, keyed_generator(seed, _TRAIN, epoch), epoch=epoch, **options)
 
 
 def draw_windows(
@@ -228,12 +223,12 @@ def draw_windows(
     generator: np.random.Generator,
     *,
     epoch: int,
-    window: int,
-    windows_per_run: int,
-    windows_per_read: int = 1,
-    read_frames: int | None = None,
+    **options: Unpack[WindowOptions],
 ) -> Windows:
     """Draw random windows of every run with a generator; see :func:`random_windows`."""
+    window, windows_per_run = options["window"], options["windows_per_run"]
+    windows_per_read = options.get("windows_per_read", 1)
+    read_frames = options.get("read_frames")
     reads = windows_per_run // windows_per_read
     if reads * windows_per_read != windows_per_run or (read_frames or window) < window:
         raise ConfigError(
@@ -249,9 +244,9 @@ def draw_windows(
     order = np.repeat(generator.permutation(len(run)), windows_per_read)
     draw = _draws(generator, len(order))
     if windows_per_read > 1:
-        # The starts of a read lie in a range that is placed at random around one start, drawn as
-        # a single window's is. Within the range that start is equally likely to be anywhere; so
-        # are the others: every window is distributed as single ones are.
+        # One start is drawn as for a single window. A range of starts is placed at random around
+        # it. The start is uniform within the range, and so are the others: every window has the
+        # distribution of a single one.
         room = (read_frames or window) - window
         low = first - generator.integers(0, room, len(run), endpoint=True)
         low, high = np.maximum(low, 0)[order], np.minimum(low + room, last)[order]
@@ -264,15 +259,15 @@ def draw_windows(
 
 
 def all_windows(index: RunIndex, *, window: int, stride: int | None = None) -> Windows:
-    """Return every run's whole windows in order, from its first frame on.
+    """Return the complete windows of every run in order, from its first frame on.
 
     Parameters
     ----------
     index : RunIndex
     window : int
-        Frames; a run that is shorter gives itself.
+        Frames. A shorter run is one window.
     stride : int, optional
-        Frames from the start of a window to the next; by default they do not overlap.
+        Frames between the starts of windows. Default: ``window``, no overlap.
     """
     stride = stride or window
     count = np.maximum((index.n_frames - window) // stride + 1, 1)
@@ -282,32 +277,27 @@ def all_windows(index: RunIndex, *, window: int, stride: int | None = None) -> W
 
 
 def validation_windows(index: RunIndex, *, window: int, at_most: int, seed: int) -> Windows:
-    """Return all non-overlapping windows, or evenly spread ones of them; always the same."""
+    """Return fixed windows: all without overlap, or ``at_most`` evenly spread ones."""
     windows = all_windows(index, window=window)
     count = min(at_most, len(windows))
     windows = windows.take(np.linspace(0, len(windows) - 1, count).round().astype(np.int64))
     return replace(windows, draw=_draws(keyed_generator(seed, _VALIDATION), count))
 
 
-def steps_per_epoch(n_runs: int, *, windows_per_run: int, batch_size: int) -> int:
-    """Return how many batches an epoch of random windows has."""
-    return -(-n_runs * windows_per_run // batch_size)
-
-
 class WindowBatches:
-    """Batch sampler that goes on from (epoch, samples seen) for as many epochs as are asked for.
+    """Endless batch sampler that starts at (epoch, samples seen).
 
-    One pass for the whole training: loader workers read ahead across the end of an epoch.
+    A single pass covers all epochs: loader workers prefetch across the end of an epoch.
 
     Parameters
     ----------
     windows_of : callable
-        Gives the windows of an epoch, and always the same ones.
+        Returns the windows of an epoch; deterministic.
     batch_size : int
-        Over all ranks; each gets its share by
+        Over all ranks; each rank gets its share from
         :class:`fmritok.trainer.training.distributed.ShareOfBatches`.
     epoch, seen : int
-        Where to go on.
+        Position to start from.
     """
 
     def __init__(
@@ -333,30 +323,8 @@ class WindowBatches:
         return -(-len(self.windows_of(0)) // self.batch_size)
 
 
-class EndlessBatches(WindowBatches):
-    """Batches of random windows; see :func:`random_windows`."""
-
-    def __init__(
-        self,
-        index: RunIndex,
-        *,
-        window: int,
-        windows_per_run: int,
-        batch_size: int,
-        seed: int,
-        epoch: int = 0,
-        seen: int = 0,
-    ) -> None:
-        def windows_of(epoch: int) -> Windows:
-            return random_windows(
-                index, window=window, windows_per_run=windows_per_run, seed=seed, epoch=epoch
-            )
-
-        super().__init__(windows_of, batch_size=batch_size, epoch=epoch, seen=seen)
-
-
 def keyed_generator(*key: int) -> np.random.Generator:
-    """Return the random numbers of a key; those of other keys are independent of them."""
+    """Return a generator for a key; generators of different keys are independent."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 

@@ -1,4 +1,4 @@
-"""Processes that read windows beside the trainer: how they start, and when they end."""
+"""Start and end the loader workers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fmritok.pipeline.store.chunks.shard_files import use_threads
 
 __all__ = ["NOT_HANDED_OVER", "prepare_worker", "worker_options"]
 
-#: Exit status of a worker whose batch did not get through.
+#: Exit status of a worker that could not send a batch.
 NOT_HANDED_OVER = 74
 
 
 def worker_options(module: str) -> dict[str, Any]:
-    """Return what a `DataLoader` with workers is to be told.
+    """Return options of a `DataLoader` with workers.
 
     Parameters
     ----------
     module : str
-        Imported once for all workers: they start at once, and in less memory.
+        Preloaded once for all workers: they start faster and use less memory.
     """
-    # A fork would copy zarr's running event loop, and the child could hang.
+    # Not fork: the child would copy zarr's running event loop and could hang.
     context = _WorkerContext()
     context.set_forkserver_preload([module])
     return {
@@ -42,23 +42,23 @@ def worker_options(module: str) -> dict[str, Any]:
 
 
 def prepare_worker(_: int) -> None:
-    """Make this process a worker: one thread, deaf to signals, gone when the trainer is gone."""
+    """Set up this worker: one thread, signals ignored, exit when the trainer exits."""
     torch.set_num_threads(1)
     use_threads(1)
     zarr.config.set({"threading.max_workers": 1})
     trainer = multiprocessing.parent_process()
     if trainer is None:
         return
-    # A queue drops what it cannot send, and the trainer would wait for it without end.
+    # A queue drops batches it cannot send, and the trainer would wait forever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_at_once)  # type: ignore[attr-defined]
-    # Ctrl-C and a cluster's SIGTERM reach every process; the trainer alone decides what follows.
+    # Ctrl-C and SIGTERM of a cluster reach every process. Only the trainer reacts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, args=(trainer,), daemon=True).start()
 
 
 def _end_with_trainer(trainer: Any) -> None:
-    """End this worker when the trainer is gone; torch's own watchdog sees the forkserver only."""
+    """Exit when the trainer exits; torch's watchdog only watches the forkserver."""
     trainer.join()
     os._exit(1)
 
@@ -68,7 +68,7 @@ def _end_at_once(_: Exception, __: Any) -> None:
 
 
 class _WorkerPopen(Popen):
-    """A Python that exits ends its children by SIGTERM, and waits: these would not hear it."""
+    """multiprocessing terminates children with SIGTERM at exit; workers ignore it, so kill them."""
 
     def terminate(self) -> None:
         self.kill()

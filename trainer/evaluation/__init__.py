@@ -1,1 +1,1 @@
-"""What a trained encoder is worth: features, probes and scores."""
+"""Evaluate a frozen encoder: features, folds, probes and scores."""

@@ -1,8 +1,8 @@
-"""Permuted labels: what a probe scores where labels have nothing to do with features.
+"""Permute labels for chance scores, keeping families, subjects and runs together.
 
-Labels of relatives are alike, and so are their features. A permutation that broke families up
-would make both independent, and the scores by chance would scatter too little. So whole families
-change places with families of the same shape, and within a family its subjects, and so on.
+Relatives have similar labels and similar features. A permutation across families would remove this
+dependence, and chance scores would vary too little. Whole families are exchanged with families of
+the same shape, then subjects within a family, then runs within a subject.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class _Level(NamedTuple):
     """Blocks of units at one level, such as families; arrays of shape (n_units,)."""
 
     block: Integers
-    """number of the block that each unit is in"""
+    """number of each unit's block"""
     shape: Integers
-    """equal for blocks that can be exchanged: as many smaller blocks, of the same shapes"""
+    """equal for exchangeable blocks: equally many smaller blocks of the same shapes"""
 
 
 def exchanges(groups: Sequence[npt.NDArray[np.str_]], *, count: int, seed: int) -> Integers:
@@ -33,18 +33,18 @@ def exchanges(groups: Sequence[npt.NDArray[np.str_]], *, count: int, seed: int) 
     Parameters
     ----------
     groups : sequence of np.ndarray of shape (n_units,), str
-        The groups that each unit is in, outermost first: family, subject, run.
+        The groups of each unit, outermost first: family, subject, run.
     count, seed : int
 
     Returns
     -------
     np.ndarray of shape (count, n_units), int64
-        The unit whose label each unit gets.
+        Index of the unit that gives its label to each unit.
     """
     levels = _levels(groups)
     generator = np.random.default_rng([seed, 1])
     found = np.zeros((count, len(groups[0])), np.int64)
-    # Blocks of a shape lie side by side in both orders, so places correspond to their like.
+    # Both orders sort by shape first: equal positions hold blocks of the same shape.
     places = _order(levels, [level.block for level in levels])
     for permutation in found:
         drawn = [generator.permutation(level.block.max() + 1)[level.block] for level in levels]
@@ -53,7 +53,7 @@ def exchanges(groups: Sequence[npt.NDArray[np.str_]], *, count: int, seed: int) 
 
 
 def _order(levels: Sequence[_Level], keys: Sequence[Integers]) -> Integers:
-    """Sort units by the shapes of their blocks, those of one shape by a key of the block."""
+    """Sort units by the shape of their blocks, then by a key of the block."""
     both = [
         column for level, key in zip(levels, keys, strict=True) for column in (level.shape, key)
     ]
@@ -61,7 +61,7 @@ def _order(levels: Sequence[_Level], keys: Sequence[Integers]) -> Integers:
 
 
 def _levels(groups: Sequence[npt.NDArray[np.str_]]) -> list[_Level]:
-    """Return the blocks of every level, outermost first, and the units themselves as the last."""
+    """Return the blocks of every level, outermost first; the last level is the units."""
     blocks = [np.zeros(len(groups[0]), np.int64)]
     for names in (*groups, np.arange(len(groups[0])).astype(str)):
         name = np.unique(names, return_inverse=True)[1]

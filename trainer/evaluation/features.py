@@ -1,6 +1,6 @@
-"""Features of windows and of whole runs from a frozen encoder, trained or not."""
+"""Compute features of windows and runs with a frozen encoder, trained or untrained."""
 
-# B windows, U patches, C cells, W model width, X = W or C * W pooled
+# X = W, or C * W with cells kept apart
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.progress import tracked
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.streaming import Batch, window_loader
 from fmritok.trainer.data.windows import RunIndex, Windows
@@ -21,7 +22,6 @@ from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
-from fmritok.trainer.objectives.distill import SelfDistillation
 from fmritok.trainer.record.checkpoint import TOKENS, Checkpoint
 from fmritok.trainer.record.folder import find_checkpoint
 from fmritok.trainer.record.saved_group import SavedGroup
@@ -41,32 +41,31 @@ _BATCH = 16
 
 
 class FrozenEncoder(NamedTuple):
-    """An encoder to take features from."""
+    """An encoder in evaluation mode."""
 
     encoder: TokenTransformer
     config: Config
     window: int
-    """frames that it was trained to see"""
+    """frames of a window in training"""
     source: dict[str, Any]
-    """what it is, for the record"""
+    """checkpoint, step and checksum, for the scores"""
     group: SavedGroup
-    """what the tokens are that it was trained on"""
+    """meaning of the tokens it was trained on"""
 
 
 def load_encoder(
     training: Path, group: TokenGroup | None = None, *, untrained_seed: int | None = None
 ) -> FrozenEncoder:
-    """Load the encoder of a training, or one of the same shape with new weights.
+    """Load the encoder of a training, or build an untrained one of the same shape.
 
     Parameters
     ----------
     training : Path
         Folder of a training, or one of its checkpoints.
     group : TokenGroup, optional
-        Tokens that are to be encoded; refused if they mean something else than those of the
-        training.
+        Tokens to encode. Refused if their meaning differs from those of the training.
     untrained_seed : int, optional
-        Draw weights with this seed instead of loading them.
+        Initialise weights with this seed instead of loading them.
 
     Raises
     ------
@@ -89,8 +88,7 @@ def load_encoder(
         source["sha256"] = checkpoint.sha256()
     else:
         source = {"untrained": f"as {checkpoint.folder}", "seed": seed}
-    window = model.crop if isinstance(model, SelfDistillation) else config.data.window
-    return FrozenEncoder(model.features.eval(), config, window, source, trained)
+    return FrozenEncoder(model.features.eval(), config, model.window, source, trained)
 
 
 def spread_windows(n_frames: int, *, window: int, crops: int) -> list[tuple[int, int]]:
@@ -124,8 +122,7 @@ def run_features(
     device : torch.device
     workers, batch_size : int
     pool : {"mean", "cells"}
-        ``mean``: the mean of all tokens. ``cells``: the mean over time of each cell's (network's,
-        patch's) tokens, side by side.
+        ``mean``: the mean of all tokens. ``cells``: the mean over time of each cell, concatenated.
 
     Returns
     -------
@@ -181,7 +178,8 @@ def _features(
     """Yield each batch with the pooled tokens and CLS of its windows."""
     encoder = frozen.encoder.to(device)
     requests = list(windows.batches(batch_size))
-    for batch in window_loader(group, index, requests, workers=workers):
+    batches = window_loader(group, index, requests, workers=workers)
+    for batch in tracked(batches, len(requests), "batches"):
         with torch.no_grad():
             inputs = encoder.inputs(batch.to(device))
             encoded = encoder(
@@ -198,13 +196,13 @@ def _features(
 
 
 def _saved_group(checkpoint: Checkpoint, group: TokenGroup | None) -> SavedGroup:
-    """Return what the tokens of a training are; older checkpoints need the store for it."""
+    """Return the meaning of a training's tokens; older checkpoints need the store for it."""
     if checkpoint.has(TOKENS):
         return SavedGroup.from_bytes(checkpoint.read_bytes(TOKENS), checkpoint.folder)
     if group is None:
         raise CheckpointError(
-            expected("Checkpoint", checkpoint.folder, f"a file {TOKENS}, which says what its "
-                     "tokens are", "none: it is of an older release",
+            expected("Checkpoint", checkpoint.folder, f"a file {TOKENS} with the meaning of "
+                     "its tokens", "none: it is of an older release",
                      "Give the token group that it was trained on.")
         )  # fmt: skip
     said = checkpoint.state["group"]

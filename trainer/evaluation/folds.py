@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: families kept together, and enough in each fold to be scored."""
+"""Divide units into folds: families stay together, every fold can be scored."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fmritok.trainer.errors import ConfigError
 
 __all__ = ["class_folds", "fold_splits", "number_folds"]
 
-_SCORED = 3  # units: the correlation of two is 1 or -1
+_SCORED = 3  # units per fold: the correlation of two is always 1 or -1
 _ATTEMPTS = 20
-#: Draws for the few families that the even spreading of classes cannot place.
+#: Random attempts when stratified folds miss a class, with few families.
 _DRAWS = 200
 
 Folds = npt.NDArray[np.int64]
 
 
 def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np.bool_]]:
-    """Return which units each fold holds out: families kept together, classes spread evenly.
+    """Return the held-out units of each fold: families together, classes balanced.
 
-    Every fold can be scored: it has units of every class, or three or more numbers.
+    Every fold has units of every class, or three or more numbers.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np
     Raises
     ------
     ConfigError
-        If there are too few units or families for so many folds.
+        If there are too few units or families for this number of folds.
     """
     found = _scored_folds(labels, folds, seed)
     if found is None:
@@ -50,7 +50,7 @@ def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np
 
 
 def _scored_folds(labels: Labels, folds: int, seed: int) -> Folds | None:
-    """Return the fold that holds each unit out; None if not every fold could be scored."""
+    """Return the fold of each unit; None if a fold could not be scored."""
     if labels.kind == "classes":
         return class_folds(labels.values, labels.family, folds=folds, seed=seed)
     found = number_folds(labels.family, folds=folds, seed=seed)
@@ -62,7 +62,7 @@ def _scored_folds(labels: Labels, folds: int, seed: int) -> Folds | None:
 def class_folds(
     values: npt.NDArray[Any], family: npt.NDArray[np.str_], *, folds: int, seed: int
 ) -> Folds | None:
-    """Return the fold that holds each unit out, all classes in each; None if none was found.
+    """Return the fold of each unit, with all classes in each fold; None if not found.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def class_folds(
 
 
 def number_folds(family: npt.NDArray[np.str_], *, folds: int, seed: int) -> Folds | None:
-    """Return the fold that holds each unit out, with about as many in each; None: too few families.
+    """Return the fold of each unit, folds of similar size; None with too few families.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def _families_of_classes(values: npt.NDArray[Any], family: npt.NDArray[np.str_])
 
 
 def _too_few(labels: Labels, folds: int, fewer: int | None) -> ConfigError:
-    """Count what there is; ``fewer`` folds would do."""
+    """Make the error with counts; ``fewer`` folds would work."""
     most = len(np.unique(labels.family))
     if labels.kind == "classes":
         counts = _families_of_classes(labels.values, labels.family)
@@ -135,7 +135,7 @@ def _too_few(labels: Labels, folds: int, fewer: int | None) -> ConfigError:
         wanted = f"{_SCORED * folds} or more {labels.unit}s of {folds} or more families"
         got = f"{units} {labels.unit}s of {most} families"
     if enough:
-        got += ", which cannot be divided so that families stay together"
+        got += ", which cannot be divided with families kept together"
     step = "Probe more subjects" + (f", or choose --folds {fewer}." if fewer else ".")
     where = f"--target {labels.target} with --folds {folds}"
     note = " (a subject without a family is one)"

@@ -1,4 +1,4 @@
-"""Linear probes: what can be read off a frozen encoder's features, subjects and families apart."""
+"""Score linear probes of a frozen encoder's features under cross-validation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import expected
+from fmritok.progress import tracked
 from fmritok.trainer.data.labels import Labels
 from fmritok.trainer.data.split import Split, check_no_leakage
 from fmritok.trainer.errors import ConfigError
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one seed: every unit was predicted once, by a model that saw no relative of it.
+    """Figures of one seed. Each unit is predicted once, by a model fitted without its family.
 
     Attributes
     ----------
@@ -35,9 +36,9 @@ class Score:
     splits : tuple of Split
         One for each fold.
     of_folds : dict of str to np.ndarray of shape (n_folds,)
-        NaN in a fold whose labels are all the same, which is left out of the mean.
+        NaN for a fold of equal labels; the mean skips it.
     permuted : dict of str to np.ndarray of shape (permutations,)
-        The figures of permuted labels within the same folds; empty if there are none.
+        Figures of permuted labels in the same folds; may be empty.
     """
 
     seed: int
@@ -56,12 +57,12 @@ def probe(
     folds: int = 5,
     permutations: int = 0,
 ) -> list[Score]:
-    """Score a linear probe under cross-validation, once for each seed of the folds.
+    """Score a linear probe under cross-validation, once per seed of the folds.
 
-    Features are averaged over a unit's rows and standardised on the training units; the strength
-    of the regularisation is chosen within them, in folds that keep families together. Each fold
-    is scored by itself: predictions of different folds come from different models, and their
-    means alone would correlate with the labels, negatively.
+    Features are averaged over the rows of a unit and standardised on the training units. The
+    penalty is chosen in inner folds of the training units, with families kept together. Each fold
+    is scored separately: the mean prediction differs between folds and correlates negatively with
+    the labels, which would bias joint scores.
 
     Parameters
     ----------
@@ -73,8 +74,8 @@ def probe(
     seeds : sequence of int
     folds : int
     permutations : int
-        Of the labels, for each seed; see :mod:`fmritok.trainer.evaluation.exchange`. Numbers get a
-        strength chosen for each permutation, classes that of the real labels in the same fold.
+        Permutations of the labels per seed, see :mod:`fmritok.trainer.evaluation.exchange`. The
+        penalty is chosen anew for permuted numbers; permuted classes use that of the real labels.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def probe(
     x /= counts[:, None]
     run_ids = runs["run_id"].to_numpy(str)
     scores = []
-    for seed in seeds:
+    for seed in tracked(seeds, len(seeds), "seeds"):
         columns = _columns(labels, permutations, seed)
         splits, of_folds = [], []
         for test in fold_splits(labels, folds=folds, seed=seed):
@@ -123,9 +124,9 @@ def probe(
 
 
 def _columns(labels: Labels, permutations: int, seed: int) -> npt.NDArray[Any]:
-    """Return the labels, and permuted ones, side by side (n_units, 1 + permutations).
+    """Return the labels and permuted labels as columns (n_units, 1 + permutations).
 
-    Classes as numbers. None are permuted if no permutation changes anything.
+    Classes are numbered. There are no permuted columns if no permutation changes the labels.
     """
     values = labels.values
     if labels.kind == "classes":
@@ -140,16 +141,16 @@ def _columns(labels: Labels, permutations: int, seed: int) -> npt.NDArray[Any]:
 def _score_numbers(
     x: Floats, y: Floats, family: npt.NDArray[np.str_], test: npt.NDArray[np.bool_]
 ) -> dict[str, Floats]:
-    """Return each column's r, mean absolute error, and r2.
+    """Return r, mean absolute error and r2 of each column.
 
-    r2 is the share of the squared error of the training units' mean that is explained.
+    r2 is the reduction of the squared error relative to predicting the mean of the training units.
     """
     predicted, truth = ridge(x[~test], y[~test], family[~test], x[test]), y[test]
     error = predicted - truth
     baseline = np.square(truth - y[~test].mean(0)).sum(0)
     a, b = predicted - predicted.mean(0), truth - truth.mean(0)
     lengths = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
-    # A prediction without spread tells nothing: r is 0. A label without spread has no r.
+    # Constant predictions: r is 0. Constant labels: r is NaN.
     r = np.where(lengths > 0, (a * b).sum(0) / np.where(lengths > 0, lengths, 1), 0.0)
     return {
         "r": np.where(np.ptp(truth, axis=0) > 0, r, np.nan),
@@ -164,9 +165,9 @@ def _score_classes(
     family: npt.NDArray[np.str_],
     test: npt.NDArray[np.bool_],
 ) -> dict[str, Floats]:
-    """Return each column's balanced accuracy, and of two classes the area under the ROC curve.
+    """Return balanced accuracy of each column, and for two classes the area under the ROC curve.
 
-    NaN where not every class is among the labels to predict.
+    NaN if a class is missing in the held-out labels.
     """
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -188,7 +189,7 @@ def _score_classes(
 
 
 def _mean(of_folds: Floats) -> Floats:
-    """Average over the folds that have a figure; NaN if none has."""
+    """Average over folds, skipping NaN; NaN if all are."""
     there = ~np.isnan(of_folds)
     counts = there.sum(0)
     return np.where(counts > 0, np.nansum(of_folds, 0) / np.maximum(counts, 1), np.nan)

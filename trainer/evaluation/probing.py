@@ -1,4 +1,4 @@
-"""Probes of whole trainings: every encoder, every target."""
+"""Probe the encoders of trainings on all targets."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ __all__ = ["EventOptions", "probe_trainings"]
 
 
 class EventOptions(NamedTuple):
-    """Which windows of events are taken."""
+    """Windows of events."""
 
     delay: float = 4.0
-    """seconds from an onset to the window: the blood's response lags"""
+    """seconds from an onset to the window, for the delay of the BOLD response"""
     window: float = 8.0
     """seconds"""
     trial_types: tuple[str, ...] = ()
-    """none: all"""
+    """empty: all"""
 
 
 class Question(NamedTuple):
-    """Labels, and what they are to be read from."""
+    """A target: labels, and the rows of features that they belong to."""
 
     labels: Labels
     runs: pd.DataFrame
     """the run of each row of the features"""
     windows: Windows | None
-    """one for each row; None: evenly spread ones of every run"""
+    """one per row; None: evenly spread windows of every run"""
 
 
 @within_memory("the probe", "Use a machine or a GPU with more of it, or --device cpu.")
@@ -67,10 +67,10 @@ def probe_trainings(
 ) -> list[Row]:
     """Probe the encoders of trainings, and untrained ones of the same shapes.
 
-    An untrained encoder is drawn anew for every seed. ``where`` leaves some runs only, see
-    :func:`fmritok.trainer.data.labels.runs_where`; ``pool``, see
-    :func:`fmritok.trainer.evaluation.features.run_features`; ``permutations`` of the labels are
-    divided among the seeds.
+    Every seed has its own untrained encoder. ``where`` selects runs, see
+    :func:`fmritok.trainer.data.labels.runs_where`. ``pool``: see
+    :func:`fmritok.trainer.evaluation.features.run_features`. ``permutations`` is the total over
+    the seeds.
     """
     of_seed = -(-permutations // len(seeds))
     opened, rows = TokenStore(store), []
@@ -87,7 +87,7 @@ def probe_trainings(
             else Question(labels_of(target, runs, opened.phenotypes), runs, None)
             for target in targets
         ]
-        for question in questions:  # before the encoder has worked for nothing
+        for question in questions:  # errors before the encoder runs
             fold_splits(question.labels, folds=folds, seed=seeds[0])
 
         name = f"{config.objective.name} {checkpoint.training.name}"
@@ -95,10 +95,10 @@ def probe_trainings(
         encoders = [(name, [(None, seeds)])]
         if untrained:
             encoders.append((f"untrained, as {name}", [(seed, [seed]) for seed in seeds]))
-        for encoder, draws in encoders:
+        for encoder, variants in encoders:
             sources = []
             scores: list[list[Score]] = [[] for _ in questions]
-            for seed, of_folds in draws:
+            for seed, of_folds in variants:
                 frozen = load_encoder(checkpoint.folder, group, untrained_seed=seed)
                 sources.append(frozen.source)
                 whole = None

@@ -1,4 +1,4 @@
-"""Scores of probes, written down with their folds and set beside those of permuted labels."""
+"""Write the scores of probes with folds and chance levels, as JSON, CSV and a table."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pandas as pd
 from rich.table import Table
 
 from fmritok.trainer.data.labels import Labels
+from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.evaluation.probe import Score
 from fmritok.trainer.training.faults import write_whole, writing
 
-__all__ = ["Row", "scores_table", "write_scores"]
+__all__ = ["Row", "chance", "few_units", "scores_table", "write_scores"]
 
 _SHOWN = ("balanced_accuracy", "auc", "r")
-_LOWER_IS_BETTER = ("mae",)
+_FEW = 30
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Row:
 
 
 def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Write ``probe.json``, two tables and ``folds.json``; return what the first holds.
+    """Write ``probe.json``, two tables and ``folds.json``; return the content of the first.
 
-    ``probe.csv`` has a row for each seed, ``probe_folds.csv`` one for each fold.
+    ``probe.csv`` has one row per seed, ``probe_folds.csv`` one per fold.
 
     Raises
     ------
     TrainingError
-        If the disk does not take them.
+        If the disk refuses.
     """
     summary, table, fold_table, folds = [], [], [], {}
     for row in rows:
@@ -49,13 +50,13 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
         figures: dict[str, Any] = {}
         for name in row.scores[0].figures:
             values = [score.figures[name] for score in row.scores]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
             figures[name] = {
                 "mean": float(np.mean(values)),
                 "sd": spread,
                 "values": values,
                 "of_folds": [_or_none(score.of_folds[name]) for score in row.scores],
-                "chance": _chance(name, row.scores),
+                "chance": chance(name, row.scores),
             }
         counts = dict(zip(*np.unique(labels.values, return_counts=True), strict=True))
         summary.append(
@@ -75,11 +76,11 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
         )  # fmt: skip
         for score in row.scores:
             who = {"encoder": row.encoder, "target": labels.target, "seed": score.seed}
-            chance = {
+            by_chance = {
                 f"{name}_chance": float(values.mean()) if len(values) else None
                 for name, values in score.permuted.items()
             }
-            table.append({**who, **score.figures, **chance})
+            table.append({**who, **score.figures, **by_chance})
             for fold, split in enumerate(score.splits):
                 figures = {name: values[fold] for name, values in score.of_folds.items()}
                 fold_table.append({**who, "fold": fold, **figures, "sha256": split.sha256})
@@ -98,21 +99,21 @@ def write_scores(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _or_none(values: npt.NDArray[Any]) -> list[float | None]:
-    """Return numbers as JSON has them, which has no NaN."""
+    """Return numbers with NaN as None, for JSON."""
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
-    """Sum up the scores of permuted labels, of all seeds together; None if there are none.
+def chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
+    """Summarise the scores of permuted labels over all seeds; None without any.
 
-    ``limit`` is what the best 5 % of them reach, ``p`` the share that is at least as good as the
-    mean over the seeds of the real labels' score. That mean scatters less than the score of one
-    seed, so p is rather too large than too small.
+    ``limit`` is their best 5 % quantile. ``p`` is the share at least as good as the real labels'
+    mean over the seeds. A permuted score is of a single seed and varies more than that mean: p is
+    conservative.
     """
     permuted = np.concatenate([score.permuted[name] for score in scores])
     if not len(permuted):
         return None
-    sign = -1 if name in _LOWER_IS_BETTER else 1
+    sign = -1 if name in LOWER_IS_BETTER else 1
     mean = np.mean([score.figures[name] for score in scores])
     as_good = int((sign * permuted >= sign * mean - 1e-12).sum())
     return {
@@ -124,18 +125,32 @@ def _chance(name: str, scores: Sequence[Score]) -> dict[str, float] | None:
 
 
 def scores_table(summary: Sequence[dict[str, Any]]) -> Table:
-    """Set mean and standard deviation over the seeds beside what permuted labels reach."""
+    """Return a table of mean and standard deviation over the seeds beside chance levels.
+
+    One seed has no standard deviation.
+    """
     table = Table("encoder", "target", "n", "figure", "mean", "SD", "by chance", "95 %", "p")
     for row in summary:
         for name in _SHOWN:
             if name in row["figures"]:
                 figure = row["figures"][name]
-                chance = figure["chance"]
-                by_chance = ["-"] * 3 if chance is None else [
-                    f"{chance['mean']:.3f}", f"{chance['limit']:.3f}", f"{chance['p']:.3f}",
+                found = figure["chance"]
+                by_chance = ["-"] * 3 if found is None else [
+                    f"{found['mean']:.3f}", f"{found['limit']:.3f}", f"{found['p']:.3f}",
                 ]  # fmt: skip
+                sd = "-" if figure["sd"] is None else f"{figure['sd']:.3f}"
                 table.add_row(
                     row["encoder"], row["target"], str(row["n_units"]), name.replace("_", " "),
-                    f"{figure['mean']:.3f}", f"{figure['sd']:.3f}", *by_chance,
+                    f"{figure['mean']:.3f}", sd, *by_chance,
                 )  # fmt: skip
     return table
+
+
+def few_units(summary: Sequence[dict[str, Any]]) -> str | None:
+    """Return a warning if a target has fewer than 30 units, None if none has."""
+    few = {row["target"]: (row["n_units"], row["unit"]) for row in summary
+           if row["n_units"] < _FEW}  # fmt: skip
+    if not few:
+        return None
+    named = ", ".join(f"{target} ({n} {unit}s)" for target, (n, unit) in few.items())
+    return f"Few units: {named}. Scores of fewer than {_FEW} vary widely by chance."

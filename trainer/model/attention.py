@@ -1,7 +1,4 @@
-"""Grouped-query attention over tokens that have a place in time and space."""
-
-# B windows, L tokens of a sequence, M tokens attended to, H query heads, G key-value heads,
-# K features of a head, W model width
+"""Grouped-query attention with rotary positions in time and space."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ __all__ = ["Attention", "Context", "make_norm"]
 
 
 class Context(NamedTuple):
-    """Other tokens to attend to, instead of a sequence's own."""
+    """Keys and values come from these tokens (cross-attention)."""
 
     x: Tensor
     """[B M W]"""
@@ -26,7 +23,7 @@ class Context(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Attention with shared key-value heads, and optionally normed queries and keys."""
+    """Attention with shared key-value heads and optional normalisation of queries and keys."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -46,23 +43,23 @@ class Attention(nn.Module):
     def forward(
         self, x_BLW: Tensor, by: Rotation | None, mask: Mask, context: Context | None = None
     ) -> Tensor:
-        """Return the attended sequence [B L W]; without a context it attends to itself."""
+        """Return the attended sequence [B L W]; self-attention unless a context is given."""
         seen = Context(x_BLW, by) if context is None else context
-        q_BHLK = self.query(x_BLW).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-        kv_BMGK = self.key_value(seen.x).unflatten(-1, (2 * self.kv_heads, self.head_dim))
-        k_BGMK, v_BGMK = kv_BMGK.transpose(1, 2).chunk(2, dim=1)
-        q_BHLK, k_BGMK = self.query_norm(q_BHLK), self.key_norm(k_BGMK)
+        q_BHLJ = self.query(x_BLW).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        kv_BMGJ = self.key_value(seen.x).unflatten(-1, (2 * self.kv_heads, self.head_dim))
+        k_BGMJ, v_BGMJ = kv_BMGJ.transpose(1, 2).chunk(2, dim=1)
+        q_BHLJ, k_BGMJ = self.query_norm(q_BHLJ), self.key_norm(k_BGMJ)
         if self.offsets is not None and by is not None and seen.by is not None:
-            q_BHLK = rotate(q_BHLK + self.offsets[0], by)
-            k_BGMK = rotate(k_BGMK + self.offsets[1], seen.by)
-        dtype = v_BGMK.dtype
-        x_BHLK = attend(q_BHLK.to(dtype), k_BGMK.to(dtype), v_BGMK, mask, self.backend)
-        attended_BLW: Tensor = self.output(x_BHLK.transpose(1, 2).flatten(2))
+            q_BHLJ = rotate(q_BHLJ + self.offsets[0], by)
+            k_BGMJ = rotate(k_BGMJ + self.offsets[1], seen.by)
+        dtype = v_BGMJ.dtype
+        x_BHLJ = attend(q_BHLJ.to(dtype), k_BGMJ.to(dtype), v_BGMJ, mask, self.backend)
+        attended_BLW: Tensor = self.output(x_BHLJ.transpose(1, 2).flatten(2))
         return attended_BLW
 
 
 class RMSNorm(nn.RMSNorm):
-    """Its weight follows the input's type: torch's fused kernels take no mixture of two."""
+    """RMSNorm with the weight cast to the input's dtype: fused kernels need equal dtypes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input divided by its root mean square, times the weight."""

@@ -1,13 +1,11 @@
-"""Attention backends behind one function; all give the same numbers.
+"""Compute attention by one of several backends with equal results.
 
 ``sdpa`` is torch's own, on any device. ``xformers`` and ``flex`` attend to packed sequences in one
 kernel, on a GPU. ``math`` materialises the scores in float32: the reference.
 
-Dropout, 3-D inputs and repeated keys would all silently take torch's quadratic-memory path.
+There is no dropout, no 3-D input and no repeated key here: with any of them torch falls back to a
+kernel of quadratic memory, without a warning.
 """
-
-# B rows, L tokens of a row, M tokens attended to, H query heads, G key-value heads,
-# K features of a head
 
 from __future__ import annotations
 
@@ -17,25 +15,24 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fmritok.errors import expected
+from fmritok.trainer.config import Backend
 from fmritok.trainer.errors import ConfigError
 
-__all__ = ["Backend", "Mask", "Packing", "attend", "choose_backend"]
+__all__ = ["Mask", "Packing", "attend", "choose_backend"]
 
 _logger = logging.getLogger(__name__)
-
-Backend = Literal["auto", "sdpa", "xformers", "flex", "math"]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Sequences laid end to end in one row, each attending to itself only.
+    """Packed sequences: end to end in one row; each attends only to itself.
 
     Attributes
     ----------
@@ -46,50 +43,51 @@ class Packing:
     lengths: tuple[int, ...]
 
     def sequence(self, device: torch.device) -> Tensor:
-        """Return which sequence each token belongs to [L], int64."""
+        """Return the sequence number of each token [L], int64."""
         lengths = torch.tensor(self.lengths, device=device)
         return torch.arange(len(self.lengths), device=device).repeat_interleave(lengths)
 
 
-#: Nothing is hidden; or which tokens may be attended to [B M], bool; or packed sequences.
+#: None: all tokens are attended to. A tensor [B M], bool: True for those that are. Or packing.
 Mask = Tensor | Packing | None
 
 
 def attend(
-    q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, mask: Mask = None, backend: Backend = "auto"
+    q_BHLJ: Tensor, k_BGMJ: Tensor, v_BGMJ: Tensor, mask: Mask = None, backend: Backend = "auto"
 ) -> Tensor:
     """Attend over whole sequences; H / G query heads share each key-value head.
 
     Parameters
     ----------
-    q_BHLK : torch.Tensor of shape (B, H, L, K)
-    k_BGMK, v_BGMK : torch.Tensor of shape (B, G, M, K)
+    q_BHLJ : torch.Tensor of shape (B, H, L, J)
+    k_BGMJ, v_BGMJ : torch.Tensor of shape (B, G, M, J)
     mask : torch.Tensor of shape (B, M), bool, or Packing, optional
         A packing needs B = 1 and L = M.
     backend : {"auto", "sdpa", "xformers", "flex", "math"}
 
     Returns
     -------
-    torch.Tensor of shape (B, H, L, K)
+    torch.Tensor of shape (B, H, L, J)
 
     Raises
     ------
     ConfigError
         If the backend cannot be used here.
     """
-    needs_gradient = torch.is_grad_enabled() and q_BHLK.requires_grad
-    name = choose_backend(backend, q_BHLK.device.type, isinstance(mask, Packing), needs_gradient)
-    return _BACKENDS[name](q_BHLK, k_BGMK, v_BGMK, mask)
+    needs_gradient = torch.is_grad_enabled() and q_BHLJ.requires_grad
+    name = choose_backend(backend, q_BHLJ.device.type, isinstance(mask, Packing), needs_gradient)
+    return _BACKENDS[name](q_BHLJ, k_BGMJ, v_BGMJ, mask)
 
 
-# Otherwise what it logs would cut compiled layers into pieces.
+# Logging inside a compiled layer would break its graph.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def choose_backend(wanted: Backend, device: str, packed: bool, needs_gradient: bool) -> str:
-    """Return the backend to use, logging why once; refuse one that cannot be used.
+    """Return the backend to use and log the reason once.
 
     Raises
     ------
     ConfigError
+        If the wanted backend cannot be used here.
     """
     return _choose(wanted, device, packed, needs_gradient)
 
@@ -98,13 +96,13 @@ def choose_backend(wanted: Backend, device: str, packed: bool, needs_gradient: b
 def _choose(wanted: Backend, device: str, packed: bool, needs_gradient: bool) -> str:
     xformers = find_spec("xformers") is not None
     if wanted == "auto":
-        name, why = "sdpa", "torch's own is the fastest where nothing is packed"
+        name, why = "sdpa", "torch's own is the fastest without packing"
         if device != "cuda":
             why = f"the others need a GPU, and this is the {device}"
         elif packed and xformers:
-            name, why = "xformers", "it attends to packed sequences in one kernel"
+            name, why = "xformers", "one kernel for packed sequences"
         elif packed:
-            why = "xformers is not installed: packed sequences are attended to by length"
+            why = "xformers is not installed: one call for each length of packed sequence"
         _log_choice(name, why)
         return name
     problem = ""
@@ -132,7 +130,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     if not isinstance(mask, Packing):
         bias = None if mask is None else mask[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=grouped)
-    # Sequences of one length share a call: most windows are whole.
+    # Sequences of equal length share a call; most windows have full length.
     lengths = list(mask.lengths)
     parts = [torch.split_with_sizes(x, lengths, dim=2) for x in (q, k, v)]
     by_length: dict[int, list[int]] = defaultdict(list)
@@ -195,10 +193,10 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     bias: Any = None
     if isinstance(mask, Packing):
         bias = BlockDiagonalMask.from_seqlens(list(mask.lengths))
-    elif mask is not None:  # the fallback: packed sequences need no mask of this size
+    elif mask is not None:  # slower and larger than packing
         bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
         bias = bias[:, None, None, :].expand(len(q), q.shape[1], q.shape[2], -1).contiguous()
-    # It has no gradient of shared heads, so they are repeated.
+    # xformers has no gradient for shared heads: repeat them.
     repeats = q.shape[1] // k.shape[1]
     keys, values = (x.repeat_interleave(repeats, dim=1).transpose(1, 2) for x in (k, v))
     attended: Tensor = memory_efficient_attention(q.transpose(1, 2), keys, values, attn_bias=bias)

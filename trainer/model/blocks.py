@@ -1,7 +1,4 @@
-"""Pre-norm layers, and how a stack of them is run: packed or padded, checkpointed or not."""
-
-# B windows, L tokens of a sequence, M tokens of a context, N chosen tokens, W model width,
-# X all tokens of a batch
+"""Pre-norm layers; running a stack of them with packing or padding and with checkpointing."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from fmritok.trainer.model.rotary import Rotation
 __all__ = ["Block", "Mlp", "initialise_linears", "run_blocks"]
 
 _aten = torch.ops.aten
-#: What selective checkpointing keeps: at long windows, attention is the most work to repeat.
+#: Results that selective checkpointing keeps: for long windows, attention costs the most.
 _KEPT = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,
@@ -58,7 +55,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm layer; its attention is to its own sequence, or to a context.
+    """One pre-norm layer with self-attention, or cross-attention to a context.
 
     Parameters
     ----------
@@ -71,7 +68,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = make_norm(config, config.width)
         self.mlp = Mlp(config)
-        # How much each branch adds at the start, per feature.
+        # Initial factor of each branch, per feature (layer scale).
         start = torch.full((2, config.width), config.layer_scale)
         self.scales = nn.Parameter(start) if config.layer_scale else None
 
@@ -83,7 +80,7 @@ class Block(nn.Module):
         context: Context | None = None,
         wanted_BN: Tensor | None = None,
     ) -> Tensor:
-        """Return [B L W], or of the wanted tokens alone, which attend to all, [B N W]."""
+        """Return [B L W]; with ``wanted_BN``, only those tokens [B N W], attending to all."""
         one, other = (1.0, 1.0) if self.scales is None else self.scales
         normed_BLW = self.attention_norm(x_BLW)
         if wanted_BN is not None:
@@ -108,8 +105,7 @@ def run_blocks(
 ) -> Tensor:
     """Run layers over sequences of unequal length.
 
-    Tokens that are not kept are left out altogether (``config.packing``), so that they cost
-    nothing; or they are carried along and never attended to.
+    Padding tokens are removed (``config.packing``) or masked.
 
     Parameters
     ----------
@@ -117,26 +113,26 @@ def run_blocks(
     x_BLW : torch.Tensor of shape (B, L, W)
     by : Rotation, optional
     keep_BL : torch.Tensor of shape (B, L), bool, optional
-        Tokens that exist; of the context [B M], if there is one. None for all.
+        False for padding. With a context: [B M], the padding of the context. None: no padding.
     config : ModelConfig
     context : Context, optional
     wanted_BN : torch.Tensor of shape (B, N), int64, optional
-        The tokens that are asked for: without packing, the last layer leaves the others out.
+        Tokens to return. Without packing, the last layer computes only these.
 
     Returns
     -------
     torch.Tensor of shape (B, L, W), or (B, N, W) of the wanted tokens
-        Undefined, but finite, where a token does not exist.
+        Finite but undefined at padding.
     """
     mask: Mask = keep_BL
     packed = config.packing and keep_BL is not None and context is None
     shape = x_BLW.shape
     if packed and keep_BL is not None:
         mask = Packing(tuple(keep_BL.sum(1).tolist()))
-        chosen_X = keep_BL.flatten().nonzero()[:, 0]
-        x_BLW = x_BLW.flatten(0, 1)[chosen_X][None]
+        chosen_N = keep_BL.flatten().nonzero()[:, 0]
+        x_BLW = x_BLW.flatten(0, 1)[chosen_N][None]
         if by is not None:
-            by = Rotation(*(part.transpose(1, 2).flatten(0, 1)[chosen_X].transpose(0, 1)[None]
+            by = Rotation(*(part.transpose(1, 2).flatten(0, 1)[chosen_N].transpose(0, 1)[None]
                             for part in by))  # fmt: skip
     *first, last = blocks
     for block in first:
@@ -144,13 +140,13 @@ def run_blocks(
     x_BLW = _run(last, config, x_BLW, by, mask, context, None if packed else wanted_BN)
     if packed:
         empty = x_BLW.new_zeros(shape[0] * shape[1], shape[2])
-        x_BLW = empty.index_copy(0, chosen_X, x_BLW[0]).view(shape)
+        x_BLW = empty.index_copy(0, chosen_N, x_BLW[0]).view(shape)
         x_BLW = x_BLW if wanted_BN is None else _take(x_BLW, wanted_BN)
     return x_BLW
 
 
 def initialise_linears(module: nn.Module, layers: int) -> None:
-    """Draw the weights of all linear layers; what adds to a deep residual stream starts smaller."""
+    """Draw the weights of all linear layers; smaller for outputs added to the residual stream."""
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             adds = name.endswith(("attention.output", "mlp.outer"))
@@ -161,7 +157,7 @@ def initialise_linears(module: nn.Module, layers: int) -> None:
 
 
 def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:
-    """Return the tokens at the given places [B N X]."""
+    """Return the tokens at the given indices [B N X]."""
     return x_BLX.gather(1, index_BN[:, :, None].expand(-1, -1, x_BLX.shape[-1]))
 
 

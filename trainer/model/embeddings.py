@@ -1,7 +1,4 @@
-"""Input embeddings: from a patch of any token group to a vector of the model's width."""
-
-# B windows, U patches, C cells, P frames of a patch, E features of a cell in a frame, F = P * E,
-# N patches of one network, R its parcels, H heads of a long convolution, K taps, W model width
+"""Input embeddings: from a patch to a vector of the model's width."""
 
 from __future__ import annotations
 
@@ -13,32 +10,33 @@ from torch import Tensor, nn
 
 from fmritok.trainer.model.layout import TokenLayout
 
-__all__ = ["LongConvolution", "NetworkEmbedding", "NetworkTokenizer", "linear_embedding"]
+__all__ = ["LongConvolution", "NetworkEmbedding", "SingleNetworkEmbedding", "linear_embedding"]
 
 _TAPS = 4
 _DECAY = 2.0
 
 
 def linear_embedding(n_features: int, width: int, *, norm: bool) -> nn.Sequential:
-    """Make a linear embedding of a patch, with LayerNorm over the features before it or not."""
+    """Make a linear embedding of a patch; ``norm``: LayerNorm over its features first."""
     norms = [nn.LayerNorm(n_features)] if norm else []
     return nn.Sequential(*norms, nn.Linear(n_features, width))
 
 
 class LongConvolution(nn.Module):
-    """Causal convolution of every channel with a long kernel that has few parameters.
+    """Causal depthwise convolution with long kernels of few parameters.
 
-    After Li et al. (arXiv 2210.09298), as used by Brain-Semantoks: sub-kernels of 4 taps, each one
-    stretched over twice the lags of the one before (the second: over as many), its weights half as
-    large. Kernels start with a norm of 1. A learned multiple of the input is added.
+    After Li et al. (arXiv 2210.09298), as used by Brain-Semantoks. A kernel is made of sub-kernels
+    of 4 taps. The first two cover 4 lags each; every further one is stretched over twice the lags
+    of the one before. Weights halve from one sub-kernel to the next. The initial norm of a kernel
+    is 1. A learned multiple of the input is added.
 
     Parameters
     ----------
     channels : int
     heads : int
-        Kernels for each channel.
+        Kernels per channel.
     length : int
-        Frames of the input: no kernel is longer.
+        Frames of the input, the largest length of a kernel.
     """
 
     start_norm: Tensor
@@ -54,7 +52,7 @@ class LongConvolution(nn.Module):
             self.start_norm.copy_(self.kernel().norm(dim=-1, keepdim=True))
 
     def kernel(self) -> Tensor:
-        """Return the whole kernels, lag 0 first [R H K]."""
+        """Return the full kernels, lag 0 first [E H Y]."""
         scales = len(self.kernels)
         parts = [
             part.repeat_interleave(2 ** max(scale - 1, 0), dim=-1) * _DECAY ** (scales - 1 - scale)
@@ -62,29 +60,29 @@ class LongConvolution(nn.Module):
         ]
         return torch.cat(parts, dim=-1) / self.start_norm
 
-    def forward(self, x_NRP: Tensor) -> Tensor:
-        """Return [N R*H P]: the heads of the first channel, then those of the second, ...
+    def forward(self, x_NEP: Tensor) -> Tensor:
+        """Return [N E*H P]: the heads of the first channel, then those of the second, ...
 
-        Patches are short, so the convolution is one product with a matrix for each channel:
-        several times faster than torch's convolution of separate channels.
+        Patches are short: a matrix product per channel is several times faster than torch's
+        depthwise convolution.
         """
-        kernel_RHK = self.kernel()
-        channels, heads, taps = kernel_RHK.shape
-        times = torch.arange(x_NRP.shape[-1], device=x_NRP.device)
+        kernel_EHY = self.kernel()
+        channels, heads, taps = kernel_EHY.shape
+        times = torch.arange(x_NEP.shape[-1], device=x_NEP.device)
         lag_PP = times - times[:, None]
         reached_PP = (lag_PP >= 0) & (lag_PP < taps)
-        matrix_RHPP = kernel_RHK[..., lag_PP.clamp(0, taps - 1)] * reached_PP
-        matrix_RHPP = matrix_RHPP + self.skip[:, None, None] * (lag_PP == 0)
-        matrix_RPX = matrix_RHPP.transpose(1, 2).flatten(2)
-        y_NRX = torch.bmm(x_NRP.transpose(0, 1), matrix_RPX).transpose(0, 1)
-        return torch.unflatten(y_NRX, 2, (heads, -1)).flatten(1, 2)
+        matrix_EHPP = kernel_EHY[..., lag_PP.clamp(0, taps - 1)] * reached_PP
+        matrix_EHPP = matrix_EHPP + self.skip[:, None, None] * (lag_PP == 0)
+        matrix_EPX = matrix_EHPP.transpose(1, 2).flatten(2)
+        y_NEX = torch.bmm(x_NEP.transpose(0, 1), matrix_EPX).transpose(0, 1)
+        return torch.unflatten(y_NEX, 2, (heads, -1)).flatten(1, 2)
 
 
-class NetworkTokenizer(nn.Module):
-    """The time courses of one network's parcels in one patch, as one vector.
+class SingleNetworkEmbedding(nn.Module):
+    """Embedding of one network: time courses of its parcels in a patch, to one vector.
 
-    Half of it comes from a dense convolution over all parcels, half from long convolutions of
-    each parcel; after a nonlinearity they are averaged over the patch and normalised.
+    Half of the features come from a dense convolution over all parcels, half from long
+    convolutions of each parcel. A nonlinearity, the mean over the patch and a LayerNorm follow.
     """
 
     def __init__(self, parcels: int, *, patch: int, width: int) -> None:
@@ -96,23 +94,24 @@ class NetworkTokenizer(nn.Module):
         self.mix = nn.Linear(parcels * heads, half)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_NRP: Tensor) -> Tensor:
+    def forward(self, x_NEP: Tensor) -> Tensor:
         """Return [N W]."""
-        dense_NPW = self.dense(x_NRP).mT
-        long_NPW = self.mix(self.long(x_NRP).mT)
+        dense_NPW = self.dense(x_NEP).mT
+        long_NPW = self.mix(self.long(x_NEP).mT)
         pooled_NW = F.gelu(torch.cat([dense_NPW, long_NPW], dim=-1)).mean(1)
         normed_NW: Tensor = self.norm(pooled_NW)
         return normed_NW
 
 
 class NetworkEmbedding(nn.Module):
-    """One tokenizer for each network."""
+    """One embedding per network."""
 
     def __init__(self, layout: TokenLayout, width: int) -> None:
         super().__init__()
         self.patch = layout.patch
         self.networks = nn.ModuleList(
-            NetworkTokenizer(parcels, patch=layout.patch, width=width) for parcels in layout.sizes
+            SingleNetworkEmbedding(parcels, patch=layout.patch, width=width)
+            for parcels in layout.sizes
         )
 
     def forward(self, x_BUCF: Tensor) -> Tensor:

@@ -1,12 +1,9 @@
-"""From stored tokens to what the model sees: the three input forms, computed in float32.
+"""Compute the model's input from stored tokens, in one of three forms, in float32.
 
-Dynamics ride on a large constant (the anatomy): an absolute token cast to bfloat16 keeps about a
-quarter of its time course. So the run's mean is taken away before any cast, unless the published
-way (``absolute``) is asked for.
+The dynamics of a token are small beside its constant part, the anatomy: cast to bfloat16, an
+absolute token keeps about a quarter of its time course. The run's mean is therefore subtracted
+before any cast. ``absolute``, the published form, does not subtract it.
 """
-
-# B windows, T frames, S stored tokens of a frame, D features; C cells, U patches, P frames of a
-# patch, F features of a patch: see layout.py
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _CLIP = 3.0
 
 
 class TokenInputs(NamedTuple):
-    """What the model sees of a batch, frame by frame."""
+    """Input of a batch, frame by frame."""
 
     frames: Tensor
     """tokens of every frame in the chosen form [B T S D], float32; 0 in padded frames"""
@@ -37,18 +34,18 @@ class TokenInputs(NamedTuple):
 
 
 class PatchInputs(NamedTuple):
-    """What the model sees of a batch, patch by patch."""
+    """Input of a batch, patch by patch."""
 
     patches: Tensor
-    """[B U C F], float32; 0 in padded frames and where a feature does not exist"""
+    """[B U C F], float32; 0 in padded frames and in features that do not exist"""
     static: Tensor | None
-    """the run's mean [B S D], float32; form ``both`` of groups that have a mean only"""
+    """the run's mean [B S D], float32; form ``both`` of groups with a mean only"""
     times: Tensor
     """seconds from the window's first frame to the patch's [B U], float32"""
     valid: Tensor | None
-    """patches with at least one frame that is not padding [B U], bool; None if all have"""
+    """False in patches of padding alone [B U], bool; None if there are none"""
     weight: Tensor | None
-    """1 for frames that are not padding [B U P], float32; None if all are not"""
+    """0 in padded frames, else 1 [B U P], float32; None if there are none"""
 
 
 def model_inputs(batch: Batch, form: InputForm) -> TokenInputs:
@@ -58,8 +55,8 @@ def model_inputs(batch: Batch, form: InputForm) -> TokenInputs:
     ----------
     batch : Batch
     form : {"residual", "absolute", "both"}
-        ``residual``: (value - run's mean) / run's standard deviation of each feature, 0 where a
-        feature never moves. ``absolute``: the value. ``both``: residuals, and the mean once.
+        ``residual``: (value - run's mean) / run's standard deviation of each feature; 0 for
+        constant features. ``absolute``: the value. ``both``: residuals, and the mean once.
     """
     frames_BTSD = values(batch) if form == "absolute" else deviations(batch)
     if batch.valid is not None:
@@ -75,7 +72,7 @@ def patch_inputs(batch: Batch, config: ModelConfig, grid: PatchGrid) -> PatchInp
 
 
 def normalise_frames(frames_BTSD: Tensor, config: ModelConfig, grid: PatchGrid) -> Tensor:
-    """Standardise frames of flat maps over space, if the model wants it; leave others alone."""
+    """Standardise frames of flat maps over space if ``config.frame_norm``; return others as is."""
     if grid.layout.kind == "flatmap" and config.frame_norm:
         return frame_norm(frames_BTSD, grid.known)
     return frames_BTSD
@@ -103,9 +100,9 @@ def fold_inputs(
 
 
 def frame_norm(frames_BTSD: Tensor, known_SD: Tensor) -> Tensor:
-    """Standardise each frame over its features that exist, and clip at 3 standard deviations.
+    """Standardise each frame over its existing features, and clip at 3 standard deviations.
 
-    A frame without any variation, such as padding, becomes 0.
+    A constant frame, such as padding, becomes 0.
     """
     known = known_SD.to(frames_BTSD.dtype)
     count = known.sum()
@@ -117,7 +114,7 @@ def frame_norm(frames_BTSD: Tensor, known_SD: Tensor) -> Tensor:
 
 
 def values(batch: Batch) -> Tensor:
-    """Return the values that the tokenizer wrote [B T S D], float32."""
+    """Return the tokens' values [B T S D], float32."""
     if batch.scale is None:
         return batch.tokens.float()
     return torch.addcmul(batch.mean[:, None], batch.scale[:, None], batch.tokens.float())

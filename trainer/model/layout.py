@@ -1,7 +1,4 @@
-"""How a group's tokens become the patches that a model sees: cells in space, patches in time."""
-
-# B windows, T frames, S stored tokens of a frame, D stored features, C cells the model sees,
-# E features of a cell in a frame, P frames of a patch, U patches of a window, F = P * E
+"""Regroup stored tokens for the model: cells in space, patches in time."""
 
 from __future__ import annotations
 
@@ -28,18 +25,18 @@ _NETWORK_PATCH = 20
 
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
-    """What the tokens of a group are, as far as a model must know.
+    """Shape and geometry of a group's tokens.
 
     Attributes
     ----------
     n_tokens, dim : int
         Stored tokens of a frame, and their features.
     patch : int
-        Frames that the model sees as one token.
+        Frames of a patch.
     pixel_mask : np.ndarray of shape (n_tokens, dim), bool, optional
-        Features that exist: the others are always 0, and count in no loss.
+        Features that exist. The others are always 0 and enter no loss.
     network : np.ndarray of shape (n_tokens,), int, optional
-        Network of each parcel: the model then sees one token for each network.
+        Network of each parcel: the model then has one cell per network.
     coordinates : np.ndarray of shape (n_tokens, 3), float, optional
         Centre of each stored token in millimetres (RAS).
     """
@@ -53,14 +50,14 @@ class TokenLayout:
 
     @property
     def kind(self) -> Literal["plain", "flatmap", "network"]:
-        """Which input embedding belongs to it."""
+        """Kind of the input embedding."""
         if self.network is not None:
             return "network"
         return "plain" if self.pixel_mask is None else "flatmap"
 
     @property
     def has_mean(self) -> bool:
-        """Whether the mean over a run says anything: flat maps and parcels are z-scored in time."""
+        """Whether the run mean carries information: flat maps and parcels are z-scored in time."""
         return self.kind == "plain"
 
     @property
@@ -107,9 +104,9 @@ class TokenLayout:
 
 
 def default_patch(layout: TokenLayout, window: int) -> int:
-    """Return the frames of a patch: 1 of any token, 4 of flat maps, 20 of parcels.
+    """Return the default frames of a patch: 4 for flat maps, 20 for parcels, otherwise 1.
 
-    Of parcels no more than a quarter of the window, so that there is something to hide.
+    At most a quarter of the window: masking needs several patches.
     """
     if layout.kind == "plain":
         return 1
@@ -118,19 +115,20 @@ def default_patch(layout: TokenLayout, window: int) -> int:
 
 
 class PatchGrid(nn.Module):
-    """Regroups stored tokens into cells and patches; holds no weights.
+    """Regroups stored tokens into cells and patches; has no weights.
 
-    A network's parcels are the features of its cell, in their order, with zeros behind them up to
-    the size of the largest network.
+    The parcels of a network are the features of its cell, in their order, padded with zeros to the
+    size of the largest network.
 
     Attributes
     ----------
     known : torch.Tensor of shape (C, E), bool
         Features that exist.
     complete : bool
-        Whether all of them do.
+        Whether all features exist.
     coordinates : torch.Tensor of shape (C, 3), float32
-        Centre of each cell in millimetres (RAS), of a network its parcels' mean; 0 if not known.
+        Centre of each cell in millimetres (RAS); for a network the mean of its parcels; 0 if
+        unknown.
     n_cells, n_features : int
         C and F.
     """
@@ -169,9 +167,9 @@ class PatchGrid(nn.Module):
         return padded[..., self.members]
 
     def fold(self, x_BTSD: Tensor) -> Tensor:
-        """Regroup frames into patches [B U C F]; the last one is filled up with zeros.
+        """Regroup frames into patches [B U C F]; the last one is padded with zeros.
 
-        Features are ordered frame slowest, then what :meth:`cells` gives.
+        The frame varies slowest among the features of a patch.
         """
         x_BTCE, frames = self.cells(x_BTSD), self.layout.patch
         if frames == 1:
@@ -179,12 +177,12 @@ class PatchGrid(nn.Module):
         x_BTCE = F.pad(x_BTCE, (0, 0, 0, 0, 0, -x_BTCE.shape[1] % frames))
         return torch.unflatten(x_BTCE, 1, (-1, frames)).transpose(2, 3).flatten(3)
 
-    def places(self, times_BN: Tensor, cells_BN: Tensor) -> Tensor:
-        """Return where tokens are: their seconds, and their cell's millimetres [B N 4]."""
+    def positions(self, times_BN: Tensor, cells_BN: Tensor) -> Tensor:
+        """Return positions: seconds, and millimetres of the cell [B N 4]."""
         return torch.cat([times_BN[..., None], self.coordinates[cells_BN]], dim=-1)
 
     def fold_frames(self, x_BT: Tensor) -> Tensor:
-        """Regroup a number per frame into patches [B U P], filled up with zeros."""
+        """Regroup one number per frame into patches [B U P], padded with zeros."""
         frames = self.layout.patch
         return torch.unflatten(F.pad(x_BT, (0, -x_BT.shape[1] % frames)), 1, (-1, frames))
 

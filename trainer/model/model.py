@@ -1,8 +1,6 @@
-"""One pre-norm Transformer for the token sequences of any token group."""
+"""The encoder: one pre-norm Transformer for all token groups."""
 
-# B windows, U patches of a window, C cells, S stored tokens of a frame, D stored features,
-# F features of a patch, W model width, N any chosen patches of a window, R CLS and registers,
-# L = R + S (static tokens, form `both`) + N tokens of the whole sequence
+# L = R + S (static tokens, form `both`) + N: the whole sequence
 
 from __future__ import annotations
 
@@ -24,32 +22,32 @@ from fmritok.trainer.model.inputs import PatchInputs, patch_inputs
 from fmritok.trainer.model.layout import PatchGrid, TokenLayout
 from fmritok.trainer.model.rotary import N_AXES, rotation
 
-__all__ = ["Encoded", "TokenTransformer"]
+__all__ = ["EncoderOutput", "TokenTransformer"]
 
 _INIT_STD = 0.02
-_SPATIAL_STD = 0.3  # beside a content of 1: with 0.02, learning which cell is which takes long
+_SPATIAL_STD = 0.3  # inputs are about 1; with 0.02, cells are told apart late in training
 
 
-class Encoded(NamedTuple):
-    """A window after the last layer."""
+class EncoderOutput(NamedTuple):
+    """Output of the encoder."""
 
     cls: Tensor
     """summary of the window [B W]"""
     registers: Tensor
-    """scratch tokens without a meaning of their own [B registers W]"""
+    """register tokens: scratch space of the model [B registers W]"""
     static: Tensor | None
-    """the run's mean, seen in the context of the window [B S W]; form ``both`` only, and if no
-    patches are chosen"""
+    """static tokens, the run's mean, encoded [B S W]; None in other forms than ``both`` and for
+    chosen patches"""
     tokens: Tensor
-    """every patch [B U C W], or the chosen ones [B N W]"""
+    """all patches [B U C W], or the chosen ones [B N W]"""
 
 
 class TokenTransformer(nn.Module):
-    """An embedding for the group's layout, then layers over CLS, registers, static tokens, patches.
+    """Input embedding, then layers over CLS, registers, static tokens and patches.
 
-    Every cell has a learned spatial embedding. Time enters by rotation of queries and keys, in
-    seconds, with CLS, registers and static tokens at the window's first frame; so do, with
-    ``position: space_time``, the cells' centres in millimetres.
+    Every cell has a learned spatial embedding. Rotary embedding encodes time in seconds, and with
+    ``position: space_time`` also the centres of cells in millimetres. CLS, registers and static
+    tokens have the time of the window's first frame.
 
     Parameters
     ----------
@@ -59,7 +57,7 @@ class TokenTransformer(nn.Module):
     Raises
     ------
     ConfigError
-        If places in space are asked for, and the tokens' are not known.
+        If ``position`` is ``space_time`` and the tokens have no coordinates.
     """
 
     def __init__(self, config: ModelConfig, layout: TokenLayout) -> None:
@@ -73,7 +71,7 @@ class TokenTransformer(nn.Module):
         else:
             self.embedding = linear_embedding(self.grid.n_features, width, norm=config.input_norm)
         static = config.input == "both" and layout.has_mean
-        # The mean's features differ in scale by orders of magnitude, so they are always normed.
+        # Features of the mean differ in scale by orders of magnitude: always normalise.
         self.static_embedding = linear_embedding(layout.dim, width, norm=True) if static else None
         self.static_kind = nn.Parameter(torch.zeros(width)) if static else None
         self.spatial = nn.Parameter(torch.empty(self.grid.n_cells, width))
@@ -86,13 +84,13 @@ class TokenTransformer(nn.Module):
         nn.init.normal_(self.prefix, std=_INIT_STD)
 
     def inputs(self, batch: Batch) -> PatchInputs:
-        """Turn a batch into the patches that :meth:`embed` takes."""
+        """Compute the patches of a batch, the input of :meth:`embed`."""
         return patch_inputs(batch, self.config, self.grid)
 
     def embed(self, x_BUCF: Tensor) -> Tensor:
-        """Embed patches, without any position yet [B U C W]: an objective may replace some.
+        """Embed patches without positions [B U C W]; an objective may then replace some.
 
-        A linear embedding takes any chosen patches, too: [B N F] to [B N W].
+        A linear embedding also takes chosen patches: [B N F] to [B N W].
         """
         x_BUCW: Tensor = self.embedding(x_BUCF)
         return x_BUCW
@@ -104,7 +102,7 @@ class TokenTransformer(nn.Module):
         times_BU: Tensor,
         valid_BU: Tensor | None = None,
         wanted_BN: Tensor | None = None,
-    ) -> Encoded:
+    ) -> EncoderOutput:
         """Encode embedded windows.
 
         Parameters
@@ -118,15 +116,15 @@ class TokenTransformer(nn.Module):
         valid_BU : torch.Tensor of shape (B, U), bool, optional
             False in padded patches; None if there is no padding.
         wanted_BN : torch.Tensor of shape (B, N), int64, optional
-            The patches that are asked for, by their number in (patch, cell) order: all are seen,
-            but the last layer computes these alone, and CLS and registers.
+            Patches to return, numbered in (patch, cell) order. All patches are attended to; the
+            last layer computes only these, CLS and registers.
         """
         B, U, C, _ = x_BUCW.shape
         cells_BN = torch.arange(C, device=x_BUCW.device).repeat(B, U)
         encoded = self._encode(
             (x_BUCW + self.spatial).flatten(1, 2),
             static_BSD,
-            self.grid.places(times_BU.repeat_interleave(C, dim=1), cells_BN),
+            self.grid.positions(times_BU.repeat_interleave(C, dim=1), cells_BN),
             None if valid_BU is None else valid_BU.repeat_interleave(C, dim=1),
             wanted_BN,
         )
@@ -141,8 +139,8 @@ class TokenTransformer(nn.Module):
         static_BSD: Tensor | None,
         times_BN: Tensor,
         keep_BN: Tensor | None,
-    ) -> Encoded:
-        """Encode some patches of each window alone, as if there were no others.
+    ) -> EncoderOutput:
+        """Encode chosen patches of each window without the others.
 
         Parameters
         ----------
@@ -152,34 +150,37 @@ class TokenTransformer(nn.Module):
         static_BSD : torch.Tensor of shape (B, S, D), float32, optional
         times_BN : torch.Tensor of shape (B, N), float32
         keep_BN : torch.Tensor of shape (B, N), bool, optional
-            False where a window has fewer patches than others.
+            False for padding, in windows with fewer patches than others.
         """
-        places_BNA = self.grid.places(times_BN, cells_BN)
-        return self._encode(x_BNW + self.spatial[cells_BN], static_BSD, places_BNA, keep_BN)
+        positions_BNA = self.grid.positions(times_BN, cells_BN)
+        return self._encode(x_BNW + self.spatial[cells_BN], static_BSD, positions_BNA, keep_BN)
 
     def _encode(
         self,
         x_BNW: Tensor,
         static_BSD: Tensor | None,
-        places_BNA: Tensor,
+        positions_BNA: Tensor,
         keep_BN: Tensor | None,
         wanted_BN: Tensor | None = None,
-    ) -> Encoded:
+    ) -> EncoderOutput:
         B, prefix = len(x_BNW), len(self.prefix)
-        parts, places = [self.prefix.expand(B, -1, -1)], [places_BNA.new_zeros(B, prefix, N_AXES)]
+        parts, positions = (
+            [self.prefix.expand(B, -1, -1)],
+            [positions_BNA.new_zeros(B, prefix, N_AXES)],
+        )
         if self.static_embedding is not None:
             parts += [self.static_embedding(static_BSD) + self.spatial + self.static_kind]
-            places += [F.pad(self.grid.coordinates, (1, 0)).expand(B, -1, -1)]
+            positions += [F.pad(self.grid.coordinates, (1, 0)).expand(B, -1, -1)]
         timeless = sum(part.shape[1] for part in parts)
         x_BLW = self.embedding_norm(torch.cat([*parts, x_BNW], dim=1))
-        by = rotation(torch.cat([*places, places_BNA], dim=1), self.config)
+        by = rotation(torch.cat([*positions, positions_BNA], dim=1), self.config)
         keep_BL = None if keep_BN is None else F.pad(keep_BN, (timeless, 0), value=True)
         if wanted_BN is not None:
             before_BR = torch.arange(prefix, device=x_BLW.device).expand(B, -1)
             wanted_BN, timeless = torch.cat([before_BR, wanted_BN + timeless], dim=1), prefix
         x_BLW = run_blocks(self.blocks, x_BLW, by, keep_BL, self.config, wanted_BN=wanted_BN)
         x_BLW = self.final_norm(x_BLW)
-        return Encoded(
+        return EncoderOutput(
             cls=x_BLW[:, 0],
             registers=x_BLW[:, 1:prefix],
             static=x_BLW[:, prefix:timeless] if timeless > prefix else None,
@@ -188,17 +189,17 @@ class TokenTransformer(nn.Module):
 
 
 def _with_position(config: ModelConfig, layout: TokenLayout) -> ModelConfig:
-    """Choose what ``auto`` stands for.
+    """Replace ``auto`` by ``space_time`` for flat maps, else by ``time``.
 
-    Flat maps have a hundred cells, and each is told best by those beside it. An autoencoder's 27
-    cells lie 64 mm apart, and a network all over the brain: there it did not help.
+    A flat map has about a hundred cells, best predicted from their neighbours. The 27 cells of
+    volumes lie 64 mm apart and networks spread over the brain: space did not help there.
     """
     if config.position == "auto":
         near = layout.kind == "flatmap" and layout.coordinates is not None
         return replace(config, position="space_time" if near else "time")
     if config.position == "space_time" and layout.coordinates is None:
         raise ConfigError(
-            expected("Option", "model.position", "one that needs no coordinates of tokens, which "
-                     "these do not have", config.position, "Choose time.")
+            expected("Option", "model.position", "a position without coordinates, as these "
+                     "tokens have none", config.position, "Choose time.")
         )  # fmt: skip
     return config

@@ -1,7 +1,4 @@
-"""Rotary embedding: where tokens are, in seconds and millimetres, by turning queries and keys."""
-
-# B windows, L tokens of a sequence, A axes of a place (seconds; mm right, anterior, superior),
-# H query or key heads, K features of a head, P = K / 2 rotated pairs
+"""Rotary embedding of positions in seconds and millimetres."""
 
 from __future__ import annotations
 
@@ -16,26 +13,26 @@ from fmritok.trainer.config import ModelConfig
 __all__ = ["N_AXES", "Rotation", "rotate", "rotation", "start_offsets"]
 
 N_AXES = 4
-#: Millimetres: from twice the distance of neighbouring cells to twice a brain's length.
+#: Millimetres: twice the distance of neighbouring cells to twice the length of a brain.
 _WAVELENGTHS = (40.0, 300.0)
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every token's angles."""
+    """Cosine and sine of each token's rotation angles."""
 
     cos: Tensor
-    """[B 1 L P], float32"""
+    """[B 1 L J/2], float32"""
     sin: Tensor
-    """[B 1 L P], float32"""
+    """[B 1 L J/2], float32"""
 
 
-def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
-    """Turn places into rotation angles, each axis in pairs of its own.
+def rotation(positions_BLA: Tensor, config: ModelConfig) -> Rotation | None:
+    """Compute rotation angles from positions; every axis has feature pairs of its own.
 
     Parameters
     ----------
-    places_BLA : torch.Tensor of shape (B, L, 4), float32
-        Seconds, then millimetres to the right, anterior and superior; 0 for tokens without any.
+    positions_BLA : torch.Tensor of shape (B, L, 4), float32
+        Seconds, then millimetres to the right, anterior and superior; 0 without a position.
     config : ModelConfig
 
     Returns
@@ -46,27 +43,29 @@ def rotation(places_BLA: Tensor, config: ModelConfig) -> Rotation | None:
     if config.position == "none":
         return None
     in_time, in_space = _pairs(config)
-    parts = [_angles(places_BLA[..., 0], in_time, (config.min_period, config.max_period))]
+    parts = [_angles(positions_BLA[..., 0], in_time, (config.min_period, config.max_period))]
     if in_space:
-        parts += [_angles(x_BL, in_space, _WAVELENGTHS) for x_BL in places_BLA[..., 1:].unbind(-1)]
-    angles_B1LP = torch.cat(parts, dim=-1)[:, None]
-    return Rotation(angles_B1LP.cos(), angles_B1LP.sin())
+        parts += [
+            _angles(x_BL, in_space, _WAVELENGTHS) for x_BL in positions_BLA[..., 1:].unbind(-1)
+        ]
+    angles_B1LX = torch.cat(parts, dim=-1)[:, None]
+    return Rotation(angles_B1LX.cos(), angles_B1LX.sin())
 
 
-def rotate(x_BHLK: Tensor, by: Rotation) -> Tensor:
-    """Rotate the pairs (k, k + K/2) of each head, in float32."""
-    one, other = x_BHLK.float().chunk(2, dim=-1)
+def rotate(x_BHLJ: Tensor, by: Rotation) -> Tensor:
+    """Rotate the pairs (j, j + J/2) of each head, in float32."""
+    one, other = x_BHLJ.float().chunk(2, dim=-1)
     turned = (one * by.cos - other * by.sin, other * by.cos + one * by.sin)
-    return torch.cat(turned, dim=-1).to(x_BHLK.dtype)
+    return torch.cat(turned, dim=-1).to(x_BHLJ.dtype)
 
 
 def start_offsets(config: ModelConfig) -> Tensor | None:
-    """Return what is added to all queries and keys before they are turned, at the start [2 K].
+    """Return the initial constants added to queries and keys before the rotation [2 J].
 
-    What all queries and keys have in common turns, by rotation, into a preference for tokens near
-    by. Without one, attention starts uniform over the window, where residuals average out to
-    nothing, and a model needs many steps to find the frame it is in, or the cells beside it. Time
-    and space weigh alike, and time as much as it does alone.
+    A constant added to all queries and keys makes rotary attention favour nearby tokens from the
+    first step. Without it, attention starts uniform over the window, residuals average to zero, and
+    the model needs many steps to find its own frame and the neighbouring cells. Time and space
+    have equal weight; adding space does not weaken time.
     """
     if config.position == "none":
         return None
@@ -79,7 +78,7 @@ def start_offsets(config: ModelConfig) -> Tensor | None:
 
 
 def _pairs(config: ModelConfig) -> tuple[int, int]:
-    """Return the pairs for time, and for each axis of space."""
+    """Return the numbers of feature pairs for time and for each axis of space."""
     pairs = _head_pairs(config)
     in_space = pairs // N_AXES if config.position == "space_time" else 0
     return pairs - 3 * in_space, in_space
@@ -90,7 +89,7 @@ def _head_pairs(config: ModelConfig) -> int:
 
 
 def _angles(x_BL: Tensor, pairs: int, periods: tuple[float, float]) -> Tensor:
-    """Return 2 pi x / period for log-spaced periods from the shortest to the longest [B L P]."""
+    """Return 2 pi x / period for log-spaced periods, shortest to longest [B L pairs]."""
     shortest, longest = periods
     steps = torch.linspace(0, 1, pairs, device=x_BL.device, dtype=torch.float32)
     return x_BL[..., None].float() * (2 * math.pi / (shortest * (longest / shortest) ** steps))

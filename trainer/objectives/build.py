@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from fmritok.trainer.config import Config
 from fmritok.trainer.model.blocks import Block
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
-from fmritok.trainer.objectives.distill import SelfDistillation
-from fmritok.trainer.objectives.mae import MaskedAutoencoder
-from fmritok.trainer.objectives.mtm import MaskedTokenModelling
+from fmritok.trainer.objectives.base import ObjectiveModule
+from fmritok.trainer.objectives.registry import objective_class
 
-__all__ = ["OBJECTIVES", "AnyObjective", "build_objective", "compile_blocks"]
-
-AnyObjective = MaskedTokenModelling | MaskedAutoencoder | SelfDistillation
-OBJECTIVES: dict[str, type[AnyObjective]] = {
-    "distill": SelfDistillation,
-    "mae": MaskedAutoencoder,
-    "mtm": MaskedTokenModelling,
-}
+__all__ = ["build_objective", "compile_blocks"]
 
 
-def build_objective(config: Config, layout: TokenLayout) -> AnyObjective:
-    """Make the configured objective, its weights drawn from torch's global generator."""
+def build_objective(config: Config, layout: TokenLayout) -> ObjectiveModule:
+    """Make the configured objective, its weights drawn from torch's global generator.
+
+    Raises
+    ------
+    ConfigError
+        If there is no objective of that name.
+    TrainingError
+        If the objective cannot be trained on tokens of that layout.
+    """
+    kind: Any = objective_class(config.objective.name)
     encoder = TokenTransformer(config.model, layout)
-    if config.objective.name == "mae":
-        return MaskedAutoencoder(encoder, config.objective)
-    if config.objective.name == "distill":
-        return SelfDistillation(encoder, config.objective, window=config.data.window)
-    return MaskedTokenModelling(encoder, config.objective)
+    model: ObjectiveModule = kind(encoder, config.objective, window=config.data.window)
+    return model
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmritok.trainer.config import ObjectiveConfig
+from fmritok.trainer.config import require
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.model.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
 from fmritok.trainer.model.model import TokenTransformer
-from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.coding_rate import centred, collapsed_loss, rate_loss, spread
+from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.coding_rate import collapsed_loss, rate_loss, spread
+from fmritok.trainer.objectives.student import Student, Summary
 from fmritok.trainer.objectives.views import (
+    ViewConfig,
     augment,
     crop_frames,
     default_crop,
@@ -31,7 +33,7 @@ from fmritok.trainer.objectives.views import (
 )
 from fmritok.trainer.training.distributed import is_placeholder, total_over_ranks
 
-__all__ = ["SelfDistillation", "Student", "network_weight", "teacher_momentum"]
+__all__ = ["SelfDistillation", "network_weight", "teacher_momentum"]
 
 
 def teacher_momentum(progress: float, start: float) -> float:
@@ -46,60 +48,6 @@ def network_weight(progress: float, start: float, share: float) -> float:
     return start * (1 + math.cos(math.pi * progress / share)) / 2
 
 
-class Student(nn.Module):
-    """An encoder, a mask vector, and the head that all embeddings go through.
-
-    Parameters
-    ----------
-    encoder : TokenTransformer
-    config : ObjectiveConfig
-    """
-
-    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
-        super().__init__()
-        width = encoder.config.width
-        self.encoder, self.summary, self.centre = encoder, config.summary, config.centre
-        self.gather = None
-        if config.summary == "cells":
-            size = encoder.grid.n_cells * width
-            self.gather = nn.Linear(size, width)
-            nn.init.normal_(self.gather.weight, std=size**-0.5)
-        self.mask_vector = nn.Parameter(torch.zeros(width))
-        self.head = nn.Sequential(
-            nn.Linear(width, config.head_width),
-            nn.GELU(),
-            nn.Linear(config.head_width, config.projection),
-        )
-
-    def forward(
-        self, inputs: PatchInputs, hidden_BUC: Tensor, *, count: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return unit vectors of the window [B Z], its tokens [B U C Z] and its cells [B C Z].
-
-        A batch that does not ``count`` is a placeholder beside other processes' batches.
-        """
-        x_BUCW = self.encoder.embed(inputs.patches)
-        mask_vector = self.mask_vector.to(x_BUCW.dtype)
-        x_BUCW = torch.where(hidden_BUC[..., None], mask_vector, x_BUCW)
-        encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.valid)
-        if inputs.valid is None:
-            cells_BCW = encoded.tokens.mean(1)
-        else:
-            weight_BU11 = inputs.valid[:, :, None, None].to(encoded.tokens.dtype)
-            cells_BCW = (encoded.tokens * weight_BU11).sum(1) / weight_BU11.sum(1)
-        if self.gather is not None:
-            summary_BW: Tensor = self.gather(cells_BCW.flatten(1))
-        else:
-            summary_BW = encoded.cls if self.summary == "cls" else cells_BCW.mean(1)
-        window_BZ = self.head(summary_BW)
-        if self.centre:
-            window_BZ = centred(window_BZ, count=count)
-        return _unit(window_BZ), self._project(encoded.tokens), self._project(cells_BCW)
-
-    def _project(self, x: Tensor) -> Tensor:
-        return _unit(self.head(x))
-
-
 class SelfDistillation(nn.Module):
     """Two crops, a teacher that is the student's moving average, and three terms.
 
@@ -108,8 +56,8 @@ class SelfDistillation(nn.Module):
       teacher's, who sees all of the same view; averaged over the hidden tokens of a window.
     - A weight that falls to 0 early x the cells' means over time: the same loss as the windows'.
 
-    With ``centre``, embeddings of windows are taken from their mean over the batch. A common mean
-    makes all views agree, at no cost as long as the coding rate has room beside it.
+    With ``centre``, the mean over the batch is subtracted from the embeddings of windows. Otherwise
+    a common mean raises the cosine of all pairs, and the coding rate hardly penalises it.
 
     The student sees each view with whole cells or a stretch of time hidden, or as it is; both see
     it augmented. The teacher is what is used after training.
@@ -124,22 +72,77 @@ class SelfDistillation(nn.Module):
     Parameters
     ----------
     encoder : TokenTransformer
-    config : ObjectiveConfig
+    config : SelfDistillation.Config
     window : int
         Frames of the windows that crops are taken from.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ViewConfig):
+        """Options of self-distillation.
+
+        Attributes
+        ----------
+        summary : {"cls", "mean", "cells"}
+            Compare CLS of two views, the mean of their tokens, or the means of each cell's tokens
+            over time, side by side.
+        centre : bool
+            Subtract the mean over the batch from the embeddings. Each part of a step
+            (``train.accumulate``) has a mean of its own, and needs several windows.
+        momentum : float
+            Share of the teacher that stays in each step, at the start; it rises to 1.
+        head_width, projection : int
+            Hidden and final width of the head.
+        epsilon : float
+            Distortion of the coding rate.
+        token_weight : float
+            Weight of the hidden tokens.
+        network_weight, network_share : float
+            Weight of the networks (or cells) at the start; it falls to 0 over the first
+            ``network_share`` of the training.
+        """
+
+        name: str = "distill"
+        summary: Summary = "cls"
+        centre: bool = False
+        momentum: float = 0.99
+        head_width: int = 256
+        projection: int = 64
+        epsilon: float = 0.05
+        token_weight: float = 0.5
+        network_weight: float = 0.5
+        network_share: float = 0.05
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name in ("head_width", "projection"):
+                value = getattr(self, name)
+                require(value >= 1, f"objective.{name}", "1 or more", value)
+            for name in ("momentum", "network_share"):
+                value = getattr(self, name)
+                require(0 <= value <= 1, f"objective.{name}", "between 0 and 1", value)
+            for name in ("token_weight", "network_weight"):
+                value = getattr(self, name)
+                require(value >= 0, f"objective.{name}", "0 or more", value)
+            require(self.epsilon > 0, "objective.epsilon", "above 0", self.epsilon)
 
     figures: ClassVar = (
         Figure("loss", "loss_collapsed", "self-distillation", "collapsed embedding"),
     )
 
-    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig, *, window: int) -> None:
+    def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         self.config = config
-        self.crop = config.crop or default_crop(
+        self.window = config.crop or default_crop(
             window, encoder.grid.layout.patch, apart=config.apart
         )
-        self.student = Student(encoder, config)
+        self.student = Student(
+            encoder,
+            summary=config.summary,
+            centre=config.centre,
+            head_width=config.head_width,
+            projection=config.projection,
+        )
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
 
     @property
@@ -173,7 +176,7 @@ class SelfDistillation(nn.Module):
             students.append(student)
             teachers.append(teacher)
 
-        rate = partial(rate_loss, precision=config.precision, count=counts)
+        rate = partial(rate_loss, epsilon=config.epsilon, count=counts)
         cls = [torch.stack([view[0] for view in views]) for views in (students, teachers)]
         loss_cls = rate(*cls)
         loss_tokens = torch.stack(token_losses).mean()
@@ -219,36 +222,32 @@ class SelfDistillation(nn.Module):
             batch.times,
             batch.valid,
             batch.draws,
-            length=self.crop,
+            length=self.window,
             view=view,
             apart=self.config.apart,
         )
-        frames_BQSD = standardize(crop) if self.config.standardize else crop.frames
-        frames_BQSD = augment(frames_BQSD, batch.draws, self.config, view=view)
+        frames_BTSD = standardize(crop) if self.config.standardize else crop.frames
+        frames_BTSD = augment(frames_BTSD, batch.draws, self.config, view=view)
         grid = self.encoder.grid
         if grid.layout.kind == "flatmap":
-            frames_BQSD = frames_BQSD * grid.known
+            frames_BTSD = frames_BTSD * grid.known
         if model.input == "absolute" and grid.layout.has_mean:
-            frames_BQSD = torch.addcmul(batch.mean[:, None], batch.std[:, None], frames_BQSD)
+            frames_BTSD = torch.addcmul(batch.mean[:, None], batch.std[:, None], frames_BTSD)
         if crop.valid is not None:
-            frames_BQSD = frames_BQSD.masked_fill(~crop.valid[:, :, None, None], 0.0)
+            frames_BTSD = frames_BTSD.masked_fill(~crop.valid[:, :, None, None], 0.0)
         static_BSD = batch.mean if model.input == "both" else None
-        return fold_inputs(frames_BQSD, static_BSD, crop.times, crop.valid, grid)
+        return fold_inputs(frames_BTSD, static_BSD, crop.times, crop.valid, grid)
 
     def _collapsed(self, hidden_share: Tensor, weight: float, n: Tensor, n_cells: int) -> Tensor:
         """Return the loss if all embeddings were one vector."""
         config, rows = self.config, total_over_ranks(n)
         windows, cells = (
-            collapsed_loss(rows * each, config.projection, precision=config.precision)
+            collapsed_loss(rows * each, config.projection, epsilon=config.epsilon)
             for each in (1, n_cells)
         )
         if config.centre:  # what is left of one vector is 0
             windows = torch.zeros_like(windows)
         return windows - config.token_weight * hidden_share + weight * cells
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.float(), dim=-1)
 
 
 def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tensor:

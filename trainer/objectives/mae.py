@@ -3,28 +3,31 @@
 After MAE (He et al., arXiv 2111.06377) and CortexMAE (Lane et al., arXiv 2510.13768).
 """
 
-# B windows, U patches, C cells, N visible tokens of a window, Q queried tokens of a window,
-# F features of a patch, W model width, V decoder width, K queried tokens of a batch
-
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.errors import expected
-from fmritok.trainer.config import ModelConfig, ObjectiveConfig
+from fmritok.trainer.config import ModelConfig, require
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.attention import Context, make_norm
 from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.rotary import rotation
-from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.masks import Visible, hidden_tokens, random_visible, tube_visible
+from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.masks import (
+    MaskingConfig,
+    Visible,
+    hidden_tokens,
+    random_visible,
+    tube_visible,
+)
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
 
 __all__ = ["Decoder", "MaskedAutoencoder"]
@@ -43,12 +46,17 @@ class Decoder(nn.Module):
     ----------
     model : ModelConfig
         Of the encoder.
-    config : ObjectiveConfig
+    config : MaskedAutoencoder.Config
     n_cells, n_features : int
     """
 
     def __init__(
-        self, model: ModelConfig, config: ObjectiveConfig, *, n_cells: int, n_features: int
+        self,
+        model: ModelConfig,
+        config: MaskedAutoencoder.Config,
+        *,
+        n_cells: int,
+        n_features: int,
     ) -> None:
         super().__init__()
         width, heads = config.decoder_width, config.decoder_heads
@@ -70,32 +78,32 @@ class Decoder(nn.Module):
     def forward(
         self,
         x_BNW: Tensor,
-        places_BNA: Tensor,
+        positions_BNA: Tensor,
         keep_BN: Tensor | None,
         cells_BQ: Tensor,
-        places_BQA: Tensor,
+        positions_BQA: Tensor,
         keep_BQ: Tensor | None,
     ) -> Tensor:
-        """Return what :attr:`head` turns into the queried patches [B Q V]."""
+        """Return what :attr:`head` turns into the queried patches [B Q O]."""
         N = x_BNW.shape[1]
-        x_BNV = self.entry(x_BNW)
-        query_BQV = (self.query + self.spatial[cells_BQ]).to(x_BNV.dtype)
+        x_BNO = self.entry(x_BNW)
+        query_BQO = (self.query + self.spatial[cells_BQ]).to(x_BNO.dtype)
         if self.kind == "cross":
-            context = Context(x_BNV, rotation(places_BNA, self.config))
-            by_BQ = rotation(places_BQA, self.config)
-            x_BQV = run_blocks(self.blocks, query_BQV, by_BQ, keep_BN, self.config, context)
+            context = Context(x_BNO, rotation(positions_BNA, self.config))
+            by_BQ = rotation(positions_BQA, self.config)
+            x_BQO = run_blocks(self.blocks, query_BQO, by_BQ, keep_BN, self.config, context)
         else:
-            x_BLV = torch.cat([x_BNV, query_BQV], dim=1)
-            by_BL = rotation(torch.cat([places_BNA, places_BQA], dim=1), self.config)
+            x_BLO = torch.cat([x_BNO, query_BQO], dim=1)
+            by_BL = rotation(torch.cat([positions_BNA, positions_BQA], dim=1), self.config)
             keep_BL = None
             if keep_BN is not None or keep_BQ is not None:
-                keep_BL = torch.ones(x_BLV.shape[:2], dtype=torch.bool, device=x_BLV.device)
+                keep_BL = torch.ones(x_BLO.shape[:2], dtype=torch.bool, device=x_BLO.device)
                 keep_BL[:, :N] = True if keep_BN is None else keep_BN
                 keep_BL[:, N:] = True if keep_BQ is None else keep_BQ
-            x_BLV = run_blocks(self.blocks, x_BLV, by_BL, keep_BL, self.config)
-            x_BQV = x_BLV[:, N:]
-        normed_BQV: Tensor = self.norm(x_BQV)
-        return normed_BQV
+            x_BLO = run_blocks(self.blocks, x_BLO, by_BL, keep_BL, self.config)
+            x_BQO = x_BLO[:, N:]
+        normed_BQO: Tensor = self.norm(x_BQO)
+        return normed_BQO
 
 
 class MaskedAutoencoder(nn.Module):
@@ -113,15 +121,47 @@ class MaskedAutoencoder(nn.Module):
     Parameters
     ----------
     encoder : TokenTransformer
-    config : ObjectiveConfig
+    config : MaskedAutoencoder.Config
+    window : int
+        Frames of the windows.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MaskingConfig):
+        """Options of the masked autoencoder.
+
+        Attributes
+        ----------
+        stride : int
+            Predict every ``stride``-th patch in time.
+        decoder : {"self", "cross"}
+            Attention of the decoder: among all tokens, or of hidden ones to visible ones.
+        decoder_width, decoder_layers, decoder_heads : int
+            Size of the decoder.
+        """
+
+        name: str = "mae"
+        stride: int = 1
+        decoder: Literal["self", "cross"] = "self"
+        decoder_width: int = 64
+        decoder_layers: int = 1
+        decoder_heads: int = 2
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name in ("stride", "decoder_width", "decoder_layers", "decoder_heads"):
+                value = getattr(self, name)
+                require(value >= 1, f"objective.{name}", "1 or more", value)
+            fits = self.decoder_width % (2 * self.decoder_heads) == 0
+            wanted = f"an even multiple of objective.decoder_heads = {self.decoder_heads}"
+            require(fits, "objective.decoder_width", wanted, self.decoder_width)
 
     figures: ClassVar = (
         Figure("loss", "loss_mean_token", "hidden patches, squared error", "mean token"),
         Figure("loss", "loss_last_frame", "hidden patches, squared error", "last frame (oracle)"),
     )
 
-    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
+    def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         grid = encoder.grid
         if grid.n_cells < 2:
@@ -129,7 +169,7 @@ class MaskedAutoencoder(nn.Module):
                 expected("Objective", "mae", "a token group with 2 or more tokens per frame",
                          grid.n_cells, "Train on another group with --group NAME.")
             )  # fmt: skip
-        self.encoder, self.config = encoder, config
+        self.encoder, self.config, self.window = encoder, config, window
         shown = int((1 - config.mask_ratio) * grid.n_cells + 1e-6)
         self.n_shown = min(max(shown, 1), grid.n_cells - 1)
         self.decoder = Decoder(
@@ -158,26 +198,26 @@ class MaskedAutoencoder(nn.Module):
         )
         # CLS and registers stand before the visible tokens, at the window's first frame.
         before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
-        places_BNA = self.encoder.grid.places(times_BN, shown.cells)
+        positions_BNA = self.encoder.grid.positions(times_BN, shown.cells)
         keep_BN = None
         if shown.keep is not None:
             keep_BN = F.pad(shown.keep, (before.shape[1], 0), value=True)
         cells_BQ = index_BQ % C
-        x_BQV = self.decoder(
+        x_BQO = self.decoder(
             torch.cat([before, encoded.tokens], dim=1),
-            F.pad(places_BNA, (0, 0, before.shape[1], 0)),
+            F.pad(positions_BNA, (0, 0, before.shape[1], 0)),
             keep_BN,
             cells_BQ,
-            self.encoder.grid.places(inputs.times.gather(1, index_BQ // C), cells_BQ),
+            self.encoder.grid.positions(inputs.times.gather(1, index_BQ // C), cells_BQ),
             keep_BQ,
         )
         windows_B1 = torch.arange(B, device=index_BQ.device)[:, None]
         index_K = (windows_B1 * (U * C) + index_BQ).flatten()
-        x_KV = x_BQV.flatten(0, 1)
+        x_KO = x_BQO.flatten(0, 1)
         if keep_BQ is not None:
-            index_K, x_KV = index_K[keep_BQ.flatten()], x_KV[keep_BQ.flatten()]
+            index_K, x_KO = index_K[keep_BQ.flatten()], x_KO[keep_BQ.flatten()]
         targets = PatchTargets(inputs, self.encoder.grid, error="l2", chunk=self.config.chunk)
-        loss = prediction_error(self.decoder.head, x_KV, index_K, targets)
+        loss = prediction_error(self.decoder.head, x_KO, index_K, targets)
         measures = {}
         if measure:
             with torch.no_grad():

@@ -1,18 +1,44 @@
-"""What is hidden and what is shown: pure functions of each window's own random number."""
-
-# B windows, U patches, C cells, N visible tokens of a window, Q hidden ones, M chosen cells
+"""Masking: options, and pure functions of each window's own random number."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fmritok.trainer.config import ObjectiveConfig, require
+
 __all__ = [
-    "Visible", "generator_of", "hidden_tokens", "random_visible", "tube_cells", "tube_visible",
+    "MaskingConfig", "Visible", "generator_of", "hidden_tokens", "random_visible", "tube_cells",
+    "tube_visible",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig(ObjectiveConfig):
+    """Options of objectives that hide tokens and predict them.
+
+    Attributes
+    ----------
+    mask_ratio : float
+        Share of the tokens that is hidden.
+    masking : {"tube", "random"}
+        Hide the same cells in all patches, or patches anywhere.
+    chunk : int
+        Tokens that are predicted at a time: smaller values need less memory.
+    """
+
+    mask_ratio: float = 0.5
+    masking: Literal["tube", "random"] = "tube"
+    chunk: int = 4096
+
+    def __post_init__(self) -> None:
+        fits = 0 < self.mask_ratio < 1
+        require(fits, "objective.mask_ratio", "above 0 and below 1", self.mask_ratio)
+        require(self.chunk >= 1, "objective.chunk", "1 or more", self.chunk)
 
 
 class Visible(NamedTuple):
@@ -55,10 +81,10 @@ def tube_visible(
     draws: Tensor, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, n_shown: int
 ) -> Visible:
     """Show the same cells in all patches of a window."""
-    cells_BM = tube_cells(draws, n_cells=n_cells, n_chosen=n_shown)
+    cells_BN = tube_cells(draws, n_cells=n_cells, n_chosen=n_shown)
     patches_N = torch.arange(n_patches, device=draws.device).repeat_interleave(n_shown)
     keep_BN = None if valid_BU is None else valid_BU.repeat_interleave(n_shown, dim=1)
-    return Visible(patches_N.expand(len(draws), -1), cells_BM.repeat(1, n_patches), keep_BN)
+    return Visible(patches_N.expand(len(draws), -1), cells_BN.repeat(1, n_patches), keep_BN)
 
 
 def random_visible(

@@ -4,25 +4,26 @@ After TABLeT (Kim et al., arXiv 2604.03619), which follows SimMIM: half of the c
 tubes through time, and one linear layer predicts their tokens under an L1 loss.
 """
 
-# B windows, T frames, U patches, P frames of a patch, C cells, N hidden tokens of a window,
-# E features of a cell in a frame, F features of a patch, W model width, K hidden tokens of a batch,
-# R time courses: a cell of a window each
-
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fmritok.errors import expected
-from fmritok.trainer.config import ObjectiveConfig
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer
-from fmritok.trainer.objectives import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.masks import hidden_tokens, random_visible, tube_cells
+from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
+from fmritok.trainer.objectives.masks import (
+    MaskingConfig,
+    hidden_tokens,
+    random_visible,
+    tube_cells,
+)
 from fmritok.trainer.objectives.prediction import PatchTargets, mean_patches, prediction_error
 
 __all__ = ["MaskedTokenModelling"]
@@ -49,8 +50,16 @@ class MaskedTokenModelling(nn.Module):
     Parameters
     ----------
     encoder : TokenTransformer
-    config : ObjectiveConfig
+    config : MaskedTokenModelling.Config
+    window : int
+        Frames of the windows.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MaskingConfig):
+        """Options of masked-token modelling."""
+
+        name: str = "mtm"
 
     figures: ClassVar = (
         Figure("loss", "loss_mean_token", "masked tokens, L1", "mean token"),
@@ -58,7 +67,7 @@ class MaskedTokenModelling(nn.Module):
         Figure("loss", "loss_last_frame", "masked tokens, L1", "last frame (oracle)"),
     )
 
-    def __init__(self, encoder: TokenTransformer, config: ObjectiveConfig) -> None:
+    def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
         super().__init__()
         n_cells = encoder.grid.n_cells
         if n_cells < 2:
@@ -66,7 +75,7 @@ class MaskedTokenModelling(nn.Module):
                 expected("Objective", "mtm", "a token group with 2 or more tokens per frame",
                          n_cells, "Train on another group with --group NAME.")
             )  # fmt: skip
-        self.encoder, self.config = encoder, config
+        self.encoder, self.config, self.window = encoder, config, window
         self.n_masked = min(max(int(config.mask_ratio * n_cells + 0.5), 1), n_cells - 1)
         self.mask_vector = nn.Parameter(torch.zeros(encoder.config.width))
         # Starts by predicting 0: the mean token, in the residual forms.
@@ -124,9 +133,9 @@ class MaskedTokenModelling(nn.Module):
             share = 1 - self.config.mask_ratio
             shown = random_visible(draws, valid_BU, n_patches=U, n_cells=C, share=share)
             return hidden_tokens(shown, valid_BU, n_patches=U, n_cells=C)
-        cells_BM = tube_cells(draws, n_cells=C, n_chosen=self.n_masked)
-        patches_U1 = torch.arange(U, device=cells_BM.device)[:, None]
-        return (patches_U1 * C + cells_BM[:, None]).flatten(1), None
+        cells_BN = tube_cells(draws, n_cells=C, n_chosen=self.n_masked)
+        patches_U1 = torch.arange(U, device=cells_BN.device)[:, None]
+        return (patches_U1 * C + cells_BN[:, None]).flatten(1), None
 
     def _residual_loss(
         self, batch: Batch, inputs: PatchInputs, x_KW: Tensor, index_K: Tensor, hidden_BUC: Tensor
@@ -139,35 +148,35 @@ class MaskedTokenModelling(nn.Module):
         place_BUC = place_BUC.view(B, U, C)
         std_BCE = grid.cells(batch.std[:, None])[:, 0]
         sums = [torch.zeros((), device=x_KW.device) for _ in range(3)]
-        windows_R, cells_R = hidden_BUC.any(1).nonzero(as_tuple=True)
-        n_chunks = -(-len(cells_R) * U // self.config.chunk)
-        for b, c in zip(windows_R.chunk(n_chunks), cells_R.chunk(n_chunks), strict=True):
-            std_R1E = std_BCE[b, c][:, None]
-            unit = moving = (std_R1E > 0).float()
+        windows_I, cells_I = hidden_BUC.any(1).nonzero(as_tuple=True)
+        n_chunks = -(-len(cells_I) * U // self.config.chunk)
+        for b, c in zip(windows_I.chunk(n_chunks), cells_I.chunk(n_chunks), strict=True):
+            std_I1E = std_BCE[b, c][:, None]
+            unit = moving = (std_I1E > 0).float()
             if self.encoder.config.input == "absolute" and grid.layout.has_mean:
-                unit = torch.where(std_R1E > 0, 1 / std_R1E, 0.0)
-            weight_RUP = hidden_BUC[b, :, c][..., None].float().expand(-1, -1, grid.layout.patch)
+                unit = torch.where(std_I1E > 0, 1 / std_I1E, 0.0)
+            weight_IUP = hidden_BUC[b, :, c][..., None].float().expand(-1, -1, grid.layout.patch)
             if inputs.weight is not None:
-                weight_RUP = weight_RUP * inputs.weight[b]
-            weight_RT1 = weight_RUP.flatten(1)[..., None]
-            n_frames_R11 = weight_RT1.sum(1, keepdim=True)
+                weight_IUP = weight_IUP * inputs.weight[b]
+            weight_IT1 = weight_IUP.flatten(1)[..., None]
+            n_frames_I11 = weight_IT1.sum(1, keepdim=True)
             # What is not hidden has no prediction: any other in its place gets the weight 0.
             predicted, target = (
-                self._changes(x_RUF, unit, weight_RT1, n_frames_R11)
-                for x_RUF in (self.head(x_KW[place_BUC[b, :, c]]).float(), inputs.patches[b, :, c])
+                self._changes(x_IUF, unit, weight_IT1, n_frames_I11)
+                for x_IUF in (self.head(x_KW[place_BUC[b, :, c]]).float(), inputs.patches[b, :, c])
             )
             sums[0] += (predicted - target).abs().sum()
             sums[1] += target.abs().sum()
-            sums[2] += (n_frames_R11 * moving).sum()
+            sums[2] += (n_frames_I11 * moving).sum()
         return {
             "residual_loss": Mean(sums[0], sums[2]),
             "residual_loss_mean_token": Mean(sums[1], sums[2]),
         }
 
-    def _changes(self, x_RUF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
-        """Return time courses without their means over the frames that count [R T E]."""
+    def _changes(self, x_IUF: Tensor, unit: Tensor, weight: Tensor, n_frames: Tensor) -> Tensor:
+        """Return time courses without their means over the frames that count [I T E]."""
         patch = self.encoder.grid.layout.patch
-        x_RTE = torch.unflatten(x_RUF, -1, (patch, -1)).flatten(1, 2)
-        mean_R1E = (x_RTE * weight).sum(1, keepdim=True) / n_frames.clamp_min(1)
-        changes_RTE: Tensor = (x_RTE - mean_R1E) * unit * weight
-        return changes_RTE
+        x_ITE = torch.unflatten(x_IUF, -1, (patch, -1)).flatten(1, 2)
+        mean_I1E = (x_ITE * weight).sum(1, keepdim=True) / n_frames.clamp_min(1)
+        changes_ITE: Tensor = (x_ITE - mean_I1E) * unit * weight
+        return changes_ITE

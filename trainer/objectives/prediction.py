@@ -1,6 +1,7 @@
 """Errors of predictions, and of trivial ones, on features and frames that exist.
 
-All of them are computed a chunk of tokens at a time: what is predicted is several times the batch.
+They are computed for a chunk of tokens at a time: the predictions are several times as large as the
+batch.
 """
 
 # B windows, U patches, C cells, P frames of a patch, E features of a cell in a frame, F = P * E,
@@ -20,7 +21,7 @@ from fmritok.trainer.config import InputForm
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.layout import PatchGrid
-from fmritok.trainer.objectives import Mean
+from fmritok.trainer.objectives.base import Mean
 
 __all__ = ["PatchTargets", "mean_patches", "prediction_error"]
 
@@ -91,9 +92,8 @@ class PatchTargets:
     def last_frame(self, index_K: Tensor, mean_BCF: Tensor | None) -> Mean:
         """Return the error of repeating the last frame before each patch, of the same cell.
 
-        Whether that frame is shown to the model or not: what is hidden as a tube shows none, so
-        that this knows more than the model does. A window's first patch has no frame before it,
-        and gets its mean.
+        The frame may be hidden from the model: a hidden tube shows none. Then this error uses more
+        than the model sees. A window's first patch has no frame before it, and gets its mean.
         """
         _, U, C = self.shape
         frames = self._grid.layout.patch

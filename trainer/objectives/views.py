@@ -1,38 +1,89 @@
-"""Two views of a window for self-distillation: crops, what is taken from them, what is hidden.
+"""Two views of a window for self-distillation: cropping, augmentation and masking.
 
-After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All is drawn from each window's own random
-number, so that it depends neither on the batch nor on the process.
+After Brain-Semantoks (Gijsen et al., arXiv 2512.11582). All random numbers follow from each
+window's own one. They depend neither on the batch nor on the process.
 """
-
-# B windows, T frames, Q frames of a crop, S stored tokens of a frame, D features, U patches,
-# C cells
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fmritok.trainer.config import ObjectiveConfig
+from fmritok.trainer.config import ObjectiveConfig, require
 from fmritok.trainer.objectives.masks import generator_of
 
-__all__ = ["Crop", "augment", "crop_frames", "default_crop", "slice_mask", "standardize"]
+__all__ = [
+    "Crop", "ViewConfig", "augment", "crop_frames", "default_crop", "slice_mask", "standardize",
+]  # fmt: skip
 
 _STILL = 1e-3  # standard deviations of the run: what moves less has only rounding in it
 _START, _AUGMENT, _SLICE = 1, 3, 5  # a stream for each purpose; the second view's is the next one
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig(ObjectiveConfig):
+    """Options of two views of a window.
+
+    Attributes
+    ----------
+    crop : int or None
+        Frames of a view. None: two thirds of the window, or half of it with ``apart``.
+    apart : bool
+        Take the views from different halves of the window. Views that overlap can be matched by the
+        frames that they share; views that lie apart only by what is the subject's own.
+    standardize : bool
+        Bring each view to mean 0 and standard deviation 1 over its own frames.
+    slice_probability : float
+        How often something is hidden from the student's view.
+    slice_low, slice_high : float
+        Smallest and largest share that is then hidden: consecutive patches of all cells, or whole
+        cells.
+    drop_tokens : float
+        Largest share of the stored tokens that is set to 0.
+    drop_time : float
+        Largest share of the frames, in one block, that is set to 0.
+    jitter : float
+        Views are scaled by 1 +- this.
+    noise : float
+        Standard deviation of added noise, in standard deviations of the run.
+    """
+
+    crop: int | None = None
+    apart: bool = False
+    standardize: bool = False
+    slice_probability: float = 0.5
+    slice_low: float = 0.65
+    slice_high: float = 0.85
+    drop_tokens: float = 0.1
+    drop_time: float = 0.3
+    jitter: float = 0.2
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        fits = self.crop is None or self.crop >= 1
+        require(fits, "objective.crop", "1 or more, or null", self.crop)
+        for name in ("slice_probability", "drop_tokens", "drop_time", "jitter"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"objective.{name}", "between 0 and 1", value)
+        require(self.noise >= 0, "objective.noise", "0 or more", self.noise)
+        fits = 0 < self.slice_low <= self.slice_high < 1
+        wanted = f"above 0 and at most objective.slice_high = {self.slice_high}, which is below 1"
+        require(fits, "objective.slice_low", wanted, self.slice_low)
 
 
 class Crop(NamedTuple):
     """Consecutive frames of each window."""
 
     frames: Tensor
-    """[B Q S D]"""
+    """[B T S D]"""
     times: Tensor
-    """[B Q], seconds from the crop's first frame"""
+    """[B T], seconds from the crop's first frame"""
     valid: Tensor | None
-    """[B Q], bool"""
+    """[B T], bool"""
 
 
 def default_crop(window: int, patch: int, *, apart: bool = False) -> int:
@@ -68,68 +119,70 @@ def crop_frames(
             low = min(n // 2, high)
         starts.append(int(generator_of(draw, _START + view).integers(low, high, endpoint=True)))
     start_B1 = torch.tensor(starts, device=draws.device)[:, None]
-    index_BQ = start_B1 + torch.arange(length, device=draws.device)
-    chosen_BQ11 = index_BQ[:, :, None, None].expand(-1, -1, *frames_BTSD.shape[2:])
-    times_BQ = times_BT.gather(1, index_BQ)
-    valid_BQ = None if valid_BT is None else valid_BT.gather(1, index_BQ)
-    if valid_BQ is not None and bool(valid_BQ.all()):
-        valid_BQ = None
-    return Crop(frames_BTSD.gather(1, chosen_BQ11), times_BQ - times_BQ[:, :1], valid_BQ)
+    index_BT = start_B1 + torch.arange(length, device=draws.device)
+    chosen_BT11 = index_BT[:, :, None, None].expand(-1, -1, *frames_BTSD.shape[2:])
+    crop_times_BT = times_BT.gather(1, index_BT)
+    crop_valid_BT = None if valid_BT is None else valid_BT.gather(1, index_BT)
+    if crop_valid_BT is not None and bool(crop_valid_BT.all()):
+        crop_valid_BT = None
+    return Crop(
+        frames_BTSD.gather(1, chosen_BT11), crop_times_BT - crop_times_BT[:, :1], crop_valid_BT
+    )
 
 
 def standardize(crop: Crop) -> Tensor:
-    """Bring each feature to mean 0 and standard deviation 1 over the crop's own frames [B Q S D].
+    """Bring each feature to mean 0 and standard deviation 1 over the crop's own frames [B T S D].
 
     Frames that are padding, and features that do not vary over the crop, become 0.
     """
     if crop.valid is None:
-        weight_BQ11 = torch.ones_like(crop.frames[:, :, :1, :1])
+        weight_BT11 = torch.ones_like(crop.frames[:, :, :1, :1])
     else:
-        weight_BQ11 = crop.valid[:, :, None, None].to(crop.frames.dtype)
-    count_B111 = weight_BQ11.sum(1, keepdim=True)
-    mean_B1SD = (crop.frames * weight_BQ11).sum(1, keepdim=True) / count_B111
-    centred_BQSD = (crop.frames - mean_B1SD) * weight_BQ11
-    std_B1SD = (centred_BQSD.square().sum(1, keepdim=True) / count_B111).sqrt()
-    return centred_BQSD * torch.where(std_B1SD > _STILL, 1 / std_B1SD, 0.0)
+        weight_BT11 = crop.valid[:, :, None, None].to(crop.frames.dtype)
+    count_B111 = weight_BT11.sum(1, keepdim=True)
+    mean_B1SD = (crop.frames * weight_BT11).sum(1, keepdim=True) / count_B111
+    centred_BTSD = (crop.frames - mean_B1SD) * weight_BT11
+    std_B1SD = (centred_BTSD.square().sum(1, keepdim=True) / count_B111).sqrt()
+    return centred_BTSD * torch.where(std_B1SD > _STILL, 1 / std_B1SD, 0.0)
 
 
-def augment(frames_BQSD: Tensor, draws: Tensor, config: ObjectiveConfig, *, view: int) -> Tensor:
+def augment(frames_BTSD: Tensor, draws: Tensor, config: ViewConfig, *, view: int) -> Tensor:
     """Drop tokens and a block of time, scale, add noise; frames are in standard deviations.
 
     Up to ``drop_tokens`` of the stored tokens (at least one, but never all) and one block of up to
     ``drop_time`` of the frames become 0; all is multiplied by 1 +- ``jitter``; ``noise`` is a
     standard deviation.
     """
-    Q, S = frames_BQSD.shape[1:3]
-    factors = np.ones((len(draws), Q, S), np.float32)
+    T, S = frames_BTSD.shape[1:3]
+    factors = np.ones((len(draws), T, S), np.float32)
     noise = []
     for factor, draw in zip(factors, draws.tolist(), strict=True):
         generator = generator_of(draw, _AUGMENT + view)
         if config.drop_tokens:
             n_dropped = min(max(1, int(generator.uniform(0, config.drop_tokens) * S)), S - 1)
             factor[:, generator.permutation(S)[:n_dropped]] = 0
-        length = int(generator.uniform(0, config.drop_time) * Q)
-        first = int(generator.integers(0, Q - length, endpoint=True))
+        length = int(generator.uniform(0, config.drop_time) * T)
+        first = int(generator.integers(0, T - length, endpoint=True))
         factor[first : first + length] = 0
         factor *= generator.uniform(1 - config.jitter, 1 + config.jitter)
         if config.noise:
             seed = int(generator.integers(2**63 - 1))
-            own = torch.Generator(frames_BQSD.device).manual_seed(seed)
-            noise.append(torch.randn(frames_BQSD.shape[1:], generator=own, device=own.device))
-    out = frames_BQSD * torch.from_numpy(factors).to(frames_BQSD.device)[..., None]
+            own = torch.Generator(frames_BTSD.device).manual_seed(seed)
+            noise.append(torch.randn(frames_BTSD.shape[1:], generator=own, device=own.device))
+    out = frames_BTSD * torch.from_numpy(factors).to(frames_BTSD.device)[..., None]
     return out.add_(torch.stack(noise), alpha=config.noise) if noise else out
 
 
 def slice_mask(
     draws: Tensor,
     valid_BU: Tensor | None,
-    config: ObjectiveConfig,
+    config: ViewConfig,
     *,
     n_patches: int,
     n_cells: int,
     view: int,
 ) -> Tensor:
-    """Choose what the student does not see of each window's view [B U C], bool.
+    """Choose the patches and cells to hide from the student in each window's view [B U C], bool.
 
     With ``slice_probability`` something is hidden: consecutive patches of all cells, or whole cells
     (one or the other with equal probability), a share between ``slice_low`` and ``slice_high``. At

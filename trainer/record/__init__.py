@@ -1,1 +1,1 @@
-"""The folder of a training: checkpoints, metrics and everything else that is kept."""
+"""The folder of a training: checkpoints, metrics, resume."""

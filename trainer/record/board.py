@@ -1,4 +1,4 @@
-"""Figures for TensorBoard, written at once: no thread whose errors come late or not at all."""
+"""Write TensorBoard scalars synchronously, with errors raised at once (no writer thread)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _count = itertools.count()
 
 
 class Board:
-    """Appends scalars to a new file of events.
+    """Appends scalars to a new event file.
 
     Parameters
     ----------
     folder : Path
-        Where TensorBoard looks.
+        Log folder of TensorBoard.
     first_step : int
-        Scalars of this step and of later ones, in older files of the folder, are void: a resumed
-        training writes them again.
+        TensorBoard ignores this step and later ones in older files: a resumed training writes
+        them again.
 
     Raises
     ------
     OSError
-        From here, and from the methods, when the disk refuses.
+        If a file cannot be written; also from the methods.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
@@ -45,7 +45,7 @@ class Board:
         self._write(Event(step=first_step, session_log=start))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Write one figure."""
+        """Write one scalar."""
         figure = Summary.Value(tag=name, simple_value=value)
         self._write(Event(step=step, summary=Summary(value=[figure])))
 

@@ -1,16 +1,16 @@
-"""One checkpoint: a folder that is there whole or not at all, holds no pickle, and checks itself.
+"""Write and read one checkpoint: an atomic folder with checksums and without pickle.
 
 ================================  =================================================================
 ``model.safetensors``             the weights
 ``optimizer.safetensors``         AdamW's state, under parameter names
-``tokens.safetensors``            what the tokens are: contract, options, static arrays
-``runs.json``                     the split: ids of the runs, each with what its tokens are
-``metrics.jsonl``                 the rows of all steps so far
-``state.json``                    position, configuration, what the tokens mean; the sha256 of every
-                                  other file, and a digest of itself
+``tokens.safetensors``            meaning of the tokens: contract, options, static arrays
+``runs.json``                     the split: ids of the runs, each with the checksum of its tokens
+``metrics.jsonl``                 metrics of all steps so far
+``state.json``                    position, configuration, contract of the tokens; sha256 of the
+                                  other files, and its own digest
 ================================  =================================================================
 
-Checkpoints of format 1 (release 0.1.0) have weights, optimizer and state alone, and no checksums.
+Checkpoints of format 1 (release 0.1.0) have weights, optimizer and state, without checksums.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError, ConfigError
-from fmritok.trainer.recipe import build_config
-from fmritok.trainer.record.tensor_files import damaged, load_moments, load_weights, step_of
+from fmritok.trainer.recipe import saved_config
+from fmritok.trainer.record.tensor_files import damaged, load_optimizer_state, load_weights, step_of
 from fmritok.trainer.training.sharding import WholeTensors
 
 __all__ = [
@@ -52,22 +52,22 @@ _logger = logging.getLogger(__name__)
 
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 RUNS, METRICS, TOKENS = "runs.json", "metrics.jsonl", "tokens.safetensors"
-#: Ending of a checkpoint's name while another one takes its place.
+#: Suffix of a checkpoint while a new one replaces it.
 REPLACED = ".replaced"
 _FORMAT, _FORMAT_1 = "fmritok checkpoint 2", "fmritok checkpoint 1"
-#: What a state of format 1, which has no digest, must have.
+#: Required fields of a state of format 1.
 _FIELDS = {"step": int, "position": dict, "config": dict, "group": dict, "split": str}
 
 
 def write_checkpoint(
     target: Path, tensors: WholeTensors, state: Mapping[str, Any], texts: Mapping[str, bytes]
 ) -> None:
-    """Write a checkpoint beside its final place, flush it, and put it there.
+    """Write a checkpoint to a temporary folder, flush it, and rename it.
 
     Parameters
     ----------
     target : Path
-        A checkpoint that is there already is replaced.
+        Final folder. An existing checkpoint is replaced.
     tensors : WholeTensors
     state : dict
         JSON-able, with ``step``.
@@ -77,7 +77,7 @@ def write_checkpoint(
     Raises
     ------
     OSError, SafetensorError
-        If the disk refuses; what was there is as it was.
+        If the disk refuses; an existing checkpoint is unchanged.
     """
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir()
@@ -100,19 +100,19 @@ def write_checkpoint(
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Tell whether a path is meant to be one checkpoint, whole or not."""
+    """Tell whether a path names a checkpoint, complete or not."""
     return (path / _STATE).is_file() or (path.is_dir() and step_of(path) is not None)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose state was read and found intact; other files are compared when read.
+    """A checkpoint with an intact state; other files are checked when they are read.
 
     Attributes
     ----------
     folder : Path
     state : dict
-        What ``state.json`` holds.
+        Content of ``state.json``.
     """
 
     folder: Path
@@ -129,7 +129,7 @@ class Checkpoint:
             If it is missing, damaged, or of a format that this release does not know.
         """
         file = folder / _STATE
-        if not file.is_file():  # a pipe would be waited for
+        if not file.is_file():  # opening a pipe would block
             raise damaged(file, "the state of a checkpoint", "nothing")
         try:
             data = file.read_bytes()
@@ -148,8 +148,8 @@ class Checkpoint:
                 isinstance(state.get(name), kind_of) for name, kind_of in _FIELDS.items()
             )
             _logger.warning(
-                "%s was written by fmritok 0.1: it has no checksums of its files and of the tokens "
-                "it was trained on, so that they could not be compared", folder,
+                "%s was written by fmritok 0.1: it has no checksums. Its files and tokens were not "
+                "checked", folder,
             )  # fmt: skip
         else:
             body = {name: value for name, value in state.items() if name != "digest"}
@@ -161,7 +161,7 @@ class Checkpoint:
 
     @property
     def training(self) -> Path:
-        """The folder of its training; of a copy that lies elsewhere, the checkpoint itself."""
+        """The folder of its training; for a copy outside of one, the checkpoint itself."""
         parent = self.folder.absolute().parent
         return parent.parent if parent.name == "checkpoints" else self.folder.absolute()
 
@@ -172,7 +172,9 @@ class Checkpoint:
 
     @property
     def config(self) -> Config:
-        """The configuration; options that an older release did not have take their default.
+        """The configuration; options that the release did not have take their default.
+
+        Options of other objectives, which release 0.1 saved, too, are left out.
 
         Raises
         ------
@@ -180,7 +182,7 @@ class Checkpoint:
             If it has an option that this release does not know.
         """
         try:
-            return build_config(self.state["config"])
+            return saved_config(self.state["config"])
         except ConfigError as error:
             raise CheckpointError(
                 expected("Configuration of checkpoint", self.folder, "options of this release",
@@ -189,26 +191,26 @@ class Checkpoint:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether it has checksums; those of format 1 have none."""
+        """Whether it has checksums (format 2)."""
         return "files" in self.state
 
     def check(self) -> None:
-        """Compare all files with their checksums.
+        """Check all files.
 
         Raises
         ------
         CheckpointError
-            For the first one that is missing or differs.
+            Naming the first file that is missing or differs from its checksum.
         """
         for name in self.state["files"] if self.is_sealed else (_MODEL, _OPTIMIZER):
             self._file(name)
 
     def has(self, name: str) -> bool:
-        """Tell whether a file of that name was saved with it."""
+        """Tell whether it has a file of this name."""
         return name in self.state.get("files", {})
 
     def read_bytes(self, name: str) -> bytes:
-        """Return a file's content, compared with its checksum."""
+        """Return the checked content of a file."""
         return self._file(name).read_bytes()
 
     def sha256(self) -> str:
@@ -218,29 +220,29 @@ class Checkpoint:
         return found or _file_sha256(self.folder / _MODEL)
 
     def load_weights(self, model: nn.Module) -> None:
-        """Put the weights into a model.
+        """Load the weights into a model.
 
         Raises
         ------
         CheckpointError
-            If they are damaged or do not fit; the first tensor that does not is named.
+            If they are damaged or do not fit; names the first tensor that does not fit.
         """
         load_weights(self._file(_MODEL), model)
 
     def load_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put AdamW's state back, by parameter names.
+        """Load the state of AdamW, by parameter names.
 
         Raises
         ------
         CheckpointError
             If it is damaged, or does not fit the model.
         """
-        # A parameter that never had a gradient has no state; a sealed file says so itself.
+        # Parameters that never had a gradient have no state. Format 1 cannot tell this from damage.
         lacking = self.is_sealed or not self.step
-        load_moments(self._file(_OPTIMIZER), model, optimizer, lacking=lacking)
+        load_optimizer_state(self._file(_OPTIMIZER), model, optimizer, lacking=lacking)
 
     def _file(self, name: str) -> Path:
-        """Return a file's path, compared with its checksum once."""
+        """Return the path of a file; check the file the first time."""
         file = self.folder / name
         if name in self._compared:
             return file
@@ -259,7 +261,7 @@ class Checkpoint:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
+    """Flush a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -273,7 +275,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    """Give a whole checkpoint its name; one that has the name already goes, but not before."""
+    """Rename a complete checkpoint; remove an older one of that name afterwards."""
     if not target.exists():
         partial.rename(target)
         return

@@ -1,18 +1,18 @@
-"""The folder of one training: all that is in it has its name here, and one training at a time.
+"""The folder of a training: its files, its lock, its checkpoints.
 
 ===================  ==============================================================================
-``checkpoints/``     ``step-00000100/`` and so on: all that a training goes on from
-``metrics.jsonl``    the rows of all steps
+``checkpoints/``     ``step-00000100/`` and so on: everything needed to resume
+``metrics.jsonl``    metrics of all steps
 ``config.yaml``      the resolved configuration, for people
-``split.json``       who is trained on and who is held out, for people
+``split.json``       training and validation runs, for people
 ``loss.png``         the loss curves
-``tensorboard/``     figures
-``wandb-id``         which run of W&B follows this training
-``.lock``            which process is at work
+``tensorboard/``     event files
+``wandb-id``         id of the W&B run
+``.lock``            the process that trains
 ===================  ==============================================================================
 
-Files are written whole under another name and then renamed. What a checkpoint does not hold is not
-needed to go on: a resumed training writes the others again.
+Files are written under a temporary name and then renamed. Only checkpoints are needed to resume: a
+resumed training writes the other files again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import nn
 
-from fmritok.errors import expected
+from fmritok.errors import expected, wrong_usage
 from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
 from fmritok.trainer.record.checkpoint import (
@@ -54,7 +54,7 @@ _logger = logging.getLogger(__name__)
 
 
 class TrainingFolder:
-    """The folder of a training, which may not be there yet.
+    """The folder of a training; it may not exist yet.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class TrainingFolder:
     Attributes
     ----------
     config, split, metrics, picture, wandb_id, tensorboard : Path
-        What is in it.
+        Paths inside.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,13 +79,13 @@ class TrainingFolder:
         self._is_new = False
 
     def hold(self) -> None:
-        """Take the folder for this training, and make it if it is not there; twice is once.
+        """Lock the folder for this training, and create it if needed; a second call does nothing.
 
         Raises
         ------
         TrainingError
-            If another training holds the folder (its process, host and start are named), if the
-            folder cannot be written, or if it is a file or a checkpoint.
+            If another training has locked the folder (its process, host and start are named), the
+            folder cannot be written, or it is a file or a checkpoint.
         """
         if self._lock is not None:
             return
@@ -93,13 +93,13 @@ class TrainingFolder:
         is_new = not real.exists()
         if not is_new and not real.is_dir():
             raise TrainingError(
-                expected("Folder of the training", self.path, "a folder, or nothing yet", "a file",
+                expected("Folder of the training", self.path, "a folder or a new path", "a file",
                          "Choose another one with --out.")
             )  # fmt: skip
         if is_checkpoint(real):
             raise TrainingError(
-                expected("Folder of the training", self.path, "a folder of its own",
-                         "a checkpoint, whose files would be replaced",
+                expected("Folder of the training", self.path, "a folder that is no checkpoint",
+                         "a checkpoint",
                          "Choose another one with --out.")
             )  # fmt: skip
         lock, then = LockFile(real / ".lock"), "Or choose another one with --out."
@@ -117,7 +117,7 @@ class TrainingFolder:
             self._clean()
 
     def release(self) -> None:
-        """Give the folder back; one that was made for nothing is removed."""
+        """Unlock the folder; remove it if this training created it and left it empty."""
         if self._lock is None:
             return
         self._lock.release()
@@ -127,23 +127,23 @@ class TrainingFolder:
                 self.path.rmdir()
 
     def write(self, file: Path, text: str) -> None:
-        """Write one of the folder's small files whole.
+        """Write one of the small files atomically.
 
         Raises
         ------
         TrainingError
-            If the disk does not take it; the file is as it was.
+            If the disk refuses; an existing file is unchanged.
         """
         with writing("File", file, then="Then start again, or go on with --resume."):
             write_whole(file, text)
 
     def checkpoints(self) -> list[Path]:
-        """Return the folders of the checkpoints, oldest first, damaged ones too."""
+        """Return the folders of the checkpoints, oldest first, including damaged ones."""
         found = [p for p in self._checkpoints.glob("step-*") if step_of(p) is not None]
         return sorted(found, key=lambda path: step_of(path) or 0)
 
     def has(self, checkpoint: Checkpoint) -> bool:
-        """Tell whether a checkpoint is one of this training's."""
+        """Tell whether a checkpoint belongs to this training."""
         return os.path.realpath(checkpoint.training) == os.path.realpath(self.path)
 
     def latest(self) -> Checkpoint:
@@ -157,7 +157,7 @@ class TrainingFolder:
         return Checkpoint.read(self._last(self.checkpoints()))
 
     def last_whole(self) -> Checkpoint:
-        """Return the latest checkpoint that is not damaged; say so if there are later ones.
+        """Return the latest undamaged checkpoint; warn about damaged later ones.
 
         Raises
         ------
@@ -172,7 +172,7 @@ class TrainingFolder:
                 whole.check()
                 return whole
             except CheckpointError as error:
-                if not last.exists():  # a training at work dropped it
+                if not last.exists():  # deleted by a training that is running
                     found = self.checkpoints()
                 elif len(found) == 1:
                     raise
@@ -184,7 +184,7 @@ class TrainingFolder:
         self, tensors: WholeTensors, state: Mapping[str, Any], texts: Mapping[str, bytes], *,
         keep: int,
     ) -> Path:  # fmt: skip
-        """Write a checkpoint that exists whole or not at all, and drop all but the last ``keep``.
+        """Write a checkpoint atomically, and delete all but the last ``keep``.
 
         Parameters
         ----------
@@ -203,22 +203,22 @@ class TrainingFolder:
         Raises
         ------
         CheckpointError
-            If the disk refuses it (full, read-only, gone); earlier checkpoints are as they were.
+            If the disk refuses (full, read-only, gone); earlier checkpoints are unchanged.
         """
         folder, step = self._checkpoints, state["step"]
         target = folder / f"step-{step:08d}"
         then = f"Then go on with --resume {self.path}, or start again if it has no checkpoint."
         with writing("Checkpoint", target, then=then, kind=CheckpointError):
-            folder.mkdir(exist_ok=True)  # not its parent: a folder that is gone stays gone
+            folder.mkdir(exist_ok=True)  # no parents: a deleted training folder is an error
             self._clean()
             write_checkpoint(target, tensors, state, texts)
             self._drop(step, keep)
         return target
 
     def drop(self, step: int, *, keep: int) -> None:
-        """Drop all but the last ``keep`` checkpoints up to a step, and those after it.
+        """Delete the checkpoints after a step, and all but the last ``keep`` up to it.
 
-        Later ones are damaged: the training had to go back behind them.
+        Checkpoints after the step are damaged: the training resumes from an earlier one.
 
         Raises
         ------
@@ -235,7 +235,7 @@ class TrainingFolder:
             _remove(old)
 
     def _clean(self) -> None:
-        """Remove what a process that was killed left between two names of a checkpoint."""
+        """Finish or undo the renaming of checkpoints by a killed process."""
         for hidden in self._checkpoints.glob(".step-*"):
             place = self._checkpoints / hidden.name[1:].removesuffix(REPLACED)
             if hidden.name.endswith(REPLACED) and not place.exists():
@@ -251,7 +251,8 @@ class TrainingFolder:
             next_step = "For weights alone, start a new training with --init-from FILE."
         got = "no checkpoint in it" if self.path.exists() else "nothing"
         wanted = "a folder that `fmritok train` wrote, or one of its checkpoints"
-        raise CheckpointError(expected("Checkpoint", self.path, wanted, got, next_step))
+        error = CheckpointError(expected("Checkpoint", self.path, wanted, got, next_step))
+        raise error if self.path.exists() else wrong_usage(error)
 
 
 def training_of(path: Path) -> TrainingFolder:
@@ -267,7 +268,7 @@ def training_of(path: Path) -> TrainingFolder:
     parent = path.absolute().parent
     if parent.name != "checkpoints":
         raise ConfigError(
-            expected("Option", "--out", f"a folder, as {path} lies in none of a training",
+            expected("Option", "--out", f"a folder, because {path} is in no folder of a training",
                      "none", "Give one.")
         )  # fmt: skip
     return TrainingFolder(parent.parent)
@@ -285,7 +286,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 def refuse_used(folder: TrainingFolder) -> None:
-    """Refuse to start a new training in a folder that has checkpoints of another one.
+    """Refuse to start a new training in a folder with checkpoints.
 
     Raises
     ------
@@ -299,7 +300,7 @@ def refuse_used(folder: TrainingFolder) -> None:
 
 
 def find_weights(path: Path) -> Path | Checkpoint:
-    """Return a file of weights alone, a checkpoint, or the latest checkpoint of a training.
+    """Return a file of weights, a checkpoint, or the latest checkpoint of a training.
 
     Raises
     ------
@@ -312,7 +313,7 @@ def find_weights(path: Path) -> Path | Checkpoint:
 
 
 def init_weights(source: Path | Checkpoint, model: nn.Module) -> None:
-    """Load weights from what :func:`find_weights` found.
+    """Load weights found by :func:`find_weights`.
 
     Raises
     ------
@@ -326,7 +327,7 @@ def init_weights(source: Path | Checkpoint, model: nn.Module) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a checkpoint so that nobody ever sees half of it."""
-    with suppress(FileNotFoundError):  # somebody else deleted it
+    """Delete a checkpoint: rename it first, readers never see a part of it."""
+    with suppress(FileNotFoundError):  # already deleted
         hidden = folder.rename(folder.with_name(f".{folder.name}.removed"))
-        shutil.rmtree(hidden, ignore_errors=True)  # what is left goes with the next checkpoint
+        shutil.rmtree(hidden, ignore_errors=True)  # leftovers: see _clean

@@ -1,4 +1,4 @@
-"""The record of a training: JSON lines, TensorBoard, and the loss curve drawn from them."""
+"""Write the metrics of a training: JSON lines, TensorBoard, W&B, the loss curve."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fmritok.errors import expected
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.objectives import Figure
+from fmritok.trainer.objectives.base import Figure
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.checkpoint import METRICS, Checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.resuming import earlier_rows
-from fmritok.trainer.record.tracking import WandbRun
+from fmritok.trainer.record.tracking import WandbTracker
 from fmritok.trainer.training.faults import reason, write_whole, writing
 
 __all__ = [
     "MetricsLog",
     "begin_record",
-    "draw_losses",
+    "plot_losses",
     "last_figures",
     "optionally",
     "read_metrics",
@@ -39,9 +39,9 @@ _logger = logging.getLogger(__name__)
 
 
 def optionally(what: object, do: Callable[[], Any]) -> bool:
-    """Do what a training can go on without; if it fails, say so and return False.
+    """Do an optional part of the record; on any error, warn and return False.
 
-    Its errors may be of any kind: W&B has its own, and they are no reason to stop.
+    All exceptions are caught: TensorBoard and W&B raise their own, and training goes on.
     """
     try:
         do()
@@ -52,21 +52,21 @@ def optionally(what: object, do: Callable[[], Any]) -> bool:
 
 
 class MetricsLog:
-    """Appends rows to ``metrics.jsonl`` and figures to ``tensorboard/``.
+    """Appends rows to ``metrics.jsonl`` and scalars to ``tensorboard/`` and W&B.
 
-    The rows are essential: a resumed training goes on with them. TensorBoard and W&B are not; the
-    first failure of either is said, and training goes on without it.
+    Rows are required: checkpoints keep them. TensorBoard and W&B are optional: after the first
+    failure of one, training warns and goes on without it.
 
     Parameters
     ----------
     folder : TrainingFolder
     rows : bytes
-        Lines to begin with: of a resumed training, those up to its checkpoint. Whatever else was
-        in the file is dropped.
+        First lines: for a resumed training those up to its checkpoint. The old content of the file
+        is replaced.
     step : int
-        Last step of these.
-    wandb : WandbRun, optional
-        Gets what TensorBoard gets.
+        Last step of ``rows``.
+    wandb : WandbTracker, optional
+        Gets the same scalars as TensorBoard.
 
     Raises
     ------
@@ -80,7 +80,7 @@ class MetricsLog:
         *,
         rows: bytes = b"",
         step: int = 0,
-        wandb: WandbRun | None = None,
+        wandb: WandbTracker | None = None,
     ) -> None:
         self._path, self._wandb = folder.metrics, wandb
         self._size, self._digest = len(rows), hashlib.sha256(rows)
@@ -92,12 +92,12 @@ class MetricsLog:
         optionally("TensorBoard", lambda: self._open_board(folder.tensorboard, step + 1))
 
     def rows(self) -> bytes:
-        """Make sure that all rows are on the disk, under their name, and return them.
+        """Flush the rows to the disk, check the file and return its content.
 
         Raises
         ------
         TrainingError
-            If they are not, for instance because somebody deleted the folder.
+            If the file is not what this training wrote, for instance because it was deleted.
         """
         with self._writing():
             os.fsync(self._file.fileno())
@@ -109,27 +109,29 @@ class MetricsLog:
             )  # fmt: skip
         return rows
 
-    def write(self, kind: str, row: dict[str, Any], *, draw: bool = True) -> None:
-        """Append a row with its ``step``; it survives a killed process.
+    def write(self, kind: str, row: dict[str, Any], *, plot: bool = True) -> None:
+        """Append a row with its ``step``, unbuffered: it survives a killed process.
 
         Raises
         ------
         TrainingError
-            If the disk does not take it; the rows before it are whole.
+            If the disk refuses; earlier rows are intact.
         """
         with self._writing():
             self._append(json.dumps({"kind": kind, **row}).encode() + b"\n")
         board, wandb = self._board, self._wandb
-        if not draw:
+        if not plot:
             return
-        if board is not None and not optionally("TensorBoard", lambda: _draw(board, kind, row)):
+        if board is not None and not optionally(
+            "TensorBoard", lambda: _add_scalars(board, kind, row)
+        ):
             self._board = None
         if wandb is not None and not optionally("W&B", lambda: wandb.write(kind, row)):
             self._wandb = None
 
     def close(self) -> None:
-        """Close all of them."""
-        with suppress(OSError):  # of some network disks; nothing is buffered here
+        """Close the file, TensorBoard and W&B."""
+        with suppress(OSError):  # from some network disks; nothing is buffered
             self._file.close()
         if self._board is not None:
             optionally("TensorBoard", self._board.close)
@@ -140,7 +142,7 @@ class MetricsLog:
         self._board = Board(folder, first_step=first_step)
 
     def _append(self, data: bytes) -> None:
-        """Write all of it, or leave the file as it was."""
+        """Append all bytes, or restore the file."""
         rest = memoryview(data)
         try:
             while rest:
@@ -164,7 +166,7 @@ def begin_record(
     checkpoint: Checkpoint | None,
     project: str | None,
 ) -> MetricsLog:
-    """Write what is known before the first step to the folder of a training.
+    """Write configuration and split, and open the metrics of a training.
 
     Parameters
     ----------
@@ -172,30 +174,30 @@ def begin_record(
     config : Config
     split : Split
     checkpoint : Checkpoint, optional
-        What is gone on from, with its rows.
+        The checkpoint to resume from; its rows come first.
     project : str, optional
-        Of W&B.
+        W&B project.
 
     Raises
     ------
     TrainingError
-        If the disk does not take it, or W&B refuses.
+        If the disk or W&B refuses.
     """
     folder.write(folder.config, to_yaml(config))
     folder.write(folder.split, split.to_json())
-    wandb = None if project is None else WandbRun(folder, project, asdict(config))
+    wandb = None if project is None else WandbTracker(folder, project, asdict(config))
     rows, step = (b"", 0) if checkpoint is None else (earlier_rows(checkpoint), checkpoint.step)
     return MetricsLog(folder, rows=rows, step=step, wandb=wandb)
 
 
-def _draw(board: Board, kind: str, row: dict[str, Any]) -> None:
+def _add_scalars(board: Board, kind: str, row: dict[str, Any]) -> None:
     for name, value in row.items():
         if name != "step":
             board.add_scalar(f"{kind}/{name}", value, row["step"])
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a training's ``metrics.jsonl``; half a row at its end is left out.
+    """Return the rows of a training's ``metrics.jsonl``, without an incomplete last row.
 
     Raises
     ------
@@ -216,19 +218,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def last_figures(folder: Path) -> dict[str, float]:
-    """Return the figures of the last row of a training; none if it has lost its rows."""
+    """Return the figures of the last row; empty without rows."""
     row = (read_metrics(folder) or [{}])[-1]
     return {name: value for name, value in row.items() if isinstance(value, float)}
 
 
-def draw_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
-    """Draw figures of training and validation, and those of a trivial model.
+def plot_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
+    """Plot figures of training, of validation and of trivial models.
 
     Parameters
     ----------
     folder : TrainingFolder
     shown : sequence of Figure
-        One panel for each measure, with all that it is compared with.
+        One panel per measure, with the trivial models it is compared with.
     """
     from matplotlib.figure import Figure as Picture
 

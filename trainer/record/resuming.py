@@ -1,4 +1,4 @@
-"""What a checkpoint must agree with, for a training to go on from it exactly."""
+"""Resume exactly: find the checkpoint, compare configuration and tokens, restore the split."""
 
 from __future__ import annotations
 
@@ -33,23 +33,22 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 #: Options that a resumed training may change, and why the weights do not depend on them. All others
-#: decide what is learned, how numbers are rounded, or what the figures of validations are of
-#: (`data.max_validation_windows`: those before and after would not compare).
+#: change what is learned, how numbers are rounded, or which windows are validated on.
 FREE = {
-    "train.log_every": "figures are measured beside the loss, and change nothing",
-    "train.validate_every": "a validation changes no weight and draws no random number",
+    "train.log_every": "figures are only measured",
+    "train.validate_every": "a validation changes no weight and uses no random number",
     "train.checkpoint_every": "a checkpoint is a copy",
-    "train.keep_checkpoints": "how many copies stay",
+    "train.keep_checkpoints": "number of copies",
 }
 _LENGTHS = ("train.steps", "train.epochs")
-#: What a run's tokens are, in the table of runs: of the same values, in the same time.
+#: Columns of the runs table that identify the tokens of a run.
 _MARKS = ("checksum", "tr", "n_frames")
 
 
 def training_state(
     position: Position, config: Config, group: TokenGroup | MixedGroup, split: Split
 ) -> dict[str, Any]:
-    """Return what a checkpoint says beside its tensors and runs, JSON-able."""
+    """Return the state of a checkpoint beside tensors and runs, JSON-able."""
     return {
         "step": position.step,
         "position": asdict(position),
@@ -62,26 +61,26 @@ def training_state(
 
 
 def runs_json(group: TokenGroup | MixedGroup, split: Split) -> bytes:
-    """Return the runs of both sides of a split, each with what its tokens are."""
+    """Return the runs of both sides of a split with the marks of their tokens, as JSON."""
     marks = _marks(group)
     sides = {name: {run: marks[run] for run in runs} for name, runs in asdict(split).items()}
     return json.dumps(sides).encode()
 
 
 def open_checkpoint(resume: Path, out: TrainingFolder) -> Checkpoint:
-    """Find the checkpoint to go on from, and compare all of its files.
+    """Find the checkpoint to resume from, and check its files.
 
     Parameters
     ----------
     resume : Path
-        A checkpoint; or the folder of a training, whose latest one that is not damaged is taken.
+        A checkpoint, or the folder of a training: then its latest undamaged checkpoint.
     out : TrainingFolder
-        Where the training is to go on.
+        Folder of the resumed training.
 
     Raises
     ------
     CheckpointError
-        If it is damaged, or if ``out`` has a later one or those of another training.
+        If it is damaged, or ``out`` has a later one or those of another training.
     """
     if is_checkpoint(resume):
         found = Checkpoint.read(resume)
@@ -102,16 +101,16 @@ def open_checkpoint(resume: Path, out: TrainingFolder) -> Checkpoint:
 
 
 def hold_and_open(resume: Path, out: TrainingFolder) -> Checkpoint:
-    """Take the folder in which a training is to go on, and find the checkpoint.
+    """Lock the folder of the resumed training, and find the checkpoint.
 
     Raises
     ------
     TrainingError
-        If another training holds the folder.
+        If another training has locked the folder.
     CheckpointError
         See :func:`open_checkpoint`.
     """
-    if resume.is_dir():  # no folder is made for a wrong path
+    if resume.is_dir():  # create no folder for a wrong path
         out.hold()
     try:
         return open_checkpoint(resume, out)
@@ -123,7 +122,7 @@ def hold_and_open(resume: Path, out: TrainingFolder) -> Checkpoint:
 def to_resume(
     resume: Path | Checkpoint, out: TrainingFolder, config: Config, group: TokenGroup | MixedGroup
 ) -> Checkpoint:
-    """Return the checkpoint to go on from, compared with what it is gone on with.
+    """Return the checkpoint to resume from, compared with configuration and tokens.
 
     Raises
     ------
@@ -136,17 +135,17 @@ def to_resume(
 
 
 def refuse_mismatch(checkpoint: Checkpoint, config: Config, group: TokenGroup | MixedGroup) -> None:
-    """Refuse to go on with another configuration or other tokens than a checkpoint was saved with.
+    """Refuse to resume with another configuration or other tokens.
 
     Raises
     ------
     CheckpointError
-        The first option, field or run that differs is named.
+        Naming the first option, field or run that differs.
     """
     saved, now = (_deciding(c) for c in (checkpoint.config, config))
     before, after = ({name: tree[name] for name in _LENGTHS} for tree in (saved, now))
     next_step = (
-        "The learning rate of every step depends on the number of all steps: start a new training "
+        "The learning rate schedule depends on the total number of steps: start a new training "
         "with --init-from."
     )
     _refuse(checkpoint, "Configuration", before, after, next_step)
@@ -177,7 +176,7 @@ def choose_split(
     CheckpointError
         If a checkpoint of format 1 has lost the split.json of its training.
     LeakageError, TrainingError
-        If a subject is on both sides, or if there is nothing to train on.
+        If a subject is on both sides, or there is no training run.
     """
     runs, data = group.runs, config.data
     if checkpoint is not None:
@@ -194,15 +193,14 @@ def choose_split(
         )  # fmt: skip
     if not split.validation:
         why = "data.validation_fraction is 0" if not data.validation_fraction else (
-            "the store has one subject (or family) only, and windows of one subject must not "
-            "be on both sides"
+            "the store has a single subject or family, which cannot be split"
         )  # fmt: skip
         _logger.warning("Training WITHOUT validation: %s", why)
     return split
 
 
 def earlier_rows(checkpoint: Checkpoint) -> bytes:
-    """Return the rows of the metrics up to a checkpoint, as lines of JSON."""
+    """Return the metrics up to a checkpoint, as lines of JSON."""
     if checkpoint.is_sealed:
         return checkpoint.read_bytes(METRICS)
     file, size = checkpoint.training / METRICS, int(checkpoint.state.get("metrics_bytes", 0))
@@ -225,18 +223,18 @@ def _saved_split(checkpoint: Checkpoint) -> Split:
 
 
 def _deciding(config: Config) -> dict[str, Any]:
-    """Return the options that decide the result, by their dotted names."""
+    """Return the options that change the result, by dotted name."""
     sections = asdict(config).items()
     flat = {f"{name}.{key}": value for name, tree in sections for key, value in tree.items()}
     return {name: value for name, value in flat.items() if name not in FREE}
 
 
 def _marks(group: TokenGroup | MixedGroup) -> dict[str, dict[str, Any]]:
-    """Return what the tokens of every finished run are, by its id."""
+    """Return the marks of every finished run's tokens, by run id."""
     runs: pd.DataFrame = group.runs
     columns = list(_MARKS)
     if isinstance(group, MixedGroup) and group.weights is not None:
-        columns.append("store")  # whose share it is of
+        columns.append("store")  # weights are shares of stores
     rows = runs[columns].to_dict("records")
     return dict(zip(runs["run_id"].tolist(), rows, strict=True))
 
@@ -253,7 +251,7 @@ def _refuse(
     checkpoint: Checkpoint, what: str, saved: Mapping[str, Any], now: Mapping[str, Any],
     next_step: str,
 ) -> None:  # fmt: skip
-    """Refuse to go on with something else than was saved, naming the first field that differs."""
+    """Refuse a difference to the saved values, naming the first field that differs."""
     difference = first_difference(json.loads(json.dumps(saved)), json.loads(json.dumps(now)))
     if difference is not None:
         name, before, after = difference

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the token group it was trained on, so that it needs no store."""
+"""Save the meaning of a token group in a checkpoint: an encoder then needs no store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fmritok.trainer.errors import CheckpointError
 
 __all__ = ["SavedGroup"]
 
-#: Fields of a contract that say what tokens mean; the others say how they are stored.
+#: Fields of a contract that define the meaning of tokens; the others define their storage.
 _MEANING = ("tokens_per_frame", "dim", "provenance")
 
 
@@ -34,9 +34,9 @@ class SavedGroup:
     contract : dict
         Shapes, store dtype and provenance.
     notes : dict
-        What does not decide what tokens mean, such as where weights lay.
+        Facts beside the meaning, such as the path of the weights.
     arrays : dict of str to np.ndarray
-        Static arrays, such as coordinates and which pixels are cortex.
+        Static arrays, such as coordinates and the pixel mask.
     """
 
     name: str
@@ -46,18 +46,18 @@ class SavedGroup:
 
     @classmethod
     def of(cls, group: TokenGroup | MixedGroup) -> SavedGroup:
-        """Keep what a group is."""
+        """Take the meaning of a group."""
         first = group.groups[0] if isinstance(group, MixedGroup) else group
         return cls(group.name, group.contract, first.notes, first.static)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: object) -> SavedGroup:
-        """Read what :meth:`to_bytes` wrote.
+        """Read the bytes of :meth:`to_bytes`.
 
         Raises
         ------
         CheckpointError
-            If it is something else.
+            If they are not of that form.
         """
         try:
             length = int.from_bytes(data[:8], "little")
@@ -66,7 +66,7 @@ class SavedGroup:
             return cls(said["name"], said["contract"], said["notes"], load(data))
         except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise CheckpointError(
-                expected("Token group of checkpoint", where, "what its training wrote", error,
+                expected("Token group of checkpoint", where, "the bytes of a saved group", error,
                          "Use another checkpoint.")
             ) from error  # fmt: skip
 
@@ -88,12 +88,12 @@ class SavedGroup:
 
     @property
     def precision(self) -> str:
-        """How tokens are stored."""
+        """Store dtype."""
         return str(self.contract["precision"])
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the tokens were made with."""
+        """Provenance of the tokens."""
         return dict(self.contract["provenance"])
 
     def array(self, name: str) -> npt.NDArray[Any]:
@@ -101,7 +101,7 @@ class SavedGroup:
         return self.arrays[name]
 
     def refuse_others(self, contract: Mapping[str, Any], where: object) -> None:
-        """Refuse tokens that mean something else than those of the training.
+        """Refuse tokens of another meaning than those of the training.
 
         Raises
         ------

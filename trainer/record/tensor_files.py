@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint's files, put where a model and its optimizer need them."""
+"""Load the tensors of a checkpoint into a model and its optimizer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.training.sharding import share_like
 
-__all__ = ["damaged", "load_moments", "load_weights", "step_of"]
+__all__ = ["damaged", "load_optimizer_state", "load_weights", "step_of"]
 
 _NAME = re.compile(r"step-(\d{8,})")
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_STATES = ("step", "exp_avg", "exp_avg_sq")
 
 
 def load_weights(file: Path, model: nn.Module) -> None:
-    """Put the weights of a safetensors file into a model.
+    """Load the weights of a safetensors file into a model.
 
     Raises
     ------
     CheckpointError
-        If they do not fit the model; the first tensor that does not is named.
+        If they do not fit the model; names the first tensor that does not fit.
     """
     found, wanted = _read(file), model.state_dict()
     for name in [*wanted, *sorted(found.keys() - wanted.keys())]:
@@ -39,10 +39,10 @@ def load_weights(file: Path, model: nn.Module) -> None:
     model.load_state_dict(found)
 
 
-def load_moments(
+def load_optimizer_state(
     file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, lacking: bool
 ) -> None:
-    """Put AdamW's state back, by parameter names.
+    """Load the state of AdamW, by parameter names.
 
     Parameters
     ----------
@@ -50,17 +50,17 @@ def load_moments(
     model : torch.nn.Module
     optimizer : torch.optim.AdamW
     lacking : bool
-        Whether parameters may be without state, as they are before their first gradient.
+        Whether parameters may lack a state, as before their first gradient.
 
     Raises
     ------
     CheckpointError
-        If it does not fit the model; the first tensor that does not is named.
+        If it does not fit the model; names the first tensor that does not fit.
     """
     found = _read(file)
     fused = optimizer.defaults["fused"]
     for name, parameter in model.named_parameters():
-        tensors = {key: found.pop(f"{key}.{name}", None) for key in _MOMENTS}
+        tensors = {key: found.pop(f"{key}.{name}", None) for key in _STATES}
         may_lack = lacking or not parameter.requires_grad
         if may_lack and all(tensor is None for tensor in tensors.values()):
             continue
@@ -72,21 +72,21 @@ def load_moments(
                 raise damaged(file, f"{key}.{name} of shape {wanted}", got)
             if key != "step":
                 state[key] = share_like(tensor, parameter)
-            else:  # AdamW counts its steps on the CPU, its fused kernel with the weights
+            else:  # the step counter is on the CPU; fused AdamW keeps it with the weights
                 state[key] = tensor.to(parameter.device) if fused else tensor
         optimizer.state[parameter] = state
     if found:
-        raise damaged(file, "moments of the model's weights alone", min(found))
+        raise damaged(file, "optimizer state of this model's weights only", min(found))
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step that a checkpoint's name tells; None for other names."""
+    """Return the step in the name of a checkpoint; None for other names."""
     found = _NAME.fullmatch(path.name)
     return None if found is None else int(found[1])
 
 
 def damaged(file: Path, wanted: str, got: object) -> CheckpointError:
-    """Make the error of a damaged file; its next step is an earlier checkpoint, if there is one."""
+    """Make the error of a damaged file; it suggests an earlier checkpoint if there is one."""
     own = step_of(file.parent) or 0
     steps = {step_of(path) or own: path for path in file.parent.parent.glob("step-*")}
     earlier = [path for step, path in sorted(steps.items()) if step < own]

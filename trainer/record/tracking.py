@@ -1,4 +1,4 @@
-"""Weights & Biases beside TensorBoard: the same figures; ``metrics.jsonl`` stays the record."""
+"""Send the metrics of a training to Weights & Biases; ``metrics.jsonl`` stays the reference."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.record.folder import TrainingFolder
 
-__all__ = ["WandbRun", "import_wandb"]
+__all__ = ["WandbTracker", "import_wandb"]
 
 
-class WandbRun:
-    """A run of W&B that follows one training.
+class WandbTracker:
+    """One W&B run for one training.
 
     Parameters
     ----------
     folder : TrainingFolder
-        Keeps the id of the W&B run, so that a resumed training goes on in it. What W&B keeps on
-        disk goes to its ``wandb/``.
+        Keeps the id of the W&B run for resuming, and the files of W&B in ``wandb/``.
     project : str
     config : mapping
         The resolved configuration.
@@ -32,8 +31,7 @@ class WandbRun:
     ConfigError
         If wandb is not installed.
     TrainingError
-        If the id that the folder keeps is none, or W&B refuses at the start, for instance because
-        nobody is logged in.
+        If the id in the folder is not valid, or W&B refuses, for instance without a login.
     """
 
     def __init__(self, folder: TrainingFolder, project: str, config: Mapping[str, Any]) -> None:
@@ -44,7 +42,7 @@ class WandbRun:
         if not re.fullmatch(r"[\w-]{1,128}", kept, re.ASCII):
             raise TrainingError(
                 expected("Id of the W&B run", folder.wandb_id, "letters and digits", repr(kept),
-                         "Restore the file, or delete it: then a new run of W&B is started.")
+                         "Restore the file, or delete it to start a new W&B run.")
             )  # fmt: skip
         try:
             self._run = wandb.init(
@@ -61,22 +59,22 @@ class WandbRun:
                 expected("Option", "--wandb", "a run of W&B", str(error).rstrip("."),
                          "Log in with `wandb login`, or set WANDB_MODE=offline.")
             ) from error  # fmt: skip
-        # Rows of a checkpoint's later steps come again after a kill: W&B's own counter of steps
-        # never goes back, and would drop them.
+        # A training resumed after a kill repeats steps. W&B's own counter never goes back and would
+        # drop them.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, kind: str, row: Mapping[str, Any]) -> None:
-        """Pass on a row with its ``step``."""
+        """Send a row with its ``step``."""
         figures = {f"{kind}/{name}": value for name, value in row.items() if name != "step"}
         self._run.log({"step": row["step"], **figures})
 
     def close(self) -> None:
-        """Send or write what is left."""
+        """Send the remaining rows."""
         self._run.finish()
 
 
 def import_wandb() -> Any:
-    """Import wandb, which is no dependency of fmritok.
+    """Import wandb, an optional dependency.
 
     Raises
     ------
@@ -88,5 +86,5 @@ def import_wandb() -> Any:
     except ImportError as error:
         raise ConfigError(
             expected("Option", "--wandb", "the package wandb", error,
-                     "Install it with `pip install fmritok[wandb]`, or leave --wandb away.")
+                     "Install it with `pip install fmritok[wandb]`, or omit --wandb.")
         ) from error  # fmt: skip

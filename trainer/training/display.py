@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fmritok.trainer.data.streaming import Rate
-from fmritok.trainer.objectives import Figure
+from fmritok.trainer.objectives.base import Figure
 
 __all__ = ["TrainingDisplay", "figures_table"]
 

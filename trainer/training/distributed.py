@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
 
+from fmritok.device import local_rank
 from fmritok.trainer.data.streaming import Batch
 from fmritok.trainer.data.windows import Request
 from fmritok.trainer.errors import OtherProcessError
@@ -51,7 +52,7 @@ class Ranks:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = local_rank()
         if device_type == "cuda":
             torch.cuda.set_device(local)
         return cls(dist.get_rank(), size, local)

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.streaming import Batch
-from fmritok.trainer.objectives import Mean, ObjectiveOutput
-from fmritok.trainer.objectives.build import AnyObjective, compile_blocks
+from fmritok.trainer.objectives.base import Mean, ObjectiveModule, ObjectiveOutput
+from fmritok.trainer.objectives.build import compile_blocks
 from fmritok.trainer.training.distributed import (
     Ranks,
     is_placeholder,
@@ -52,7 +52,7 @@ class Learner:
 
     Parameters
     ----------
-    model : AnyObjective
+    model : Objective
         With its weights; it is moved to the device.
     config : Config
     n_steps : int
@@ -65,7 +65,7 @@ class Learner:
 
     def __init__(
         self,
-        model: AnyObjective,
+        model: ObjectiveModule,
         config: Config,
         *,
         n_steps: int,
@@ -178,8 +178,8 @@ class Learner:
 
     def _autocast(self) -> torch.autocast:
         """Use bfloat16 on a GPU, and elsewhere only if it is asked for."""
-        precision = self.config.train.precision
-        use = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        dtype = self.config.train.dtype
+        use = dtype == "bf16" or (dtype == "auto" and self.device.type == "cuda")
         # The cache would hold the bfloat16 weights of all layers at once, divided or not.
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=use, cache_enabled=not self.shard

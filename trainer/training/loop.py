@@ -29,9 +29,9 @@ from fmritok.trainer.record.folder import TrainingFolder, find_weights, init_wei
 from fmritok.trainer.record.metrics import (
     MetricsLog,
     begin_record,
-    draw_losses,
     last_figures,
     optionally,
+    plot_losses,
 )
 from fmritok.trainer.record.resuming import (
     choose_split,
@@ -275,7 +275,7 @@ class Trainer:
             "memory_bytes": self._memory(),
         }
         if self.metrics is not None:
-            self.metrics.write("train", row, draw=logged)
+            self.metrics.write("train", row, plot=logged)
         return row
 
     def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
@@ -302,7 +302,7 @@ class Trainer:
         return due and self.position.validated != step and len(self.validation_index) > 0
 
     def _draw(self) -> None:
-        draw_losses(self.folder, self.model.figures)
+        plot_losses(self.folder, self.model.figures)
 
     def _save(self) -> None:
         """Write a checkpoint; all processes take part, the first one writes."""
@@ -326,7 +326,8 @@ class Trainer:
         step, out = self.position.step, self.folder.path
         return StoppedError(
             expected("Training", out, f"{self.n_steps} steps", f"{signal} after step {step}",
-                     f"Saved in {self._saved}: go on with --resume {out}")
+                     f"Saved in {self._saved}: go on with --resume {out}"),
+            signal,
         )  # fmt: skip
 
     def _not_finite(self, batch: Batch, step: Step) -> TrainingError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmritok.trainer.data.streaming import Rate
-from fmritok.trainer.objectives import Figure
+from fmritok.trainer.objectives.base import Figure
 
 __all__ = ["Position", "Summary"]
 

@@ -1,8 +1,8 @@
-"""Small zarr arrays from their files, decoded here because zarr trusts what metadata say.
+"""Decode small zarr arrays within bounded memory. zarr itself trusts the metadata.
 
-A store that somebody edited may claim petabytes, or hold a megabyte that unpacks to gigabytes.
-Here, each chunk must be there and unpack to the size that its array's metadata give it, and all
-arrays together must fit the memory.
+An edited store may claim petabytes, or hold a megabyte that decompresses to gigabytes. Here each
+chunk must exist and have the size given by the metadata, and all arrays together must fit the
+memory.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from fmritok.regular import memory_left
 
 __all__ = ["decode_arrays"]
 
-#: Bytes that a chunk of 65,536 texts may unpack to.
+#: Largest decompressed size of a chunk of 65,536 texts, bytes.
 _MOST_TEXT = 2**28
-#: Bytes that are unpacked without a look at how much memory there is.
+#: Arrays below this size are decoded without a check of the free memory, bytes.
 _SMALL_BYTES = 2**26
 
 
 def decode_arrays(
     files: Mapping[str, bytes],
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Return the arrays of a zarr group from its files, and its attributes.
+    """Decode the arrays and attributes of a zarr group from its files.
 
     Parameters
     ----------
     files : dict of str to bytes
-        By their paths below the group; may be anything.
+        Files by path below the group. Untrusted.
 
     Returns
     -------
     arrays : dict of str to np.ndarray
-        Text is of type object.
+        Text has dtype object.
     attributes : dict
 
     Raises
     ------
     ValueError
-        If a file is missing or is not what fmritok writes, or the arrays do not fit the memory.
+        If a file is missing, a file differs from fmritok's format, or the arrays do not fit the
+        memory.
     """
     if "zarr.json" not in files:
         raise ValueError("zarr.json is missing")
@@ -78,7 +79,7 @@ def decode_arrays(
 
 
 def _in_order(layout: ArrayLayout, chunks: Mapping[str, bytes]) -> list[Bytes]:
-    """Return the chunks of an array without their checksums, which are compared."""
+    """Compare the checksums of an array's chunks, and return the chunks without them."""
     if layout.is_sharded:
         raise ValueError("shards, where small arrays have none")
     number = -(-layout.shape[0] // layout.chunk_rows) if math.prod(layout.shape) else 0
@@ -96,7 +97,7 @@ def _in_order(layout: ArrayLayout, chunks: Mapping[str, bytes]) -> list[Bytes]:
 
 
 def _chunk_bytes(layout: ArrayLayout, stored: Bytes) -> int:
-    """Return how many bytes a chunk is when it is unpacked."""
+    """Return the decompressed size of a chunk, bytes."""
     if layout.dtype != object:
         return layout.chunk_rows * layout.row_bytes
     size = content_size(stored) if layout.is_compressed else len(stored)
@@ -108,7 +109,7 @@ def _chunk_bytes(layout: ArrayLayout, stored: Bytes) -> int:
 def _unpacked_bytes(layout: ArrayLayout, stored: list[Bytes]) -> int:
     values = sum(_chunk_bytes(layout, chunk) for chunk in stored)
     places = math.prod(layout.shape) if layout.dtype == object else 0
-    return values + 64 * places  # an object of a short text
+    return values + 64 * places  # a short text as a Python object
 
 
 def _decode(layout: ArrayLayout, stored: list[Bytes]) -> npt.NDArray[Any]:

@@ -1,7 +1,7 @@
-"""Chunks and shards as bytes, as zarr's own codecs lay them out.
+"""Encode and decode chunks and shards, in the format of zarr's own codecs.
 
-A chunk is little-endian numbers or a zstd frame of them, followed by its crc32c. A shard is chunks,
-an index of their places, and the crc32c of the index.
+A chunk is little-endian numbers or a zstd frame of them, followed by its crc32c. A shard is a
+sequence of chunks, an index of their offsets and sizes, and the crc32c of the index.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = [
 ]  # fmt: skip
 
 CRC_BYTES = 4
-#: Bytes of a chunk's offset and size in the index of a shard, and what they are if it is absent.
+#: Format of an entry in the index of a shard (offset and size), and its value for absent chunks.
 ENTRY_BYTES = 16
 ABSENT = 2**64 - 1
-#: Bytes of an unpacked chunk; metadata that say more are not fmritok's.
+#: Largest decompressed chunk, bytes. fmritok writes no larger ones.
 MOST_CHUNK_BYTES = 2**29
 
 Codec = Literal["zstd", "none"]
@@ -29,31 +29,31 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def crc(data: Bytes) -> bytes:
-    """Return the crc32c of bytes, as it is stored behind them."""
+    """Return the crc32c of bytes in its stored form."""
     import google_crc32c
 
     return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
 
 
-def decompress(frame: Bytes, place: Bytes) -> None:
-    """Unpack a zstd frame.
+def decompress(frame: Bytes, buffer: Bytes) -> None:
+    """Decompress a zstd frame into a buffer.
 
     Parameters
     ----------
-    frame, place : np.ndarray of shape (n_bytes,), uint8
+    frame, buffer : np.ndarray of shape (n_bytes,), uint8
 
     Raises
     ------
     ValueError
-        If it is no frame, or one of another length.
+        If it is not a zstd frame, or its content has another length than the buffer.
     """
     from numcodecs import zstd
 
     size = content_size(frame)
-    if size != len(place):
-        raise ValueError(f"a frame of {size} bytes instead of {len(place)}")
+    if size != len(buffer):
+        raise ValueError(f"a frame of {size} bytes instead of {len(buffer)}")
     try:
-        zstd.decompress(frame, place)
+        zstd.decompress(frame, buffer)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
 
@@ -61,16 +61,16 @@ def decompress(frame: Bytes, place: Bytes) -> None:
 def encode_shard(
     chunks: Sequence[npt.NDArray[Any]], n_chunks: int | None, *, compress: bool
 ) -> tuple[bytes, list[int]]:
-    """Return the bytes of a file of chunks, as zarr's own codecs lay them out.
+    """Encode a shard, or a file of a single chunk, in the format of zarr's own codecs.
 
     Parameters
     ----------
     chunks : sequence of np.ndarray
-        Whole chunks, in order; those that a shard has room for beyond them stay absent.
+        Whole chunks, in order. Further chunks of the shard stay absent.
     n_chunks : int, optional
-        Chunks that the shard has room for. None: the file is one chunk, without an index.
+        Capacity of the shard in chunks. None: the file is a single chunk without an index.
     compress : bool
-        zstd, level 1.
+        Whether to compress with zstd, level 1.
 
     Returns
     -------
@@ -91,19 +91,19 @@ def encode_shard(
     sizes = np.array([len(part) for part in stored], np.int64)
     index[: len(stored), 0] = np.cumsum(sizes) - sizes
     index[: len(stored), 1] = sizes
-    places = index.tobytes()
-    return b"".join([*stored, places, crc(np.frombuffer(places, np.uint8))]), crcs
+    index_bytes = index.tobytes()
+    return b"".join([*stored, index_bytes, crc(np.frombuffer(index_bytes, np.uint8))]), crcs
 
 
 def most_stored(n_bytes: int) -> int:
-    """Return how many bytes a chunk takes at most in a file: zstd's bound, and the checksum."""
+    """Return the largest size of a chunk in a file, bytes: zstd's bound plus the checksum."""
     return n_bytes + (n_bytes >> 8) + 64 + CRC_BYTES
 
 
 def content_size(frame: Bytes) -> int | None:
-    """Return how many bytes a zstd frame says it holds (RFC 8878, 3.1.1.1); None if it does not.
+    """Return the content size in a zstd frame's header (RFC 8878, 3.1.1.1); None if it has none.
 
-    Unpacking stops there, whatever the frame really holds.
+    Decompression stops at this size.
     """
     if len(frame) < 6:
         return 0

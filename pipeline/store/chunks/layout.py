@@ -1,4 +1,4 @@
-"""How arrays lie in their files. Only what fmritok writes is read, and nothing of absurd size."""
+"""Layout of arrays in their files. Other layouts than fmritok's, and absurd sizes, are refused."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _NUMBERS = {
     "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32",
     "float64",
 }  # fmt: skip
-#: Entries of one shape; what metadata say beyond it was made up.
+#: Largest value in a shape. Larger ones are forged.
 _MOST_ROWS = 2**48
-#: Chunks of a shard.
+#: Largest number of chunks per shard.
 _MOST_CHUNKS = 2**20
-#: Codecs of a chunk besides zstd: what turns values into bytes, and the checksum.
+#: Codecs of a chunk besides zstd: serialization and checksum.
 _OF_NUMBERS, _OF_TEXT = "bytes", "vlen-utf8"
 
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """How an array lies in its files, as its metadata say.
+    """Layout of an array in its files, parsed from its metadata.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class ArrayLayout:
     dtype : np.dtype
         ``object`` for text.
     chunk_rows, file_rows : int
-        Rows of a chunk, and of a file.
+        Rows per chunk and per file.
     is_sharded, is_compressed : bool
     """
 
@@ -52,22 +52,22 @@ class ArrayLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of numbers."""
+        """Size of a row of numbers, bytes."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
 def parse_layout(metadata: Any) -> ArrayLayout:
-    """Describe an array that fmritok wrote.
+    """Parse the layout of an array from its metadata.
 
     Parameters
     ----------
     metadata : dict
-        Its ``zarr.json``. It may be anything: others may have edited it.
+        ``zarr.json`` of the array. Untrusted.
 
     Raises
     ------
     ValueError
-        If it is not laid out as fmritok lays out its arrays, or of absurd size.
+        If the layout is not fmritok's, or a size is absurd.
     """
     try:
         found = _described(metadata)
@@ -79,20 +79,20 @@ def parse_layout(metadata: Any) -> ArrayLayout:
 
 
 def parse_direct(location: Location, key: str, metadata: Any) -> DirectArray:
-    """Describe an array of numbers for direct reading.
+    """Prepare direct reading of an array of numbers.
 
     Parameters
     ----------
     location : Location
     key : str
-        Path of the array within the store.
+        Path of the array in the store.
     metadata : dict
-        Its ``zarr.json``.
+        ``zarr.json`` of the array.
 
     Raises
     ------
     StoreError
-        If it is not laid out as fmritok lays out its arrays.
+        If the layout is not fmritok's.
     """
     if sys.byteorder != "little":
         raise StoreError(
@@ -112,7 +112,7 @@ def parse_direct(location: Location, key: str, metadata: Any) -> DirectArray:
 
 
 def open_direct(location: Location, key: str) -> DirectArray:
-    """Describe an array for direct reading from the metadata that lie in the store."""
+    """Prepare direct reading of an array from its metadata in the store."""
     try:
         metadata = parse_json(location.read(f"{key}/zarr.json"))
     except ValueError:
@@ -168,7 +168,7 @@ def _lengths(value: Any, least: int) -> tuple[int, ...]:
 
 
 def _names(codecs: list[dict[str, Any]]) -> list[str]:
-    """Return the names of codecs; big-endian ones get another."""
+    """Return the names of codecs, with another name for big-endian serialization."""
     return [
         c["name"] if c.get("configuration", {}).get("endian") != "big" else "big-endian"
         for c in codecs

@@ -1,6 +1,7 @@
-"""Files of chunks: open ones with their index, on a disk or an object store; threads to read with.
+"""Open files of chunks, on a disk or an object store, and the thread pool that reads them.
 
-A process keeps the shards open that it read last. Forked children start with an empty cache.
+Each process caches its most recently used shards, open and with their index. Forked children start
+with an empty cache.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ __all__ = [
     "use_threads",
 ]
 
-NEXT_STEP = "Run `fmritok verify`; with --drop, tokenizing again redoes what is damaged."
+NEXT_STEP = "Run `fmritok verify --drop`, then tokenize again: only damaged runs are redone."
 _OPEN_FILES = 64
 _IOV_MAX = 512
 
 
 class ChunkFile:
-    """A file of chunks, and where they are in it.
+    """An open file of chunks, with the offset and size of each chunk.
 
     Parameters
     ----------
     path : str
-        Its name in errors.
+        File name for errors.
     content : _Descriptor or _Object
-        Where its bytes come from.
+        The bytes of the file.
     n_chunks : int, optional
-        Chunks of a shard; by default the whole file is one chunk.
+        Chunks per shard. Default: the whole file is one chunk.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class ChunkFile:
     ) -> None:
         self.path, self._content = path, content
         self.stamp = content.stamp
-        self.places: list[tuple[int, int] | None] = [(0, content.size)]
+        self.spans: list[tuple[int, int] | None] = [(0, content.size)]
         if n_chunks is not None:
-            self.places = self._read_index(n_chunks, content.size)
+            self.spans = self._read_index(n_chunks, content.size)
 
     def read_into(self, buffers: Sequence[Bytes], offset: int) -> None:
-        """Fill buffers with the bytes from ``offset`` on."""
+        """Fill buffers with the bytes that begin at ``offset``."""
         views = [memoryview(buffer) for buffer in buffers]  # type: ignore[arg-type]
         while views:
             done = self._content.read_into(views[:_IOV_MAX], offset)
@@ -82,17 +83,17 @@ class ChunkFile:
                 expected("Index of shard", self.path, "its checksum", "another", NEXT_STEP)
             )
         entries = data[:-CRC_BYTES].view("<u8").reshape(n_chunks, 2).tolist()
-        places = [None if ABSENT in entry else (entry[0], entry[1]) for entry in entries]
-        if any(place and sum(place) > body for place in places):
+        spans = [None if ABSENT in entry else (entry[0], entry[1]) for entry in entries]
+        if any(span and sum(span) > body for span in spans):
             raise StoreError(
                 expected("Index of shard", self.path, "chunks within the file",
                          "one beyond its end", NEXT_STEP)
             )  # fmt: skip
-        return places
+        return spans
 
 
 class _Descriptor:
-    """An open file of a local disk; closed when the last reader lets go of it."""
+    """An open file on a local disk, closed when it is garbage-collected."""
 
     def __init__(self, location: Location, key: str) -> None:
         self._file = location.open_file(key)
@@ -132,7 +133,7 @@ class _Object:
 
 
 class _Process:
-    """Open files and threads of one process. Forked children get a new, empty one."""
+    """Cache of open files and thread pool of one process. Forked children get new, empty ones."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -141,7 +142,7 @@ class _Process:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def open_shard(self, location: Location, key: str, n_chunks: int) -> ChunkFile:
-        """Open a shard, unless it is open already and was not replaced since."""
+        """Return a shard from the cache, or open it. Replaced files are opened again."""
         path = f"{location.url}/{key}"
         stamp = _stamp(os.stat(path)) if location.is_local else None
         with self._lock:
@@ -154,12 +155,12 @@ class _Process:
             return file
 
     def forget(self, path: str) -> None:
-        """Open a file anew the next time."""
+        """Remove a file from the cache."""
         with self._lock:
             self._shards.pop(path, None)
 
     def clear(self) -> None:
-        """Close all shards that nobody is reading."""
+        """Remove all shards from the cache. Shards in use close later."""
         with self._lock:
             self._shards.clear()
 
@@ -175,40 +176,40 @@ _threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity
 
 
 def use_threads(number: int) -> None:
-    """Set how many threads this process reads with; by default as many as it has cores, up to 8."""
+    """Set the number of reading threads of this process. Default: its cores, at most 8."""
     global _threads
     _threads = number
 
 
 def open_shard(location: Location, key: str, n_chunks: int) -> ChunkFile:
-    """Open a shard, once for all that read it in this process.
+    """Open a shard through the cache of this process.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If it does not exist.
     """
     return _process().open_shard(location, key, n_chunks)
 
 
 def forget_all() -> None:
-    """Empty the cache: whoever verifies a store has to read what is there now."""
+    """Empty the cache. Verification must read the current files."""
     _process().clear()
 
 
 def open_file(location: Location, key: str) -> ChunkFile:
-    """Open a file that is one chunk.
+    """Open a file with a single chunk.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If it does not exist.
     """
     return ChunkFile(f"{location.url}/{key}", _content(location, key))
 
 
 def forget(file: ChunkFile) -> None:
-    """Drop a shard from the cache: the index that was read may be out of date."""
+    """Remove a shard from the cache. Its index may be outdated."""
     _process().forget(file.path)
 
 
@@ -220,7 +221,7 @@ def _process() -> _Process:
 
 
 def for_each(work: Callable[[Any], None], items: Sequence[Any], *, threaded: bool) -> None:
-    """Do the work, in this thread alone or on several."""
+    """Call a function for each item, in this thread or in the thread pool."""
     if threaded and _threads > 1 and len(items) > 1:
         list(_process().pool(_threads).map(work, items))
     else:

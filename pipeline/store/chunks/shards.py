@@ -1,8 +1,8 @@
-"""Read rows of an array straight from its files, several times faster than zarr-python.
+"""Read rows of an array directly from its files, several times faster than zarr-python.
 
-Only what fmritok writes is read here: chunks along the first axis, as little-endian numbers or zstd
-frames, each followed by its crc32c, in a file of its own or in a shard with the index at its end.
-A chunk that is absent, damaged, or not the one that the caller knows by its checksum is an error.
+Supports the layout of fmritok only: chunks along the first axis, as little-endian numbers or zstd
+frames, each with its crc32c, in separate files or in shards with the index at the end. An absent
+chunk, a damaged chunk, and a chunk with another checksum than given by the caller are errors.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from fmritok.pipeline.store.location import Location
 
 __all__ = ["DirectArray"]
 
-_READ_BYTES = 2 * 2**20  # adjacent chunks are read together up to about this size
-_THREADED_BYTES = 2**21  # for less, waking threads costs more than they save
+_READ_BYTES = 2 * 2**20  # adjacent chunks are read together up to about this size, bytes
+_THREADED_BYTES = 2**21  # below this size, waking threads takes longer than they save
 
 
 @dataclass(frozen=True)
 class DirectArray:
-    """An array that is read from its files; picklable, and holds nothing open.
+    """An array that is read directly from its files. Picklable; keeps no file open.
 
     Attributes
     ----------
     location : Location
     key : str
-        The array's path in the store.
+        Path of the array in the store.
     shape : tuple of int
     dtype : np.dtype
     chunk_rows, file_rows : int
-        Rows of a chunk, and of a file.
+        Rows per chunk and per file.
     is_sharded, is_compressed : bool
     """
 
@@ -58,7 +58,7 @@ class DirectArray:
     is_compressed: bool
 
     def file_key(self, number: int) -> str:
-        """Return the key of the file that holds rows from ``number * file_rows`` on."""
+        """Return the key of a file by its number. Its first row is ``number * file_rows``."""
         return "/".join([self.key, "c", str(number), *["0"] * (len(self.shape) - 1)])
 
     def read(
@@ -73,11 +73,11 @@ class DirectArray:
         Parameters
         ----------
         start, n_rows : int
-            Rows that lie within the array.
+            First row and number of rows, within the array.
         out : np.ndarray of shape (n_rows, ...), optional
-            Where to put them, in C order; by default a new array.
+            Output buffer in C order. Default: a new array.
         crcs : np.ndarray of shape (n_chunks,), uint32, optional
-            The crc32c that each chunk of the array must have.
+            Expected crc32c of each chunk of the array.
 
         Returns
         -------
@@ -86,8 +86,8 @@ class DirectArray:
         Raises
         ------
         StoreError
-            If a chunk is absent, a chunk or an index differs from its checksum, or a file is cut
-            off.
+            If a chunk is absent, a file is truncated, or a chunk or an index differs from its
+            checksum.
         """
         shape = (n_rows, *self.shape[1:])
         if start < 0 or start + n_rows > self.shape[0]:
@@ -100,7 +100,7 @@ class DirectArray:
             try:
                 self._read(start, out, crcs)
             except StoreError:
-                # Nothing tells that a remote shard was replaced since its index was read.
+                # A remote shard may have been replaced after its index was cached.
                 if self.location.is_local:
                     raise
                 self._read(start, out, crcs)
@@ -119,15 +119,15 @@ class DirectArray:
             file = files[in_file]
             first = number * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
-            place = file.places[position]
-            if place is None:
+            span = file.spans[position]
+            if span is None:
                 raise StoreError(
-                    expected("Chunk", f"{position} of {file.path}", "what a finished run wrote",
+                    expected("Chunk", f"{position} of {file.path}", "the data of a finished run",
                              "nothing there", NEXT_STEP)
                 )  # fmt: skip
             wanted = None if crcs is None else _wanted(crcs, number, file)
             chunk = _Chunk(
-                file, place[0], place[1], low - first, rows[low - start : high - start], wanted
+                file, span[0], span[1], low - first, rows[low - start : high - start], wanted
             )
             if chunk.size > most:
                 raise _damaged(chunk, f"a chunk of at most {most} bytes", chunk.size)
@@ -148,18 +148,18 @@ class DirectArray:
                 expected(
                     "File",
                     f"{self.location}/{key}",
-                    "what a finished run wrote",
+                    "the data of a finished run",
                     "nothing there",
                     NEXT_STEP,
                 )
             ) from error
 
     def _read_adjacent(self, chunks: list[_Chunk]) -> None:
-        """Read chunks that follow each other in a file, check them, and put their rows in place."""
+        """Read adjacent chunks of a file, compare their checksums, and copy the wanted rows."""
         row_bytes = chunks[0].rows.shape[1]
         chunk_bytes = self.chunk_rows * row_bytes
-        # Wanted whole, a chunk goes to its place at once.
-        places = [
+        # Whole wanted chunks are read directly into the output.
+        buffers = [
             chunk.rows.reshape(-1)
             if len(chunk.rows) == self.chunk_rows
             else np.empty(chunk_bytes, np.uint8)
@@ -169,13 +169,13 @@ class DirectArray:
         if self.is_compressed:
             data = _scratch(sum(chunk.size for chunk in chunks))
             file.read_into([data], offset)
-            for chunk, place in zip(chunks, places, strict=True):
+            for chunk, buffer in zip(chunks, buffers, strict=True):
                 stored = data[chunk.offset - offset :][: chunk.size]
                 _check(chunk, stored[:-CRC_BYTES], stored[-CRC_BYTES:])
                 try:
-                    decompress(stored[:-CRC_BYTES], place)
+                    decompress(stored[:-CRC_BYTES], buffer)
                 except ValueError as error:
-                    wanted = f"a zstd frame of {len(place)} bytes"
+                    wanted = f"a zstd frame of {len(buffer)} bytes"
                     raise _damaged(chunk, wanted, error) from error
         else:
             sums = np.empty((len(chunks), CRC_BYTES), np.uint8)
@@ -183,28 +183,28 @@ class DirectArray:
                 if chunk.size != chunk_bytes + CRC_BYTES:
                     raise _damaged(chunk, f"a chunk of {chunk_bytes} bytes", chunk.size)
             file.read_into(
-                [part for pair in zip(places, sums, strict=True) for part in pair], offset
+                [part for pair in zip(buffers, sums, strict=True) for part in pair], offset
             )
-            for chunk, place, stored in zip(chunks, places, sums, strict=True):
-                _check(chunk, place, stored)
-        for chunk, place in zip(chunks, places, strict=True):
+            for chunk, buffer, stored in zip(chunks, buffers, sums, strict=True):
+                _check(chunk, buffer, stored)
+        for chunk, buffer in zip(chunks, buffers, strict=True):
             if len(chunk.rows) != self.chunk_rows:
-                chunk.rows[:] = place.reshape(-1, row_bytes)[chunk.skip :][: len(chunk.rows)]
+                chunk.rows[:] = buffer.reshape(-1, row_bytes)[chunk.skip :][: len(chunk.rows)]
 
 
 class _Chunk(NamedTuple):
-    """Where one chunk lies in its file, and which of its rows are wanted."""
+    """One chunk in its file, and its wanted rows."""
 
     file: ChunkFile
     offset: int
     size: int
     """bytes, checksum included"""
     skip: int
-    """rows of the chunk before the wanted ones"""
+    """rows before the first wanted row"""
     rows: Bytes
-    """where the wanted rows go [n_rows, bytes of a row]"""
+    """output buffer of the wanted rows [n_rows, bytes per row]"""
     wanted: int | None
-    """crc32c that the chunk must have; None if that is not known"""
+    """expected crc32c of the chunk; None if unknown"""
 
 
 _local = threading.local()
@@ -220,7 +220,7 @@ def _continues(read: list[_Chunk], chunk: _Chunk) -> bool:
 
 
 def _scratch(size: int) -> Bytes:
-    """Return a thread's own buffer for compressed bytes: new memory costs more than reading."""
+    """Return the buffer of this thread for compressed bytes. Allocation is slower than reading."""
     buffer = getattr(_local, "buffer", None)
     if buffer is None or len(buffer) < size:
         buffer = _local.buffer = np.empty(max(size, _READ_BYTES), np.uint8)
@@ -230,7 +230,7 @@ def _scratch(size: int) -> Bytes:
 def _wanted(crcs: npt.NDArray[np.uint32], number: int, file: ChunkFile) -> int:
     if number >= len(crcs):
         raise StoreError(
-            expected("Chunk", f"{number} of {file.path}", "one of a finished run",
+            expected("Chunk", f"{number} of {file.path}", "a chunk of a finished run",
                      "none that was finished when the store was opened", "Open the store again.")
         )  # fmt: skip
     return int(crcs[number])

@@ -1,1 +1,1 @@
-"""The zarr.json documents of the store: read with checks, sealed by checksums."""
+"""The ``zarr.json`` documents of a store: checks, seals and the root."""

@@ -1,7 +1,7 @@
-"""What the JSON of a store must look like before anything is done with it.
+"""Checks of the JSON documents of a store.
 
-A store that somebody edited has valid seals. So each field that is used later is compared here with
-what fmritok writes: its type, its range, and whether a name may be part of a path.
+An edited store may have valid seals. Every field that is used later is therefore checked here: its
+type, its range, and whether a name is safe as part of a path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fmritok.pipeline.store.precision import PRECISIONS
 
 __all__ = ["check_attributes", "check_record", "check_seal", "parse_json"]
 
-#: Levels of nested objects and lists; fmritok writes up to eight.
+#: Largest nesting of objects and lists. fmritok writes up to eight levels.
 _LEVELS = 64
 _LONGEST = 2**48
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +38,7 @@ def parse_json(data: bytes) -> Any:
     Raises
     ------
     ValueError
-        If it is none, or nested too deeply.
+        If it is not JSON, or nested too deeply.
     """
     try:
         value = json.loads(data)
@@ -54,7 +54,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def check_seal(files: Any, growing: Any) -> None:
-    """Check what a document seals: names of files and arrays, and their digests.
+    """Check the seal of a document: names of files and arrays, and their digests.
 
     Raises
     ------
@@ -75,10 +75,10 @@ def check_attributes(path: str, attributes: Any, growing: Mapping[str, Any]) -> 
     Parameters
     ----------
     path : str
-        Of the group; empty for the root.
+        Path of the group; empty for the root.
     attributes : dict
     growing : mapping
-        The arrays that the document seals as growing.
+        The growing arrays in the seal.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def _is_sha256(value: object) -> bool:
 
 
 def _fits(value: object, kind: str) -> bool:
-    """Tell whether a record's value fits its column; None where it is not known."""
+    """Whether a value of a record fits its column. None means unknown."""
     if kind == "text":
         return value is None or isinstance(value, str)
     if kind == "integer":

@@ -1,4 +1,4 @@
-"""Name the first field in which two trees of settings differ."""
+"""Find the first field in which two nested configurations differ."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["first_difference"]
 def first_difference(
     one: Mapping[str, Any], other: Mapping[str, Any]
 ) -> tuple[str, Any, Any] | None:
-    """Compare two trees of plain values.
+    """Compare two nested mappings.
 
     Parameters
     ----------
     one, other : mapping
-        Nested mappings of what JSON can hold; a tuple equals the list of its items.
+        Nested mappings of JSON values. A tuple equals a list with the same items.
 
     Returns
     -------
     tuple of (str, object, object), or None
-        Dotted name and both values of the first field that differs, in the order of ``one``; None
-        if there is none.
+        Dotted name and both values of the first differing field, in the order of ``one``; None if
+        all are equal.
     """
     ours, theirs = dict(_flatten(one)), dict(_flatten(other))
     for name in [*ours, *sorted(theirs.keys() - ours.keys())]:

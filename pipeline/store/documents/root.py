@@ -1,10 +1,10 @@
-"""The root of a store: what it is, which token groups it must have, which tables are in force."""
+"""The root of a store: its format, its list of token groups, and its tables in force."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fmritok.errors import StoreError, expected
+from fmritok.errors import StoreError, expected, wrong_usage
 from fmritok.pipeline.store.documents.checks import parse_json
 from fmritok.pipeline.store.documents.seal import (
     Document,
@@ -25,35 +25,35 @@ __all__ = [
 
 FORMAT = "fmritok token store"
 FORMAT_VERSION = 2
-#: Writers of other groups hold the root while they merge tables. A killed one on another machine
-#: holds its lease until that ends.
+#: How long to wait for the root, s. Writers of other groups hold it while they merge tables. A
+#: killed writer on another machine holds its lease until it expires.
 ROOT_WAIT_S = DURATION_S + 60
 
 
 def read_root(location: Location) -> Document:
-    """Read a store's root.
+    """Read the root of a store.
 
     Raises
     ------
     StoreError
-        If there is no store, it is one of another format, or its metadata are damaged.
+        If there is no store, it has another format, or its metadata are damaged.
     """
     _check_format(location)
     return read_document(location, "")
 
 
 def group_names(root: Document) -> list[str]:
-    """Return the token groups that a store must have."""
+    """Return the token groups listed in a store's root."""
     return list(root.attributes["groups"])
 
 
 def create_root(location: Location) -> Document:
-    """Read a store's root, or make one where nothing is yet.
+    """Read the root of a store, or create it in an empty location.
 
     Raises
     ------
     StoreError
-        If something else is there.
+        If the location has other content.
     """
     if not _is_there(location):
         with one_writer(location, wait_s=ROOT_WAIT_S):
@@ -63,7 +63,7 @@ def create_root(location: Location) -> Document:
 
 
 def list_group(location: Location, name: str) -> None:
-    """Add a complete token group to the list of a store's groups."""
+    """Add a complete token group to the store's list of groups."""
     if name in group_names(read_root(location)):
         return
     with one_writer(location, wait_s=ROOT_WAIT_S):
@@ -73,7 +73,7 @@ def list_group(location: Location, name: str) -> None:
 
 
 def forget_group(location: Location, name: str) -> None:
-    """Take a token group off the list; its files are not touched. The caller holds the root."""
+    """Remove a token group from the list, but not its files. The caller holds the root."""
     root = read_root(location)
     _write_groups(location, root, [other for other in group_names(root) if other != name])
 
@@ -87,9 +87,9 @@ def _write_groups(location: Location, root: Document, names: list[str]) -> None:
 def _is_there(location: Location) -> bool:
     try:
         return location.exists("zarr.json")
-    except Exception as error:  # every object store has its own kinds
+    except Exception as error:  # every object store has its own exceptions
         raise StoreError(
-            expected("Token store", location, "a place that answers",
+            expected("Token store", location, "a location that answers",
                      f"{type(error).__name__}: {error}",
                      "Check the address, and the credentials in the environment.")
         ) from error  # fmt: skip
@@ -98,7 +98,7 @@ def _is_there(location: Location) -> bool:
 def _create(location: Location) -> None:
     location.remove_partial()
     tables = {f"{name}/zarr.json" for name in RESERVED_NAMES}
-    # A creation that was cut off leaves these, and nothing else.
+    # An interrupted creation leaves only these files.
     if not set(location.find("")) <= tables:
         raise StoreError(
             expected("Store path", location, "a token store or a new name",
@@ -116,11 +116,12 @@ def _create(location: Location) -> None:
 
 def _check_format(location: Location) -> None:
     if not _is_there(location):
-        raise StoreError(
+        is_empty = not location.list_dir()
+        missing = StoreError(
             expected("Token store", location, "a store made by `fmritok tokenize`",
-                     "a folder without zarr.json" if location.list_dir() else "nothing",
-                     "Check the path.")
+                     "nothing" if is_empty else "a folder without zarr.json", "Check the path.")
         )  # fmt: skip
+        raise wrong_usage(missing) if is_empty else missing
     try:
         attributes = parse_json(location.read("zarr.json"))["attributes"]
         kind, version = attributes.get("format"), attributes.get("format_version")

@@ -1,12 +1,12 @@
-"""Sealed documents: the ``zarr.json`` of the root and of each group, with the checksums of files.
+"""Sealed documents: the ``zarr.json`` of the root and of each group, with checksums of files.
 
-A document's attributes hold a *seal*: the sha256 of every file that no completion record covers
-(tables, static arrays, metadata), and a digest of the document itself. The tables that are in force
-are named there too. One atomic write of the document therefore replaces tables and seal together,
-and a reader sees either all of the old state or all of the new one.
+The attributes of a document contain a *seal*: the sha256 of every file without a completion record
+(tables, static arrays, metadata), and a digest of the document itself. They also name the tables in
+force. One atomic write of the document replaces tables and seal together. A reader sees either the
+old state or the new one.
 
-The metadata of arrays that grow with the store are sealed without their length. A document names
-the smallest length; a longer array is valid.
+Growing arrays are sealed without their length. The document gives their smallest length; longer
+arrays are valid.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = [
 ]  # fmt: skip
 
 _METADATA = "zarr.json"
-#: Attempts to read: tables may be replaced meanwhile.
+#: Attempts to read a document and its files. A writer may replace tables in between.
 _ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Growing:
-    """What a document says of an array that grows along its first axis.
+    """Seal of an array that grows along its first axis.
 
     Attributes
     ----------
     length : int
-        Rows that the store needs.
+        Smallest valid number of rows.
     sha256 : str
         Digest of the array's metadata without its length.
     """
@@ -51,18 +51,18 @@ class Growing:
 
 @dataclass(frozen=True)
 class Document:
-    """A group's ``zarr.json`` as it was read and found intact.
+    """Content of an intact ``zarr.json`` of a group.
 
     Attributes
     ----------
     path : str
-        The group's path in the store; empty for the root.
+        Path of the group in the store; empty for the root.
     attributes : dict
-        Without the seal.
+        Attributes without the seal.
     files : dict of str to str
-        Path below the group to sha256 of the file.
+        sha256 of each sealed file, by path below the group.
     growing : dict of str to Growing
-        By the name of the array.
+        Seals of growing arrays, by name.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Document:
     growing: dict[str, Growing] = field(default_factory=dict)
 
     def key(self, name: str) -> str:
-        """Return the key in the store of a file below the group."""
+        """Return the key in the store of a file of the group."""
         return f"{self.path}/{name}" if self.path else name
 
 
@@ -81,7 +81,7 @@ def zarr_group(attributes: Mapping[str, Any] | None = None) -> bytes:
 
 
 def canonical_json(value: object) -> bytes:
-    """Serialize in the one way that digests are taken of."""
+    """Serialize to canonical JSON, the input of digests."""
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False).encode()
 
 
@@ -96,12 +96,12 @@ def growing_digest(metadata: Mapping[str, Any]) -> str:
 
 
 def exists_document(location: Location, path: str) -> bool:
-    """Tell whether a group was created to its end: its document is written last."""
+    """Whether a group is complete. Its document is written last."""
     return location.exists(f"{path}/{_METADATA}" if path else _METADATA)
 
 
 def write_document(location: Location, document: Document) -> None:
-    """Replace a group's document, and with it the state of the group, in one atomic write."""
+    """Replace the document of a group by one atomic write."""
     seal: dict[str, Any] = {
         "files": dict(document.files),
         "growing": {name: vars(one) for name, one in document.growing.items()},
@@ -112,7 +112,7 @@ def write_document(location: Location, document: Document) -> None:
 
 
 def read_document(location: Location, path: str) -> Document:
-    """Read a group's document.
+    """Read the document of a group.
 
     Raises
     ------
@@ -149,18 +149,18 @@ def read_document(location: Location, path: str) -> Document:
 
 
 def read_sealed(location: Location, path: str) -> tuple[Document, dict[str, bytes]]:
-    """Read a group's document and all files that it seals.
+    """Read the document of a group and all files in its seal.
 
     Returns
     -------
     document : Document
     files : dict of str to bytes
-        By their path below the group; of arrays that grow, ``NAME/zarr.json``.
+        Files by path below the group; ``NAME/zarr.json`` of growing arrays.
 
     Raises
     ------
     StoreError
-        If the document or one of the files is damaged; the file is named.
+        If the document or a file is damaged. The error names the file.
     """
     for attempt in range(_ATTEMPTS):
         document = read_document(location, path)
@@ -168,7 +168,7 @@ def read_sealed(location: Location, path: str) -> tuple[Document, dict[str, byte
         try:
             check_files(location, document, files)
         except StoreError:
-            # Damage stays; a table that was replaced meanwhile has another document.
+            # A changed document means that a writer replaced tables: read again.
             if attempt + 1 < _ATTEMPTS and read_document(location, path) != document:
                 continue
             raise
@@ -182,7 +182,7 @@ def check_files(location: Location, document: Document, files: Mapping[str, byte
     Raises
     ------
     StoreError
-        For the first one that is missing or differs.
+        If a file is missing or differs. The error names the first one.
     """
     for name, wanted in document.files.items():
         if name not in files:
@@ -196,13 +196,13 @@ def check_files(location: Location, document: Document, files: Mapping[str, byte
 def array_document(
     location: Location, document: Document, name: str, data: bytes | None
 ) -> dict[str, Any]:
-    """Return the metadata of an array that grows, compared with the seal.
+    """Return the metadata of a growing array after comparison with its seal.
 
     Raises
     ------
     StoreError
-        If they are missing or differ, or the array is shorter than the store needs, or laid out
-        in another way than fmritok's.
+        If the metadata are missing or differ, the array is too short, or its layout is not
+        fmritok's.
     """
     sealed, key = document.growing[name], document.key(f"{name}/{_METADATA}")
     if data is None:
@@ -233,6 +233,6 @@ def _zarr_group(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _damaged(location: Location, key: str, wanted: str, got: object) -> StoreError:
     return StoreError(
         expected("Store file", f"{location}/{key}", wanted, got,
-                 "Run `fmritok verify`, which names all damage; --drop makes tables of runs again "
-                 "and has damaged runs redone. Restore other files from a copy.")
+                 "Run `fmritok verify`, which lists all damage. With --drop, it rebuilds tables of "
+                 "runs and deletes damaged runs. Restore other files from a copy.")
     )  # fmt: skip

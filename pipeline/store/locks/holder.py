@@ -1,4 +1,4 @@
-"""The process that holds a lock or a lease, as others are told of it."""
+"""Description of the process that holds a lock or a lease, for messages to other processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Holder"]
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds something.
+    """A process that holds a lock or a lease.
 
     Attributes
     ----------
     host, machine : str
-        Its name, and what tells it from others of that name (containers).
+        Host name, and an id of the machine. Containers may share a host name.
     pid : int
     began : float
-        When the process started, seconds since 1970.
+        Start of the process, seconds since 1970.
     since : float
-        When it took hold, seconds since 1970.
+        Start of the lock or lease, seconds since 1970.
     """
 
     host: str
@@ -36,7 +36,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Holder:
-        """Describe the process that calls."""
+        """Describe the calling process."""
         import psutil
 
         began = psutil.Process().create_time()
@@ -47,12 +47,12 @@ class Holder:
         return f"process {self.pid} on {self.host} at work since {since}"
 
     def to_json(self) -> bytes:
-        """Return the text that lock files hold."""
+        """Return the content of a lock file."""
         return json.dumps(asdict(self)).encode()
 
     @property
     def is_gone(self) -> bool:
-        """Whether the process is known to have ended; False for those of other machines."""
+        """Whether the process has certainly ended. Always False for other machines."""
         import psutil
 
         if (self.host, self.machine) != (socket.gethostname(), _machine()):
@@ -64,7 +64,7 @@ class Holder:
 
 
 def _machine() -> str:
-    """Return what tells this machine, or container, from another one of the same name."""
+    """Return an id of this machine or container."""
     parts = []
     with suppress(OSError):
         parts.append(os.readlink("/proc/self/ns/pid"))

@@ -1,8 +1,8 @@
-"""Leases: what an object store has instead of locks.
+"""Leases: locks for object stores.
 
-A lease is a small object that names its holder and when it ends; the holder renews it. Each lease
-of a group has a number. The next number can be created by one process only, after the lease before
-it has ended. No process deletes a lease that is alive.
+A lease is a small object with its holder and its expiry time. The holder renews it. Leases of a
+group are numbered. Only one process can create the next number, and only after the lease before it
+has expired. No process deletes a valid lease.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fmritok.pipeline.store.locks.holder import Holder
 
 __all__ = ["Lease"]
 
-#: How long a lease lasts without being renewed, and how often it is renewed, s.
+#: Duration of a lease without renewal, and interval of renewals, s.
 DURATION_S = 300.0
 RENEW_S = 60.0
 _LOOK_AGAIN_S = 1.0
@@ -29,15 +29,15 @@ _LOOK_AGAIN_S = 1.0
 
 @dataclass
 class Lease:
-    """A lease of one group, or of the root, of a store.
+    """A lease of one group or of the root of a store.
 
     Parameters
     ----------
     location : Location
     group : str
-        Empty for the root.
+        Token group; empty for the root.
     what : str
-        What is held, for errors.
+        Description of the held object, for errors.
     """
 
     location: Location
@@ -51,10 +51,10 @@ class Lease:
 
     def __post_init__(self) -> None:
         self._holder = Holder.this_process()
-        # Beside the store: within it, zarr would take them for unknown members.
+        # Leases lie beside the store. Inside, zarr would report unknown members.
         scheme, _, path = self.location.url.partition("://")
         parent, _, name = path.rpartition("/")
-        if not parent and scheme != "memory":  # a store that is a whole bucket
+        if not parent and scheme != "memory":  # the store is a whole bucket
             parent, name = path, "store"
         leases = f".{name}.{self.group}.leases" if self.group else f".{name}.leases"
         self._folder = Location(
@@ -67,7 +67,7 @@ class Lease:
         Raises
         ------
         StoreError
-            If another process has it for longer than the wait.
+            If another process holds it for longer than the wait.
         """
         until = time.monotonic() + wait_s
         while True:
@@ -85,7 +85,7 @@ class Lease:
         self._thread.start()
 
     def holder(self) -> Holder | None:
-        """Return who holds the lease now; None if nobody does."""
+        """Return the current holder of the lease; None if there is none."""
         for number in self._numbers():
             held = self._read(number)
             if held is not None and not _has_ended(held):
@@ -93,14 +93,14 @@ class Lease:
         return None
 
     def check(self) -> None:
-        """Make sure that the lease is still this process's, and stays so for a while.
+        """Check that this process still holds the lease, with time left.
 
         Raises
         ------
         StoreError
-            If it was not renewed in time, or another process took the next one.
+            If the lease was not renewed in time, or another process took the next one.
         """
-        # Before others may take it: their clocks differ a little from this one.
+        # Stop before the lease expires: clocks of machines differ a little.
         is_old = time.monotonic() - self._renewed > DURATION_S - RENEW_S
         held = None if is_old else self._read(self._number)
         if held is None or held["token"] != self._token:
@@ -111,17 +111,17 @@ class Lease:
             )  # fmt: skip
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        with suppress(Exception):  # it ends by itself
+        with suppress(Exception):  # it expires by itself
             held = self._read(self._number)
             if held is not None and held["token"] == self._token:
                 self._folder.remove(self._key(self._number))
 
     def _try(self) -> Holder | None:
-        """Take the next lease, or return who holds the present one."""
+        """Take the next lease, or return the holder of the current one."""
         self._renewed = time.monotonic()
         numbers = self._numbers()
         present = self.holder()
@@ -132,14 +132,14 @@ class Lease:
             held = self._read(mine)
             return self._holder if held is None else Holder(**held["holder"])
         self._number = mine
-        # Two processes that looked at different moments may have made leases of two numbers.
+        # Two processes that listed at different times may have created two numbers.
         for number in self._numbers():
             held = self._read(number)
             if number != mine and held is not None and not _has_ended(held):
                 self._folder.remove(self._key(mine))
                 return Holder(**held["holder"])
         found = self._read(mine)
-        if found is None or found["token"] != self._token:  # no such request on this object store
+        if found is None or found["token"] != self._token:  # no conditional writes here
             return self._holder if found is None else Holder(**found["holder"])
         for number in numbers:
             self._folder.remove(self._key(number))
@@ -147,7 +147,7 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            with suppress(Exception):  # tried again; whoever writes checks first
+            with suppress(Exception):  # the next renewal tries again; writers check the lease first
                 self.check()
                 now = time.monotonic()
                 self._folder.write(self._key(self._number), self._body())

@@ -1,4 +1,4 @@
-"""A lock file: it says who holds it, ends with its process, and is removed at the end."""
+"""Lock files: they name their holder, end with its process, and are removed on release."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fmritok.pipeline.store.locks.holder import Holder
 
 __all__ = ["HeldError", "LockFile"]
 
-#: How file systems without locks answer; filelock itself knows ENOSYS.
+#: Errors of file systems without locks. filelock handles ENOSYS itself.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 class HeldError(Exception):
-    """Another process holds a lock file; the text says which."""
+    """Another process holds a lock file. The text names the process."""
 
 
 class LockFile:
-    """A lock that the system gives back when the process ends, even if it is killed.
+    """A lock that the system releases when the process ends, even if it is killed.
 
-    A kill leaves the file behind; the next holder takes it over and removes it. On a file system
-    without locks, the file itself is the lock.
+    A killed process leaves the file behind. The next holder reuses and removes it. On a file system
+    without locks, the existence of the file is the lock.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class LockFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # Others may have to take over what a killed process left.
+        # Other users may have to reuse the file of a killed process.
         self._lock: BaseFileLock = FileLock(self.path, mode=0o666)
 
     def acquire(self, wait_s: float = 0) -> None:
@@ -44,9 +44,9 @@ class LockFile:
         Raises
         ------
         HeldError
-            If another process, or another lock of this one, has it for longer than the wait.
+            If another process, or another lock of this one, holds it for longer than the wait.
         OSError
-            If the file cannot be made.
+            If the file cannot be created.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -54,20 +54,20 @@ class LockFile:
         except Timeout as error:
             raise HeldError(self._holder()) from error
         if self._is_locked_by_the_system:
-            with suppress(OSError):  # a full disk: the lock holds all the same
+            with suppress(OSError):  # a full disk: the lock is valid without its text
                 self.path.write_bytes(Holder.this_process().to_json())
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._is_locked_by_the_system:
-            # Removed while it is held: a process that waits for it notices that its file is gone.
+            # Remove the file before the release: a waiting process notices that its file is gone.
             with suppress(OSError):
                 self.path.unlink()
         self._lock.release()
 
     @property
     def _is_locked_by_the_system(self) -> bool:
-        """Whether the lock is not the mere existence of its file, which filelock looks after."""
+        """Whether the system holds the lock, instead of the mere existence of the file."""
         return not isinstance(self._lock, SoftFileLock)
 
     def _acquire(self, wait_s: float) -> None:
@@ -77,7 +77,7 @@ class LockFile:
             if error.errno not in _NO_LOCKS:
                 raise
             with suppress(OSError):
-                if not self.path.stat().st_size:  # made by the attempt above; a soft lock has text
+                if not self.path.stat().st_size:  # from the attempt above; soft locks have text
                     self.path.unlink()
             self._lock = SoftFileLock(self.path, mode=0o666)
             self._lock.acquire(timeout=wait_s)

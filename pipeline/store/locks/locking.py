@@ -1,7 +1,7 @@
-"""One writer of a token group, or of a store's own tables, at a time.
+"""Exclusive write access to a token group, or to the root of a store.
 
-On a local disk: a lock file beside the store's real path. The system releases it when the process
-ends. On an object store: a lease (:mod:`fmritok.pipeline.store.locks.lease`).
+On a local disk: a lock file beside the real path of the store. The system releases it when the
+process ends. On an object store: a lease (:mod:`fmritok.pipeline.store.locks.lease`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 
 __all__ = ["MOMENT_S", "check_held", "is_held", "one_writer"]
 
-#: How long to wait for a process that only looks whether a group is held, s.
+#: How long to wait for a process that only tests whether a group is held, s.
 MOMENT_S = 2.0
 _leases: dict[tuple[str, str], Lease] = {}
 _threads = threading.local()
@@ -27,21 +27,21 @@ _threads = threading.local()
 
 @contextmanager
 def one_writer(location: Location, group: str = "", *, wait_s: float = 0) -> Iterator[None]:
-    """Hold a token group, or the store's own tables, for this process.
+    """Hold a token group, or the root of the store, for this process.
 
     Parameters
     ----------
     location : Location
     group : str
-        Token group; empty for the root: its tables and its list of groups. A thread that holds the
-        root may ask for it again.
+        Token group. Empty: the root, with its tables and its list of groups. The root is reentrant
+        within a thread.
     wait_s : float
         How long to wait for another process, s.
 
     Raises
     ------
     StoreError
-        If another process holds it; the error names that process. Or if nothing can be written.
+        If another process holds it (the error names that process), or the lock cannot be written.
     """
     if not group and _root_of(location) in _held_roots():
         yield  # this thread holds the root already
@@ -54,9 +54,9 @@ def one_writer(location: Location, group: str = "", *, wait_s: float = 0) -> Ite
 
 
 def is_held(location: Location, group: str) -> bool:
-    """Tell whether a process holds a token group.
+    """Whether a process holds a token group.
 
-    On a disk, the group is taken for a moment: whoever wants it then has to wait that long.
+    On a disk, this test takes the lock for a moment.
     """
     if not location.is_local:
         return Lease(location, group, what="").holder() is not None
@@ -91,7 +91,7 @@ def _root_of(location: Location) -> str:
 
 
 def _held_roots() -> set[str]:
-    """Return the stores whose root this thread holds."""
+    """Return the stores of which this thread holds the root."""
     if not hasattr(_threads, "roots"):
         _threads.roots = set()
     roots: set[str] = _threads.roots
@@ -99,12 +99,12 @@ def _held_roots() -> set[str]:
 
 
 def check_held(location: Location, group: str) -> None:
-    """Make sure that a lease of this process has not passed to another one.
+    """Check that this process still holds its lease. Lock files need no check.
 
     Raises
     ------
     StoreError
-        If it has: this process was asleep for longer than a lease lasts.
+        If the lease has expired, for example because this process was suspended.
     """
     lease = _leases.get((location.url, group))
     if lease is not None:

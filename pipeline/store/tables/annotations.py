@@ -1,7 +1,7 @@
-"""What a store knows of subjects and runs besides tokens: phenotypes, their columns, events.
+"""Annotations of a store: phenotypes, descriptions of their columns, and events.
 
-Tables at the root of the store, replaced together. Writing a cohort replaces the rows of what it
-brings, at their places; the rows of other subjects and cohorts stay as they are.
+They are tables at the root, replaced together. Writing a cohort replaces the rows of its subjects
+and runs in place. Rows of other subjects and cohorts stay.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fmritok.pipeline.store.tables.table import typed
 
 __all__ = ["ANNOTATIONS", "annotation_of", "merged", "read_annotation", "write_annotations"]
 
-#: Each table, and the columns that tell its rows' owners apart.
+#: Tables and their key columns.
 ANNOTATIONS: dict[str, tuple[str, ...]] = {
     "phenotypes": ("dataset", "subject", "session"),
     "phenotype_columns": ("dataset", "column"),
     "events": ("run_id",),
 }
-#: Their further columns, with types.
+#: Further columns of the tables, with types.
 _FURTHER: dict[str, dict[str, str]] = {
     "phenotypes": {},
     "phenotype_columns": dict.fromkeys(("dtype", "unit", "source", "meaning"), "text"),
@@ -42,18 +42,18 @@ def write_annotations(
     *,
     anew: Mapping[str, Collection[str]] | None = None,
 ) -> None:
-    """Merge a cohort's tables into the store's; the caller holds the root.
+    """Merge the tables of a cohort into those of the store. The caller holds the root.
 
-    A column that is text in one cohort and numbers in another is kept apart: the later one gets the
-    name of its dataset behind its own.
+    If a column is text in one cohort and numbers in another, the new column is renamed to ``COLUMN
+    (DATASET)``.
 
     Parameters
     ----------
     location : Location
     tables : dict of str to pd.DataFrame
-        By the names of :data:`ANNOTATIONS`.
+        Tables by name; see :data:`ANNOTATIONS`.
     anew : dict of str to collection of str, optional
-        By table: values of its first key whose old rows go, even if there are no new ones.
+        By table: values of its first key. Their old rows are removed even without new rows.
     """
     create_root(location)
     location.remove_partial()
@@ -77,12 +77,12 @@ def write_annotations(
 
 
 def read_annotation(location: Location, name: str) -> pd.DataFrame:
-    """Return a table; an empty one with its key columns if the store has none.
+    """Return a table; empty, with its key columns, if the store does not have it.
 
     Raises
     ------
     StoreError
-        If it, or anything else that the root's seal covers, is damaged.
+        If it, or another file in the root's seal, is damaged.
     """
     document, files = read_sealed(location, "")
     table = annotation_of(location, document, files, name)
@@ -99,7 +99,7 @@ def annotation_of(
     Raises
     ------
     StoreError
-        If it is no table, or lacks a column.
+        If it is not a table, or lacks a column.
     """
     table = table_of(location, document, files, name)
     if table is None:
@@ -117,19 +117,19 @@ def annotation_of(
 def merged(
     known: pd.DataFrame | None, table: pd.DataFrame, *, keys: Sequence[str], fill: bool = False
 ) -> pd.DataFrame:
-    """Return ``known`` with the rows of ``table`` in the place of those with the same keys.
+    """Merge two tables: rows of ``table`` replace rows of ``known`` with the same keys.
 
-    Rows with new keys come at the end. Columns keep their types: a column that one of them does not
-    have is missing there.
+    Rows with new keys are appended. Columns keep their types. Columns of only one table are missing
+    in the rows of the other.
 
     Parameters
     ----------
     known : pd.DataFrame or None
     table : pd.DataFrame
     keys : sequence of str
-        Text columns. Several rows may have the same keys; they are replaced together.
+        Text columns. All rows with the same keys are replaced together.
     fill : bool
-        Keep a known value where the new row has none; for tables with one row for each key.
+        Whether missing values of a new row keep the known value. Needs unique keys.
     """
     table = pd.DataFrame({name: _nullable(table[name]) for name in table.columns})
     if known is None or known.empty:
@@ -152,7 +152,7 @@ def merged(
 def _filled(
     table: pd.DataFrame, new: pd.MultiIndex, known: pd.DataFrame, old: pd.MultiIndex
 ) -> pd.DataFrame:
-    """Return a table with known values where it has none."""
+    """Return a table with its missing values filled from known rows with the same keys."""
     places = old.get_indexer(new)
     columns: dict[str, Any] = {}
     for name in [*table.columns, *(n for n in known.columns if n not in table.columns)]:
@@ -167,7 +167,7 @@ def _filled(
 
 
 def _apart(known: pd.DataFrame | None, table: pd.DataFrame) -> dict[str, str]:
-    """Return new names for columns that hold another kind of values than in the store."""
+    """Return new names for columns with another kind of values than in the store."""
     if known is None or table.empty:
         return {}
     dataset = str(table["dataset"].iloc[0])
@@ -177,7 +177,7 @@ def _apart(known: pd.DataFrame | None, table: pd.DataFrame) -> dict[str, str]:
 
 
 def _kind(series: pd.Series) -> str:
-    """Tell text, numbers and truth values apart; empty if there is no value."""
+    """Return the kind of a column: text, numbers or booleans; empty if it has no value."""
     series = typed(series)
     if series.dtype == object:
         return "text" if ((series != "") & series.notna()).any() else ""
@@ -187,7 +187,7 @@ def _kind(series: pd.Series) -> str:
 
 
 def _nullable(series: pd.Series) -> pd.Series:
-    """Return a column in a type that stays what it is beside missing values."""
+    """Return a column as a nullable type."""
     series = typed(series.reset_index(drop=True))
     if series.dtype == np.int64:
         return series.astype("Int64")

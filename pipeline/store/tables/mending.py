@@ -1,4 +1,4 @@
-"""Make the tables of a group again where they are damaged: a table is a fold of the records."""
+"""Rebuild the tables of a group from its completion records."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from fmritok.pipeline.store.tables.switch import replace_tables
 
 __all__ = ["mend_tables"]
 
-#: What a table that is made from nothing but records is not made larger than.
+#: Largest size of a rebuilt table.
 _MOST_ROWS, _MOST_CHUNKS = 2**24, 2**28
 
 
 def mend_tables(location: Location, group: str) -> int:
-    """Write a group's tables again from its completion records. The caller holds the group.
+    """Rebuild the tables of a group from its completion records. The caller holds the group.
 
-    Runs that were planned or failed lose their rows; tokenizing again gives them new ones.
+    Planned and failed runs lose their rows. Tokenizing again assigns new ones.
 
     Returns
     -------
     int
-        Finished runs in the new table.
+        Number of finished runs in the new table.
 
     Raises
     ------
     StoreError
-        If the group's document or the metadata of an array is damaged, or a record does not say
-        which row is its run's.
+        If the group's document or the metadata of an array are damaged, or a record has no valid
+        row.
     """
     document = read_document(location, group)
     table = RunsTable.empty(

@@ -1,4 +1,4 @@
-"""What the tables and static arrays of a store must say before anything is done with them."""
+"""Checks of the tables and static arrays of a store before they are used."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def check_tables(
     contract: Mapping[str, Any],
     n_frames: int,
 ) -> None:
-    """Check that the runs of a group have names and frames of their own.
+    """Check that runs of a group have unique names and do not share frames.
 
     Parameters
     ----------
     runs, chunks : pd.DataFrame
-        The tables of the group.
+        Tables of the group.
     per_run : iterable of str
-        Columns with the checksum of a row of an array.
+        Columns with checksums of rows of per-run arrays.
     contract : mapping
-        Of the group.
+        Contract of the group.
     n_frames : int
         Length of ``tokens``.
 
@@ -90,7 +90,7 @@ def check_tables(
 
 
 def check_static(arrays: Mapping[str, npt.NDArray[Any]], n_tokens: int, dim: int) -> None:
-    """Check the static arrays that readers know by name.
+    """Check the static arrays that readers use.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The ``runs`` table of a group, and how completion records are folded into it.
+"""The ``runs`` and ``chunks`` tables of a group, and their update from completion records.
 
-Beside it, the table ``chunks`` holds the crc32c of every chunk of ``tokens``, by its number.
-Readers use it to detect an intact chunk of another run.
+``chunks`` has the crc32c of every chunk of ``tokens``, in order. With it, readers detect an intact
+chunk of another run.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _DEFAULTS = {"start": 0, "n_frames": 0, "tr": np.nan} | {
 
 
 def empty_tables(per_run: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """Return the tables of a group without runs, which has the given arrays of one row per run."""
+    """Return the tables of a group without runs, for the given per-run arrays."""
     return RunsTable.empty(per_run, 1).tables()
 
 
 @dataclass
 class RunsTable:
-    """The tables of a group while they are changed: columns as lists.
+    """Mutable tables of a group, with columns as lists.
 
     Attributes
     ----------
     columns : dict of str to list
-        Of the ``runs`` table.
+        Columns of the ``runs`` table.
     crcs : np.ndarray of shape (n_chunks,), uint32
-        Of the ``chunks`` table.
+        Column of the ``chunks`` table.
     chunk_frames : int
     per_run : tuple of str
         Arrays with one row per run.
@@ -55,7 +55,7 @@ class RunsTable:
 
     @classmethod
     def of(cls, state: GroupState) -> RunsTable:
-        """Take the tables that are in force."""
+        """Copy the tables in force."""
         table = state.table("runs")
         crcs = state.table("chunks")["crc32c"].to_numpy().astype(np.uint32)
         columns = {name: table[name].tolist() for name in table.columns}
@@ -64,7 +64,7 @@ class RunsTable:
 
     @classmethod
     def empty(cls, per_run: Iterable[str], chunk_frames: int) -> RunsTable:
-        """Make the tables of a group without runs."""
+        """Create the tables of a group without runs."""
         names = tuple(per_run)
         columns: dict[str, list[Any]] = {n: [] for n in (*COLUMNS, *map(crc_column, names))}
         return cls(columns, np.empty(0, np.uint32), chunk_frames, names)
@@ -73,7 +73,7 @@ class RunsTable:
         return len(self.columns["run_id"])
 
     def rows(self) -> dict[str, int]:
-        """Return the row of each run id."""
+        """Return the row number of each run id."""
         return {run_id: row for row, run_id in enumerate(self.columns["run_id"])}
 
     def append(self, run_id: str) -> int:
@@ -84,7 +84,7 @@ class RunsTable:
         return len(self) - 1
 
     def reset(self, row: int) -> None:
-        """Forget what became of a run; it keeps its frames."""
+        """Set a run to ``planned``. It keeps its frames."""
         for name in ("reason", "checksum", "source_sha256"):
             self.columns[name][row] = ""
         for name in self.per_run:
@@ -92,20 +92,20 @@ class RunsTable:
         self.columns["status"][row] = "planned"
 
     def fold(self, location: Location, group: str, recorded: set[str]) -> set[str]:
-        """Take over what completion records say, and return the ids of finished runs.
+        """Update the table from completion records, and return the ids of finished runs.
 
-        Only records of planned runs are opened: the table knows the others.
+        Only records of planned runs are read. The others are in the table already.
 
         Parameters
         ----------
         location, group : Location, str
         recorded : set of str
-            Runs that have a record.
+            Runs with a record.
 
         Raises
         ------
         StoreError
-            If a record does not fit the frames that its run was given.
+            If a record contradicts the frames assigned to its run.
         """
         rows, status = self.rows(), self.columns["status"]
         done = {run_id for run_id, row in rows.items() if status[row] == "done"} & recorded
@@ -118,7 +118,7 @@ class RunsTable:
         return done
 
     def take(self, row: int, record: RunRecord, where: str) -> None:
-        """Take over one record."""
+        """Update the table from one record."""
         columns = self.columns
         columns["status"][row], columns["reason"][row] = record.status, record.reason
         if record.status != "done":
@@ -143,14 +143,14 @@ class RunsTable:
         self.crcs[first : first + len(crcs)] = crcs
 
     def lengthen(self, n_chunks: int) -> None:
-        """Make room for the checksums of more chunks."""
+        """Lengthen the ``chunks`` table."""
         if n_chunks > len(self.crcs):
             longer = np.zeros(n_chunks, np.uint32)
             longer[: len(self.crcs)] = self.crcs
             self.crcs = longer
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the tables as they are stored."""
+        """Return the tables in their stored form."""
         runs = pd.DataFrame({name: pd.Series(v, dtype=object) for name, v in self.columns.items()})
         integers = [name for name, kind in SOURCE.items() if kind == "integer"]
         integers += [crc_column(name) for name in self.per_run]

@@ -1,7 +1,8 @@
-"""Replace tables, all at once: new ones are written beside the old, then one document names them.
+"""Atomic replacement of tables.
 
-A kill before that write leaves the old tables in force, and some unused files. After it, the old
-tables are deleted. A reader that misses a file reads the document again.
+New tables are written beside the old ones. One atomic write of the document then puts them in
+force, and the old tables are deleted. A kill before that write leaves the old tables in force, and
+some unused files. A reader that misses a file reads the document again.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ def replace_tables(
     lengths: Mapping[str, int] | None = None,
     anew: bool = False,
 ) -> Document:
-    """Put tables in force, and return the document that names them.
+    """Put tables in force, and return the new document.
 
-    Nothing is written for a table that is equal to the one in force.
+    Tables equal to those in force are not written.
 
     Parameters
     ----------
     location : Location
     document : Document
-        As it is now; the caller holds its group.
+        The current document. The caller holds its group.
     tables : dict of str to pd.DataFrame
     lengths : dict of str to int, optional
-        New lengths of the arrays that grow; they have them already.
+        New lengths of growing arrays, which are lengthened already.
     anew : bool
-        Write also tables that are equal to those in force: their files are damaged.
+        Whether to write also equal tables, for example because their files are damaged.
 
     Raises
     ------
     StoreError
-        If the group is not held any more.
+        If the group is no longer held.
     """
     in_force: dict[str, str] = dict(document.attributes.get("tables", {}))
     before, sealed = dict(in_force), dict(document.files)
@@ -85,12 +86,12 @@ def replace_tables(
 def table_of(
     location: Location, document: Document, files: Mapping[str, bytes], name: str
 ) -> pd.DataFrame | None:
-    """Return the table in force, from the sealed files of its group; None if there is none yet.
+    """Decode the table in force from the sealed files of its group; None if there is none yet.
 
     Raises
     ------
     StoreError
-        If its files are sealed and are no table.
+        If its sealed files are not a table.
     """
     path = document.attributes.get("tables", {}).get(name)
     if path is None:
@@ -98,7 +99,7 @@ def table_of(
     own = {key[len(path) + 1 :]: data for key, data in files.items() if _is_below(key, path)}
     try:
         return decode_table(own)
-    except Exception as error:  # zarr raises many kinds
+    except Exception as error:  # zarr raises many exceptions
         raise StoreError(
             expected("Table", f"{location}/{document.key(path)}", "one that fmritok wrote",
                      f"{type(error).__name__}: {error}", "Restore the store from a copy.")

@@ -1,7 +1,7 @@
-"""A pandas table as a zarr group: an array per column, readable with zarr-python alone.
+"""Pandas tables as zarr groups with one array per column, readable with zarr-python.
 
-A table is never changed. It is encoded as a whole, and a changed one is another table beside it.
-The document of its group (:mod:`fmritok.pipeline.store.documents.seal`) names the one in force.
+Stored tables are immutable. A changed table is written as a new one beside the old one. The
+document of the group (:mod:`fmritok.pipeline.store.documents.seal`) names the table in force.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _NULLABLE: dict[str, Any] = {"int64": "Int64", "bool": "boolean"}
 
 
 def encode_table(table: pd.DataFrame) -> dict[str, bytes]:
-    """Return the files of a table, by their paths below the table's own.
+    """Encode a table to files, by path below the path of the table.
 
-    Integers become ``int64``, truth values ``bool``, other numbers ``float64`` with NaN where one
-    is missing, everything else UTF-8 text. A column of another type than ``float64`` that has
-    missing values gets a second array ``NAME.missing``, true where they are. The group's attribute
-    ``columns`` names each column's arrays and type, in order.
+    Integers become ``int64``, booleans ``bool``, other numbers ``float64`` with NaN for missing
+    values, everything else UTF-8 text. If a column other than ``float64`` has missing values, a
+    second array ``NAME.missing`` is true for them. The attribute ``columns`` of the group lists the
+    arrays and the type of each column, in order.
 
     Parameters
     ----------
     table : pd.DataFrame
-        Its index is not stored.
+        The index is not stored.
     """
     arrays: dict[str, np.ndarray] = {}
     columns = []
@@ -55,12 +55,12 @@ def encode_table(table: pd.DataFrame) -> dict[str, bytes]:
 
 
 def decode_table(files: Mapping[str, bytes]) -> pd.DataFrame:
-    """Return the table that :func:`encode_table` encoded; missing values are missing.
+    """Decode the files of :func:`encode_table` to a table with missing values.
 
     Raises
     ------
     ValueError
-        If the files are another thing.
+        If the files are not a table.
     """
     arrays, attributes = decode_arrays(files)
     try:
@@ -86,7 +86,7 @@ def _table_of(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -
         if column["type"] == "text":
             if missing is not None:
                 values[missing] = None
-            # Not pandas' own text type, which would turn into another one of text and numbers.
+            # dtype object: pandas' string type would change when text and numbers are mixed.
             columns[name] = pd.Series(values, dtype=object)
         elif missing is not None:
             columns[name] = pd.Series(values).astype(_NULLABLE[column["type"]]).mask(missing)
@@ -96,7 +96,7 @@ def _table_of(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -
 
 
 def table_path(name: str, files: Mapping[str, bytes]) -> str:
-    """Return where a table lies below its group: equal tables lie at equal places."""
+    """Return the path of a table below its group. It is derived from the content."""
     digest = hashlib.sha256()
     for key in sorted(files):
         digest.update(f"{key}\0{len(files[key])}\0".encode())
@@ -105,14 +105,14 @@ def table_path(name: str, files: Mapping[str, bytes]) -> str:
 
 
 def typed(series: pd.Series) -> pd.Series:
-    """Return a column in a type that keeps its values, also beside missing ones.
+    """Return a column with a dtype that keeps its values, also with missing ones.
 
-    Integers become ``int64`` or ``Int64``, truth values ``bool`` or ``boolean``, other numbers
-    ``float64``, everything else text (``object``). Columns of mixed kinds become text, too.
+    Integers become ``int64`` or ``Int64``, booleans ``bool`` or ``boolean``, other numbers
+    ``float64``, everything else text (``object``). Mixed columns also become text.
     """
     kind = pd.api.types.infer_dtype(series, skipna=True)
     has_missing = bool(series.isna().any())
-    if kind == "empty":  # nothing but missing values: the type says what they would be
+    if kind == "empty":  # only missing values: keep the kind of the dtype
         if pd.api.types.is_bool_dtype(series):
             return series.astype("boolean" if has_missing else bool)
         if pd.api.types.is_integer_dtype(series):
@@ -130,7 +130,7 @@ def typed(series: pd.Series) -> pd.Series:
 def encode_arrays(
     arrays: Mapping[str, np.ndarray], *, attributes: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
-    """Return the files of a zarr group with the given arrays; text is of type object."""
+    """Encode arrays to the files of a zarr group. Text has dtype object."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     def fill(group: zarr.Group) -> None:
@@ -153,7 +153,7 @@ def encode_arrays(
 
 
 def in_memory(fill: Any, attributes: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of a zarr group that a function fills."""
+    """Return the files of a zarr group that is filled by a function."""
     import zarr
     from zarr.storage import MemoryStore
 
@@ -163,7 +163,7 @@ def in_memory(fill: Any, attributes: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _column(series: pd.Series) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a typed column's values and the mask of missing ones, or None."""
+    """Return the values of a typed column, and the mask of missing ones or None."""
     if series.dtype.kind == "f":
         return series.to_numpy(np.float64), None
     missing = series.isna().to_numpy(bool)
@@ -193,7 +193,7 @@ def _type_name(values: np.ndarray) -> str:
 
 
 def _array_name(column: str, taken: Mapping[str, Any]) -> str:
-    """Return a name that is safe as a path, and no other column's."""
+    """Return a unique name of a column that is safe as a path."""
     name = re.sub(r"[^A-Za-z0-9_ -]", "_", column)[:100] or "_"
     unique, number = name, 2
     while unique in taken:

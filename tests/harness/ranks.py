@@ -1,4 +1,4 @@
-"""What the processes of a distributed test do; a module of its own, so that they can import it."""
+"""What the two processes of a distributed test do (``two_ranks.py`` calls it)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.objectives.coding_rate import coding_rate
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.record.folder import TrainingFolder
+from fmritok.trainer.training import loop
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.loop import Trainer
 from fmritok.trainer.training.sharding import whole_tensors
@@ -25,9 +27,10 @@ SMALL = [
     "data.window=12", "data.windows_per_run=3", "data.batch_size=4", "data.validation_fraction=0.4",
     "data.max_validation_windows=5", "model.width=16", "model.layers=1", "model.mlp_width=16",
     "train.validate_every=5", "train.checkpoint_every=5", "train.log_every=2",
-    "objective.head_width=16", "objective.projection=8",
 ]  # fmt: skip
 
+
+DISTILL = ["objective.name=distill", "objective.head_width=16", "objective.projection=8"]
 
 #: Trainings to compare: options, in how many parts by one and by two processes. Where windows
 #: share reads, a batch of 4 has windows of two reads, and a process has 3 of them, 2 or 1.
@@ -37,8 +40,8 @@ RUNS = {
     "mtm-parts": (["objective.name=mtm"], 3, 2),
     "mtm-reads": (["objective.name=mtm", *READS], 1, 1),
     "mae": (["objective.name=mae"], 2, 1),
-    "distill": (["objective.name=distill"], 1, 1),
-    "distill-reads": (["objective.name=distill", "objective.centre=true", *READS], 1, 1),
+    "distill": (DISTILL, 1, 1),
+    "distill-reads": ([*DISTILL, "objective.centre=true", *READS], 1, 1),
 }
 
 
@@ -54,28 +57,29 @@ def train(store, out, options, parts, ranks):
 
 
 def _join(rank, folder):
+    loop.plot_losses = lambda *_: None  # it takes longer than these trainings
     meet = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
     torch.set_num_threads(1)
     return Ranks(rank, 2, rank)
 
 
-def train_as_rank(rank, store, folder):
+def train_as_rank(rank, folder, store):
     ranks = _join(rank, folder)
     for name, (options, _, parts) in RUNS.items():
         train(store, Path(folder) / f"{name}-two", options, parts, ranks)
     ranks.leave()
 
 
-def rate_as_rank(rank, folder, x_MZ):
-    ranks = _join(rank, folder)
+def rate_as_rank(rank, folder, rows):
+    ranks, x_MZ = _join(rank, folder), torch.tensor(rows)
     own = (x_MZ[:5] if rank == 0 else x_MZ[5:]).clone().requires_grad_()
-    rate = coding_rate(own, precision=0.05)
+    rate = coding_rate(own, epsilon=0.05)
     (rate * len(own)).backward()
     # As DistributedDataParallel and the learner do it: sum of gradients, divided by all rows.
     np.savez(f"{folder}/{rank}.npz", rate=rate.item(), gradient=own.grad / len(x_MZ))
     nothing = own.detach()[:1].requires_grad_()
-    alone = coding_rate(nothing if rank else own.detach(), precision=0.05, count=not rank)
+    alone = coding_rate(nothing if rank else own.detach(), epsilon=0.05, count=not rank)
     np.save(f"{folder}/alone{rank}.npy", alone.item())
     ranks.leave()
 
@@ -84,9 +88,9 @@ def rate_as_rank(rank, folder, x_MZ):
 SHARDED = {
     "mtm": ["train.accumulate=2", "model.layers=2", "optim.clip=0.05"],
     "mae": ["objective.name=mae", "model.checkpointing=selective"],
-    "distill": ["objective.name=distill", "objective.centre=true"],
+    "distill": [*DISTILL, "objective.centre=true"],
     "full": ["model.checkpointing=full", "objective.chunk=8", "train.accumulate=3"],
-    "bf16": ["train.precision=bf16", "model.layers=2"],
+    "bf16": ["train.dtype=bf16", "model.layers=2"],
     # One graph: windows of one length, no validation.
     "compiled": ["train.compile=true", "data.window=9", "train.steps=2",
                  "data.validation_fraction=0"],
@@ -98,18 +102,18 @@ RESUMED = {
 }
 
 
-def shard_as_rank(rank, store, folder):
+def shard_as_rank(rank, folder, store):
     how = {"ranks": _join(rank, folder), "shard": True}
-    compile_module = torch.nn.Module.compile
-    torch.nn.Module.compile = partialmethod(compile_module, backend="aot_eager")  # in no time
-    for name, options in SHARDED.items():
-        trainer(store, Path(folder) / f"{name}-two", options, **how).run()
+    in_no_time = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    with mock.patch.object(torch.nn.Module, "compile", in_no_time):
+        for name, options in SHARDED.items():
+            trainer(store, Path(folder) / f"{name}-two", options, **how).run()
     # What is rounded to bfloat16 depends on the windows of each process.
     trainer(store, Path(folder) / "bf16-one", SHARDED["bf16"], ranks=how["ranks"]).run()
     how["ranks"].leave()
 
 
-def resume_as_rank(rank, store, folder):
+def resume_as_rank(rank, folder, store):
     """Train; go on from the first checkpoint, and from one process's, saving it again as it is."""
     how, folder = {"ranks": _join(rank, folder), "shard": True}, Path(folder)
     for name, options in RESUMED.items():
@@ -127,22 +131,22 @@ def resume_as_rank(rank, store, folder):
     how["ranks"].leave()
 
 
-def poison_as_rank(rank, store, folder):
-    ranks, moments = _join(rank, folder), TokenGroup.moments
+def poison_as_rank(rank, folder, store):
+    ranks, statistics = _join(rank, folder), TokenGroup.statistics
 
     def poisoned(group, row):
-        found = moments(group, row)
+        found = statistics(group, row)
         return replace(found, mean=found.mean * np.nan)
 
-    TokenGroup.moments = poisoned
-    try:
-        trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
-    except TrainingError as error:
-        (Path(folder) / f"{rank}.txt").write_text(str(error))
+    with mock.patch.object(TokenGroup, "statistics", poisoned):
+        try:
+            trainer(store, Path(folder) / "out", [], ranks=ranks, shard=True).run()
+        except TrainingError as error:
+            (Path(folder) / f"{rank}.txt").write_text(str(error))
     ranks.leave()
 
 
-def resume_in_two(rank, store, folder, options):
+def resume_in_two(rank, folder, store, options):
     """Go on with a training, each process in a folder of its own name."""
     ranks, folder = _join(rank, folder), Path(folder)
     again = Trainer(

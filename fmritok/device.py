@@ -1,0 +1,73 @@
+"""Which device computes, and how many processes fit a machine: decided here for all commands.
+
+``auto`` is a GPU if torch sees one, else the CPU. Under ``torchrun`` each process takes the GPU of
+its number on the machine. torch is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from fmritok.errors import FmritokError, expected
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["choose_device", "count_cores", "count_gpus", "free_gpu_memory", "local_rank"]
+
+
+def choose_device(name: str = "auto", *, error: type[FmritokError] = FmritokError) -> torch.device:
+    """Return the device of a name, such as ``auto``, ``cpu`` or ``cuda:1``.
+
+    Parameters
+    ----------
+    name : str
+    error : type
+        Kind of error to raise.
+
+    Raises
+    ------
+    FmritokError
+        If torch cannot use that device here.
+    """
+    import torch
+
+    if name == "auto":
+        name = f"cuda:{local_rank()}" if count_gpus() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        raise error(
+            expected("Option", "--device", "a device that torch can use here",
+                     f"{name!r} ({problem})", "Leave it out.")
+        ) from problem  # fmt: skip
+    return device
+
+
+def local_rank() -> int:
+    """Return the number of this process among those that ``torchrun`` started on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def count_gpus() -> int:
+    """Return the number of GPUs that torch can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use, as a scheduler granted them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_gpu_memory() -> None:
+    """Return cached memory to the GPU, if there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

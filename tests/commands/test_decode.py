@@ -1,0 +1,47 @@
+"""``decode --frames`` means what it says: one frame, or consecutive frames of the run."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import fmritok, tokenize_options, write_atlas, write_cohort
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decode")
+    root = write_cohort(folder / "cohort", ["100001", "100002"], frames=FRAMES)
+    done = fmritok(*tokenize_options(root, folder / "t.zarr", write_atlas(folder / "atlas")))
+    assert done.exit_code == 0, done.output
+    return folder / "t.zarr"
+
+
+def decode(store, out, frames):
+    return fmritok("decode", "--store", store, "--run", "hcp_100001_tfMRI_MOTOR_LR",
+                   f"--frames={frames}", "--out", out)  # fmt: skip
+
+
+@pytest.mark.parametrize(("frames", "count"), [
+    ("5", 1), ("0", 1), ("11", 1), ("5:9", 4), ("5:", 7), (":9", 9), (":", 12), ("0:12", 12),
+])  # fmt: skip
+def test_one_frame_or_a_range_is_decoded(store, tmp_path, frames, count):
+    result = decode(store, tmp_path / "run.tsv", frames)
+    assert result.exit_code == 0, result.output
+    header, *rows = (tmp_path / "run.tsv").read_text().splitlines()
+    assert len(rows) == count
+    whole = decode(store, tmp_path / "whole.tsv", ":")
+    assert whole.exit_code == 0
+    first = int(frames.split(":")[0] or 0)
+    lines = (tmp_path / "whole.tsv").read_text().splitlines()
+    assert rows == lines[1 + first : 1 + first + count]
+
+
+@pytest.mark.parametrize(
+    "frames", ["", "-1", "-3:", "5:5", "9:5", "5:9:2", "1.5", "5,7", "five", ":0", "12", "5:13"]
+)
+def test_anything_else_is_refused_and_writes_nothing(store, tmp_path, frames):
+    result = decode(store, tmp_path / "run.tsv", frames)
+    assert result.exit_code == 2, result.output
+    assert result.output.count("expected") == 1
+    assert not (tmp_path / "run.tsv").exists()

@@ -1,0 +1,1 @@
+"""What stands beside every encoder: connectivity, raw tokens, nuisance variables, the mean."""
