@@ -52,8 +52,13 @@ COMMANDS = {
 }
 
 
-#: Options that had another name: by command, old name to new name.
-RENAMED: dict[str, dict[str, str]] = {}
+#: Options that had another name in release 0.1: by command, old name to new name.
+RENAMED = {
+    "plan": {"--precision": "--store-dtype"},
+    "tokenize": {"--precision": "--store-dtype"},
+    "train": {"--workers": "--loader-workers", "--weight": "--mix"},
+    "probe": {"--workers": "--loader-workers"},
+}
 
 _ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 

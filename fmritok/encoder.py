@@ -20,7 +20,7 @@ from fmritok.pipeline.store.precision import StoredRun, store_precision
 from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
 from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.features import FrozenEncoder
 from fmritok.trainer.evaluation.features import load_encoder as load_frozen

@@ -17,7 +17,7 @@ KINDS = ("tokenizers", "datasets", "recipes", "objectives", "templates", "atlase
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def list_names(kind: str, as_json: bool) -> None:
     """List tokenizers, datasets, recipes, objectives, templates, atlases or tasks by name."""
     rows = list(_rows(kind))

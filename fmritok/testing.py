@@ -27,7 +27,7 @@ from fmritok.tokenizers.spaces import VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.vae.intensity import Intensity, VolumeStatistics
 from fmritok.trainer.config import ModelConfig, ObjectiveConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.base import ObjectiveModule, ObjectiveOutput

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
@@ -41,7 +42,7 @@ def with_new_names(args: Iterable[str], names: Mapping[str, str]) -> list[str]:
         option, equals, value = arg.partition("=")
         is_over = is_over or arg == "--"
         if option in names and not is_over:
-            if option not in said:
+            if option not in said and os.environ.get("RANK", "0") == "0":  # one of torchrun's
                 echo(f"{option} is now called {names[option]}.", err=True)
             said.add(option)
             arg = names[option] + equals + value

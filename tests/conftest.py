@@ -7,7 +7,7 @@ import os
 # Modules run side by side, one on each core: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import faulthandler
+import logging
 import shutil
 import sys
 import tempfile
@@ -24,6 +24,7 @@ from two_ranks import TwoRanks
 
 from fmritok.pipeline.resources.fetching import fetch_template
 from fmritok.pipeline.store.location import Location
+from fmritok.terminal import Verbosity, set_verbosity
 
 pytest.register_assert_rewrite("fmritok.testing")
 
@@ -82,12 +83,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{name} harness: {cases - wrong} of {cases} {word}")
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Give up on a process of xdist that does not end, and show where it waits."""
-    if hasattr(session.config, "workerinput"):
-        faulthandler.dump_traceback_later(180, exit=True)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
     """Let the system write to the disk when it likes: no test switches the machine off."""
@@ -97,6 +92,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
     with mock.patch("os.fsync", nothing):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _usual_verbosity() -> Iterator[None]:
+    """Undo ``-q`` and ``-v`` of commands that ran in this process."""
+    yield
+    set_verbosity(Verbosity.NORMAL)
+    logging.getLogger("fmritok").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

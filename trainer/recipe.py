@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib import resources
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from fmritok.trainer.config import Config
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.objectives.registry import DEFAULT, options_of, owners_of
 from fmritok.trainer.options import Tree, checked_config, new_name, with_new_names
+from fmritok.trainer.shipped import shipped_names, shipped_title
 
 __all__ = [
     "Tree",
@@ -32,23 +31,17 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-#: Names of options in release 0.1 that changed since.
+_PACKAGE = "fmritok.trainer.recipes"
 
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with fmritok."""
-    folder = resources.files("fmritok.trainer.recipes")
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
+    return shipped_names(_PACKAGE)
 
 
 def recipe_title(name: str) -> str:
-    """Return the first sentence of the comment that a recipe of ours begins with."""
-    lines = (resources.files("fmritok.trainer.recipes") / f"{name}.yaml").read_text().splitlines()
-    comment = takewhile(lambda line: line.startswith("#"), lines)
-    text = " ".join(line.removeprefix("#").strip() for line in comment)
-    return re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0]
+    """Return the first sentence of a recipe's comment."""
+    return shipped_title(_PACKAGE, name)
 
 
 def read_recipe(name_or_path: str) -> Tree:
@@ -60,7 +53,7 @@ def read_recipe(name_or_path: str) -> Tree:
         If there is no such recipe, or it is not a tree of options.
     """
     if name_or_path in recipe_names():
-        text = (resources.files("fmritok.trainer.recipes") / f"{name_or_path}.yaml").read_text()
+        text = (resources.files(_PACKAGE) / f"{name_or_path}.yaml").read_text()
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text()
     else:

@@ -188,7 +188,7 @@ def train(
 
 def evaluate(trainer, run_ids: Sequence[str]) -> tuple[int, Mapping[str, float]]:
     """Return the number of windows of runs and the figures of the trained model on them."""
-    from fmritok.trainer.data.streaming import window_loader
+    from fmritok.trainer.data.reading import window_loader
     from fmritok.trainer.data.windows import RunIndex, all_windows
 
     window = trainer.config.data.window

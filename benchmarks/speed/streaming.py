@@ -1,7 +1,7 @@
 """Measure random windows per second from the store and from alternative layouts.
 
     python benchmarks/speed/streaming.py [--rounds 7] [--only direct --only npy]
-    python benchmarks/speed/streaming.py --soak 50000 --workers 2
+    python benchmarks/speed/streaming.py --soak 50000 --loader-workers 2
 
 Every layout has a process of its own. All read the same windows in turn, round by round: other load
 of the machine affects all equally. ``ratio`` is relative to the first layout in the same round.
@@ -150,7 +150,7 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     from fmritok.pipeline.store.records import RunRecord, write_record
     from fmritok.pipeline.store.schema import GroupSpec
     from fmritok.pipeline.store.writer import write_run
-    from fmritok.trainer.data.streaming import window_loader
+    from fmritok.trainer.data.reading import window_loader
     from fmritok.trainer.data.windows import RunIndex, WindowBatches, random_windows
 
     location, rng, n_runs = Location(root / "tokens.zarr"), np.random.default_rng(0), 500
@@ -198,7 +198,7 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--only", multiple=True, help="Contenders whose name holds this text.")
 @click.option("--soak", "n_windows", type=int, help="Stream so many windows instead.")
-@click.option("--workers", default=2, show_default=True, help="With --soak.")
+@click.option("--loader-workers", "workers", default=2, show_default=True, help="With --soak.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write.")
 def main(
     frames: int,

@@ -41,7 +41,7 @@ def measure(way: str, frames: int, layers: int, steps: int, device_name: str) ->
     import torch.nn.functional as F
 
     from fmritok.trainer.config import Config
-    from fmritok.trainer.data.streaming import Batch
+    from fmritok.trainer.data.reading import Batch
     from fmritok.trainer.model import attention
     from fmritok.trainer.model.blocks import run_blocks
     from fmritok.trainer.model.layout import TokenLayout

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def catalog(
     dataset: str, root: Path, name: str | None, tr: float | None, input: Input, as_json: bool
 ) -> None:
-    """List a cohort's runs, and what is doubtful or left out, with reasons; headers are read."""
+    """List the runs of a cohort and its doubtful or skipped files, with reasons.
+
+    Only headers and tables are read; nothing is written.
+    """
     from fmritok.pipeline.datasets import catalog_cohort
 
     with Progress("catalog"):

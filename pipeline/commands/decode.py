@@ -49,11 +49,11 @@ class FrameRange(click.ParamType):
               help="One frame (5) or consecutive frames (5:9, 5: or :9), counted from 0; "
               "the end is not included.")  # fmt: skip
 @click.option("--weights", metavar="FOLDER_OR_HUB_ID",
-              help="vae: the autoencoder, if it is elsewhere than when the store was written.",
-              show_default="as the store names it")  # fmt: skip
+              help="vae: the autoencoder, if it was moved since the store was written.",
+              show_default="as the store says")  # fmt: skip
 @click.option("--template", metavar="PATH",
-              help="flatmap: the template, if it is elsewhere than when the store was written.",
-              show_default="as the store names it")  # fmt: skip
+              help="flatmap: the template, if it was moved since the store was written.",
+              show_default="as the store says")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
               help="File to write: .nii.gz (vae), .png or .func.gii (flatmap), .tsv (network).",
               )  # fmt: skip
@@ -66,7 +66,7 @@ def decode(
     template: str | None,
     out: Path,
 ) -> None:
-    """Turn a run's tokens back into volumes, flat maps, surface data or a table."""
+    """Decode the tokens of a run into volumes, flat maps, surface data or a table."""
     from fmritok.pipeline.tokenization.decoding import decode_to_file
 
     given = {"weights": weights, "template": template}

@@ -1,4 +1,4 @@
-"""``fmritok fetch``: the only command that goes to the network."""
+"""``fmritok fetch``: downloads. No other command needs the network."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from fmritok.terminal import echo
 from fmritok.usage import CommandGroup
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_out = click.option("--out", required=True, type=_FOLDER, help="Folder to write.")
+_out = click.option("--out", required=True, type=_FOLDER, help="Folder to write to.")
 _from = click.option("--from", "source", metavar="FOLDER",
                      type=click.Path(path_type=Path, file_okay=False, exists=True),
-                     help="Folder that has the files; nothing is downloaded then.")  # fmt: skip
+                     help="Folder with the files, if they were downloaded before.")  # fmt: skip
 
 
 @click.group(cls=CommandGroup)
 def fetch() -> None:
-    """Fetch what is used from the network; everything else works offline."""
+    """Download weights, an atlas, a template or sample data; all else works offline."""
 
 
 @fetch.command()
 @click.argument("hub_id", required=False)
-@click.option("--revision", metavar="COMMIT", help="Pin a commit, tag or branch.")
+@click.option(
+    "--revision", metavar="COMMIT", help="Commit, tag or branch to download; default: the newest."
+)
 def weights(hub_id: str | None, revision: str | None) -> None:
-    """Fetch the safetensors of a 2D image autoencoder (default: the f32c32 DC-AE of TABLeT)."""
+    """Download an image autoencoder from the Hub (default: the DC-AE f32c32 of TABLeT)."""
     from fmritok.tokenizers.vae.weights import DEFAULT_HUB_ID, fetch_weights
 
     with Progress("fetch"):
@@ -39,9 +41,9 @@ def weights(hub_id: str | None, revision: str | None) -> None:
 @_from
 @click.option("--cerebellum", required=True, metavar="FILE",
               type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="Buckner's 7-network label image, from FreeSurfer's page.")  # fmt: skip
+              help="Buckner's label image of 7 networks, from the page of FreeSurfer.")  # fmt: skip
 def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
-    """Fetch the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
+    """Download the atlas of Brain-Semantoks: Schaefer 400, Tian S3, Buckner 7."""
     from fmritok.pipeline.resources.fetching import fetch_atlas
 
     with Progress("fetch"):
@@ -53,7 +55,7 @@ def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
 @_out
 @_from
 def template(out: Path, source: Path | None) -> None:
-    """Fetch the fs_LR 32k flat maps, for CIFTI data."""
+    """Download the flat maps of fs_LR 32k, for CIFTI data."""
     from fmritok.pipeline.resources.fetching import fetch_template
 
     with Progress("fetch"):
@@ -65,7 +67,7 @@ def template(out: Path, source: Path | None) -> None:
 @click.argument("name", type=click.Choice(["adhd200-sample"]))
 @_out
 def cohort(name: str, out: Path) -> None:
-    """Fetch real data to try: 40 subjects of ADHD-200, as nilearn distributes them."""
+    """Download sample data: 40 subjects of ADHD-200, as nilearn distributes them."""
     from fmritok.pipeline.resources.fetching import fetch_adhd200_sample
 
     with Progress("fetch"):

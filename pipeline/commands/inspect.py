@@ -49,7 +49,7 @@ def inspect(
 ) -> None:
     """Show a store's token groups, runs and phenotypes, and why runs are missing.
 
-    --subject, --task and --where list the runs that they leave, as --runs does.
+    --subject, --task and --where list only the runs that match; --runs is not needed then.
     """
     from fmritok.pipeline.commands.inspect_output import (
         print_groups,

@@ -16,26 +16,29 @@ store_option = click.option(
     "--store",
     required=True,
     metavar="PATH_OR_URL",
-    help="The token store: a folder or an fsspec URL.",
+    help="Token store: a folder or a URL, such as s3://bucket/tokens.zarr.",
 )
 group_option = click.option(
-    "--group", metavar="NAME", help="Token group; default: the tokenizer's name, or the only one."
+    "--group", metavar="NAME", help="Token group. It is needed if the store has several."
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 def cohort_options(function: Function) -> Function:
     """Add the options that say which cohort on disk is meant."""
     for option in (
         click.option("--input", type=click.Choice(["volume", "surface"]), default="volume",
-                     show_default=True, help="Volumes, or CIFTI and GIFTI time series."),
+                     show_default=True,
+                     help="Files to read: NIfTI volumes, or surface data (CIFTI, GIFTI)."),
         click.option("--name", metavar="NAME",
-                     help="The cohort's name in the store; default: the dataset's."),
+                     help="Name of the cohort in the store; default: the name of the dataset."),
         click.option("--tr", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-                     help="Repetition time of every run, instead of the headers'."),
+                     help="Repetition time of all runs; default: as the files say."),
         click.option("--root", required=True, type=click.Path(path_type=Path),
-                     help="Folder of the cohort on disk."),
-        click.option("--dataset", required=True, metavar="NAME", help="Its layout, such as hcp."),
+                     help="Folder of the cohort."),
+        click.option("--dataset", required=True, metavar="NAME",
+                     help="Layout of the cohort's folder, such as hcp; `fmritok list datasets` "
+                     "shows all."),
     ):  # fmt: skip
         function = option(function)
     return function

@@ -37,8 +37,10 @@ Function = Callable[..., Any]
 def _tokenizer_options(function: Function) -> Function:
     """Add the options that decide what tokens are made."""
     for option in (
-        click.option("--device", default="auto", show_default=True, help="vae: where to encode."),
-        click.option("--compile", "compiled", is_flag=True, help="vae: run through torch.compile."),
+        click.option("--device", default="auto", show_default=True,
+                     help="vae: device that encodes: auto, cpu, cuda, cuda:1, ..."),
+        click.option("--compile", "compiled", is_flag=True,
+                     help="vae: compile the autoencoder with torch.compile."),
         click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True,
                      help="vae: slices encoded together."),
         click.option("--arithmetic", "--dtype", "arithmetic", default="fp32", show_default=True,
@@ -47,20 +49,25 @@ def _tokenizer_options(function: Function) -> Function:
                      "measured. See docs/precision.md."),
         click.option("--intensity", type=click.Choice(["max", "zscore"]), default="max",
                      show_default=True, help="vae: how intensities are mapped to [-1, 1]."),
-        click.option("--revision", metavar="COMMIT", help="vae: pin a hub id to a commit."),
+        click.option("--revision", metavar="COMMIT",
+                     help="vae: commit of the Hub id in --weights."),
         click.option("--weights", default="dcae-tiny", show_default=True,
-                     metavar="FOLDER_OR_HUB_ID", help="vae: the autoencoder, saved by diffusers."),
+                     metavar="FOLDER_OR_HUB_ID",
+                     help="vae: the autoencoder: dcae-tiny (built in), a folder of diffusers, "
+                     "or a Hub id."),
         click.option("--codec", type=click.Choice(["zstd", "none"]), default="zstd",
-                     show_default=True, help="Compression of the store."),
-        click.option("--precision", type=click.Choice(["int8", "float16"]),
-                     help="How tokens are stored; default: int8 for vae, else float16."),
+                     show_default=True, help="Compression of the tokens on disk."),
+        click.option("--store-dtype", type=click.Choice(["int8", "float16"]),
+                     help="Number type of stored tokens; default: int8 for vae, else float16."),
         click.option("--set", "settings", multiple=True, metavar="TOKENIZER.OPTION=VALUE",
-                     help="Any option of a tokenizer, such as network.atlas=FILE; repeatable."),
+                     help="An option of a tokenizer, such as network.atlas=FOLDER; repeatable."),
         click.option("--group", "names", multiple=True, metavar="NAME",
-                     help="Token group; default: the tokenizer's name. One for each --tokenizer."),
+                     help="Name of the token group, one for each --tokenizer; default: the "
+                     "tokenizer's name."),
         click.option("--tokenizer", "tokenizers", multiple=True, default=("vae",),
                      show_default=True, metavar="NAME",
-                     help="vae, flatmap or network; repeat it to encode each run for several."),
+                     help="Tokenizer, such as vae, flatmap or network; repeat it to encode each "
+                     "run with several."),
     ):  # fmt: skip
         function = option(function)
     return function
@@ -94,7 +101,7 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
     for tokenizer, name in zip(tokenizers, names, strict=True):
         arguments = settings.get(tokenizer, {})
         built = build_tokenizer(tokenizer, arguments)
-        groups.append(plan_group(built, arguments, name=name, precision=options["precision"],
+        groups.append(plan_group(built, arguments, name=name, precision=options["store_dtype"],
                                  codec=options["codec"]))  # fmt: skip
     check_input(options["input"], groups)
     with Progress("catalog"):
@@ -139,7 +146,7 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @store_option
 @as_json
 def plan(store: str, as_json: bool, **options: Any) -> None:
-    """Show what a tokenization would do and take; nothing is written."""
+    """Print the number of runs, the time and the size of a tokenization; nothing is written."""
     from fmritok.faults import told_apart
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.tokenization.estimate import estimate, measured_error
@@ -164,23 +171,38 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
 @cohort_options
 @_tokenizer_options
 @store_option
-@click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask",
-              show_default=True, help="Dask workers, or this process.")  # fmt: skip
-@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use.")
-@click.option("--cluster", metavar="FILE",
-              type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="YAML of a cluster to start, such as SLURM; see docs/clusters.")  # fmt: skip
-@click.option("--trust-cluster", "trusted", metavar="MODULE.CLASS",
-              help="A class that the YAML of --cluster may import and call, although it is of none "
-              "of Dask's own cluster packages.")  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(1), help="Workers; default: one per GPU, or per core."
+    "--executor",
+    type=click.Choice(["dask", "serial"]),
+    default="dask",
+    show_default=True,
+    help="Encode in Dask workers, or in this process (serial).",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Address of a running Dask scheduler; default: workers on this machine.",
+)
+@click.option(
+    "--cluster",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="YAML file of a Dask cluster to start, such as SLURM; see docs/clusters.",
+)
+@click.option("--trust-cluster", "trusted", metavar="MODULE.CLASS",
+              help="Allow the YAML of --cluster to use this class. The classes of Dask's own "
+              "cluster packages are always allowed.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of Dask workers; default: one per GPU, or per core.",
 )
 @click.option("--scratch", type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for working files; default: the system's.")  # fmt: skip
+              help="Folder for temporary files; default: that of the system.")  # fmt: skip
 @click.option("--redo", multiple=True, metavar="RUN|changed",
-              help="Tokenize a run again, or all whose files changed; repeatable.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Stop after the plan.")
+              help="Tokenize this run again, or (changed) all runs whose files changed; "
+              "repeatable.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 def tokenize(
     store: str,
     executor: str,
@@ -195,10 +217,10 @@ def tokenize(
 ) -> None:
     """Encode a cohort's runs into a token store.
 
-    Each run is read once, for all tokenizers. Runs that are in the store already are skipped; run
-    the same command again after an interruption. A bad run is set aside with its reason, the others
-    go on, and the exit status is 1. A fault of the machine or of the set-up stops everything with
-    one error.
+    Each run is read once for all tokenizers. Runs that are in the store already are skipped: after
+    an interruption, run the same command again. If a run cannot be tokenized, its reason is stored,
+    the others go on, and the exit status is 1. A fault of the machine or of the options stops the
+    command with one error.
     """
     from fmritok.faults import told_apart
     from fmritok.pipeline.sources.scratch import check_scratch

@@ -13,10 +13,12 @@ from fmritok.terminal import echo, remark
 
 @click.command()
 @store_option
-@click.option("--drop", is_flag=True, help="Drop damaged runs, so that tokenizing redoes them.")
+@click.option(
+    "--drop", is_flag=True, help="Remove damaged runs; `fmritok tokenize` makes them again."
+)
 @as_json
 def verify(store: str, drop: bool, as_json: bool) -> None:
-    """Read everything back; name each damaged run, and exit 1 if there is one."""
+    """Compare a store with its checksums; list damaged runs, and exit with 1 if there are any."""
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.store.verify import drop_runs, unfinished_groups, verify_store
 

@@ -176,7 +176,7 @@ def subject_anatomy(anatomy: Anatomy, rng: np.random.Generator) -> SubjectAnatom
     volume[anatomy.flat] = np.where(inside, np.maximum(signal * coil, 0.08), 0)
     weight = np.zeros_like(volume)
     weight[anatomy.flat] = inside
-    # Blur within the mask only, so that the rim of the brain stays as bright as its inside.
+    # Blur within the mask only: otherwise the rim of the brain becomes darker.
     blurred = ndimage.gaussian_filter(volume.reshape(GRID, order="F"), 0.5)
     blurred /= np.maximum(ndimage.gaussian_filter(weight.reshape(GRID, order="F"), 0.5), 0.05)
     mean = anatomy.at_voxels(blurred) * inside

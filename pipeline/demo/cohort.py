@@ -31,8 +31,8 @@ def write_demo_cohort(
 ) -> None:
     """Write a simulated cohort in the layout of the HCP, with known effects in it.
 
-    A run that is already there is left as it is, so that a second call finishes what a first one
-    could not, and a call with more subjects adds them.
+    Existing runs are kept. A second call completes an interrupted first one; a call with more
+    subjects adds them.
 
     Parameters
     ----------

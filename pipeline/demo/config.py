@@ -18,54 +18,49 @@ MIN_FRAMES = 8
 _RUN_NAME = re.compile(r"(?:rfMRI_REST[12]|tfMRI_([A-Z]+))_(?:LR|RL)")
 
 
+def _option(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class DemoConfig:
     """Size of a demo cohort and sizes of the effects in it; an effect of 0 is absent.
 
-    Parameters
-    ----------
-    subjects : int
-        Number of subjects. It is the only field that may grow in an existing folder: a subject's
-        data depend on `seed` and the subject's index only.
-    minutes : float
-        Length of every run, minutes.
-    seed : int
-        Seed of everything.
-    tr : float
-        Repetition time, seconds.
-    runs : tuple of str
-        HCP run names, ``rfMRI_REST1_LR`` or ``tfMRI_<task>_LR``, for every subject.
-    sex_effect : float
-        Correlation between networks `population.SEX_PAIR`, men minus women.
-    age_effect : float
-        Change in the natural logarithm of the amplitude of `population.AGE_NETWORK`, per ten years.
-    trait_effect : float
-        Correlation between networks `population.TRAIT_PAIR`, per standard deviation of cognition.
-    task_effect : float
-        Height of the response to a block, in standard deviations of the network at rest.
-    fingerprint : float
-        Standard deviation of what is a subject's own in the correlation of two networks.
-    network_percent : float
-        Standard deviation of the network signal in grey matter, percent of the mean.
-    noise_percent : float
-        Standard deviation of the scanner noise, percent of the mean of the brain.
-    motion : float
-        Scale of head motion; 1 gives about one spike in two minutes.
+    The ``metadata`` of each field has its meaning and unit, which `fmritok demo-data --help` shows.
+    Only `subjects` may grow in an existing folder: the data of a subject depend on `seed` and the
+    index of the subject.
     """
 
-    subjects: int = 8
-    minutes: float = 1.0
-    seed: int = 0
-    tr: float = 0.72
-    runs: tuple[str, ...] = ("rfMRI_REST1_LR", "tfMRI_MOTOR_LR")
-    sex_effect: float = 0.4
-    age_effect: float = 0.5
-    trait_effect: float = 0.15
-    task_effect: float = 1.5
-    fingerprint: float = 0.1
-    network_percent: float = 1.5
-    noise_percent: float = 1.1
-    motion: float = 1.0
+    subjects: int = _option(8, "Number of subjects.")
+    minutes: float = _option(1.0, "Length of every run, minutes.")
+    seed: int = _option(0, "Random seed.")
+    tr: float = _option(0.72, "Repetition time, seconds.")
+    runs: tuple[str, ...] = _option(
+        ("rfMRI_REST1_LR", "tfMRI_MOTOR_LR"),
+        "Run of every subject: rfMRI_REST1_LR or tfMRI_<task>_LR; repeatable.",
+    )
+    sex_effect: float = _option(
+        0.4, "Difference in the correlation of two networks, men minus women."
+    )
+    age_effect: float = _option(
+        0.5, "Change of the log amplitude of one network, per ten years of age."
+    )
+    trait_effect: float = _option(
+        0.15, "Change of the correlation of two networks, per SD of cognition."
+    )
+    task_effect: float = _option(
+        1.5, "Height of the response to a task block, in SD of the network at rest."
+    )
+    fingerprint: float = _option(
+        0.1, "SD over subjects of the correlation of two networks, beside the other effects."
+    )
+    network_percent: float = _option(
+        1.5, "SD of the network signal in grey matter, percent of the mean."
+    )
+    noise_percent: float = _option(1.1, "SD of the scanner noise, percent of the mean.")
+    motion: float = _option(
+        1.0, "Factor on head motion; 1 gives about one spike in two minutes, 0 none."
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))

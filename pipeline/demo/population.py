@@ -49,7 +49,7 @@ _BASE: dict[tuple[str, str], float] = {
     ("DefaultMode", "SomatomotorDorsal"): 0.0,
 }
 _AGE_STRATA = ((22, 25), (26, 29), (30, 33), (34, 36))
-# Streams of random numbers, one per purpose, so that a new use never shifts an old one.
+# One stream of random numbers per purpose: a new use does not change the others.
 _SEX, _AGE, _FAMILY, _PERSON = 1, 2, 3, 4
 
 
@@ -95,8 +95,8 @@ def stream(config: DemoConfig, purpose: int, *keys: int) -> np.random.Generator:
 def draw_subject(config: DemoConfig, index: int, n_networks: int, n_rois: int) -> Subject:
     """Draw one subject, from the seed and the subject's index alone.
 
-    Sex is balanced within each pair of consecutive subjects, and age within each four, so that
-    small cohorts are balanced too. The first two of every five subjects are siblings.
+    Sex is balanced within each pair of consecutive subjects, and age within each four: small
+    cohorts are balanced too. The first two of every five subjects are siblings.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ _SCORES = 20
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is either whole or not there."""
+    """Write a small file atomically."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8", newline="\n")

@@ -103,7 +103,7 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
         if largest > float(np.finfo(np.float16).max):
             raise RunError(
                 expected("Tokens of", where, "values below 65504 for float16",
-                         f"{largest:g}", "Use --precision int8.")
+                         f"{largest:g}", "Use --store-dtype int8.")
             )  # fmt: skip
         halves = np.empty(values.shape, np.float16)
         for frames, block in _blocks(values):

@@ -17,7 +17,7 @@ from fmritok.trainer.evaluation.features import load_encoder as load_frozen
 from fmritok.trainer.evaluation.features import run_features
 
 WINDOW = 8
-FAST = ["--steps", "2", "--workers", "0"]
+FAST = ["--steps", "2", "--loader-workers", "0"]
 SMALL = {"model.width": 16, "model.layers": 1, "model.mlp_width": 16, "data.window": WINDOW,
          "data.batch_size": 2, "model.patch": 2, "model.registers": 1}  # fmt: skip
 

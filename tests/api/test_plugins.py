@@ -116,7 +116,7 @@ def test_a_foreign_objective_is_trained_resumed_and_loaded(foreign, make_store, 
              "train.checkpoint_every": 2, "train.validate_every": 2}  # fmt: skip
     options = [f"--set={name}={value}" for name, value in small.items()]
     chosen = ["--set", "objective.name=denoising", "--set", "objective.noise=0.2"]
-    train = ("train", "--workers", 0, "--device", "cpu")
+    train = ("train", "--loader-workers", 0, "--device", "cpu")
     done = fmritok(*train, "--store", location.url, "--out", out, "--recipe", "tiny",
                    *options, *chosen, "--steps", 4)  # fmt: skip
     assert done.exit_code == 0, done.output

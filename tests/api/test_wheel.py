@@ -145,7 +145,7 @@ def test_the_wheel_goes_from_data_to_a_probe(fresh, tmp_path):
     assert {name: groups[name]["runs"] for name in names} == dict.fromkeys(names, {"done": 4})
     assert "tokens.zarr is sound" in fmritok("verify", "--store", "tokens.zarr")
     trained = fmritok("train", "--store", "tokens.zarr", "--group", "vae", "--recipe", "tiny",
-                      "--out", "trainings/first", "--steps", "2", "--workers", "0",
+                      "--out", "trainings/first", "--steps", "2", "--loader-workers", "0",
                       "--set", "model.width=16", "--set", "data.window=8")  # fmt: skip
     assert "Checkpoint: trainings/first/checkpoints/step-00000002" in trained
     assert (tmp_path / "trainings/first/loss.png").exists()

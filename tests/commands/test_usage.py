@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,4 +189,34 @@ def test_old_names_of_options_become_new_ones_and_say_so_once(capsys):
     assert with_new_names(given, names) == ["--new", "1", "--new=2", "--older", "--", "--old"]
     assert capsys.readouterr().err == "--old is now called --new.\n"
     assert with_new_names(["--new"], names) == ["--new"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("command", "old", "new", "values"), [
+    ("plan", "--precision", "--store-dtype", ("int8", "int32")),
+    ("tokenize", "--precision", "--store-dtype", ("int8", "int32")),
+    ("train", "--workers", "--loader-workers", ("0", "-1")),
+    ("train", "--weight", "--mix", ("1", "much")),
+    ("probe", "--workers", "--loader-workers", ("0", "-1")),
+])  # fmt: skip
+def test_each_old_name_reaches_the_option_under_its_new_name(command, old, new, values):
+    """The new name refuses a wrong value; a good one leaves only what else is missing."""
+    good, wrong = (fmritok(command, old, value) for value in values)
+    for done in (good, wrong):
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"{old} is now called {new}.\n")
+    assert f"Invalid value for '{new}'" in wrong.stderr
+    assert "Missing option" in good.stderr
+    assert old not in re.findall(r"--[a-z-]+", fmritok(command, "--help").output)
+
+
+def test_workers_of_dask_keep_their_name():
+    done = fmritok("tokenize", *COHORT, "--store", "s", "--workers", "0")
+    assert "now called" not in done.stderr
+    assert "Invalid value for '--workers'" in done.stderr
+
+
+def test_under_torchrun_the_first_process_alone_says_the_new_name(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert with_new_names(["--old"], {"--old": "--new"}) == ["--new"]
     assert capsys.readouterr().err == ""

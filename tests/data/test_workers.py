@@ -19,14 +19,14 @@ from fmritok.errors import StoreError
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data import workers
 from fmritok.trainer.data.loader import batch_loader
-from fmritok.trainer.data.streaming import window_loader
+from fmritok.trainer.data.reading import window_loader
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import TrainingError
 
 TRAINER = """
 import sys
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import window_loader
+from fmritok.trainer.data.reading import window_loader
 from fmritok.trainer.data.windows import RunIndex, all_windows
 
 if __name__ == "__main__":
@@ -111,15 +111,16 @@ def test_a_killed_worker_is_one_error_that_says_how_to_go_on(store, number, said
     next(loader)
     pid = loader.workers[1].pid
     os.kill(pid, number)
-    with pytest.raises(TrainingError, match=rf"got process {pid}, which was {said}.*--workers 0"):
+    wanted = rf"got process {pid}, which was {said}.*--loader-workers 0"
+    with pytest.raises(TrainingError, match=wanted):
         list(loader)  # which has no end
 
 
 @pytest.mark.slow
 def test_a_command_whose_worker_is_killed_prints_one_error(store, tmp_path):
     command = [sys.executable, "-m", "fmritok.cli", "train", "--store", store, "--out",
-               str(tmp_path / "a"), "--workers", "1", "--steps", "1000000", "--device", "cpu",
-               "--set", "model.width=16", "--set", "model.layers=1"]  # fmt: skip
+               str(tmp_path / "a"), "--loader-workers", "1", "--steps", "1000000",
+               "--device", "cpu", "--set", "model.width=16", "--set", "model.layers=1"]  # fmt: skip
     trainer = subprocess.Popen(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
     )
@@ -147,14 +148,15 @@ def _load(*faults, n_workers=1):
 
 @pytest.mark.parametrize(
     ("fault", "wanted", "step"),
-    [("shm", "enough shared memory", "--shm-size"), ("memory", "enough memory", "--workers 0"),
-     ("files", "enough open files", "ulimit -n"), ("cpu", "enough memory", "batch_size")],
+    [("shm", "enough shared memory", "--shm-size"),
+     ("memory", "enough memory", "--loader-workers 0"), ("files", "enough open files", "ulimit -n"),
+     ("cpu", "enough memory", "batch_size")],
 )  # fmt: skip
 def test_what_a_worker_lacks_is_one_error_without_its_traceback(fault, wanted, step):
     with pytest.raises(TrainingError) as caught:
         next(_load(fault))
     text = str(caught.value)
-    assert text.startswith(f"Loader workers (--workers): expected {wanted}")
+    assert text.startswith(f"Loader workers (--loader-workers): expected {wanted}")
     assert step in text
     assert "Traceback" not in text
     assert "\n" not in text
@@ -186,6 +188,7 @@ def test_workers_that_cannot_start_are_one_error(store, monkeypatch, number, ste
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(workers._WorkerProcess, "_Popen", staticmethod(refuse))
-    wanted = rf"expected 2 that start, got .*{re.escape(os.strerror(number))}.*{step}.*--workers 0"
+    got = re.escape(os.strerror(number))
+    wanted = rf"expected 2 that start, got .*{got}.*{step}.*--loader-workers 0"
     with pytest.raises(TrainingError, match=wanted):
         _load("none", n_workers=2)

@@ -101,7 +101,7 @@ class Trainings:
         )]  # fmt: skip
 
     def _arguments(self) -> list[str]:
-        return ["train", "--store", str(self.store), "--workers", "0", "--device", "cpu"]
+        return ["train", "--store", str(self.store), "--loader-workers", "0", "--device", "cpu"]
 
     def _train_and_die(self) -> None:
         step = Trainer._step

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.data.streaming import WindowReader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.model.inputs import model_inputs
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.inputs import deviations
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer

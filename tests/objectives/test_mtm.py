@@ -8,7 +8,7 @@ import torch
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.data.streaming import WindowReader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import model_inputs

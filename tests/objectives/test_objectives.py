@@ -8,7 +8,7 @@ import torch
 
 from fmritok.testing import ObjectiveContract
 from fmritok.trainer.config import Config, ModelConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.objectives.distill import SelfDistillation

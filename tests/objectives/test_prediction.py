@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.mae import MaskedAutoencoder

@@ -31,7 +31,7 @@ def store(make_store):
 
 def _options(store, *options):
     settings = [x for assignment in SMALL for x in ("--set", assignment)]
-    fixed = ["--store", store, "--workers", "0", "--device", "cpu"]
+    fixed = ["--store", store, "--loader-workers", "0", "--device", "cpu"]
     return ["train", *fixed, *map(str, options), *settings]
 
 

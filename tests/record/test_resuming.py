@@ -232,7 +232,7 @@ def test_an_earlier_checkpoint_is_no_place_to_go_on_while_later_ones_are_whole(g
 
 
 def _command(group, *options):
-    fixed = ["train", "--store", group.location.url, "--workers", "0", "--device", "cpu"]
+    fixed = ["train", "--store", group.location.url, "--loader-workers", "0", "--device", "cpu"]
     return CliRunner().invoke(main, [*fixed, *map(str, options)])
 
 

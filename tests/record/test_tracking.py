@@ -53,7 +53,7 @@ def train(make_store):
     settings = [x for assignment in SMALL for x in ("--set", assignment)]
 
     def train(*options, settings=settings):
-        fixed = ["--store", store, "--workers", "0", "--device", "cpu"]
+        fixed = ["--store", store, "--loader-workers", "0", "--device", "cpu"]
         return CliRunner().invoke(main, ["train", *map(str, options), *fixed, *settings])
 
     return train

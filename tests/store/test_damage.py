@@ -72,7 +72,7 @@ class Yard:
         self.store = Path(self.place.url)
         for group, (precision, codec) in GROUPS.items():
             done = fmritok(*tokenize_options(
-                cohort, self.store, atlas, "--precision", precision, "--codec", codec,
+                cohort, self.store, atlas, "--store-dtype", precision, "--codec", codec,
                 groups=(group,),
             ))  # fmt: skip
             assert done.exit_code == 0, done.output
@@ -128,7 +128,7 @@ class Yard:
         with mock.patch("fmritok.trainer.training.loop.plot_losses"):
             return _told(
                 "train", "--store", self.store, "--group", group, "--recipe", "tiny", "--steps", 2,
-                "--workers", 0, "--device", "cpu", "--out", out, *settings,
+                "--loader-workers", 0, "--device", "cpu", "--out", out, *settings,
                 figures=lambda _: [
                     {k: v for k, v in json.loads(line).items() if not k.endswith(_TIMES)}
                     for line in (out / "metrics.jsonl").read_text().splitlines()

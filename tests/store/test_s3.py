@@ -71,6 +71,7 @@ def tokenize(root, store):
     return fmritok("tokenize", "--dataset", "hcp", "--root", root, "--store", store, *OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_store_on_s3_is_as_good_as_one_on_disk(bucket, tmp_path, monkeypatch):
     root = tmp_path / "hcp"
     for i in range(3):
@@ -118,7 +119,7 @@ def test_training_streams_from_s3(bucket, tmp_path, make_store):
     store = f"{bucket}/train.zarr"
     make_store([40, 40, 40], url=store, subjects=["1", "2", "3"])
     result = fmritok(
-        "train", "--store", store, "--recipe", "tiny", "--steps", 2, "--workers", 1,
+        "train", "--store", store, "--recipe", "tiny", "--steps", 2, "--loader-workers", 1,
         "--out", tmp_path / "run", "--set", "data.window=16", "--set", "data.batch_size=2",
         "--set", "model.width=32", "--device", "cpu",
     )  # fmt: skip

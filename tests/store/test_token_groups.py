@@ -84,6 +84,7 @@ def test_groups_agree_on_what_was_read(store):
     assert list(verify_store(opened.location)) == []
 
 
+@pytest.mark.slow
 def test_each_run_is_decompressed_once_for_three_groups(tree, tmp_path, weights, monkeypatch):
     reads = []
     blocks = volume.VolumeSource.blocks

@@ -22,7 +22,7 @@ from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.grid import SHAPE, cell_centres
 from fmritok.tokenizers.vae.intensity import VolumeStatistics
 from fmritok.trainer.config import ObjectiveConfig, require
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
 from fmritok.trainer.objectives.masks import generator_of

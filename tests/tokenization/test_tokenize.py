@@ -78,6 +78,7 @@ def test_the_store_explains_itself(tree, tmp_path, weights):
     assert fmritok("verify", "--store", store).exit_code == 0
 
 
+@pytest.mark.slow
 def test_real_runs_and_back_to_volumes(data, tmp_path):
     """The real MNI runs go through the default encoder and come back as brains."""
     import nibabel as nib
@@ -105,7 +106,7 @@ def test_zscore_group_beside_the_other(tree, tmp_path, weights):
     store = tmp_path / "t.zarr"
     tokenize(tree, store, weights)
     more = tokenize(tree, store, weights, "--intensity", "zscore", "--group", "vae-zscore",
-                    "--precision", "float16")  # fmt: skip
+                    "--store-dtype", "float16")  # fmt: skip
     assert more.exit_code == 0, more.output
     assert set(TokenStore(store).groups) == {"vae", "vae-zscore"}
     group = TokenStore(store).group("vae-zscore")
@@ -234,7 +235,7 @@ def test_another_configuration_is_refused(tree, tmp_path, weights):
     tokenize(tree, store, weights)
     for more, words in [
         (("--intensity", "zscore"), "provenance.intensity.mode = 'max'"),
-        (("--precision", "float16"), "precision = 'int8'"),
+        (("--store-dtype", "float16"), "precision = 'int8'"),
         (("--arithmetic", "tf32"), "provenance.dtype = 'fp32'"),
         (("--weights", "dcae-tiny"), "provenance.weights"),
     ]:

@@ -63,6 +63,7 @@ def test_beats_baselines_on_held_out_photographs(grey, baseline):
         assert value > scores[baseline][measure], measure
 
 
+@pytest.mark.slow
 def test_beats_baselines_on_fmri(grey, data):
     scores = evaluate.measure_fmri(grey, data / "bold_mni", frames=4)
     assert len(scores) == 4  # two runs, two intensity modes

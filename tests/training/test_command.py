@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from commands import started
 
 from fmritok.cli import main
 from fmritok.trainer.recipe import read_recipe
@@ -71,9 +71,9 @@ def test_the_printed_configuration_is_a_recipe_of_the_same_training(store, tmp_p
     again = _train("--print-config", "--recipe", file, small=False)
     assert again.stdout == printed.stdout
     out = tmp_path / "a"
-    done = _train("--store", store, "--out", out, "--recipe", file, "--steps", 1, "--workers", 0,
-                  "--device", "cpu", "--set", "model.heads=2", "--set", "model.kv_heads=1",
-                  "--set", "data.validation_fraction=0.3")  # fmt: skip
+    done = _train("--store", store, "--out", out, "--recipe", file, "--steps", 1,
+                  "--loader-workers", 0, "--device", "cpu", "--set", "model.heads=2", "--set",
+                  "model.kv_heads=1", "--set", "data.validation_fraction=0.3")  # fmt: skip
     assert done.exit_code == 0, done.output
     of_training = _train("--print-config", "--resume", out, small=False)
     assert of_training.stdout == (out / "config.yaml").read_text()
@@ -82,7 +82,7 @@ def test_the_printed_configuration_is_a_recipe_of_the_same_training(store, tmp_p
 
 def test_resume_takes_the_configuration_of_the_checkpoint(store, tmp_path):
     out = tmp_path / "a"
-    options = ("--store", store, "--workers", 0, "--device", "cpu")
+    options = ("--store", store, "--loader-workers", 0, "--device", "cpu")
     assert _train(*options, "--out", out, "--steps", 5, "--seed", 3).exit_code == 0
     assert find_checkpoint(out).state["config"]["train"]["seed"] == 3
     done = _train(*options, "--resume", out, small=False)
@@ -133,16 +133,11 @@ def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
     """Clusters and Ctrl-C signal every process of the job, loader workers too."""
     out = tmp_path / "a"
     command = [sys.executable, "-m", "fmritok.cli", "train", "--store", store, "--out",
-               str(out), "--workers", "1", "--steps", "100000", "--device", "cpu"]  # fmt: skip
+               str(out), "--loader-workers", "1", "--steps", "100000",
+               "--device", "cpu"]  # fmt: skip
     for assignment in SMALL:
         command += ["--set", assignment]
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 12:
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = started(command, out, rows=12)
     os.killpg(process.pid, number)
     _, text = process.communicate()
     step = find_checkpoint(out).step
@@ -170,6 +165,6 @@ def test_the_trainer_needs_nothing_of_the_offline_half(store, tmp_path):
         "print('imported', [m for m in names if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, "train", "--store", store, "--out", str(tmp_path / "a"),
-               "--steps", "1", "--workers", "0", "--device", "cpu"]  # fmt: skip
+               "--steps", "1", "--loader-workers", "0", "--device", "cpu"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "imported []" in done.stdout

@@ -43,7 +43,7 @@ def _trainer(group, out, **options):
 
 def _command(group, *options):
     settings = [x for assignment in SMALL for x in ("--set", assignment)]
-    fixed = ["--store", group.location.url, "--workers", "0", "--device", "cpu"]
+    fixed = ["--store", group.location.url, "--loader-workers", "0", "--device", "cpu"]
     result = CliRunner().invoke(main, ["train", *fixed, *map(str, options), *settings])
     assert isinstance(result.exception, SystemExit | None), result.exception
     return result.exit_code, re.sub(r"\s+", " ", result.output)
@@ -103,8 +103,8 @@ def test_a_disk_that_fills_stops_with_one_error_and_the_training_can_go_on(group
     whole = _trainer(group, tmp_path / "whole").run()
     settings = [x for assignment in SMALL for x in ("--set", assignment)]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, what, "train", "--store", group.location.url, "--workers",
-         "0", "--device", "cpu", "--out", str(out), *settings],
+        [sys.executable, "-c", LIMITED, what, "train", "--store", group.location.url,
+         "--loader-workers", "0", "--device", "cpu", "--out", str(out), *settings],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1
@@ -331,7 +331,7 @@ def test_several_processes_stop_when_the_first_cannot_write(group, tmp_path, wha
     script.write_text(OF_TWO)
     settings = [x for assignment in SMALL for x in ("--set", assignment)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               str(script), what, "train", "--store", group.location.url, "--workers", "0",
+               str(script), what, "train", "--store", group.location.url, "--loader-workers", "0",
                "--device", "cpu", "--out", str(tmp_path / "a"), *settings]  # fmt: skip
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
                           text=True)  # fmt: skip

@@ -141,11 +141,11 @@ def _in_a_process(group, out, *options):
 
 @pytest.mark.slow
 def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_path):
-    assert _in_a_process(group, tmp_path / "whole", "--workers", "0").wait() == 0
+    assert _in_a_process(group, tmp_path / "whole", "--loader-workers", "0").wait() == 0
     whole = _figures(tmp_path / "whole")
     for workers, later_workers in (("0", "2"), ("2", "0")):
         out = tmp_path / f"killed-{workers}"
-        process = _in_a_process(group, out, "--workers", workers)
+        process = _in_a_process(group, out, "--loader-workers", workers)
         metrics = out / "metrics.jsonl"
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < 33:
             assert process.poll() is None, "it ended before it could be killed"
@@ -156,7 +156,7 @@ def test_killed_trainings_go_on_exactly_with_0_and_with_2_workers(group, tmp_pat
         psutil.wait_procs(helpers)  # no worker outlives the trainer
         checkpoint = find_checkpoint(out)
         assert checkpoint.step < len(metrics.read_bytes().splitlines())
-        resumed = _in_a_process(group, out, "--workers", later_workers, "--resume", str(out))
+        resumed = _in_a_process(group, out, "--loader-workers", later_workers, "--resume", str(out))
         assert resumed.wait() == 0
         assert _figures(out) == whole
 

@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_
 @pytest.mark.slow
 def test_torchrun_divides_a_model_and_one_process_has_nothing_to_divide(store, tmp_path):
     options = ["train", "--store", store, "--out", str(tmp_path / "out"), "--device", "cpu",
-               "--workers", "0", "--steps", "2", "--shard"]  # fmt: skip
+               "--loader-workers", "0", "--steps", "2", "--shard"]  # fmt: skip
     for assignment in SMALL:
         options += ["--set", assignment]
     alone = CliRunner().invoke(main, options)

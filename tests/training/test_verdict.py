@@ -43,7 +43,7 @@ def test_what_is_said_of_the_losses(train, validation, said):
 def test_waiting_for_data_counts_without_the_first_step():
     assert "; not stalled on data (2.0% of the time)." in verdict(_rows(FLAT, [0.7]), MEAN)
     stalled = verdict(_rows(FLAT, [0.7], stall=0.4), MEAN)
-    assert stalled.endswith("; stalled on data 40% of the time: try more --workers.")
+    assert stalled.endswith("; stalled on data 40% of the time: try more --loader-workers.")
 
 
 def test_losses_below_zero_are_compared_by_their_difference():

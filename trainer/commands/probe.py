@@ -16,15 +16,15 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command("probe")
-@click.option("--store", required=True, help="Token store: a local path or an fsspec URL.")
-@click.option("--group", help="Token group. [default: the one that was trained on]")
+@click.option("--store", required=True, help="Token store: a folder or a URL.")
+@click.option("--group", metavar="NAME", help="Token group. [default: the one that was trained on]")
 @click.option(
     "--training",
     "trainings",
     multiple=True,
     required=True,
     type=click.Path(path_type=Path, exists=True),
-    help="Folder of a training, or one of its checkpoints; may be repeated.",
+    help="Training to score: its folder, or one of its checkpoints; repeatable.",
 )
 @click.option(
     "--target",
@@ -32,39 +32,58 @@ _PATH = click.Path(path_type=Path)
     multiple=True,
     required=True,
     metavar="COLUMN",
-    help="Column of the subjects' table (sex, age, ...), or task, session, site; or trial_type: "
-    "what was happening, from windows of the runs' events. May be repeated.",
+    help="Label to predict: a phenotype (sex, age, ...), task, session or site, or trial_type (the "
+    "condition of task events); repeatable.",
 )
 @click.option(
     "--where",
     multiple=True,
     metavar="COLUMN=VALUE",
-    help="Only runs such as task=rest; may be repeated.",
+    help="Use only runs with this value, such as task=rest; repeatable.",
+)
+@click.option("--untrained", is_flag=True, help="Score untrained encoders of the same shape, too.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Number of repetitions, each with its own folds and untrained encoder.",
+)
+@click.option("--folds", type=click.IntRange(2), default=5, show_default=True,
+              help="Number of cross-validation folds.")  # fmt: skip
+@click.option("--permutations", type=click.IntRange(0), default=100, show_default=True,
+              help="Number of label permutations, for the scores of chance; 0: none. Labels are "
+              "permuted between families of the same shape.")  # fmt: skip
+@click.option("--crops", type=click.IntRange(1), default=8, show_default=True,
+              help="Number of windows of each run, evenly spread.")  # fmt: skip
+@click.option(
+    "--pool",
+    type=click.Choice(["mean", "cells"]),
+    default="mean",
+    show_default=True,
+    help="Features: CLS and the mean over all tokens, or the mean over each cell.",
 )
 @click.option(
-    "--untrained", is_flag=True, help="Compare with encoders of the same shape, untrained."
+    "--event-delay",
+    type=float,
+    default=4.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="trial_type: delay from an onset to its window, for the blood response.",
 )
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True,
-              help="Divisions into folds; and untrained encoders.")  # fmt: skip
-@click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
-@click.option("--permutations", type=click.IntRange(0), default=100, show_default=True,
-              help="Of the labels, between families of the same shape: what is found by chance. "
-              "0 leaves it out.")  # fmt: skip
-@click.option("--crops", type=click.IntRange(1), default=8, show_default=True,
-              help="Evenly spread windows of each run.")  # fmt: skip
-@click.option("--pool", type=click.Choice(["mean", "cells"]), default="mean", show_default=True,
-              help="Features: CLS and the mean of all tokens, or that of each cell's.")  # fmt: skip
-@click.option("--event-delay", type=float, default=4.0, show_default=True, metavar="SECONDS",
-              help="trial_type: from an onset to its window: blood responds late.")  # fmt: skip
 @click.option("--event-window", type=click.FloatRange(0, min_open=True), default=8.0,
               show_default=True, metavar="SECONDS",
-              help="trial_type: length of a window, in whole tokens of the model.")  # fmt: skip
+              help="trial_type: length of a window, rounded to whole tokens.")  # fmt: skip
 @click.option("--trial-type", "trial_types", multiple=True, metavar="NAME",
-              help="trial_type: these alone; may be repeated. [default: all]")  # fmt: skip
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--out", type=_PATH, default=Path("probe"), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+              help="trial_type: use only this condition; repeatable. [default: all]")  # fmt: skip
+@click.option("--loader-workers", "workers", type=click.IntRange(0), default=0, show_default=True,
+              help="Number of processes that read windows; 0: this process.")  # fmt: skip
+@click.option(
+    "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, cuda:1, ..."
+)
+@click.option("--out", type=_PATH, default=Path("probe"), show_default=True,
+              help="Folder to write to.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def probe(
     store: str,
     group: str | None,
@@ -85,11 +104,11 @@ def probe(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Score linear probes on frozen encoders, by subjects and families that they have not seen.
+    """Score linear probes of frozen encoders on held-out subjects and families.
 
-    Features are CLS and the mean token (or that of each cell), averaged over a subject's (or a
-    run's) windows; of an event, those of its own window. Figures are means over the folds. Writes
-    probe.json, probe.csv, probe_folds.csv and the folds with their checksums to the output folder.
+    Features are CLS and the mean token (or the mean token of each cell), averaged over the windows
+    of a subject or run; an event has one window. Scores are means over the folds. The output folder
+    gets probe.json, probe.csv, probe_folds.csv and the folds with their checksums.
     """
     import json
 

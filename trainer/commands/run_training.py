@@ -99,7 +99,7 @@ def run_training(options: TrainOptions) -> None:
             workers = min(4, count_cores() - 1) if shared else 0
         trainer = Trainer(
             config,
-            _one_group(groups, options.weights),
+            _one_group(groups, options.mix),
             out=folder,
             device=device,
             workers=workers,

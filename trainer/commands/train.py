@@ -20,7 +20,7 @@ class TrainOptions:
     """The options of the command, under their names; what they mean is said there."""
 
     stores: tuple[str, ...]
-    weights: tuple[float, ...]
+    mix: tuple[float, ...]
     group: str | None
     out: Path | None
     recipe: str | None
@@ -51,66 +51,88 @@ class TrainOptions:
     "--store",
     "stores",
     multiple=True,
-    help="Token store: a local path or an fsspec URL; several are mixed.",
+    help="Token store: a folder or a URL. Repeat it to train on several.",
 )
 @click.option(
-    "--weight",
-    "weights",
+    "--mix",
     multiple=True,
     type=float,
-    help="Share of each --store in an epoch, in their order. [default: by its runs]",
+    help="Share of each --store in an epoch: a number for each, in the same order. "
+    "[default: by number of runs]",
 )
-@click.option("--group", help="Token group; needed if the store has several.")
+@click.option("--group", metavar="NAME", help="Token group. It is needed if the store has several.")
 @click.option("--out", type=_PATH, help="Folder of the training. [default: trainings/RECIPE-TIME]")
-@click.option("--recipe", help="Name or YAML file. [default: tablet with a GPU, else tiny]")
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Name of a recipe (`fmritok list recipes`) or YAML file. [default: tablet with a GPU, "
+    "else tiny]",
+)
 @click.option(
     "--set",
     "overrides",
     multiple=True,
-    metavar="A.B=C",
-    help="Change an option of the recipe; may be repeated.",
+    metavar="SECTION.OPTION=VALUE",
+    help="Change an option of the recipe, such as optim.lr=1e-3; repeatable.",
 )
-@click.option("--steps", type=click.IntRange(1), help="Short for --set train.steps=N.")
-@click.option("--seed", type=click.IntRange(0), help="Short for --set train.seed=N.")
-@click.option("--resume", type=_PATH, help="Go on with this training, exactly.")
-@click.option("--init-from", type=_PATH, help="Start a new training from these weights.")
 @click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Loader processes. [default: one less than the cores, at most 4]",
+    "--steps",
+    type=click.IntRange(1),
+    help="Number of optimizer steps; short for --set train.steps=N.",
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--seed", type=click.IntRange(0), help="Random seed; short for --set train.seed=N.")
+@click.option(
+    "--resume",
+    type=_PATH,
+    help="Continue a training exactly: its folder, or one of its checkpoints.",
+)
+@click.option(
+    "--init-from",
+    type=_PATH,
+    help="Start a new training from the weights of another: its folder, or one of its checkpoints.",
+)
+@click.option(
+    "--loader-workers",
+    "workers",
+    type=click.IntRange(0),
+    help="Number of processes that read windows; 0: the trainer reads. [default: number of cores "
+    "minus 1, at most 4]",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, cuda:1, ..."
+)
 @click.option(
     "--shard",
     is_flag=True,
-    help="Divide the model among the processes of torchrun (FSDP), instead of a copy in each.",
+    help="Shard the model over the processes of torchrun (FSDP). [default: a copy in each]",
 )
 @click.option(
     "--print-config",
     is_flag=True,
-    help="Print the checked configuration as YAML, which is a recipe, and do not train.",
+    help="Print the checked configuration as YAML and stop. What is printed is a recipe.",
 )
 @click.option(
     "--wandb",
     metavar="[PROJECT]",
     is_flag=False,
     flag_value="fmritok",
-    help="Follow the training in Weights & Biases, too. [default project: fmritok]",
+    help="Log to Weights & Biases, too. [default project: fmritok]",
 )
 def train(**options: Any) -> None:
     """Pretrain a Transformer on a token store, without labels.
 
-    Only --store is needed. --set objective.name=NAME chooses masked tokens (mtm), a masked
-    autoencoder (mae) or self-distillation (distill). Under torchrun, all processes train one
-    model. The folder of the training gets checkpoints, metrics.jsonl, TensorBoard files, the
-    configuration and a picture of the losses. One training at a time uses it. If the disk refuses
-    checkpoints or metrics.jsonl, training stops, and the last checkpoint stays usable. Without
-    TensorBoard, W&B or the picture it continues with a warning.
+    Only --store is needed. --set objective.name=NAME chooses the objective: masked tokens (mtm),
+    masked autoencoder (mae) or self-distillation (distill). Under torchrun, all processes train
+    one model.
 
-    --resume takes a training's folder, or one of its checkpoints. How often it logs, validates and
-    saves may be changed (train.log_every, validate_every, checkpoint_every, keep_checkpoints), and
-    so may --out, --workers and the number of processes; nothing else may, and the store must hold
-    the tokens that were trained on. A training that is finished says so.
+    The folder of the training gets checkpoints, metrics.jsonl, TensorBoard files, the configuration
+    and a picture of the losses. A folder belongs to one training at a time. If checkpoints or
+    metrics.jsonl cannot be written, training stops; the last checkpoint stays usable. If
+    TensorBoard, W&B or the picture fails, training continues with a warning.
+
+    A resumed training may change train.log_every, validate_every, checkpoint_every and
+    keep_checkpoints, --out, --device, --loader-workers and the number of processes. All else must
+    be the same, and the store must have the same tokens.
     """
     from fmritok.trainer.errors import ConfigError, OtherProcessError
 

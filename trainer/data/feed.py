@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
+from fmritok.trainer.data.reading import Batch, window_loader
 from fmritok.trainer.data.split import Split
-from fmritok.trainer.data.streaming import Batch, window_loader
 from fmritok.trainer.data.windows import (
     Request,
     RunIndex,

@@ -22,16 +22,18 @@ from fmritok.trainer.training.faults import is_out_of_memory, reason
 
 __all__ = ["batch_loader"]
 
-_NO_WORKERS = "or --workers 0, which reads in the trainer itself"
+_NO_WORKERS = "or --loader-workers 0, which reads in the trainer itself"
 _SHARED = re.compile(r"shared memory|/torch_\d|\(shm\)|unable to (mmap|open|resize)", re.IGNORECASE)
 _TOO_MANY_FILES = re.compile(r"too many open files|ancdata", re.IGNORECASE)
 _SHARED_STEP = (
     "Make /dev/shm larger (docker run --shm-size=8g; in Kubernetes an emptyDir of medium Memory), "
-    f"or use fewer --workers, {_NO_WORKERS}."
+    f"or use fewer --loader-workers, {_NO_WORKERS}."
 )
-_FILES_STEP = f"Raise the limit of open files (ulimit -n), or use fewer --workers, {_NO_WORKERS}."
+_FILES_STEP = (
+    f"Raise the limit of open files (ulimit -n), or use fewer --loader-workers, {_NO_WORKERS}."
+)
 _MEMORY_STEP = (
-    f"Use fewer --workers, {_NO_WORKERS}; in a new training, a smaller data.batch_size or "
+    f"Use fewer --loader-workers, {_NO_WORKERS}; in a new training, a smaller data.batch_size or "
     "data.window."
 )
 
@@ -57,8 +59,9 @@ def batch_loader(
     private = [location for location in locations if not location.is_shared]
     if workers and private:
         raise ConfigError(
-            expected("Option", "--workers", f"0, because {private[0]} belongs to this process",
-                     workers, "Omit --workers.")
+            expected("Option", "--loader-workers",
+                     f"0, because {private[0]} belongs to this process", workers,
+                     "Omit --loader-workers.")
         )  # fmt: skip
     return _Loader(
         _Reporting(dataset),
@@ -67,7 +70,7 @@ def batch_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # leave the global generator alone
-        **(worker_options("fmritok.trainer.data.streaming") if workers else {}),
+        **(worker_options("fmritok.trainer.data.reading") if workers else {}),
     )
 
 
@@ -120,8 +123,8 @@ class _Batches(Iterator[Any]):
             if isinstance(error, FmritokError) or not self._n_workers:
                 raise
             step = _FILES_STEP if _is_too_many_files(error) else (
-                f"Raise the limit of processes (ulimit -u) or of memory, or use fewer --workers, "
-                f"{_NO_WORKERS}."
+                "Raise the limit of processes (ulimit -u) or of memory, or use fewer "
+                f"--loader-workers, {_NO_WORKERS}."
             )  # fmt: skip
             raise _error(f"{self._n_workers} that start", reason(error), step) from error
 
@@ -156,7 +159,7 @@ class _Batches(Iterator[Any]):
                 return _error("batches from them", reason(error), f"Try again, {_NO_WORKERS}.")
             return None
         pid, code = ended[0].pid, ended[0].exitcode
-        step = "If it happens again, use --workers 0: errors of reading are then shown as they are"
+        step = "If it happens again, use --loader-workers 0: the error of reading is then shown."
         if code == NOT_HANDED_OVER:
             got, step = f"process {pid}, which could not hand a batch over", _SHARED_STEP
         elif code is not None and code < 0:
@@ -200,7 +203,7 @@ def _cause(text: str) -> str:
 
 
 def _error(wanted: str, got: str, next_step: str) -> TrainingError:
-    return TrainingError(expected("Loader workers", "(--workers)", wanted, got, next_step))
+    return TrainingError(expected("Loader workers", "(--loader-workers)", wanted, got, next_step))
 
 
 def _share(batch: Any) -> None:

@@ -66,7 +66,7 @@ class MixedGroup:
                 )  # fmt: skip
         if weights is not None and (len(weights) != len(groups) or min(weights) <= 0):
             raise ConfigError(
-                expected("Weights of", f"{len(groups)} stores", "as many numbers above 0",
+                expected("Shares of", f"{len(groups)} stores (--mix)", "one number above 0 each",
                          list(weights), "Correct them.")
             )  # fmt: skip
         self.weights = None if weights is None else tuple(float(weight) for weight in weights)

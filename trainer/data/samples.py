@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.streaming import Batch, WindowReader
+from fmritok.trainer.data.reading import Batch, WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex
 from fmritok.trainer.model.inputs import deviations, values
 

@@ -16,7 +16,7 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.progress import tracked
 from fmritok.trainer.config import Config
-from fmritok.trainer.data.streaming import Batch, window_loader
+from fmritok.trainer.data.reading import Batch, window_loader
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.model.layout import TokenLayout

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def drawn_counts(groups: npt.NDArray[Any], *, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Draw groups of units with replacement, as many as there are.
+    """Draw groups of units with replacement; the number of groups stays the same.
 
     Parameters
     ----------

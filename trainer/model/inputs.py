@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fmritok.trainer.config import InputForm, ModelConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.layout import PatchGrid
 
 __all__ = [

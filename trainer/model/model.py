@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fmritok.errors import expected
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.model.attention import make_norm
 from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks

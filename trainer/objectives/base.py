@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from fmritok.trainer.config import ObjectiveConfig
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.model import TokenTransformer
 
 __all__ = ["Figure", "Mean", "Objective", "ObjectiveModule", "ObjectiveOutput"]
 
 
 class Mean(NamedTuple):
-    """A mean still in two parts, so that means over batches of unequal size stay exact."""
+    """A sum and a count. Means over batches of unequal size stay exact."""
 
     total: Tensor
     """sum, scalar"""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fmritok.trainer.config import require
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput

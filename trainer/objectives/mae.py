@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fmritok.errors import expected
 from fmritok.trainer.config import ModelConfig, require
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.attention import Context, make_norm
 from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fmritok.errors import expected
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fmritok.trainer.config import InputForm
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.layout import PatchGrid
 from fmritok.trainer.objectives.base import Mean

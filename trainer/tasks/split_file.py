@@ -155,8 +155,9 @@ def overlap(
     Returns
     -------
     dict
-        ``training``; ``test_subjects``; ``seen`` of them; some ``subjects``; and ``unknown_runs``
-        of the training, which are not in this store, so that nothing can be said of them.
+        ``training``; ``test_subjects``, their number; ``seen``, the number of those in the
+        training; ``subjects``, some of these; ``unknown_runs``, runs of the training that are
+        not in this store and cannot be compared.
     """
     seen = _people(pretraining.train, runs)
     tested = {str(name) for fold in folds for name in units.subject[fold.test]}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from importlib import resources
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,6 +15,7 @@ from fmritok.errors import expected
 from fmritok.trainer.data.labels import EVENT_TARGET
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.metrics import METRICS
+from fmritok.trainer.shipped import shipped_names, shipped_title
 
 __all__ = [
     "By",
@@ -106,18 +105,12 @@ def did_you_mean(name: str, known: list[str], otherwise: str) -> str:
 
 def task_names() -> list[str]:
     """Return the names of the tasks that come with fmritok."""
-    folder = resources.files(_PACKAGE)
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
+    return shipped_names(_PACKAGE)
 
 
 def task_title(name: str) -> str:
-    """Return the first sentence of the comment that a task of ours begins with."""
-    lines = (resources.files(_PACKAGE) / f"{name}.yaml").read_text().splitlines()
-    comment = takewhile(lambda line: line.startswith("#"), lines)
-    text = " ".join(line.removeprefix("#").strip() for line in comment)
-    return re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0]
+    """Return the first sentence of a task's comment."""
+    return shipped_title(_PACKAGE, name)
 
 
 def read_task(name_or_path: str) -> Task:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fmritok.trainer.data.streaming import Rate
+from fmritok.trainer.data.reading import Rate
 from fmritok.trainer.objectives.base import Figure
 
 __all__ = ["TrainingDisplay", "figures_table"]

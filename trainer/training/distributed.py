@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
 
 from fmritok.device import local_rank
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.data.windows import Request
 from fmritok.trainer.errors import OtherProcessError
 
@@ -28,6 +28,11 @@ __all__ = [
 ]  # fmt: skip
 
 Result = TypeVar("Result")
+
+#: Groups of processes that were left. The destructor of a gloo group joins its threads. If
+#: DistributedDataParallel frees the group, it holds Python's lock, and these threads may wait for
+#: that lock. Groups are therefore kept until the process ends.
+_LEFT: list[dist.ProcessGroup | None] = []
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ class Ranks:
         return self.rank == 0
 
     def leave(self) -> None:
-        """Part from the others."""
+        """End the communication with the other processes."""
         if self.size > 1 and dist.is_initialized():
+            _LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
     def agreed(self, value: Result) -> Result:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fmritok.trainer.config import Config
-from fmritok.trainer.data.streaming import Batch
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.objectives.base import Mean, ObjectiveModule, ObjectiveOutput
 from fmritok.trainer.objectives.build import compile_blocks
 from fmritok.trainer.training.distributed import (

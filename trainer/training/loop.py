@@ -20,7 +20,7 @@ from fmritok.terminal import new_console
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.feed import Feed
 from fmritok.trainer.data.mixing import MixedGroup
-from fmritok.trainer.data.streaming import Batch, Meter
+from fmritok.trainer.data.reading import Batch, Meter
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective

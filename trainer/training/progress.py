@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmritok.trainer.data.streaming import Rate
+from fmritok.trainer.data.reading import Rate
 from fmritok.trainer.objectives.base import Figure
 
 __all__ = ["Position", "Summary"]

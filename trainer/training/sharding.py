@@ -1,7 +1,7 @@
 """One model divided among processes (FSDP): each holds a share of all weights and moments.
 
 Every layer is put together from all shares just before it is used, and taken apart after it. Files
-hold whole tensors, so that a checkpoint does not tell how many processes wrote it.
+hold whole tensors and are independent of the number of processes.
 """
 
 from __future__ import annotations

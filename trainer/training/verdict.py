@@ -86,5 +86,5 @@ def _stall(train: Sequence[Row]) -> str:
     """Average the share of waiting over the steps but the first, which starts the workers."""
     share = fmean(row["stall_share"] for row in train[1:] or train)
     if share > _STALLED:
-        return f"stalled on data {share:.0%} of the time: try more --workers"
+        return f"stalled on data {share:.0%} of the time: try more --loader-workers"
     return f"not stalled on data ({share:.1%} of the time)"

@@ -25,9 +25,9 @@ def count_phenotypes(phenotypes: pd.DataFrame, columns: pd.DataFrame) -> list[di
     Returns
     -------
     list of dict
-        ``dataset, column, type, unit, source, meaning``; ``subjects`` with a value, ``of`` so many
-        subjects in the table; ``different`` values; ``min`` and ``max`` of numbers, the most
-        frequent ``values`` and their counts of anything else, unless they tell subjects apart.
+        ``dataset, column, type, unit, source, meaning``; ``subjects``, the number with a value;
+        ``of``, the number in the table; ``different``, the number of values; for numbers ``min``
+        and ``max``; otherwise ``values``, the most frequent ones with counts, except for ids.
     """
     by_dataset = dict(list(phenotypes.groupby("dataset"))) if len(phenotypes) else {}
     return [

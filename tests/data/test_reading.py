@@ -22,7 +22,7 @@ from fmritok.pipeline.store.chunks import shard_files
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.data.loader import _as_it_is
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
-from fmritok.trainer.data.streaming import (
+from fmritok.trainer.data.reading import (
     Meter,
     WindowReader,
     window_loader,
@@ -111,7 +111,7 @@ def test_a_store_in_memory_cannot_be_read_by_workers(make_store):
     location, _ = make_store([20], url="memory://trainer.zarr")
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    with pytest.raises(ConfigError, match=r"--workers: expected 0, because memory://"):
+    with pytest.raises(ConfigError, match=r"--loader-workers: expected 0, because memory://"):
         window_loader(group, index, _batches(index), workers=1)
     assert next(iter(window_loader(group, index, _batches(index), workers=0))).n_frames > 0
 
@@ -231,7 +231,7 @@ def test_stores_that_do_not_go_together_are_refused(two_stores, make_store, tmp_
     with pytest.raises(ConfigError, match=r"Run demo_1_run0: expected in one of the stores"):
         MixedGroup([one, one])
     for weights in ([1], [1, 0]):
-        with pytest.raises(ConfigError, match="Weights of 2 stores"):
+        with pytest.raises(ConfigError, match="Shares of 2 stores"):
             MixedGroup(two_stores, weights)
     location, _ = make_store([20], url=tmp_path / "f.zarr", precision="float16", n_tokens=3, dim=4)
     with pytest.raises(ProvenanceMismatchError, match=r"precision = 'int8' \(as .*got 'float16'"):
