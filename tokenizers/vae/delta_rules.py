@@ -3,6 +3,11 @@
 ``b`` is a step's input in the base image, ``d`` its deviation. The plain difference of two results
 has the rounding errors of both, which belong to ``b``. Each rule below returns a multiple of ``d``
 instead, so its rounding error is relative to the deviation.
+
+Denominators and square roots are different: they need ``b + d`` with an error that is relative to
+``b + d`` itself, and a frame may cancel the base (a ReLU of linear attention leaves nothing of a
+query: the denominator is 0). They are sums of products (:data:`SUMMED`), which have no cancellation
+if they are computed from the whole factors. The walk does so and hands the result on as ``whole``.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["FORMULAS", "PRODUCTS", "RULES"]
+__all__ = ["FORMULAS", "PRODUCTS", "ROOTS", "RULES", "SUMMED", "divide"]
 
 Tensor = torch.Tensor
 #: Softmax: from this deviation of a score on, the plain difference is exact enough.
@@ -47,20 +52,20 @@ def power(b: Tensor, d: Tensor, exponent: float = 2) -> Tensor:
     return (b + d) ** exponent - b**exponent
 
 
-def rsqrt(b: Tensor, d: Tensor) -> Tensor:
+def rsqrt(b: Tensor, d: Tensor, *, whole: Tensor | None = None) -> Tensor:
     """With r and s the results before and after: ``s - r = (s^2 - r^2) / (s + r)``."""
-    r, s = torch.rsqrt(b), torch.rsqrt(b + d)
+    r, s = torch.rsqrt(b), torch.rsqrt(b + d if whole is None else whole)
     return -d * (r * s) ** 2 / (r + s)
 
 
-def sqrt(b: Tensor, d: Tensor) -> Tensor:
+def sqrt(b: Tensor, d: Tensor, *, whole: Tensor | None = None) -> Tensor:
     """Use the same identity: ``d / (sqrt(b + d) + sqrt(b))``."""
-    return d / (torch.sqrt(b + d) + torch.sqrt(b))
+    return d / (torch.sqrt(b + d if whole is None else whole) + torch.sqrt(b))
 
 
-def reciprocal(b: Tensor, d: Tensor) -> Tensor:
+def reciprocal(b: Tensor, d: Tensor, *, whole: Tensor | None = None) -> Tensor:
     """``1 / (b + d) - 1 / b = -d / (b (b + d))``."""
-    return -d / (b * (b + d))
+    return -d / (b * (b + d if whole is None else whole))
 
 
 def exp(b: Tensor, d: Tensor) -> Tensor:
@@ -102,15 +107,19 @@ def matmul(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
     return da @ (b + db) + a @ db
 
 
-def divide(n: Tensor, dn: Tensor, e: Tensor, de: Tensor) -> Tensor:
+def divide(n: Tensor, dn: Tensor, e: Tensor, de: Tensor,
+           whole_n: Tensor | None = None, whole_e: Tensor | None = None) -> Tensor:  # fmt: skip
     """With o = n / e: ``(n + dn) / (e + de) - o = (dn - o de) / (e + de)``.
 
-    Where the deviation takes all of the denominator away but its rounding error, as where a ReLU
-    leaves nothing of a query, the numerator is gone, too: the result is 0, its deviation ``-o``.
+    A denominator that changes by more than what is left of it may be a rounding error, and so may
+    its numerator: there the quotient is taken from the whole terms.
     """
-    o, total = n / e, e + de
-    lost = total.abs() <= 64 * torch.finfo(total.dtype).eps * e.abs()
-    return torch.where(lost, -o, (dn - o * de) / torch.where(lost, 1, total))
+    o = n / e
+    total = e + de if whole_e is None else whole_e
+    found = (dn - o * de) / total
+    if whole_n is None:
+        return found
+    return torch.where(de.abs() > total.abs(), whole_n / total - o, found)
 
 
 def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None,
@@ -150,6 +159,10 @@ PRODUCTS: Mapping[str, Callable[..., Tensor]] = {
     "bmm": matmul, "div": divide, "imul": multiply, "itruediv": divide, "matmul": matmul,
     "mul": multiply, "rmul": multiply, "truediv": divide,
 }  # fmt: skip
+#: Products whose sums become denominators: their results are also computed from ``b + d``.
+SUMMED = frozenset(["bmm", "matmul", "pow", "square"])
+#: Rules that take such a result as ``whole``.
+ROOTS = frozenset(["reciprocal", "rsqrt", "sqrt"])
 #: Steps that are spelled out in steps with rules.
 FORMULAS: Mapping[str, Callable[..., Tensor]] = {
     "group_norm": group_norm, "rtruediv": reciprocal_times,
