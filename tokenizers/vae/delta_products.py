@@ -24,8 +24,17 @@ _TINY = 1e-30
 
 
 class _Kept(NamedTuple):
-    """A weight tensor, or its id could pass on to another one; its fp16 copy, what that was
-    multiplied by, and the largest sum of magnitudes that makes one output."""
+    """A weight tensor in fp16.
+
+    Attributes
+    ----------
+    weight : torch.Tensor
+        Kept, or its id could pass on to another tensor.
+    half : torch.Tensor
+        ``weight`` times ``factor``.
+    sum : torch.Tensor
+        The largest sum of magnitudes of ``half`` that makes one output.
+    """
 
     weight: Tensor
     half: Tensor

@@ -108,6 +108,7 @@ class _Pass:
         return tree_map(carried, made, whole)
 
     def step(self, name: str, func: Any, args: Any, named: dict[str, Any]) -> Any:
+        """Do an operation that the encoder asks for."""
         raise NotImplementedError
 
 
@@ -119,6 +120,7 @@ class BasePass(_Pass):
         self.notes: list[Note] = []
 
     def step(self, name: str, func: Any, args: Any, named: dict[str, Any]) -> Any:
+        """Do it on the base images."""
         carried = _carried((args, named))
         plain, plain_named = _values((args, named), carried[0].value.dtype)
         made = func(*plain, **plain_named)
@@ -138,6 +140,7 @@ class DeviationPass(_Pass):
         self.notes: Iterator[Note] = iter(notes)
 
     def step(self, name: str, func: Any, args: Any, named: dict[str, Any]) -> Any:
+        """Do it on the deviations."""
         if not _is_linear(name, args, named):
             return self.non_linear(name, func, args, named, next(self.notes))
         plain, plain_named = _values((args, named), self.encoder.dtype)
