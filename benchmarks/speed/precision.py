@@ -1,7 +1,7 @@
 """What arithmetic and storage cost the tokens' time courses, and how many bytes a frame takes.
 
     python benchmarks/speed/precision.py --weights dcae-tiny
-    python benchmarks/speed/precision.py --weights full --every 48 --no-storage
+    python benchmarks/speed/precision.py --weights full --every 96 --no-storage
 
 The first table has every arithmetic of ``vae`` against true fp32, on frames spread over a real scan
 in native space, with a warp, and in MNI space. A CPU rounds as a GPU does (tf32, delta) or computes
@@ -86,16 +86,17 @@ def print_arithmetic(reference: str, frames: int, every: int) -> None:
         volumes = source.frames_at(spread_frames(source.n_frames, frames))
         for mode in ("max", "zscore"):
             latents = {}
-            row = f"{run:6} {mode:7}"
+            print(f"{run:6} {mode:7}", end="", flush=True)
             for name in ARITHMETICS:
                 tokenizer = VaeTokenizer(reference, intensity=mode, arithmetic=name)
                 tokenizer.setup()
                 intensity = tokenizer.fit(source.statistics)
-                latents[name] = tokenizer._latents(volumes, intensity, some).swapaxes(0, 1)
+                latents[name] = tokenizer.latents(volumes, intensity, some).swapaxes(0, 1)
                 if name != "fp32":
                     found = time_course_error(latents[name], latents["fp32"])
-                    row += f"{100 * found.median:8.2f} /{100 * found.percentile_95:7.2f}"
-            print(row, flush=True)
+                    cell = f"{100 * found.median:8.2f} /{100 * found.percentile_95:7.2f}"
+                    print(cell, end="", flush=True)
+            print(flush=True)
 
 
 @click.command()

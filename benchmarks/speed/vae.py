@@ -78,7 +78,7 @@ def plain(folder: Path, volumes: np.ndarray) -> tuple[np.ndarray, float]:
         with torch.no_grad():
             parts = [model.encode(part).latent for part in colour.split(96)]
         per_axis.append(torch.cat(parts).reshape(len(volumes), 96, 32, 3, 3))
-    from fmritok.tokenizers.vae.tokenizer import tokens_from_latents
+    from fmritok.tokenizers.vae.slices import tokens_from_latents
 
     tokens = tokens_from_latents(torch.stack(per_axis)).numpy()
     return tokens, time.perf_counter() - start

@@ -53,8 +53,8 @@ def test_the_encoder_runs_with_ieee_products(products, tmp_path, rng):
     tokenizer = VaeTokenizer(str(save_random_autoencoder(tmp_path)))
     tokenizer.setup()
     seen = []
-    inner = tokenizer._encode_batch
-    tokenizer._encode_batch = lambda *a: seen.append(settings()[:2]) or inner(*a)
+    inner = tokenizer._autoencoder._encode_batch
+    tokenizer._autoencoder._encode_batch = lambda *a: seen.append(settings()[:2]) or inner(*a)
     frames = np.zeros((1, 96, 96, 96), np.float32)
     frames[:, 40:44, 40:44, 40:44] = rng.uniform(1, 9, (4, 4, 4))
     tokenizer.encode(frames, tokenizer.fit(VolumeStatistics(9.0)))
@@ -116,9 +116,9 @@ def test_another_order_of_sums_stays_within_the_stated_tolerance(run, arithmetic
         tokenizer = VaeTokenizer(arithmetic=arithmetic, batch_size=batch_size)
         tokenizer.setup()
         if batch_size == 3:
-            tokenizer._encoder.to(memory_format=torch.channels_last)
+            tokenizer._autoencoder.model.to(memory_format=torch.channels_last)
         intensity = tokenizer.fit(run.statistics)
-        found.append(tokenizer._latents(frames, intensity, slice(20, None, 40)).swapaxes(0, 1))
+        found.append(tokenizer.latents(frames, intensity, slice(20, None, 40)).swapaxes(0, 1))
     assert time_course_error(*found).median < SAME_WITHIN[arithmetic]
 
 

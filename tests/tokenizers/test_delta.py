@@ -14,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.vae import delta_rules
+from fmritok.tokenizers.vae.autoencoder import latent_of
 from fmritok.tokenizers.vae.delta import DeltaEncoder
 from fmritok.tokenizers.vae.delta_products import HalfProducts
-from fmritok.tokenizers.vae.tokenizer import VaeTokenizer, _latent
+from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 from fmritok.tokenizers.vae.weights import load_autoencoder, resolve_weights
 
 #: What fp16 products may cost, by autoencoder. With random weights, a denominator in the attention
@@ -61,14 +62,14 @@ def test_delta_in_float64_equals_the_plain_encoder(kind, tmp_path, images):
     bases, deviations = images
     model = autoencoder(kind, tmp_path)
     exact = copy.deepcopy(model).double()
-    encoder = DeltaEncoder(lambda x: _latent(model, x), half=False, dtype=torch.float64)
+    encoder = DeltaEncoder(lambda x: latent_of(model, x), half=False, dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "delta has no rule")
         base = encoder.base(bases)
         found = encoder.deviations(base.notes_of(1), deviations)
     with WithoutCasts():
-        mean = _latent(exact, bases.double())
-        frames = _latent(exact, bases[1:2].double() + deviations.double())
+        mean = latent_of(exact, bases.double())
+        frames = latent_of(exact, bases[1:2].double() + deviations.double())
     size = (frames - mean[1]).abs().max()
     assert size > 1e-4
     assert (base.latents - mean).abs().max() < 1e-9
@@ -84,7 +85,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_fp32_steps_lose_less_than_the_plain_encoder_in_fp32(kind, tmp_path, images):
     bases, deviations = images[0], images[1] * 0.1
     model = autoencoder(kind, tmp_path)
-    latent = lambda x: _latent(model, x)  # noqa: E731
+    latent = lambda x: latent_of(model, x)  # noqa: E731
     exact = DeltaEncoder(latent, half=False, dtype=torch.float64)
     base = exact.base(bases[:1])
     wanted = exact.deviations(base.notes_of(0), deviations)
@@ -101,7 +102,9 @@ def test_fp16_products_do_not_get_worse_with_smaller_deviations(kind, tmp_path, 
     """fp16 has no small numbers: below 6e-5 they lose their digits, unless they are scaled."""
     bases, deviations = images
     model = autoencoder(kind, tmp_path)
-    single, half = (DeltaEncoder(lambda x: _latent(model, x), half=half) for half in (False, True))
+    single, half = (
+        DeltaEncoder(lambda x: latent_of(model, x), half=half) for half in (False, True)
+    )
     notes = single.base(bases[:1]).notes_of(0)
     small = deviations[:2] * 1e-4
     costs = error(half.deviations(notes, small), single.deviations(notes, small))
@@ -156,7 +159,7 @@ def test_wild_frames_of_many_autoencoders_leave_no_noise(tmp_path):
     """Whole encoders of random weights; deviations as large as the image empty many queries."""
     for seed in range(8):
         model = autoencoder("AutoencoderDC", tmp_path, seed)
-        latent = lambda x: _latent(model, x)  # noqa: B023, E731
+        latent = lambda x: latent_of(model, x)  # noqa: B023, E731
         b, d = torch.randn(1, 3, 32, 32) * 0.3, torch.randn(8, 3, 32, 32)
         exact = DeltaEncoder(latent, half=False, dtype=torch.float64)
         single = DeltaEncoder(latent, half=False)
@@ -232,7 +235,7 @@ def some_latents(run: RunVolumes, mode: str, arithmetic: str, frames: np.ndarray
     tokenizer = VaeTokenizer(intensity=mode, arithmetic=arithmetic, **more)
     tokenizer.setup()
     intensity = tokenizer.fit(run.statistics)
-    return tokenizer._latents(frames, intensity, slice(20, None, 40)).swapaxes(0, 1)
+    return tokenizer.latents(frames, intensity, slice(20, None, 40)).swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("mode", ["max", "zscore"])

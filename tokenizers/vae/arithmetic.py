@@ -22,10 +22,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch.overrides import TorchFunctionMode
 
+from fmritok.errors import FmritokError, expected
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["ARITHMETICS", "SAME_WITHIN", "Arithmetic", "fp32_products", "half_type", "rounded"]
+__all__ = [
+    "ARITHMETICS",
+    "SAME_WITHIN",
+    "Arithmetic",
+    "check_arithmetic",
+    "fp32_products",
+    "half_type",
+    "rounded",
+]
 
 Arithmetic = Literal["fp32", "tf32", "bf16", "fp16", "delta"]
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
@@ -37,6 +47,27 @@ SAME_WITHIN: Mapping[str, float] = {"fp32": 0.001, "delta": 0.003}
 _PRODUCTS = frozenset(["bmm", "conv2d", "linear", "matmul"])
 #: The part of a float32 that TF32 does not have.
 _LOST_BITS = 13
+
+
+def check_arithmetic(arithmetic: str, compile: bool) -> str:
+    """Return a known arithmetic.
+
+    Raises
+    ------
+    FmritokError
+        If there is none of that name, or ``delta`` is to be compiled.
+    """
+    if arithmetic not in ARITHMETICS:
+        raise FmritokError(
+            expected("Arithmetic", "of tokenizer vae", f"one of {', '.join(ARITHMETICS)}",
+                     arithmetic, "Choose one of them; docs/precision.md has their errors.")
+        )  # fmt: skip
+    if compile and arithmetic == "delta":
+        raise FmritokError(
+            expected("Tokenizer vae", "with --arithmetic delta", "no --compile", "--compile",
+                     "Leave it out: delta is not compiled.")
+        )  # fmt: skip
+    return arithmetic
 
 
 def half_type(arithmetic: str) -> torch.dtype | None:
