@@ -72,22 +72,21 @@ def series_tokens(data: Path) -> None:
         print_rows("MNI", tokenizer.name, np.concatenate(list(made.blocks)))
 
 
-def print_arithmetic(reference: str, frames: int, every: int) -> None:
+def print_arithmetic(reference: str, frames: int, every: int, chosen: tuple[str, ...]) -> None:
     """Print the error of every arithmetic, on both real runs in both intensity modes."""
     from fmritok.tokenizers.fidelity import spread_frames, time_course_error
-    from fmritok.tokenizers.vae.arithmetic import ARITHMETICS
     from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
     print(f"error of time courses, %: median / 95th percentile of features, against fp32\n"
           f"{frames} frames spread over the run, every {every}th slice of each axis")  # fmt: skip
-    print(f"{'run':6} {'mode':7}" + "".join(f"{name:>17}" for name in ARITHMETICS[1:]))
+    print(f"{'run':6} {'mode':7}" + "".join(f"{name:>17}" for name in chosen))
     some = slice(every // 2, None, every)
     for run, source in real_runs():
         volumes = source.frames_at(spread_frames(source.n_frames, frames))
         for mode in ("max", "zscore"):
             latents = {}
             print(f"{run:6} {mode:7}", end="", flush=True)
-            for name in ARITHMETICS:
+            for name in ("fp32", *chosen):
                 tokenizer = VaeTokenizer(reference, intensity=mode, arithmetic=name)
                 tokenizer.setup()
                 intensity = tokenizer.fit(source.statistics)
@@ -103,15 +102,25 @@ def print_arithmetic(reference: str, frames: int, every: int) -> None:
 @click.option("--weights", default="dcae-tiny", show_default=True, help="dcae-tiny, full or FOLDER")
 @click.option("--frames", default=16, show_default=True, help="Frames of the run that are encoded.")
 @click.option("--every", default=12, show_default=True, help="Every how many-th slice of an axis.")
+@click.option(
+    "--arithmetic",
+    "chosen",
+    multiple=True,
+    default=("tf32", "bf16", "fp16", "delta"),
+    show_default=True,
+    help="Columns of the first table; fp16 is slow on a CPU.",
+)
 @click.option("--storage/--no-storage", default=True, help="Also the table of storage.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()))
-def main(weights: str, frames: int, every: int, storage: bool, cache: Path) -> None:
+def main(
+    weights: str, frames: int, every: int, chosen: tuple[str, ...], storage: bool, cache: Path
+) -> None:
     """Print the tables."""
     from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
     reference = str(full_size_folder(cache)) if weights == "full" else weights
     print(weights)
-    print_arithmetic(reference, frames, every)
+    print_arithmetic(reference, frames, every, chosen)
     if not storage:
         return
     print("error of stored time courses (median), and bytes a frame (zstd 1)")

@@ -154,6 +154,38 @@ def test_delta_tokens_are_those_of_fp32_within_half_a_percent(tree, tmp_path, we
     assert "provenance.dtype = 'delta'" in mixed.output
 
 
+def test_a_group_from_before_the_option_goes_on_in_the_same_arithmetic(tree, tmp_path, weights):
+    """Its contract says `dtype`, its options too; without any of it the group is refused."""
+    whole, store = tmp_path / "whole.zarr", tmp_path / "t.zarr"
+    tokenize(tree, whole, weights)
+    later = tree / "100002"
+    later.rename(tmp_path / "later")
+    tokenize(tree, store, weights)
+    attributes = zarr.open_group(store / "vae").attrs.asdict()
+    assert attributes["contract"]["provenance"]["dtype"] == "fp32"
+    assert "arithmetic" not in str(attributes["contract"])
+    (tmp_path / "later").rename(later)
+    assert tokenize(tree, store, weights, "--dtype", "fp32").exit_code == 0
+    for run in (f"hcp_10000{i}_{SUFFIX}" for i in range(3)):
+        found, exact = (TokenStore(s).group().values(run) for s in (store, whole))
+        np.testing.assert_array_equal(found, exact)
+
+
+def test_a_group_without_any_arithmetic_in_its_contract_is_refused(tree, tmp_path, weights):
+    store = tmp_path / "t.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        now = VaeTokenizer.provenance
+        patch.setattr(VaeTokenizer, "provenance",
+                      lambda self: {k: v for k, v in now(self).items() if k != "dtype"})  # fmt: skip
+        tokenize(tree, store, weights)
+    before = written(store)
+    result = tokenize(tree, store, weights)
+    assert result.exit_code == 1
+    assert "provenance.dtype" in result.output
+    assert "--group NAME" in result.output
+    assert written(store) == before
+
+
 def test_bad_runs_are_set_aside_and_the_rest_goes_on(tree, tmp_path, weights):
     """Every kind of spoiled run in one cohort: each has its reason, the good runs are unharmed."""
     rng = np.random.default_rng(0)
