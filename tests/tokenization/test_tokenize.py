@@ -175,8 +175,11 @@ def test_a_group_without_any_arithmetic_in_its_contract_is_refused(tree, tmp_pat
     store = tmp_path / "t.zarr"
     with pytest.MonkeyPatch.context() as patch:
         now = VaeTokenizer.provenance
-        patch.setattr(VaeTokenizer, "provenance",
-                      lambda self: {k: v for k, v in now(self).items() if k != "dtype"})  # fmt: skip
+
+        def without(self):
+            return {key: value for key, value in now(self).items() if key != "dtype"}
+
+        patch.setattr(VaeTokenizer, "provenance", without)
         tokenize(tree, store, weights)
     before = written(store)
     result = tokenize(tree, store, weights)
