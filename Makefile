@@ -124,7 +124,7 @@ typecheck: setup   # mypy does not see an editable install: .typing/ links the f
 bench: export PYTHONSAFEPATH :=   # benchmarks import one another
 bench: setup   # what it prints is kept in docs/benchmarks.txt
 	for run in "vae.py --weights dcae-tiny" "vae.py --weights full --volumes 1 --repeats 1 --compile" \
-	  "precision.py --weights dcae-tiny" "precision.py --weights full --run sf02 --frames 3" \
+	  "precision.py --weights dcae-tiny" "precision.py --weights full --every 96 --no-storage" \
 	  "memory.py --frames 600" series.py catalog.py scale.py integrity.py "streaming.py --rounds 5"; \
 	do echo "$$ python benchmarks/speed/$$run"; $(BIN)/python -u benchmarks/speed/$$run; echo; \
 	done | tee docs/benchmarks.txt

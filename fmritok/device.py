@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "choose_device", "compiles_by_default", "count_cores", "count_gpus", "free_gpu_memory",
-    "local_rank", "peak_memory", "send",
+    "local_rank", "peak_memory", "send", "visible_gpus",
 ]  # fmt: skip
 
 
@@ -68,6 +68,21 @@ def count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this process, as ``CUDA_VISIBLE_DEVICES`` of one process can name them.
+
+    Numbers, or what the variable says now: a scheduler may have granted other numbers, UUIDs, or
+    parts of a GPU (MIG). torch sees one part only, however many are granted.
+    """
+    count = count_gpus()
+    granted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if granted is None or not count:
+        return [str(number) for number in range(count)]
+    names = [name.strip() for name in granted.split(",")]
+    parts = [name for name in names if name.startswith("MIG-")]
+    return parts or names[:count]
 
 
 def count_cores() -> int:

@@ -1,30 +1,24 @@
-"""What the store's precision costs the tokens' time courses, and how many bytes a frame takes.
+"""What arithmetic and storage cost the tokens' time courses, and how many bytes a frame takes.
 
     python benchmarks/speed/precision.py --weights dcae-tiny
-    python benchmarks/speed/precision.py --weights full --run sf02 --frames 3
+    python benchmarks/speed/precision.py --weights full --every 96 --no-storage
 
-Real runs are encoded in fp32, by every tokenizer; the tokens are stored as int8 residuals,
-float16 and (for comparison) bfloat16, and read back. The error is that of each feature's time
-course about its mean, root mean square over all features, relative to their standard deviation.
+The first table has every arithmetic of ``vae`` against true fp32, on frames spread over a real scan
+in native space, with a warp, and in MNI space. A CPU rounds as a GPU does (tf32, delta) or computes
+with 16 bits.
+The second: tokens of every tokenizer are stored as int8 residuals, float16 and (for comparison)
+bfloat16, and read back. Errors are those of time courses: ``fmritok.tokenizers.fidelity``.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import click
 import numpy as np
+from real_runs import data_folder, real_runs
 from vae import full_size_folder
-
-
-def error(values: np.ndarray, exact: np.ndarray) -> float:
-    """Return the relative error of the time courses."""
-    exact = exact.astype(np.float64)
-    course = exact - exact.mean(0)
-    wrong = values - values.mean(0, dtype=np.float64) - course
-    return float(np.sqrt((wrong**2).mean() / (course**2).mean()))
 
 
 def compressed(values: np.ndarray) -> float:
@@ -48,6 +42,7 @@ def print_rows(run: str, made: str, exact: np.ndarray) -> None:
     import torch
 
     from fmritok.pipeline.store.precision import dequantize, store_precision
+    from fmritok.tokenizers.fidelity import time_course_error
 
     int8, half = store_precision(exact, "int8"), store_precision(exact, "float16")
     brain = torch.from_numpy(exact).bfloat16()
@@ -57,7 +52,8 @@ def print_rows(run: str, made: str, exact: np.ndarray) -> None:
         ("bfloat16", brain.float().numpy(), brain.view(torch.int16).numpy()),
     ):
         packed = compressed(stored)
-        print(f"{run:6} {made:14} {name:9} {100 * error(values, exact):8.2f} "
+        error = time_course_error(values, exact)
+        print(f"{run:6} {made:14} {name:9} {100 * error.median:8.2f} "
               f"{stored[0].nbytes:8d} {packed:8.0f} {packed / exact[0].nbytes:10.3f}")  # fmt: skip
 
 
@@ -73,34 +69,72 @@ def series_tokens(data: Path) -> None:
         places = tokenizer.places(source.space)
         series = np.concatenate([places.apply_to_frames(b) for b in source.blocks()], axis=1)
         made = tokenizer.encode_series(series, 2.0, places, places.counts)
-        print_rows("sf02", tokenizer.name, np.concatenate(list(made.blocks)))
+        print_rows("MNI", tokenizer.name, np.concatenate(list(made.blocks)))
+
+
+def print_arithmetic(reference: str, frames: int, every: int, chosen: tuple[str, ...]) -> None:
+    """Print the error of every arithmetic, on both real runs in both intensity modes."""
+    from fmritok.tokenizers.fidelity import spread_frames, time_course_error
+    from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
+
+    print(f"error of time courses, %: median / 95th percentile of features, against fp32\n"
+          f"{frames} frames spread over the run, every {every}th slice of each axis")  # fmt: skip
+    print(f"{'run':6} {'mode':7}" + "".join(f"{name:>17}" for name in chosen))
+    some = slice(every // 2, None, every)
+    for run, source in real_runs():
+        volumes = source.frames_at(spread_frames(source.n_frames, frames))
+        for mode in ("max", "zscore"):
+            latents = {}
+            print(f"{run:6} {mode:7}", end="", flush=True)
+            for name in ("fp32", *chosen):
+                tokenizer = VaeTokenizer(reference, intensity=mode, arithmetic=name)
+                tokenizer.setup()
+                intensity = tokenizer.fit(source.statistics)
+                latents[name] = tokenizer.latents(volumes, intensity, some).swapaxes(0, 1)
+                if name != "fp32":
+                    found = time_course_error(latents[name], latents["fp32"])
+                    cell = f"{100 * found.median:8.2f} /{100 * found.percentile_95:7.2f}"
+                    print(cell, end="", flush=True)
+            print(flush=True)
 
 
 @click.command()
 @click.option("--weights", default="dcae-tiny", show_default=True, help="dcae-tiny, full or FOLDER")
-@click.option("--frames", default=12, show_default=True, help="Frames of the run that are encoded.")
-@click.option("--run", "only", default="", help="sf02 or rtc1; default: both.")
+@click.option("--frames", default=16, show_default=True, help="Frames of the run that are encoded.")
+@click.option("--every", default=12, show_default=True, help="Every how many-th slice of an axis.")
+@click.option(
+    "--arithmetic",
+    "chosen",
+    multiple=True,
+    default=("tf32", "bf16", "fp16", "delta"),
+    show_default=True,
+    help="Columns of the first table; fp16 is slow on a CPU.",
+)
+@click.option("--storage/--no-storage", default=True, help="Also the table of storage.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()))
-def main(weights: str, frames: int, only: str, cache: Path) -> None:
-    """Print a table for every real MNI run, intensity mode and precision."""
-    from fmritok.pipeline.sources.volumes import RunVolumes
+def main(
+    weights: str, frames: int, every: int, chosen: tuple[str, ...], storage: bool, cache: Path
+) -> None:
+    """Print the tables."""
     from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
-    data = Path(os.environ.get("FMRITOK_TEST_DATA", "../shared/data"))
     reference = str(full_size_folder(cache)) if weights == "full" else weights
-    print(f"{weights}: relative error of the time courses, and bytes a frame (zstd 1)")
+    print(weights)
+    print_arithmetic(reference, frames, every, chosen)
+    if not storage:
+        return
+    print("error of stored time courses (median), and bytes a frame (zstd 1)")
     print(f"{'run':6} {'tokens':14} {'stored as':9} {'error %':>8} {'raw':>8} {'zstd':>8} "
           f"{'of float32':>10}")  # fmt: skip
-    for path in sorted((data / "bold_mni").glob(f"sub-{only}*MNI2mm91x109x91*bold.nii.gz")):
-        run = RunVolumes.read(path, voxel_statistics=True)
+    for name, run in real_runs():
         for mode in ("max", "zscore"):
             tokenizer = VaeTokenizer(reference, intensity=mode)
             tokenizer.setup()
             intensity = tokenizer.fit(run.statistics)
             volumes = next(run.blocks(min(frames, run.n_frames)))[1]
-            print_rows(path.name[4:8], f"vae {mode}", tokenizer.encode(volumes, intensity))
+            print_rows(name, f"vae {mode}", tokenizer.encode(volumes, intensity))
     if weights != "full":
-        series_tokens(data)
+        series_tokens(data_folder())
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def plain(folder: Path, volumes: np.ndarray) -> tuple[np.ndarray, float]:
         with torch.no_grad():
             parts = [model.encode(part).latent for part in colour.split(96)]
         per_axis.append(torch.cat(parts).reshape(len(volumes), 96, 32, 3, 3))
-    from fmritok.tokenizers.vae.tokenizer import tokens_from_latents
+    from fmritok.tokenizers.vae.slices import tokens_from_latents
 
     tokens = tokens_from_latents(torch.stack(per_axis)).numpy()
     return tokens, time.perf_counter() - start
@@ -87,11 +87,11 @@ def plain(folder: Path, volumes: np.ndarray) -> tuple[np.ndarray, float]:
 def ours(
     folder: Path, volumes: np.ndarray, statistics: object, way: str
 ) -> tuple[np.ndarray, float]:
-    """Encode with the tokenizer; ``way`` is fp32, bf16 or bf16+compile."""
+    """Encode with the tokenizer; ``way`` is an arithmetic, or bf16+compile."""
     from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
-    dtype, _, compiled = way.partition("+")
-    tokenizer = VaeTokenizer(str(folder), dtype=dtype, compile=bool(compiled))
+    name, _, compiled = way.partition("+")
+    tokenizer = VaeTokenizer(str(folder), arithmetic=name, compile=bool(compiled))
     tokenizer.setup()
     intensity = tokenizer.fit(statistics)
     if compiled:  # compiling is paid once a process, not once a volume
@@ -138,7 +138,7 @@ def main(
     if one:
         measure(one[0], folder, volumes, Path(one[1]))
         return
-    ways = ["plain", "fp32", "bf16", *(["bf16+compile"] if compiled else [])]
+    ways = ["plain", "fp32", "bf16", "delta", *(["bf16+compile"] if compiled else [])]
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     peaks: dict[str, float] = {}
     tokens = {}
@@ -155,10 +155,12 @@ def main(
                 seconds[way].append(found["seconds"] / volumes)
                 peaks[way] = found["peak"]
                 tokens[way] = np.load(out)
+    from fmritok.tokenizers.fidelity import time_course_error
+
     reference = tokens["plain"].astype(np.float64)
     print(f"{weights}, {volumes} real volumes, {repeats} rounds, {os.cpu_count()} cores")
     print(f"{'way':12} {'s/volume (min..max)':24} {'ratio':>14} {'peak GiB':>9} {'max error':>10} "
-          f"{'rms error':>10}")  # fmt: skip
+          f"{'courses':>10}")  # fmt: skip
     for way in ways:
         s = seconds[way]
         ratios = [a / b for a, b in zip(seconds["plain"], s, strict=True)]
@@ -167,7 +169,7 @@ def main(
             f"{way:12} {min(s):8.3f} .. {max(s):8.3f}     "
             f"{min(ratios):5.2f} .. {max(ratios):5.2f} {peaks[way] / 2**30:9.2f} "
             f"{np.abs(error).max() / np.abs(reference).max():10.2g} "
-            f"{np.sqrt((error**2).mean() / (reference**2).mean()):10.2g}"
+            f"{time_course_error(tokens[way], reference).median if volumes > 1 else np.nan:10.2g}"
         )
 
 

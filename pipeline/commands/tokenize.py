@@ -43,8 +43,10 @@ def _tokenizer_options(function: Function) -> Function:
                      help="vae: compile the autoencoder with torch.compile."),
         click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True,
                      help="vae: slices encoded together."),
-        click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32",
-                     show_default=True, help="vae: arithmetic; the error of bf16 is measured."),
+        click.option("--arithmetic", "--dtype", "arithmetic", default="fp32", show_default=True,
+                     type=click.Choice(["fp32", "tf32", "bf16", "fp16", "delta"]),
+                     help="vae: arithmetic of the autoencoder; the error of all but fp32 is "
+                     "measured. See docs/precision.md."),
         click.option("--intensity", type=click.Choice(["max", "zscore"]), default="max",
                      show_default=True, help="vae: how intensities are mapped to [-1, 1]."),
         click.option("--revision", metavar="COMMIT",
@@ -127,7 +129,7 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "weights": options["weights"],
             "revision": options["revision"],
             "intensity": options["intensity"],
-            "dtype": options["dtype"],
+            "arithmetic": options["arithmetic"],
             "batch_size": options["batch_size"],
             "device": options["device"],
             "compile": options["compiled"],
@@ -151,12 +153,16 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
     """Print runs, time and size of a tokenization; write nothing."""
     from fmritok.faults import told_apart
     from fmritok.pipeline.store.location import Location
-    from fmritok.pipeline.tokenization.estimate import estimate
+    from fmritok.pipeline.tokenization.estimate import estimate, measured_error
     from fmritok.pipeline.tokenization.plan import check_cohort
 
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
-        found = [estimate(cohort, planned, Location(store), timed=True) for planned in groups]
+        errors = [measured_error(cohort, planned, Location(store)) for planned in groups]
+        found = [
+            estimate(cohort, planned, Location(store), timed=True, error=error)
+            for planned, error in zip(groups, errors, strict=True)
+        ]
         check_cohort(Location(store), groups, cohort, say=remark)
     if as_json:
         # JSON has no NaN
@@ -225,7 +231,11 @@ def tokenize(
     from fmritok.pipeline.store.ledger import finalize
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.store.locks.locking import MOMENT_S, one_writer
-    from fmritok.pipeline.tokenization.estimate import estimate, with_measured_notes
+    from fmritok.pipeline.tokenization.estimate import (
+        estimate,
+        measured_error,
+        with_measured_notes,
+    )
     from fmritok.pipeline.tokenization.plan import check_cohort, commit_plan
     from fmritok.pipeline.tokenization.task import Job
 
@@ -239,7 +249,11 @@ def tokenize(
     location = Location(store)
     cohort, groups = _prepare(options)
     with told_apart("plan", store):
-        estimates = [estimate(cohort, one, location, timed=dry_run) for one in groups]
+        errors = [measured_error(cohort, planned, location, scratch) for planned in groups]
+        estimates = [
+            estimate(cohort, planned, location, timed=dry_run, error=error)
+            for planned, error in zip(groups, errors, strict=True)
+        ]
     print_estimates(estimates, store)
     if dry_run:
         with told_apart("plan", store):
@@ -249,7 +263,7 @@ def tokenize(
         with told_apart("plan", store):
             for name in sorted(planned.spec.name for planned in groups):
                 held.enter_context(one_writer(location, name, wait_s=MOMENT_S))
-            groups = [with_measured_notes(cohort, g, location, scratch) for g in groups]
+            groups = [with_measured_notes(g, e) for g, e in zip(groups, errors, strict=True)]
             binding = check_cohort(location, groups, cohort, redo=redo, say=remark)
             tasks = commit_plan(location, groups, cohort, binding)
         job = Job(

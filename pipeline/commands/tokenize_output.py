@@ -111,7 +111,9 @@ def _reason(run: Any) -> str:
 
 
 def print_estimates(found: Sequence[Estimate], store: str) -> None:
-    """Print what each group takes, and how much of it is there already."""
+    """Print what each group takes, how much of it is there already, and a large error."""
+    from fmritok.pipeline.tokenization.estimate import error_sentence
+
     for one in found:
         known = not math.isnan(one.seconds)
         needed = f"about {duration(one.seconds)} on one worker" if known else "time not known yet"
@@ -123,3 +125,6 @@ def print_estimates(found: Sequence[Estimate], store: str) -> None:
         )
         if one.done or one.problems:
             echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
+        sentence = error_sentence(one.group, one.error)
+        if sentence:
+            remark(sentence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,6 @@ from fmritok.tokenizers.vae.intensity import VolumeStatistics
 
 __all__ = ["RunVolumes", "scaled_product"]
 
-_FRAMES_A_BLOCK = 8
 _LEAST_SUM = float(np.finfo(np.float64).tiny)
 
 
@@ -60,18 +59,23 @@ class RunVolumes:
 
     @classmethod
     def read(
-        cls, path: Path, *, voxel_statistics: bool = False, scratch: Path | None = None
+        cls,
+        files: Path | RunFiles,
+        *,
+        voxel_statistics: bool = False,
+        scratch: Path | None = None,
     ) -> RunVolumes:
-        """Open a file of volumes and add all of it.
+        """Open a file of volumes, with its mask and warp if it has them, and add all of it.
 
         Raises
         ------
         RunError
             If the file is damaged, holds NaN, or never changes.
         """
-        source = open_run(RunFiles(path))
+        files = RunFiles(files) if isinstance(files, Path) else files
+        source = open_run(files)
         volumes = cls(source, voxel_statistics=voxel_statistics, scratch=scratch)
-        for block in checked_blocks(source, str(path)):
+        for block in checked_blocks(source, str(files.path)):
             volumes.add(block)
         return volumes
 
@@ -123,9 +127,11 @@ class RunVolumes:
         """Statistics over all added frames."""
         return self._gathered.statistics()
 
-    def blocks(
-        self, frames: int = _FRAMES_A_BLOCK
-    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    def frames_at(self, numbers: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return single frames (n_frames, 96, 96, 96), as :meth:`blocks` would."""
+        return np.concatenate([self._scaled(self._spool[i : i + 1]) for i in numbers])
+
+    def blocks(self, frames: int = 8) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield consecutive frames.
 
         Yields

@@ -67,7 +67,7 @@ class VolumeEncoding:
         tokens = ScratchArray(
             (volumes.n_frames, grid.n_tokens, grid.dim), np.float32, self._scratch
         )
-        for first, block in volumes.blocks():
+        for first, block in volumes.blocks(self._tokenizer.block_frames):
             tokens[first : first + len(block)] = self._tokenizer.encode(block, intensity)
             tell(len(block))
         return RunTokens(tokens, intensity.scalars, intensity.arrays, volumes.description)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +22,14 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.tokenization.encoding import SeriesEncoding
 from fmritok.pipeline.tokenization.plan import PlannedGroup
 from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
+from fmritok.tokenizers.fidelity import TOLERABLE, TimeCourseError, spread_frames
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.vae.intensity import VolumeStatistics
 
-__all__ = ["Estimate", "estimate", "with_measured_notes"]
+__all__ = ["Estimate", "error_sentence", "estimate", "measured_error", "with_measured_notes"]
+
+#: Where the notes of a group keep the error of its arithmetic.
+_NOTE = "error_of_time_courses"
 
 #: Compressed share of the raw size with zstd, measured on real runs, by store dtype.
 _COMPRESSED = {"int8": 0.5, "float16": 0.8}
@@ -50,6 +56,8 @@ class Estimate:
         Time of one worker; NaN if it was not measured, or no run can be read.
     scratch_bytes : int
         Temporary files of one worker, for the longest run.
+    error : dict, optional
+        Of the tokens' time courses: see :func:`measured_error`.
     """
 
     group: str
@@ -61,10 +69,16 @@ class Estimate:
     stored_bytes: int
     seconds: float
     scratch_bytes: int
+    error: Mapping[str, Any] | None = None
 
 
 def estimate(
-    cohort: Cohort, planned: PlannedGroup, location: Location, *, timed: bool = False
+    cohort: Cohort,
+    planned: PlannedGroup,
+    location: Location,
+    *,
+    timed: bool = False,
+    error: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """Estimate the effort for one group, without writing anything.
 
@@ -74,6 +88,8 @@ def estimate(
     timed : bool
         Whether to measure the time: of one frame for tokenizers of volumes, else of a few
         seconds of one run.
+    error : dict, optional
+        From :func:`measured_error`.
     """
     spec, runs = planned.spec, planned.runs_of(cohort)
     done = runs["run_id"].isin(finished_runs(location, spec.name))
@@ -103,30 +119,36 @@ def estimate(
         stored_bytes=int(raw * shrunk),
         seconds=seconds,
         scratch_bytes=longest * (spool + spec.n_tokens * spec.dim * 4),
+        error=error,
     )
 
 
-def with_measured_notes(
-    cohort: Cohort, planned: PlannedGroup, location: Location, scratch: Path | None
-) -> PlannedGroup:
-    """Add the error of reduced precision, measured on the first readable run, to the notes.
+def measured_error(
+    cohort: Cohort, planned: PlannedGroup, location: Location, scratch: Path | None = None
+) -> dict[str, Any] | None:
+    """Measure what a group's arithmetic costs the time courses of its tokens.
 
-    Only for tokenizers with reduced precision, and for new groups.
+    On frames spread over the first run that can be read, with its mask and warp. None if the
+    tokenizer's arithmetic is exact, or the group is there already.
+
+    Returns
+    -------
+    dict
+        What :meth:`VolumeTokenizer.measure_error` found, and ``run_id``.
     """
-    tokenizer, spec = planned.tokenizer, planned.spec
+    tokenizer = planned.tokenizer
     if (
         not isinstance(tokenizer, VolumeTokenizer)
         or not tokenizer.is_approximate
-        or is_created(location, spec.name)
+        or is_created(location, planned.spec.name)
     ):
-        return planned
+        return None
     tokenizer.setup()
     for run in cohort.runs[cohort.runs["problem"] == ""].to_dict("records"):
+        files = files_of_row(run)
         try:
             volumes = RunVolumes.read(
-                Path(run["path"]),
-                voxel_statistics=tokenizer.needs_voxel_statistics,
-                scratch=scratch,
+                files, voxel_statistics=tokenizer.needs_voxel_statistics, scratch=scratch
             )
         except Exception:  # a bad run is reported later
             continue
@@ -135,23 +157,41 @@ def with_measured_notes(
                 intensity = tokenizer.fit(volumes.statistics)
             except RunError:
                 continue
-            _, frames = next(volumes.blocks(1))
-            found = tokenizer.measure_error(frames, intensity)
-        note = {"bf16_against_fp32": found | {"run_id": run["run_id"], "frame": 0}}
-        return replace(planned, spec=replace(spec, notes={**spec.notes, **note}))
-    return planned
+            frames = volumes.frames_at(spread_frames(volumes.n_frames))
+            return tokenizer.measure_error(frames, intensity) | {"run_id": run["run_id"]}
+    return None
+
+
+def error_sentence(group: str, error: Mapping[str, Any] | None) -> str:
+    """Say what a group's arithmetic costs; empty where that is little."""
+    if not error or error["median"] <= TOLERABLE:
+        return ""
+    found = TimeCourseError(error["median"], error["percentile_95"])
+    return (
+        f"{group}: the arithmetic {error['arithmetic']} changes the time courses of tokens by "
+        f"{found}, measured on {error['frames']} frames of run {error['run_id']}."
+    )
+
+
+def with_measured_notes(planned: PlannedGroup, error: Mapping[str, Any] | None) -> PlannedGroup:
+    """Keep a measured error with the group that is to be made."""
+    if error is None:
+        return planned
+    notes = {**planned.spec.notes, _NOTE: dict(error)}
+    return replace(planned, spec=replace(planned.spec, notes=notes))
 
 
 def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
-    """Measure the time of one frame of noise, which has no background."""
+    """Measure the time of a frame of noise, which has no background."""
     tokenizer.setup()
-    frame = np.random.default_rng(0).uniform(1, 100, (1, *SHAPE)).astype(np.float32)
+    count = 16 if tokenizer.block_frames > 16 else 1  # a tokenizer may batch frames
+    frames = np.random.default_rng(0).uniform(1, 100, (count, *SHAPE)).astype(np.float32)
     still = np.ones(SHAPE, np.float32)
     intensity = tokenizer.fit(VolumeStatistics(100.0, still, still))
-    tokenizer.encode(frame, intensity)
+    tokenizer.encode(frames[:1], intensity)
     start = time.perf_counter()
-    tokenizer.encode(frame, intensity)
-    return time.perf_counter() - start
+    tokenizer.encode(frames, intensity)
+    return (time.perf_counter() - start) / count
 
 
 def _seconds_a_frame_of(tokenizer: SeriesTokenizer, runs: pd.DataFrame) -> float:

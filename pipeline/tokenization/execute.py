@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmritok.device import count_cores, count_gpus
+from fmritok.device import count_cores
 from fmritok.errors import FmritokError, MachineError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.records import RunRecord
@@ -21,38 +21,25 @@ from fmritok.pipeline.tokenization.dask_faults import (
     scheduler_watched,
     stopping_error,
 )
+from fmritok.pipeline.tokenization.local_cluster import (
+    default_workers,
+    started_here,
+    worker_gpus,
+)
 from fmritok.pipeline.tokenization.task import Job, RunTask, tokenize_run
 from fmritok.pipeline.tokenization.telling import Follow, followed
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["default_workers", "run_on_dask", "run_serially"]
+__all__ = ["run_on_dask", "run_serially"]
 
 #: Submitted tasks per worker: one running, one queued.
 _IN_FLIGHT = 2
 #: How long to wait for a task before counting the workers again, s.
 _LOOK_AGAIN_S = 5.0
-#: How often a task may lose its worker before its run is given up.
-_ALLOWED_FAILURES = 2
-#: Address of the dashboard, on loopback. If the port is in use, Dask takes another one.
-_DASHBOARD = "127.0.0.1:8787"
-#: Memory of a worker with the full-size autoencoder for a long run, bytes.
-_MEMORY_A_WORKER = 4e9
 
 Say = Callable[[str], None]
-
-
-def default_workers() -> int:
-    """Return the default number of workers: one per GPU, else one per core within the memory.
-
-    Several workers with one thread are faster than one worker with several threads: threads of one
-    worker wait for each other at every layer of the network.
-    """
-    import psutil
-
-    room = int(psutil.virtual_memory().available // _MEMORY_A_WORKER)
-    return count_gpus() or max(1, min(count_cores(), room))
 
 
 def run_serially(
@@ -90,7 +77,8 @@ def run_on_dask(
         YAML file of a cluster to start; see :mod:`fmritok.pipeline.tokenization.clusters`.
         Default, without ``scheduler``: a ``LocalCluster`` for this call.
     workers : int, optional
-        Workers of the local cluster. Default: :func:`default_workers`.
+        Workers of the local cluster. Default: one per GPU, or per core; see
+        :mod:`fmritok.pipeline.tokenization.local_cluster`.
     trusted : str, optional
         Another class of clusters allowed in the YAML; see
         :mod:`fmritok.pipeline.tokenization.clusters`.
@@ -179,8 +167,7 @@ def _client(
     trusted: str | None,
 ) -> Iterator[tuple[Client, int]]:
     """Connect to a cluster, or start one with at most one thread per core."""
-    import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if scheduler:
         with _connected(scheduler) as client:
@@ -194,33 +181,12 @@ def _client(
         return
     count = workers or default_workers()
     threads = max(1, count_cores() // count)
-    settings = {
-        "distributed.nanny.pre-spawn-environ": _worker_environment(threads),
-        "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
-        "distributed.worker.daemon": True,
-        "distributed.logging.distributed": "error",
-    }
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(settings))
-        try:
-            cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=count,
-                    threads_per_worker=1,
-                    # Loopback only: the dashboard has a "stop" button.
-                    host="127.0.0.1",
-                    dashboard_address=_DASHBOARD,
-                    local_directory=job.scratch or None,
-                    silence_logs=50,
-                )
-            )
-        except (RuntimeError, OSError) as error:  # a worker died before it was ready
-            raise MachineError(
-                expected("Dask cluster", "on this machine", f"{count} workers to start",
-                         f"{type(error).__name__}: {error}",
-                         "Run the same command again; with less memory, use --workers 1.")
-            ) from error  # fmt: skip
-        yield stack.enter_context(Client(cluster)), threads
+    gpus = worker_gpus(job, count)
+    with (
+        started_here(count, threads, gpus=gpus, scratch=job.scratch) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client, threads
 
 
 def _connected(scheduler: str) -> Client:
@@ -234,19 +200,3 @@ def _connected(scheduler: str) -> Client:
                      f"{type(error).__name__}: {error}",
                      "Start it with `dask scheduler`, or check the address.")
         ) from error  # fmt: skip
-
-
-def _worker_environment(threads: int) -> dict[str, str]:
-    """Return the environment variables of worker processes.
-
-    Dask's defaults are one thread, and a heap that is returned to the system after every layer of a
-    network. With them, encoding spends more than half of its time on page faults.
-    """
-    heap = str(256 << 20)
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads compete for busy cores
-        "MALLOC_TRIM_THRESHOLD_": heap,
-        "MALLOC_MMAP_THRESHOLD_": heap,
-    }

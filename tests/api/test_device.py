@@ -14,6 +14,7 @@ from fmritok.device import (
     count_gpus,
     peak_memory,
     send,
+    visible_gpus,
 )
 from fmritok.errors import FmritokError
 from fmritok.trainer.errors import ConfigError
@@ -34,6 +35,24 @@ def test_auto_is_the_gpu_of_the_processs_number(four_gpus, monkeypatch):
     assert choose_device("auto") == torch.device("cuda:2")
     assert choose_device("cuda:1") == torch.device("cuda:1")
     assert count_gpus() == 4
+
+
+@pytest.mark.parametrize(
+    ("granted", "seen"),
+    [
+        (None, ["0", "1", "2", "3"]),
+        ("4,5, 6,7", ["4", "5", "6", "7"]),
+        ("2,3,0,1,-1,9", ["2", "3", "0", "1"]),
+        ("MIG-a,MIG-b,MIG-c", ["MIG-a", "MIG-b", "MIG-c"]),
+    ],
+)
+def test_gpus_have_the_names_that_a_scheduler_granted(four_gpus, monkeypatch, granted, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if granted is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
+    assert visible_gpus() == seen
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert visible_gpus() == []
 
 
 def test_auto_is_the_cpu_without_a_gpu(monkeypatch):

@@ -18,6 +18,7 @@ from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store import ledger
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
 SUFFIX = "rfMRI_REST1_LR"
@@ -138,12 +139,73 @@ def test_zscore_group_beside_the_other(tree, store, tmp_path, weights):
         "decode", "--store", store, "--out", out, "--run", "x").output  # fmt: skip
 
 
-def test_bf16_keeps_its_measured_error(tree, tmp_path, weights):
+def test_an_inexact_arithmetic_is_told_and_kept_with_its_error(tree, tmp_path, weights):
     store = tmp_path / "t.zarr"
-    assert tokenize(tree, store, weights, "--dtype", "bf16").exit_code == 0
-    note = inspect(store)["groups"]["vae"]["notes"]["bf16_against_fp32"]
-    assert 0 < note["relative_error"] < 0.05
+    made = tokenize(tree, store, weights, "--arithmetic", "bf16")
+    assert made.exit_code == 0, made.output
+    note = inspect(store)["groups"]["vae"]["notes"]["error_of_time_courses"]
+    assert 0.01 < note["median"] < note["percentile_95"]
+    assert (note["arithmetic"], note["frames"]) == ("bf16", 3)
     assert note["run_id"] == "hcp_100000_rfMRI_REST1_LR"
+    assert "vae: the arithmetic bf16 changes the time courses of tokens by " in made.output
+    again = tokenize(tree, store, weights, "--dtype", "bf16")  # the older name of the option
+    assert again.exit_code == 0, again.output
+    assert "changes the time courses" not in again.output
+
+
+def test_delta_tokens_are_those_of_fp32_within_half_a_percent(tree, tmp_path, weights):
+    """Through the command; a group of delta is not continued in fp32."""
+    stores = {}
+    for arithmetic in ("fp32", "delta"):
+        stores[arithmetic] = store = tmp_path / f"{arithmetic}.zarr"
+        made = tokenize(tree, store, weights, "--arithmetic", arithmetic, "--precision", "float16")
+        assert made.exit_code == 0, made.output
+        assert "changes the time courses" not in made.output
+    exact, found = (
+        TokenStore(s).group().values("hcp_100002_rfMRI_REST1_LR") for s in stores.values()
+    )
+    assert time_course_error(found, exact).median < 0.005
+    notes = inspect(stores["delta"])["groups"]["vae"]["notes"]
+    assert 0 < notes["error_of_time_courses"]["median"] < 0.005
+    assert "error_of_time_courses" not in inspect(stores["fp32"])["groups"]["vae"]["notes"]
+    mixed = tokenize(tree, stores["delta"], weights, "--precision", "float16")
+    assert mixed.exit_code == 1
+    assert "provenance.dtype = 'delta'" in mixed.output
+
+
+def test_a_group_from_before_the_option_goes_on_in_the_same_arithmetic(tree, tmp_path, weights):
+    """Its contract says `dtype`, its options too; without any of it the group is refused."""
+    whole, store = tmp_path / "whole.zarr", tmp_path / "t.zarr"
+    tokenize(tree, whole, weights)
+    later = tree / "100002"
+    later.rename(tmp_path / "later")
+    tokenize(tree, store, weights)
+    attributes = zarr.open_group(store / "vae").attrs.asdict()
+    assert attributes["contract"]["provenance"]["dtype"] == "fp32"
+    assert "arithmetic" not in str(attributes["contract"])
+    (tmp_path / "later").rename(later)
+    assert tokenize(tree, store, weights, "--dtype", "fp32").exit_code == 0
+    for run in (f"hcp_10000{i}_{SUFFIX}" for i in range(3)):
+        found, exact = (TokenStore(s).group().values(run) for s in (store, whole))
+        np.testing.assert_array_equal(found, exact)
+
+
+def test_a_group_without_any_arithmetic_in_its_contract_is_refused(tree, tmp_path, weights):
+    store = tmp_path / "t.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        now = VaeTokenizer.provenance
+
+        def without(self):
+            return {key: value for key, value in now(self).items() if key != "dtype"}
+
+        patch.setattr(VaeTokenizer, "provenance", without)
+        tokenize(tree, store, weights)
+    before = written(store)
+    result = tokenize(tree, store, weights)
+    assert result.exit_code == 1
+    assert "provenance.dtype" in result.output
+    assert "--group NAME" in result.output
+    assert written(store) == before
 
 
 def test_bad_runs_are_set_aside_and_the_rest_goes_on(own_tree, tmp_path, weights):
@@ -222,7 +284,7 @@ def test_another_configuration_is_refused(tree, store, weights):
     for more, words in [
         (("--intensity", "zscore"), "provenance.intensity.mode = 'max'"),
         (("--store-dtype", "float16"), "precision = 'int8'"),
-        (("--dtype", "bf16"), "provenance.dtype = 'fp32'"),
+        (("--arithmetic", "tf32"), "provenance.dtype = 'fp32'"),
         (("--weights", "dcae-tiny"), "provenance.weights"),
     ]:
         result = tokenize(tree, store, weights, *more)

@@ -58,11 +58,14 @@ class Intensity:
         ``maximum``, or ``clip``.
     arrays : dict of str to np.ndarray of shape (96, 96, 96), float32
         ``voxel_mean`` and ``voxel_std`` for ``zscore``; else empty.
+    mean : np.ndarray of shape (96, 96, 96), float32, or None
+        Mean of the run, as the file has it; it is not stored. ``delta`` starts from it.
     """
 
     mode: IntensityMode
     scalars: Mapping[str, float]
     arrays: Mapping[str, Volumes]
+    mean: Volumes | None = None
 
     @property
     def fill(self) -> float:
@@ -132,7 +135,7 @@ def fit_intensity(
                          "Tokenize it with --intensity zscore (and --group NAME, for a group of "
                          "its own), or take the run before it was denoised.")
             )  # fmt: skip
-        return Intensity("max", {"maximum": statistics.maximum}, {})
+        return Intensity("max", {"maximum": statistics.maximum}, {}, statistics.mean)
     assert statistics.mean is not None
     assert statistics.std is not None
     if not (statistics.std > 0).any():
@@ -144,6 +147,7 @@ def fit_intensity(
         "zscore",
         {"clip": clip},
         {"voxel_mean": statistics.mean, "voxel_std": statistics.std},
+        statistics.mean,
     )
 
 

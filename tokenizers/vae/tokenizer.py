@@ -4,24 +4,22 @@ After TABLeT (Kim et al., arXiv 2604.03619, CVPR 2026): every slice of a 96x96x9
 by a frozen image autoencoder; for spatial factor f and c channels the latents of the three axes
 meet in (96/f)**3 tokens of 3*f*c features, each a cube of f**3 voxels seen from three directions.
 
-It gives the same tokens as encoding every slice with the full model, and saves what does not change
-them: the decoder is never loaded, the grey slice becomes three channels without a copy, slices that
-are all background are encoded once, and batches run across frames and axes at one fixed size.
+It gives the same tokens as encoding every slice with the full model, in less time: the decoder is
+not loaded, the grey slice becomes three channels without a copy, slices that are all background are
+encoded once, and batches of one fixed size run across frames and axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.device import choose_device, free_gpu_memory
-from fmritok.errors import MachineError, expected
-from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
+from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
 from fmritok.tokenizers.vae.intensity import (
     Intensity,
@@ -30,26 +28,18 @@ from fmritok.tokenizers.vae.intensity import (
     fit_intensity,
     run_array_shapes,
 )
-from fmritok.tokenizers.vae.weights import (
-    EMBEDDED,
-    Weights,
-    build_on_meta,
-    load_autoencoder,
-    resolve_weights,
-)
+from fmritok.tokenizers.vae.weights import EMBEDDED, Weights, build_on_meta, resolve_weights
 
 if TYPE_CHECKING:
-    import torch
+    from fmritok.tokenizers.vae.arithmetic import Arithmetic
+    from fmritok.tokenizers.vae.autoencoder import SliceAutoencoder
 
-__all__ = ["VaeTokenizer", "tokens_from_latents"]
+__all__ = ["VaeTokenizer"]
 
 _EDGE = SHAPE[0]
 _AXES = 3
-#: Where (frame, slice, row, column) of each slicing axis lie in (frame, ax0, ax1, ax2).
-_TO_SLICES = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2))
-#: Where (frame, ax0, ax1, ax2, slice in cell, channel) lie in (frame, cell, slice, channel, row,
-#: column) of each slicing axis.
-_TO_CELLS = ((0, 1, 4, 5, 2, 3), (0, 4, 1, 5, 2, 3), (0, 4, 5, 1, 2, 3))
+#: Slices of an axis from one to the next that an error is measured on.
+_EVERY = 12
 
 
 class VaeTokenizer(VolumeTokenizer):
@@ -64,15 +54,23 @@ class VaeTokenizer(VolumeTokenizer):
     intensity : {"max", "zscore"}
     clip : float
         Standard deviations that become 1 in ``zscore``.
-    dtype : {"fp32", "bf16"}
-        Of weights and activations. Tokens are float32 either way.
+    arithmetic : {"fp32", "tf32", "bf16", "fp16", "delta"}
+        See :mod:`fmritok.tokenizers.vae.arithmetic`. Tokens are float32 in all of them.
     batch_size : int
         Slices a batch; always filled up, because another size may round differently. It is
-        halved when memory runs out, and stays smaller for the rest of the process.
+        halved when memory runs out, and stays smaller for the rest of the process. With ``delta``
+        the slices are frames at one slice position.
     device : str
         Where to encode; ``auto`` takes a GPU if there is one.
     compile : bool
-        Whether to run the encoder through ``torch.compile``.
+        Whether to run the encoder through ``torch.compile``; not with ``delta``.
+    dtype : str, optional
+        Older name of ``arithmetic``, in the notes of older stores.
+
+    Raises
+    ------
+    FmritokError
+        If there is no such arithmetic, or ``delta`` is to be compiled.
     """
 
     name: ClassVar[str] = "vae"
@@ -85,31 +83,31 @@ class VaeTokenizer(VolumeTokenizer):
         revision: str | None = None,
         intensity: IntensityMode = "max",
         clip: float = 4.0,
-        dtype: Literal["fp32", "bf16"] = "fp32",
+        arithmetic: Arithmetic = "fp32",
         batch_size: int = 16,
         device: str = "auto",
         compile: bool = False,
+        dtype: Arithmetic | None = None,
     ) -> None:
+        from fmritok.tokenizers.vae.arithmetic import check_arithmetic
+
         self.weights: Weights = resolve_weights(weights, revision)
         self.intensity = intensity
         self.clip = clip
-        self.dtype = dtype
+        self.arithmetic = check_arithmetic(dtype or arithmetic, compile)
         self.batch_size = batch_size
         self.device = device
         self.compile = compile
-        self._encoder: torch.nn.Module | None = None
-        self._full: torch.nn.Module | None = None
-        #: What of `batch_size` has fitted into memory.
-        self._fitting = batch_size
-        self._background: dict[tuple[float, int], torch.Tensor] = {}
 
     @cached_property
     def latent_shape(self) -> tuple[int, int]:
         """Channels and cells along an edge of one slice's latent, read off the architecture."""
         import torch
 
+        from fmritok.tokenizers.vae.autoencoder import latent_of
+
         model = build_on_meta(self.weights, decoder=False)
-        latent = _latent(model, torch.empty(1, 3, _EDGE, _EDGE, device="meta"))
+        latent = latent_of(model, torch.empty(1, 3, _EDGE, _EDGE, device="meta"))
         return latent.shape[1], latent.shape[2]
 
     @property
@@ -129,7 +127,12 @@ class VaeTokenizer(VolumeTokenizer):
     @property
     def needs_voxel_statistics(self) -> bool:
         """Whether each voxel's mean and standard deviation are needed."""
-        return self.intensity == "zscore"
+        return self.intensity == "zscore" or self.arithmetic == "delta"
+
+    @property
+    def block_frames(self) -> int:
+        """Frames to encode together: many with ``delta``, which encodes the mean with each."""
+        return 64 if self.arithmetic == "delta" else super().block_frames
 
     @property
     def run_arrays(self) -> dict[str, tuple[int, ...]]:
@@ -143,7 +146,7 @@ class VaeTokenizer(VolumeTokenizer):
             "weights": {"sha256": self.weights.sha256, "config": self.weights.config},
             "intensity": {"mode": self.intensity}
             | ({"clip": self.clip} if self.intensity == "zscore" else {}),
-            "dtype": self.dtype,
+            "dtype": self.arithmetic,  # the name that the first stores gave it
             "space": {
                 "name": "MNI152",
                 "shape": list(SHAPE),
@@ -162,33 +165,56 @@ class VaeTokenizer(VolumeTokenizer):
 
     def setup(self) -> None:
         """Load the encoder onto the device."""
-        if self._encoder is None:
-            encoder = self._place(load_autoencoder(self.weights, decoder=False))
-            if self.compile:
-                encoder.encoder.compile(mode="default")  # type: ignore[union-attr, operator]
-            self._encoder = encoder
+        _ = self._autoencoder.model
+
+    @cached_property
+    def _autoencoder(self) -> SliceAutoencoder:
+        from fmritok.tokenizers.vae.autoencoder import SliceAutoencoder
+
+        return SliceAutoencoder(
+            self.weights, arithmetic=self.arithmetic, batch_size=self.batch_size,
+            device=self.device, compile=self.compile,
+        )  # fmt: skip
 
     @property
     def is_approximate(self) -> bool:
-        """Whether ``bf16`` was asked for."""
-        return self.dtype != "fp32"
+        """Whether another arithmetic than ``fp32`` was asked for."""
+        return self.arithmetic != "fp32"
 
-    def measure_error(self, frames: Frames, intensity: Intensity) -> dict[str, float]:
-        """Measure what ``bf16`` costs on given frames, against ``fp32`` with the same weights.
+    def measure_error(self, frames: Frames, intensity: Intensity) -> dict[str, Any]:
+        """Measure the error of the tokens' time courses, against true fp32 on the same device.
+
+        Only every twelfth slice of each axis is encoded, for time.
+
+        Parameters
+        ----------
+        frames : np.ndarray of shape (n_frames, 96, 96, 96), float32
+            Spread over a run: :func:`fmritok.tokenizers.fidelity.spread_frames`.
+        intensity : Intensity
+            The run's.
 
         Returns
         -------
         dict
-            ``relative_error``: the error's root mean square over that of the tokens.
+            ``arithmetic``, ``against``, ``median`` and ``percentile_95`` of the relative error
+            over features, ``frames``.
         """
         exact = VaeTokenizer(
             self.weights.id, revision=self.weights.revision or None, intensity=self.intensity,
             clip=self.clip, batch_size=self.batch_size, device=self.device,
         )  # fmt: skip
-        exact.setup()
-        reference = exact.encode(frames, intensity).astype(np.float64)
-        error = self.encode(frames, intensity) - reference
-        return {"relative_error": float(np.sqrt((error**2).mean() / (reference**2).mean()))}
+        some = slice(_EVERY // 2, None, _EVERY)
+        found = time_course_error(
+            self.latents(frames, intensity, some).swapaxes(0, 1),
+            exact.latents(frames, intensity, some).swapaxes(0, 1),
+        )
+        return {
+            "arithmetic": self.arithmetic,
+            "against": exact.arithmetic,
+            "median": found.median,
+            "percentile_95": found.percentile_95,
+            "frames": len(frames),
+        }
 
     def fit(self, statistics: VolumeStatistics) -> Intensity:
         """Return the run's intensity map."""
@@ -217,25 +243,44 @@ class VaeTokenizer(VolumeTokenizer):
         MachineError
             If memory does not take a single slice.
         """
-        return self._within_memory(lambda: self._encode(frames, intensity))
-
-    def _encode(self, frames: Frames, intensity: Intensity) -> Tokens:
         import torch
 
-        volumes = torch.from_numpy(intensity.forward(frames))
-        slices = [volumes.permute(order) for order in _TO_SLICES]
-        drawn = [(s != intensity.fill).flatten(2).any(-1) for s in slices]
-        latents = self._background_latent(intensity.fill).repeat(_AXES, len(frames), _EDGE, 1, 1, 1)
-        pending = torch.cat([s[where] for s, where in zip(slices, drawn, strict=True)])
-        with torch.inference_mode():
-            encoded = [
-                self._encode_batch(part, intensity.fill) for part in pending.split(self._fitting)
-            ]
-        by_axis = torch.cat(encoded).cpu().split([int(where.sum()) for where in drawn])
-        for axis, where in enumerate(drawn):
-            latents[axis][where] = by_axis[axis]
+        from fmritok.tokenizers.vae.slices import tokens_from_latents
+
+        latents = torch.from_numpy(self.latents(frames, intensity))
         tokens: Tokens = tokens_from_latents(latents).numpy()
         return tokens
+
+    def latents(
+        self, frames: Frames, intensity: Intensity, some: slice = slice(None)
+    ) -> npt.NDArray[np.float32]:
+        """Encode all slices along each axis, or some of them.
+
+        Parameters
+        ----------
+        frames : np.ndarray of shape (n_frames, 96, 96, 96), float32
+        intensity : Intensity
+        some : slice
+            Which slices of each axis.
+
+        Returns
+        -------
+        np.ndarray of shape (3, n_frames, n_slices, channels, cells, cells), float32
+        """
+        import torch
+
+        from fmritok.tokenizers.vae.slices import slices_of
+
+        slices = slices_of(torch.from_numpy(intensity.forward(frames)), some)
+        means = None
+        if self.arithmetic == "delta":
+            mean = frames.mean(0) if intensity.mean is None else intensity.mean
+            near = slices_of(torch.from_numpy(intensity.forward(mean[None])), some)
+            means = [along[0] for along in near]
+        values: npt.NDArray[np.float32] = self._autoencoder.encode(
+            slices, means, intensity.fill
+        ).numpy()
+        return values
 
     def decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
         """Decode tokens: the mean of what the three slicing axes give.
@@ -254,131 +299,9 @@ class VaeTokenizer(VolumeTokenizer):
         MachineError
             If memory does not take a single slice.
         """
-        return self._within_memory(lambda: self._decode(tokens, intensity))
-
-    def _decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
         import torch
 
-        if self._full is None:
-            self._full = self._place(load_autoencoder(self.weights, decoder=True))
-        channels, cells = self.latent_shape
-        latents = latents_from_tokens(torch.from_numpy(tokens), channels, cells)
-        total = torch.zeros(len(tokens), *SHAPE)
-        with torch.inference_mode():
-            for axis, order in enumerate(_TO_SLICES):
-                flat = latents[axis].flatten(0, 1)
-                decoded = torch.cat(
-                    [self._decode_batch(part) for part in flat.split(self._fitting)]
-                )
-                back = tuple(int(i) for i in np.argsort(order))
-                total += decoded.reshape(len(tokens), _EDGE, _EDGE, _EDGE).permute(back)
-        return intensity.inverse((total / _AXES).numpy())
+        from fmritok.tokenizers.vae.slices import latents_from_tokens, mean_volumes
 
-    def _place(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Move a model to the device and type; bf16 convolutions prefer channels last."""
-        import torch
-
-        device = choose_device(self.device)
-        if self.dtype == "bf16":
-            model = model.to(torch.bfloat16)
-            return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model.to(device)
-
-    def _within_memory(self, work: Callable[[], npt.NDArray[np.float32]]) -> Frames | Tokens:
-        """Do work in batches; where memory does not take them, again in batches of half the size.
-
-        All of the work is done again: one call never mixes two batch sizes.
-        """
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
-                if not is_out_of_memory(error):
-                    raise
-                if self._fitting == 1:
-                    raise MachineError(
-                        expected("Memory", f"of device {self.device}", "room for a batch of 1 "
-                                 f"slice, after every larger one (--batch-size {self.batch_size})",
-                                 str(error).strip().partition("\n")[0].rstrip("."),
-                                 "Free the GPU (nvidia-smi shows who uses it) or encode with "
-                                 "--device cpu; on a CPU, use fewer --workers.")
-                    ) from error  # fmt: skip
-            # The error is gone by now, and with it the tensors that its traceback held.
-            self._fitting //= 2
-            free_gpu_memory()
-
-    def _encode_batch(self, slices: torch.Tensor, fill: float) -> torch.Tensor:
-        """Encode slices (n, 96, 96), no more than fit, to float32 latents on the device."""
-        import torch
-
-        assert self._encoder is not None, "setup() comes before encode()"
-        n = len(slices)
-        if n < self._fitting:
-            empty = torch.full((self._fitting - n, _EDGE, _EDGE), fill)
-            slices = torch.cat([slices, empty])
-        weight = next(self._encoder.parameters())
-        x = slices[:, None].to(weight.device, weight.dtype)
-        if self.dtype == "bf16":
-            x = x.contiguous(memory_format=torch.channels_last)
-        return _latent(self._encoder, x.expand(-1, 3, -1, -1))[:n].float()
-
-    def _decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
-        assert self._full is not None
-        weight = next(self._full.parameters())
-        decoded = self._full.decode(latents.to(weight.device, weight.dtype)).sample  # type: ignore[operator]
-        return decoded.float().mean(1).cpu()  # type: ignore[no-any-return]
-
-    def _background_latent(self, fill: float) -> torch.Tensor:
-        """Return the latent of an empty slice, encoded once, at the size of every other batch."""
-        import torch
-
-        key = fill, self._fitting
-        if key not in self._background:
-            with torch.inference_mode():
-                empty = torch.full((1, _EDGE, _EDGE), fill)
-                self._background[key] = self._encode_batch(empty, fill)[0].cpu()
-        return self._background[key]
-
-
-def _latent(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return the latent of any diffusers autoencoder: the mode, where it is a distribution."""
-    encoded = model.encode(x)  # type: ignore[operator]
-    if hasattr(encoded, "latent_dist"):
-        return encoded.latent_dist.mode()  # type: ignore[no-any-return]
-    return encoded.latent if hasattr(encoded, "latent") else encoded.latents  # type: ignore[no-any-return]
-
-
-def tokens_from_latents(latents: torch.Tensor) -> torch.Tensor:
-    """Gather the latents of three slicing axes into tokens.
-
-    Parameters
-    ----------
-    latents : torch.Tensor of shape (3, n_frames, 96, channels, cells, cells)
-        By slicing axis, frame and slice. The planes of axis 0 are (ax1, ax2), of axis 1 (ax0, ax2)
-        and of axis 2 (ax0, ax1).
-
-    Returns
-    -------
-    torch.Tensor of shape (n_frames, cells**3, 3 * 96 / cells * channels)
-    """
-    import torch
-
-    _, n_frames, edge, channels, cells, _ = latents.shape
-    split = latents.reshape(_AXES, n_frames, cells, edge // cells, channels, cells, cells)
-    blocks = [block.permute(order) for block, order in zip(split, _TO_CELLS, strict=True)]
-    return torch.stack(blocks, dim=4).reshape(n_frames, cells**3, -1)
-
-
-def latents_from_tokens(tokens: torch.Tensor, channels: int, cells: int) -> torch.Tensor:
-    """Undo :func:`tokens_from_latents`."""
-    import torch
-
-    n_frames = len(tokens)
-    blocks = tokens.reshape(n_frames, cells, cells, cells, _AXES, _EDGE // cells, channels)
-    axes = []
-    for axis, order in enumerate(_TO_CELLS):
-        back = tuple(int(i) for i in np.argsort(order))
-        axes.append(
-            blocks.select(4, axis).permute(back).reshape(n_frames, _EDGE, channels, cells, cells)
-        )
-    return torch.stack(axes)
+        latents = latents_from_tokens(torch.from_numpy(tokens), *self.latent_shape)
+        return intensity.inverse(mean_volumes(self._autoencoder.decode(latents)).numpy())

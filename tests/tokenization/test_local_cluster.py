@@ -1,0 +1,52 @@
+"""Workers of this machine's cluster: each has a GPU of its own, by its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from fmritok.pipeline.tokenization import local_cluster
+from fmritok.pipeline.tokenization.local_cluster import default_workers, started_here, worker_gpus
+from fmritok.pipeline.tokenization.task import GroupJob, Job
+
+
+def job(**options) -> Job:
+    return Job("t.zarr", {"vae": GroupJob("vae", json.dumps(options), "int8")})
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(local_cluster, "visible_gpus", lambda: ["3", "MIG-b"])
+
+
+def test_workers_get_one_gpu_each_and_share_them_if_there_are_more(two_gpus):
+    assert default_workers() == 2
+    assert worker_gpus(job(), 2) == ["3", "MIG-b"]
+    assert worker_gpus(job(device="auto"), 3) == ["3", "MIG-b", "3"]
+    assert worker_gpus(job(device="cuda"), 1) == ["3"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_a_device_that_the_user_named_is_left_alone(two_gpus, device):
+    assert worker_gpus(job(device=device), 2) == []
+
+
+def test_without_a_gpu_the_environment_is_left_alone(monkeypatch):
+    monkeypatch.setattr(local_cluster, "visible_gpus", list)
+    assert worker_gpus(job(), 2) == []
+
+
+def seen() -> tuple[str | None, str]:
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"]
+
+
+def test_each_worker_process_sees_its_own_gpu(monkeypatch):
+    from distributed import Client
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # it goes before Dask's settings
+
+    with started_here(2, 3, gpus=["3", "MIG-b"]) as cluster, Client(cluster) as client:
+        client.wait_for_workers(2, timeout=120)
+        assert sorted(client.run(seen).values()) == [("3", "3"), ("MIG-b", "3")]
