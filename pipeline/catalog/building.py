@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from fmritok.errors import CatalogError, RunError, expected
-from fmritok.pipeline.catalog.cohort import COLUMNS, Cohort, reasons_table
+from fmritok.pipeline.catalog.cohort import COLUMNS, Cohort, any_text, reasons_table
 from fmritok.pipeline.catalog.events import Event, events_table
 from fmritok.pipeline.catalog.found import Found, RunFile
 from fmritok.pipeline.catalog.phenotypes import Phenotypes
@@ -110,7 +110,8 @@ def build_cohort(
             }
         )
         rows.append(row)
-    runs = pd.DataFrame(rows)[COLUMNS]
+    with any_text():
+        runs = pd.DataFrame(rows)[COLUMNS]
     without = set(runs["subject"]) - set(phenotypes.table["subject"])
     near = nearly_equal(sorted(without), set(phenotypes.table["subject"]) - set(runs["subject"]))
     if near:

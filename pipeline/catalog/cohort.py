@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,7 +20,7 @@ from fmritok.pipeline.catalog.events import events_table
 from fmritok.pipeline.catalog.phenotypes import Phenotypes
 from fmritok.pipeline.sources.opening import FILE_COLUMNS
 
-__all__ = ["COLUMNS", "Adapter", "Cohort", "Input", "reasons_table"]
+__all__ = ["COLUMNS", "Adapter", "Cohort", "Input", "any_text", "reasons_table"]
 
 #: Representation of the runs to catalogue.
 Input = Literal["volume", "surface"]
@@ -112,4 +113,10 @@ class Adapter(Protocol):
 def reasons_table(items: Iterable[tuple[Path, str]]) -> pd.DataFrame:
     """Return files and reasons as a table."""
     rows = [(str(path), why) for path, why in items]
-    return pd.DataFrame(rows, columns=["path", "reason"], dtype=str)
+    with any_text():
+        return pd.DataFrame(rows, columns=["path", "reason"], dtype=str)
+
+
+def any_text() -> AbstractContextManager[None]:
+    """Let new tables hold file names that are no valid Unicode, which pyarrow refuses."""
+    return pd.option_context("mode.string_storage", "python")

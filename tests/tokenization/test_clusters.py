@@ -21,7 +21,7 @@ from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.store.verify import verify_store
-from fmritok.pipeline.tokenization import execute
+from fmritok.pipeline.tokenization import execute, local_cluster
 from fmritok.pipeline.tokenization.dask_faults import LostRuns, Patience
 from fmritok.pipeline.tokenization.task import Job, RunTask
 
@@ -211,7 +211,7 @@ def test_workers_that_the_system_kills_are_one_error_with_the_next_step(monkeypa
         os._exit(1)
 
     monkeypatch.setattr(execute, "tokenize_run", die)
-    monkeypatch.setattr(execute, "_ALLOWED_FAILURES", 0)
+    monkeypatch.setattr(local_cluster, "_ALLOWED_FAILURES", 0)
     with pytest.raises(MachineError, match=r"hcp_\d_REST1, .* workers that survive.*use fewer --w"):
         list(execute.run_on_dask(some_tasks(6), Job("/a.zarr", {}), workers=1, say=quiet))
 
@@ -243,10 +243,11 @@ def test_a_local_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch)
 
 
 def test_a_worker_that_cannot_start_is_one_error(two_runs, tmp_path, monkeypatch):
-    def no_start(**_):
-        raise RuntimeError("Nanny failed to start.")
+    class NoStart:
+        def __init__(self, **_):
+            raise RuntimeError("Nanny failed to start.")
 
-    monkeypatch.setattr("distributed.LocalCluster", no_start)
+    monkeypatch.setattr("distributed.LocalCluster", NoStart)
     result = tokenize_series(two_runs, tmp_path / "t.zarr", "--workers", "1")
     assert result.exit_code == 1
     assert "1 workers to start, got RuntimeError: Nanny failed to start" in result.output
@@ -263,8 +264,8 @@ def test_the_default_cluster_listens_on_loopback_only(taken, monkeypatch):
         port = free.getsockname()[1]
         if not taken:
             free.close()
-        host = execute._DASHBOARD.rpartition(":")[0]
-        monkeypatch.setattr(execute, "_DASHBOARD", f"{host}:{port}")
+        host = local_cluster._DASHBOARD.rpartition(":")[0]
+        monkeypatch.setattr(local_cluster, "_DASHBOARD", f"{host}:{port}")
 
         def work(task, job):
             return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fmritok.tokenizers.flatmap.cortex import CortexTemplate, Hemisphere
+from fmritok.tokenizers.flatmap.geometry import Geometry
 from fmritok.tokenizers.flatmap.pixels import build_flat_grid
 from fmritok.tokenizers.flatmap.shading import sulcal_shading
 
@@ -26,7 +27,7 @@ def folded(size: int = 40) -> Hemisphere:
 
 def test_valleys_are_sulci_and_crests_are_not():
     sheet = folded()
-    template = CortexTemplate("sheet", (48, 96), sheet, sheet, "")
+    template = CortexTemplate("sheet", (48, 96), sheet, sheet, Geometry(), False, "")
     flat = build_flat_grid(template)
     image = sulcal_shading(template, flat)
     assert image.shape == (48, 96)

@@ -16,7 +16,7 @@ import torch
 from cohorts import write_phenotypes, write_run
 from tiny import fmritok
 
-from fmritok.trainer.record.folder import find_checkpoint
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
 
 DEVICE = os.environ.get("FMRITOK_GPU_TESTS", "cuda:0")

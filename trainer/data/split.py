@@ -133,7 +133,7 @@ def _named(runs: pd.DataFrame, hold_out: str) -> npt.NDArray[np.bool_]:
 
 
 def _two_sides(runs: pd.DataFrame, chosen: npt.NDArray[np.bool_]) -> Split:
-    if chosen.all():
+    if len(chosen) and chosen.all():
         raise ConfigError(
             expected("Option", "data.hold_out", "subjects of other families to train on", "none",
                      "Hold out fewer.")

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from fmritok.trainer.training.progress import Position
 
 __all__ = [
     "FREE", "choose_split", "earlier_rows", "hold_and_open", "open_checkpoint", "refuse_mismatch",
-    "runs_json", "to_resume", "training_state",
+    "resumed_config", "runs_json", "to_resume", "training_state",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -134,6 +134,13 @@ def to_resume(
     return checkpoint
 
 
+def resumed_config(config: Config, checkpoint: Checkpoint) -> Config:
+    """Return a configuration whose choices by device are those of the checkpoint."""
+    if config.train.compile is not None:
+        return config
+    return replace(config, train=replace(config.train, compile=checkpoint.config.train.compile))
+
+
 def refuse_mismatch(checkpoint: Checkpoint, config: Config, group: TokenGroup | MixedGroup) -> None:
     """Refuse to resume with another configuration or other tokens.
 
@@ -142,7 +149,7 @@ def refuse_mismatch(checkpoint: Checkpoint, config: Config, group: TokenGroup | 
     CheckpointError
         Naming the first option, field or run that differs.
     """
-    saved, now = (_deciding(c) for c in (checkpoint.config, config))
+    saved, now = (_deciding(c) for c in (checkpoint.config, resumed_config(config, checkpoint)))
     before, after = ({name: tree[name] for name in _LENGTHS} for tree in (saved, now))
     next_step = (
         "The learning rate schedule depends on the total number of steps: start a new training "

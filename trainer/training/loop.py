@@ -31,6 +31,7 @@ from fmritok.trainer.record.loss_curve import plot_losses
 from fmritok.trainer.record.metrics import MetricsLog, begin_record, last_figures, optionally
 from fmritok.trainer.record.resuming import (
     choose_split,
+    resumed_config,
     runs_json,
     to_resume,
     training_state,
@@ -96,7 +97,8 @@ class Trainer:
         if resume is None:
             ranks.first_only(self.folder.refuse_used)
         else:
-            checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, config, group))
+            checkpoint = ranks.of_first(lambda: to_resume(resume, self.folder, self.config, group))
+            config = self.config = resumed_config(config, checkpoint)
         self.split = ranks.of_first(lambda: choose_split(config, group, checkpoint))
         self.feed = Feed(
             config, group, self.split,

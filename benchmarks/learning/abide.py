@@ -1,0 +1,116 @@
+"""Sex, diagnosis and age of real subjects: ABIDE I, 734 subjects of 15 sites.
+
+    python benchmarks/learning/abide.py --data ../shared/data/abide_cc200 --docs docs/abide.md
+
+Tokenizes the parcel series, pretrains on the subjects that a split does not hold out, and scores
+probes, fine-tuned encoders and baselines on those that it does. Everything is kept in the output
+folder: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from abide_protocol import OBJECTIVES, SPLITS, merged, pretrain, score, tokenize_abide
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--out", type=_PATH, default=Path("abide"), show_default=True)
+@click.option("--seeds", type=click.IntRange(1, 5), default=5, show_default=True)
+@click.option("--steps", default=400, show_default=True, help="Of each pretraining.")
+@click.option("--permutations", default=20, show_default=True)
+@click.option("--task", "names", multiple=True, default=["sex", "diagnosis", "age"])
+@click.option("--split", "kinds", multiple=True, default=SPLITS, type=click.Choice(SPLITS))
+@click.option("--objective", "objectives", multiple=True, default=list(OBJECTIVES))
+@click.option("--finetune", "finetuned", default="traits", show_default=True,
+              help="Objective whose encoder is fine-tuned; none: no one's.")  # fmt: skip
+@click.option("--docs", type=_PATH, help="Markdown file to write the tables to.")
+def main(
+    data: Path,
+    out: Path,
+    seeds: int,
+    steps: int,
+    permutations: int,
+    names: tuple[str, ...],
+    kinds: tuple[str, ...],
+    objectives: tuple[str, ...],
+    finetuned: str,
+    docs: Path | None,
+) -> None:
+    """Pretrain, score, and print a table of each task and split."""
+    from fmritok.trainer.evaluation.results import write_results
+    from fmritok.trainer.tasks.task import read_task
+
+    began, store = time.monotonic(), out / "tokens.zarr"
+    if not store.exists():
+        tokenize_abide(data, store)
+    tables = []
+    for kind in kinds:
+        splits = [pretrain(store, out, kind, seed, objectives, steps) for seed in range(seeds)]
+        for name in names:
+            task = read_task(f"abide-{name}")
+            if name == "age":
+                task = replace(task, transform="log")
+            parts = [
+                score(store, out, task, split, permutations=permutations,
+                      finetuned=None if finetuned == "none" else finetuned)
+                for split in splits
+            ]  # fmt: skip
+            folder = out / "scores" / f"{name}-{kind.partition(' ')[0]}"
+            tree = write_results(folder, merged(parts))
+            tables.append(_table(tree, kind))
+            click.echo(tables[-1])
+    if docs is not None:
+        command = shlex.join(["python", "benchmarks/learning/abide.py", *sys.argv[1:]])
+        docs.write_text(_page(command, tables, (time.monotonic() - began) / 60))
+
+
+def _table(tree: dict[str, Any], kind: str) -> str:
+    """Return the rows of a task, and their differences from connectivity, as Markdown."""
+    metric = tree["metric"]
+    less = {d["row"]: d for d in tree["differences"] if d["minus"].startswith("connectivity (p")}
+    title = f"## {tree['task']}, {kind}: {tree['n_units']} subjects, {metric}"
+    lines = [title, "", "| row | mean | SD | 95 % interval | permuted | less connectivity |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for row in tree["rows"]:
+        figure = row["figures"][metric]
+        low, high = figure["interval"]
+        by_chance = figure["chance"]["mean"] if figure["chance"] else None
+        difference, gain = less.get(row["row"]), ""
+        if difference is not None and difference["interval"] is not None:
+            gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(
+                difference["mean"], *difference["interval"]
+            )
+        lines.append(
+            f"| {row['row']} | {figure['mean']:.3f} | {_shown(figure['sd'])} | "
+            f"{low:.3f} to {high:.3f} | {_shown(by_chance)} | {gain} |"
+        )
+    return "\n".join(lines)
+
+
+def _shown(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
+def _page(command: str, tables: list[str], minutes: float) -> str:
+    return "\n\n".join([
+        "# ABIDE I: 734 subjects of 15 sites",
+        f"Output of `{command}`, {minutes:.0f} minutes on this machine. Each seed holds out other "
+        "subjects (a fifth) or other sites (three of 15; in five seeds each once), from "
+        "pretraining, too. Intervals: bootstrap over subjects. `mean` and `cells`: features of a "
+        "linear probe, see [probes](probes.md). `and`: the mean of two models' predictions.",
+        *tables, "",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
