@@ -23,7 +23,7 @@ from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.store.verify import verify_store
-from fmritok.pipeline.tokenization import execute
+from fmritok.pipeline.tokenization import execute, local_cluster
 from fmritok.pipeline.tokenization.clusters import KNOWN, read_cluster
 from fmritok.pipeline.tokenization.dask_faults import LostRuns, Patience
 from fmritok.pipeline.tokenization.task import Job, RunTask
@@ -349,7 +349,7 @@ def test_workers_that_the_system_kills_are_one_error_with_the_next_step(monkeypa
         os._exit(1)
 
     monkeypatch.setattr(execute, "tokenize_run", die)
-    monkeypatch.setattr(execute, "_ALLOWED_FAILURES", 0)
+    monkeypatch.setattr(local_cluster, "_ALLOWED_FAILURES", 0)
     with pytest.raises(MachineError, match=r"hcp_\d_REST1, .* workers that survive.*use fewer --w"):
         list(execute.run_on_dask(some_tasks(6), Job("/a.zarr", {}), workers=1, say=quiet))
 
@@ -401,8 +401,8 @@ def test_the_default_cluster_listens_on_loopback_only(taken, monkeypatch):
         port = free.getsockname()[1]
         if not taken:
             free.close()
-        host = execute._DASHBOARD.rpartition(":")[0]
-        monkeypatch.setattr(execute, "_DASHBOARD", f"{host}:{port}")
+        host = local_cluster._DASHBOARD.rpartition(":")[0]
+        monkeypatch.setattr(local_cluster, "_DASHBOARD", f"{host}:{port}")
 
         def work(task, job):
             return {}
