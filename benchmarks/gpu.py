@@ -3,6 +3,8 @@
     python benchmarks/gpu.py                                          # full size, under 6 minutes
     python benchmarks/gpu.py --device cpu --weights dcae-tiny --frames 2 --batch-sizes 16
 
+``delta`` encodes the mean of every slice position once for all frames: with few frames it is slow.
+
 Rows are independent: one that fails says why, and the others go on. No row starts after --limit
 seconds. Volumes are simulated, as no data may be on the machine: a still picture, and time courses
 of half a percent. Full-size weights are random.

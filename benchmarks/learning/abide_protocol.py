@@ -91,7 +91,7 @@ def pretrain(
         if not (folder / "finished").exists():
             shutil.rmtree(folder, ignore_errors=True)
             assignments = (*options, held, f"train.seed={seed}", f"train.steps={steps}")
-            _run("-q", "train", "--store", store, "--group", "network", "--recipe", recipe, "--out",
+            _run("train", "-q", "--store", store, "--group", "network", "--recipe", recipe, "--out",
                  folder, *(word for one in assignments for word in ("--set", one)))  # fmt: skip
             (folder / "finished").touch()
         trainings[name] = folder

@@ -75,17 +75,6 @@ def started_here(
     import dask
     from distributed import LocalCluster
 
-    class OneGpuEach(LocalCluster):  # type: ignore[misc]
-        """Its workers differ in what they see."""
-
-        def new_worker_spec(self) -> dict[Any, Any]:
-            spec: dict[Any, Any] = super().new_worker_spec()
-            return {
-                number: worker
-                | {"options": worker["options"] | {"env": {"CUDA_VISIBLE_DEVICES": gpus[number]}}}
-                for number, worker in spec.items()
-            }
-
     settings = {
         "distributed.nanny.pre-spawn-environ": _environment(threads),
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
@@ -94,7 +83,7 @@ def started_here(
     }
     with dask.config.set(settings):
         try:
-            cluster = (OneGpuEach if gpus else LocalCluster)(
+            cluster = (_one_gpu_each(gpus) if gpus else LocalCluster)(
                 n_workers=0 if gpus else count,
                 threads_per_worker=1,
                 # Loopback only: the dashboard has a "stop" button.
@@ -113,6 +102,21 @@ def started_here(
             if gpus:
                 cluster.scale(count)
             yield cluster
+
+
+def _one_gpu_each(gpus: Sequence[str]) -> type[LocalCluster]:
+    """Return a kind of local cluster whose workers differ in the GPU that they see."""
+    from distributed import LocalCluster
+
+    class OneGpuEach(LocalCluster):  # type: ignore[misc]
+        def new_worker_spec(self) -> dict[Any, Any]:
+            spec: dict[Any, Any] = super().new_worker_spec()
+            for number, worker in spec.items():
+                seen = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
+                spec[number] = worker | {"options": worker["options"] | {"env": seen}}
+            return spec
+
+    return OneGpuEach
 
 
 def _environment(threads: int) -> dict[str, str]:
