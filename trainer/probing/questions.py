@@ -16,6 +16,7 @@ from fmritok.trainer.evaluation.features import Pool
 from fmritok.trainer.probing.attentive import AttentiveOptions
 from fmritok.trainer.probing.material import Source, units_in_all
 from fmritok.trainer.probing.passes import Form
+from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.tasks.confounds import nuisance_table
 from fmritok.trainer.tasks.division import SplitOptions, divide
 from fmritok.trainer.tasks.split_file import overlap, read_pretraining
@@ -151,7 +152,7 @@ def seen_before(
     try:
         seen = read_pretraining(split.pretraining or source.training)
     except (CheckpointError, TrainingError):
-        if split.pretraining is not None:
+        if split.pretraining is not None or find_checkpoint(source.training).is_sealed:
             raise
         return None  # a checkpoint of release 0.1 that lies outside of its training
     return overlap(seen, units, folds, store.runs)

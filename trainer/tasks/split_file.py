@@ -109,7 +109,7 @@ def read_pretraining(training: Path) -> Pretraining:
         If there is no checkpoint, or nothing that says it.
     """
     checkpoint = find_checkpoint(training)
-    if checkpoint.has(RUNS):
+    if checkpoint.is_sealed or checkpoint.has(RUNS):
         tree = json.loads(checkpoint.read_bytes(RUNS))
         sides = [frozenset(map(str, tree[side])) for side in ("train", "validation")]
     else:
