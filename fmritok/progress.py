@@ -143,7 +143,7 @@ class Progress:
         return f"{duration((time.monotonic() - self._start) * left / done)} left"
 
     def _text(self, width: int) -> str:
-        """Return the text beside the bar, with as many remarks as fit into so many columns."""
+        """Return the text beside the bar; remarks that do not fit into the width are left out."""
         for shown in range(len(self._remarks), -1, -1):
             parts = [self._count, *self._remarks[:shown], self.left]
             text = plain("  ".join(part for part in parts if part))

@@ -72,7 +72,7 @@ def house_style() -> Iterator[None]:
 
 
 def figure_of(width: float, height: float, title: str = "") -> Figure:
-    """Return an empty figure of so many inches."""
+    """Return an empty figure; width and height are in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

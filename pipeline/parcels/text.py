@@ -19,7 +19,7 @@ from fmritok.tokenizers.network.columns import is_count
 __all__ = ["SUFFIXES", "read_text_matrix"]
 
 SUFFIXES = (".1D", ".tsv", ".csv", ".txt", ".dat")
-#: So many ascending integers in a first row are labels of parcels, no values of a frame.
+#: From this number on, ascending integers in a first row are labels of parcels, not values.
 _SURELY_LABELS = 5
 #: Texts of missing numbers.
 _MISSING = ("n/a", "N/A", "NA", "nan", "NaN", "NAN", "null", "")

@@ -110,7 +110,7 @@ def units_of(
     where : sequence of str
         ``column=value``: instead of what the task says of that property of runs.
     patch : int
-        Windows of events are whole patches of so many frames, as a model has them.
+        Frames of a patch of the model. Windows of events are rounded to whole patches.
 
     Raises
     ------
