@@ -150,8 +150,10 @@ def _group(page: _Page, group: TokenGroup, cohort: Path | None) -> dict[str, Any
         found["map"] = (_image(drawn[0]), drawn[1])
     if group.provenance.get("tokenizer") == "vae":
         if cohort is None:
-            page.notes.append(f"Decoded volumes {what} are left out: they are compared with the "
-                              "original ones. Give the root of the cohort with --cohort.")  # fmt: skip
+            page.notes.append(
+                f"Decoded volumes {what} are left out: they are compared with the original ones. "
+                "Give the root of the cohort with --cohort."
+            )
         else:
             found["decoded"] = page.tried(
                 f"Decoded volumes {what}", lambda: _decoded(group, run_ids[0], cohort)
