@@ -38,14 +38,13 @@ def test_without_a_gpu_the_environment_is_left_alone(monkeypatch):
     assert worker_gpus(job(), 2) == []
 
 
-def seen() -> tuple[str | None, str]:
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"]
-
-
 def test_each_worker_process_sees_its_own_gpu(monkeypatch):
     from distributed import Client
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # it goes before Dask's settings
+
+    def seen() -> tuple[str | None, str]:  # nested: pickled by value, workers cannot import tests
+        return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"]
 
     with started_here(2, 3, gpus=["3", "MIG-b"]) as cluster, Client(cluster) as client:
         client.wait_for_workers(2, timeout=120)
