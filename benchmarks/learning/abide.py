@@ -9,15 +9,21 @@ folder: the same command goes on.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import multiprocessing
+import os
 import shlex
 import sys
 import time
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import click
-from abide_protocol import OBJECTIVES, SPLITS, merged, pretrain, score, tokenize_abide
+from abide_protocol import CONNECTIVITY, OBJECTIVES, SPLITS, merged, run_split, tokenize_abide
+
+from fmritok.trainer.evaluation.results import write_results
 
 _PATH = click.Path(path_type=Path)
 
@@ -26,13 +32,15 @@ _PATH = click.Path(path_type=Path)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=_PATH, default=Path("abide"), show_default=True)
 @click.option("--seeds", type=click.IntRange(1, 5), default=5, show_default=True)
-@click.option("--steps", default=400, show_default=True, help="Of each pretraining.")
-@click.option("--permutations", default=20, show_default=True)
+@click.option("--steps", default=200, show_default=True, help="Of each pretraining.")
+@click.option("--permutations", default=10, show_default=True)
 @click.option("--task", "names", multiple=True, default=["sex", "diagnosis", "age"])
 @click.option("--split", "kinds", multiple=True, default=SPLITS, type=click.Choice(SPLITS))
 @click.option("--objective", "objectives", multiple=True, default=list(OBJECTIVES))
 @click.option("--finetune", "finetuned", default="traits", show_default=True,
               help="Objective whose encoder is fine-tuned; none: no one's.")  # fmt: skip
+@click.option("--workers", default=os.cpu_count(), show_default=True,
+              help="Splits at a time, each on one core.")  # fmt: skip
 @click.option("--docs", type=_PATH, help="Markdown file to write the tables to.")
 def main(
     data: Path,
@@ -44,31 +52,27 @@ def main(
     kinds: tuple[str, ...],
     objectives: tuple[str, ...],
     finetuned: str,
+    workers: int,
     docs: Path | None,
 ) -> None:
     """Pretrain, score, and print a table of each task and split."""
-    from fmritok.trainer.evaluation.results import write_results
-    from fmritok.trainer.tasks.task import read_task
-
     began, store = time.monotonic(), out / "tokens.zarr"
     if not store.exists():
         tokenize_abide(data, store)
+    fine = None if finetuned == "none" else finetuned
+    run = functools.partial(
+        run_split, store, out, objectives=objectives, steps=steps, names=names, finetuned=fine,
+        permutations=permutations,
+    )  # fmt: skip
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        jobs = {kind: [pool.submit(run, kind, seed) for seed in range(seeds)] for kind in kinds}
+        splits = {kind: [job.result() for job in of_kind] for kind, of_kind in jobs.items()}
     tables = []
-    for kind in kinds:
-        splits = [pretrain(store, out, kind, seed, objectives, steps) for seed in range(seeds)]
-        for name in names:
-            task = read_task(f"abide-{name}")
-            if name == "age":
-                task = replace(task, transform="log")
-            parts = [
-                score(store, out, task, split, permutations=permutations,
-                      finetuned=None if finetuned == "none" else finetuned)
-                for split in splits
-            ]  # fmt: skip
-            folder = out / "scores" / f"{name}-{kind.partition(' ')[0]}"
-            tree = write_results(folder, merged(parts))
-            tables.append(_table(tree, kind))
-            click.echo(tables[-1])
+    for kind, name in itertools.product(kinds, names):
+        folder = out / "scores" / f"{name}-{kind.partition(' ')[0]}"
+        parts = [results[names.index(name)] for results in splits[kind]]
+        tables.append(_table(write_results(folder, merged(parts)), kind))
+        click.echo(tables[-1])
     if docs is not None:
         command = shlex.join(["python", "benchmarks/learning/abide.py", *sys.argv[1:]])
         docs.write_text(_page(command, tables, (time.monotonic() - began) / 60))
@@ -77,7 +81,7 @@ def main(
 def _table(tree: dict[str, Any], kind: str) -> str:
     """Return the rows of a task, and their differences from connectivity, as Markdown."""
     metric = tree["metric"]
-    less = {d["row"]: d for d in tree["differences"] if d["minus"].startswith("connectivity (p")}
+    less = {d["row"]: d for d in tree["differences"] if d["minus"] == CONNECTIVITY}
     title = f"## {tree['task']}, {kind}: {tree['n_units']} subjects, {metric}"
     lines = [title, "", "| row | mean | SD | 95 % interval | permuted | less connectivity |",
              "|---|---|---|---|---|---|"]  # fmt: skip

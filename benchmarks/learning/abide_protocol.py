@@ -27,9 +27,19 @@ from fmritok.trainer.probing.cache import FeatureCache
 from fmritok.trainer.probing.questions import ProbeOptions
 from fmritok.trainer.probing.rows import probe
 from fmritok.trainer.tasks.division import SplitOptions
-from fmritok.trainer.tasks.task import Task
+from fmritok.trainer.tasks.task import Task, read_task
 
-__all__ = ["OBJECTIVES", "SPLITS", "Split", "merged", "pretrain", "score", "tokenize_abide"]
+__all__ = [
+    "OBJECTIVES",
+    "SPLITS",
+    "Split",
+    "merged",
+    "abide_task",
+    "pretrain",
+    "run_split",
+    "score",
+    "tokenize_abide",
+]
 
 DESCRIPTION = Path(__file__).with_name("abide.yaml")
 SPLITS = ("subjects held out", "sites held out")
@@ -75,6 +85,25 @@ def tokenize_abide(data: Path, store: Path) -> None:
             "tokenize", "--dataset", "parcels", "--root", description, "--name", "abide",
             "--store", store, "--set", "network.band=null", "--set", "network.tr=null",
         )  # fmt: skip
+
+
+def run_split(
+    store: Path, out: Path, kind: str, seed: int, objectives: Sequence[str], steps: int,
+    names: Sequence[str], finetuned: str | None, permutations: int,
+) -> list[Results]:  # fmt: skip
+    """Pretrain for one split on one core, and return the results of each task."""
+    torch.set_num_threads(1)
+    split = pretrain(store, out, kind, seed, objectives, steps)
+    return [
+        score(store, out, abide_task(name), split, finetuned=finetuned, permutations=permutations)
+        for name in names
+    ]
+
+
+def abide_task(name: str) -> Task:
+    """Return a shipped task of ABIDE; age is predicted as its logarithm."""
+    task = read_task(f"abide-{name}")
+    return replace(task, transform="log") if name == "age" else task
 
 
 def pretrain(
@@ -128,7 +157,7 @@ def score(
     if finetuned is not None:
         folder = out / "finetuned" / f"{split.kind.partition(' ')[0]}-{split.seed}" / task.name
         options = Options(source=split.trainings[finetuned], split=held_out)
-        tuned = finetune(str(store), task, finetune_config("default", ["train.epochs=15"]), folder,
+        tuned = finetune(str(store), task, finetune_config("default", ["train.epochs=8"]), folder,
                          options, device=torch.device("cpu"))  # fmt: skip
         rows += [replace(row, name=f"{finetuned}, {row.name}") for row in tuned.rows[1:]]
     return replace(found, rows=tuple(rows))
@@ -160,7 +189,8 @@ def _with(one: Row, other: Row, results: Results) -> Row:
         scores = (a.scores + b.scores) / 2
         found = metrics_of(units, a.test, scores, a.sd, np.ones((1, len(a.test))))
         metrics = {name: float(values[0]) for name, values in found.items()}
-        predictions.append(replace(a, scores=scores, metrics=metrics, permuted={}))
+        no_permutations = dict.fromkeys(metrics, np.empty(0))
+        predictions.append(replace(a, scores=scores, metrics=metrics, permuted=no_permutations))
     return Row(f"{one.name} and {other.name}", tuple(predictions))
 
 
