@@ -19,6 +19,7 @@ from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.features import spread_windows
 from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.model.pooling import pooled
 from fmritok.trainer.tasks.units import Units
 
 __all__ = ["Head", "Readout", "batches_of", "fit_head", "run_means"]
@@ -64,12 +65,7 @@ class Readout(nn.Module):
     ) -> Tensor:
         """Return the mean token and CLS of each window [B X]."""
         found = self.encoder(self.encoder.embed(x_BUCF), static_BSD, times_BU, valid_BU)
-        tokens_BUW = found.tokens.mean(2)
-        if valid_BU is None:
-            return torch.cat([tokens_BUW.mean(1), found.cls], dim=1)
-        weight_BU1 = valid_BU[:, :, None].float()
-        mean_BW = (tokens_BUW * weight_BU1).sum(1) / weight_BU1.sum(1)
-        return torch.cat([mean_BW, found.cls], dim=1)
+        return pooled(found, valid_BU, "both")
 
     def forward(
         self, x_BUCF: Tensor, static_BSD: Tensor | None, times_BU: Tensor, valid_BU: Tensor | None

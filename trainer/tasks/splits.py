@@ -22,6 +22,8 @@ __all__ = ["Fold", "check_folds", "folds_of", "given_fold", "grouping", "splits_
 
 Mask = npt.NDArray[np.bool_]
 
+_GROUPS = {"family": "families", "subject": "subjects", "site": "sites"}
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -101,9 +103,9 @@ def folds_of(units: Units, rule: SplitRule) -> list[Fold]:
                          f"{rule.folds} or more sites, one for each fold", len(np.unique(group)),
                          f"Choose --folds {len(np.unique(group))}, or --by leave-site-out.")
             )  # fmt: skip
-        labels = replace(units.labels, family=group)
+        labels, groups = replace(units.labels, family=group), _GROUPS[rule.by]
         for seed in range(rule.seeds):
-            sides = fold_splits(labels, folds=rule.folds, seed=seed)
+            sides = fold_splits(labels, folds=rule.folds, seed=seed, groups=groups)
             tests += [(seed, number, "", test) for number, test in enumerate(sides)]
     nobody = np.zeros(len(units), bool)
     folds = [Fold(seed, number, name, ~test, nobody, test) for seed, number, name, test in tests]
