@@ -34,6 +34,14 @@ def test_validation_is_a_part_of_the_training_side_and_keeps_groups_together(by,
     assert not np.array_equal(after[0].validation, after[1].validation)
 
 
+def test_two_subjects_of_each_class_are_enough():
+    units = some_units(a_task(split=SplitRule("subject")), n_subjects=8)
+    sides = {"train": np.arange(8) < 4, "validation": np.zeros(8, bool), "test": np.arange(8) >= 4}
+    (fold,) = with_validation(units, [given_fold(units, sides, "mine")], fraction=0.2)
+    for side in (fold.train, fold.validation):
+        assert sorted(units.labels.values[side]) == ["F", "M"]
+
+
 def test_a_given_validation_side_is_kept():
     units = some_units()
     number = np.arange(len(units))

@@ -22,7 +22,7 @@ from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.pooling import pooled
 from fmritok.trainer.tasks.units import Units
 
-__all__ = ["Head", "Readout", "batches_of", "fit_head", "run_means"]
+__all__ = ["Head", "Number", "Readout", "batches_of", "fit_head", "run_means"]
 
 _BATCH = 8
 _STRENGTHS = np.logspace(-2, 6, 17)
@@ -42,7 +42,26 @@ class Head(NamedTuple):
     weight: npt.NDArray[np.float64]
 
 
-class Readout(nn.Module):
+class Number(nn.Module):
+    """A number that an encoder gives for each window.
+
+    Parameters
+    ----------
+    encoder : TokenTransformer
+    """
+
+    def __init__(self, encoder: TokenTransformer) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, x_BUCF: Tensor, static_BSD: Tensor | None, times_BU: Tensor, valid_BU: Tensor | None
+    ) -> Tensor:
+        """Return the number of each window [B]."""
+        raise NotImplementedError
+
+
+class Readout(Number):
     """Pooled features of windows, and one number from them.
 
     Parameters
@@ -55,8 +74,7 @@ class Readout(nn.Module):
     weight: Tensor | None
 
     def __init__(self, encoder: TokenTransformer, head: Head | None = None) -> None:
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(encoder)
         weight = None if head is None else torch.from_numpy(head.weight).float()
         self.register_buffer("weight", weight, persistent=False)
 

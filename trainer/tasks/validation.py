@@ -75,15 +75,19 @@ def _chosen(
     """Choose among the training units of a fold: classes balanced, groups kept together."""
     values, names = units.labels.values[fold.train], group[fold.train]
     seed = 1000 * fold.seed + fold.number
+    of_numbers = units.task.kind == "regression"
     for parts in range(round(1 / fraction), 1, -1):
-        if units.task.kind == "regression":
+        if of_numbers:
             of_unit = number_folds(names, folds=parts, seed=seed)
         else:
             of_unit = class_folds(values, names, folds=parts, seed=seed)
-        if of_unit is not None and (of_unit == 0).sum() >= min(_SCORED, len(names) - 1):
-            return np.asarray(of_unit == 0)
+        if of_unit is None:
+            continue
+        held_out = np.asarray(of_unit == 0)
+        if held_out.sum() >= min(_SCORED, len(names) - 1) or (parts == 2 and not of_numbers):
+            return held_out
     kept = {"leave-site-out": "site"}.get(units.task.split.by, units.task.split.by)
-    what = "numbers" if units.task.kind == "regression" else "every class"
+    what = "numbers" if of_numbers else "every class"
     raise ConfigError(
         expected("Training side", f"of seed {fold.seed}, fold {fold.number}",
                  f"units of {what} in two or more groups by {kept}, one of them for validation",
