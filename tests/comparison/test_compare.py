@@ -66,6 +66,34 @@ def test_what_cannot_be_compared_is_one_error(store, tmp_path):
         plan(other)
 
 
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        ({"target: sex": "target: sexx"}, (), "Did you mean sex?"),
+        ({"folds: 2": "folds: 20"}, (), "20 or more subjects of every class"),
+        (
+            {"kind: binary": "kind: retrieval", "unit: subject": "unit: run", "auroc": "top1",
+             "target: sex": "target: subject"},
+            ("--finetune", "default"),
+            "expected labels to train on",
+        ),
+    ],
+)  # fmt: skip
+def test_a_task_that_cannot_be_scored_is_refused_before_training(
+    store, tmp_path, change, more, words
+):
+    text = TASK
+    for old, new in change.items():
+        text = text.replace(old, new)
+    (tmp_path / "task.yaml").write_text(text)
+    done = fmritok("compare", "--task", tmp_path / "task.yaml", "--store", store, "--group",
+                   "network", "--steps", "2", "--seconds", "32", "--device", "cpu", "--out",
+                   tmp_path / "out", *more)  # fmt: skip
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_comparison_ends_with_a_table_and_a_picture_and_keeps_its_trainings(store, tmp_path):
     (tmp_path / "task.yaml").write_text(TASK)
     (tmp_path / "finetune.yaml").write_text("train: {epochs: 1}\nhead: {hidden: 4}\n")
@@ -102,3 +130,6 @@ def test_a_comparison_ends_with_a_table_and_a_picture_and_keeps_its_trainings(st
     assert again.exit_code == 0, again.output
     assert (metrics.read_bytes(), [fold.stat().st_mtime_ns for fold in folds]) == before
     assert json.loads(again.stdout)["rows"] == out["rows"]
+    other = fmritok(*arguments, "--steps", "3")
+    assert other.exit_code == 1
+    assert "compare in another folder with --out" in " ".join(other.output.split())

@@ -47,6 +47,7 @@ def test_folds_hold_every_unit_out_once_and_families_together(values, family):
     [
         (["F", "M"] * 3, None, 5, "5 or more families of every class.*got F: 3, M: 3.*--folds 3"),
         (["F", "M"] * 4, None, 5, "got F: 4, M: 4. Tokenize more subjects, or choose --folds 4"),
+        ([f"{i:02}" for i in range(12)], None, 2, "00: 1, .*09: 1 and 2 more classes. Tok"),
         (["F", "M", "M"], None, 2, "got F: 1, M: 2. Tokenize more subjects.$"),
         (["F", "M"] * 9, [f"{i // 6}" for i in range(18)], 5, "got F: 3, M: 3.*--folds 3"),
         (np.arange(8.0), None, 5, "15 or more subjects of 5 or more families.*got 8 subjects of 8"),

@@ -14,7 +14,8 @@ from fmritok.pictures.style import house_style, png
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.comparison.finetuned import finetuned_rows
 from fmritok.trainer.comparison.protocol import Contestant, plan_comparison, unequal
-from fmritok.trainer.comparison.scoring import score_encoders
+from fmritok.trainer.comparison.scoring import require_served, score_encoders
+from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.results import write_results
 from fmritok.trainer.finetuning.config import FinetuneConfig
 from fmritok.trainer.recipe import read_recipe
@@ -102,6 +103,7 @@ def compare(
         opened, groups, objectives, read_recipe(recipe), overrides=overrides, steps=steps,
         seconds=seconds,
     )  # fmt: skip
+    require_served(opened, task, groups[0], where, trains=finetuning is not None)
     trained = []
     for one in contestants:
         progress(f"training {one.name}: {_said(one)}")
@@ -129,6 +131,10 @@ def _train(one: Contestant, under: Path, device: torch.device) -> Path:
     try:
         setup = Setup(folder=folder, device=device, resume=resume)
         Trainer(one.config, one.group, setup).run()
+    except CheckpointError as error:
+        if resume is None:
+            raise
+        raise CheckpointError(f"{error} Or compare in another folder with --out.") from error
     finally:
         folder.release()
     return folder.path

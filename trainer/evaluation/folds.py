@@ -15,6 +15,7 @@ __all__ = ["class_folds", "fold_splits", "number_folds"]
 
 _SCORED = 3  # units per fold: the correlation of two is always 1 or -1
 _ATTEMPTS = 20
+_NAMED = 10  # classes, in an error
 #: Random attempts when stratified folds miss a class, with few families.
 _DRAWS = 200
 
@@ -132,7 +133,9 @@ def _too_few(labels: Labels, folds: int, fewer: int | None, groups: str) -> Conf
         counts = _families_of_classes(labels.values, labels.family)
         enough = min(counts.values()) >= folds
         wanted = f"{folds} or more {groups} of every class, one for each fold"
-        got = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        rare = sorted(counts, key=counts.__getitem__)[:_NAMED]
+        got = ", ".join(f"{name}: {counts[name]}" for name in sorted(rare))
+        got += f" and {len(counts) - _NAMED} more classes" if len(counts) > _NAMED else ""
     else:
         units = len(labels.values)
         enough = most >= folds and units >= _SCORED * folds

@@ -71,7 +71,8 @@ def grouping(units: Units, by: str) -> npt.NDArray[np.str_]:
     unknown = units.site == ""
     sites = np.unique(units.site[~unknown])
     if unknown.any() or len(sites) < 2:
-        got = f"{len(sites)} sites" + (f", none of {unknown.sum()} units" if unknown.any() else "")
+        got = f"{len(sites)} sites"
+        got += f", and {unknown.sum()} units without one" if unknown.any() else ""
         raise ConfigError(
             expected("Split", f"by {by} of task {units.task.name}",
                      "a site of every unit, and two or more", got,
