@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +68,14 @@ def read_cohort(store: TokenStore) -> Cohort:
         notes.append(f"Head motion is unknown: the phenotypes have none of {', '.join(MOTION)}.")
     return Cohort(
         _kinds(runs), _excluded(runs), [_group(store, group) for group in groups],
-        count_phenotypes(phenotypes, store.phenotype_columns)[:_MOST_PHENOTYPES], motion, notes,
+        _described(store)[:_MOST_PHENOTYPES], motion, notes,
     )  # fmt: skip
+
+
+def _described(store: TokenStore) -> list[dict[str, Any]]:
+    """Count values of phenotypes; ids of families and parents identify people."""
+    counted = count_phenotypes(store.phenotypes, store.phenotype_columns)
+    return [one for one in counted if not re.search(r"(^|_)id$", one["column"], re.IGNORECASE)]
 
 
 def _kinds(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -86,7 +93,7 @@ def _kinds(runs: pd.DataFrame) -> list[dict[str, Any]]:
                 "dataset": dataset, "task": task, "site": site,
                 "subjects": int(own["subject"].nunique()), "runs": len(own),
                 "left_out": len(some) - len(own),
-                "hours": float((own["n_frames"] * own["tr"]).sum() / 3600),
+                "hours": _hours(float((own["n_frames"] * own["tr"]).sum() / 3600)),
                 "minutes": _span(own["n_frames"] * own["tr"] / 60),
                 "tr": _span(own["tr"]),
             }
@@ -155,6 +162,10 @@ def _motion(phenotypes: pd.DataFrame) -> list[dict[str, Any]]:
                  "median": float(values.median()), "p95": float(values.quantile(0.95))}
             )  # fmt: skip
     return found
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
 def _span(values: pd.Series) -> str:

@@ -13,6 +13,7 @@ from fmritok.pictures.style import DIVERGING, robust_limit
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.pipeline.tokenization.decoding import stored_tokens
+from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
 if TYPE_CHECKING:
@@ -58,9 +59,8 @@ class DecodedRun(NamedTuple):
         image = np.sqrt(np.square(after.mean(0) - mean).mean() / np.square(mean).mean())
         found = {"image": float(image), "median": float("nan"), "p95": float("nan")}
         if len(before) > 1:
-            change = (after - after.mean(0)) - (before - mean)
-            shares = np.sqrt(np.square(change).mean(0)) / before.std(0)
-            found |= {"median": float(np.median(shares)), "p95": float(np.percentile(shares, 95))}
+            courses = time_course_error(after, before)
+            found |= {"median": courses.median, "p95": courses.percentile_95}
         return found
 
 

@@ -98,7 +98,7 @@ def make_report(
         facts = read_cohort(opened)
         for name in opened.groups:
             progress(f"token group {name}")
-            page.groups.append(_group(page, opened.group(name), cohort))
+            page.groups.append(_group(page, opened.group(name), cohort, progress))
         known: list[TrainingFacts] = []
         for path in trainings:
             progress(f"training {path}")
@@ -135,7 +135,9 @@ def other_tokens(store: TokenStore, training: TrainingFacts) -> list[str]:
             f"{training.group})."]  # fmt: skip
 
 
-def _group(page: _Page, group: TokenGroup, cohort: Path | None) -> dict[str, Any]:
+def _group(
+    page: _Page, group: TokenGroup, cohort: Path | None, progress: Callable[[str], None]
+) -> dict[str, Any]:
     """Gather the pictures of a token group."""
     found: dict[str, Any] = {"name": group.name, "carpet": None, "map": None, "decoded": None}
     if not len(group):
@@ -155,6 +157,7 @@ def _group(page: _Page, group: TokenGroup, cohort: Path | None) -> dict[str, Any
                 "Give the root of the cohort with --cohort."
             )
         else:
+            progress(f"token group {group.name}: decoding volumes, a minute or two on a CPU")
             found["decoded"] = page.tried(
                 f"Decoded volumes {what}", lambda: _decoded(group, run_ids[0], cohort)
             )

@@ -20,14 +20,16 @@ _MOST_BARS = 40
 
 
 @click.command("saliency")
-@click.option("--from", "training", required=True, metavar="TRAINING",
+@click.option("--from", "source", required=True, metavar="TRAINING|FILE",
               type=click.Path(path_type=Path, exists=True),
-              help="Training: its folder, or one of its checkpoints.")  # fmt: skip
+              help="Training: its folder, or one of its checkpoints; or a file of weights of "
+              "`fmritok finetune --keep-weights`, whose own head is explained.")  # fmt: skip
 @click.option("--store", required=True, help="Token store: a folder or a URL.")
 @click.option("--group", metavar="NAME", help="Token group. [default: the one that was trained on]")
 @click.option("--task", "name", metavar="NAME|FILE",
-              help="Task whose linear head is explained; it is fitted on all of its units. "
-              "[default: no task: the norm of the embedding]")  # fmt: skip
+              help="Task whose linear head is explained; it is fitted on all of its units. Of a "
+              "file of weights: task whose runs are taken. [default: no task: the norm of the "
+              "embedding, all runs]")  # fmt: skip
 @click.option("--class", "of_class", metavar="NAME",
               help="Class that is explained against the others. [default: the last one]",
               )  # fmt: skip
@@ -41,7 +43,7 @@ _MOST_BARS = 40
 @click.option("--out", type=click.Path(path_type=Path), default=Path("saliency"),
               show_default=True, help="Folder to write to.")  # fmt: skip
 def saliency(
-    training: Path,
+    source: Path,
     store: str,
     group: str | None,
     name: str | None,
@@ -64,36 +66,25 @@ def saliency(
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.terminal import echo, log_to_terminal
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.evaluation.features import load_encoder
     from fmritok.trainer.saliency.attribution import attribute, saliency_table
-    from fmritok.trainer.saliency.readout import Readout, batches_of, fit_head, run_means
+    from fmritok.trainer.saliency.explained import explain
+    from fmritok.trainer.saliency.readout import batches_of
     from fmritok.trainer.tasks.task import read_task
-    from fmritok.trainer.tasks.units import units_of
     from fmritok.trainer.training.faults import write_whole, writing
 
     log_to_terminal()
     try:
         chosen = choose_device(device, error=ConfigError)
-        opened = TokenStore(store)
-        tokens = opened.group(group or load_encoder(training).group.name)
-        frozen = load_encoder(training, tokens)
-        run_ids, head = list(tokens), None
-        readout = Readout(frozen.encoder).to(chosen)
-        if name is not None:
-            units = units_of(read_task(name), tokens.runs, opened.phenotypes, opened.events)
-            used = np.flatnonzero(units.labels.of_row >= 0)
-            run_ids = units.runs["run_id"].iloc[used].tolist()
-            batches, _ = batches_of(tokens, run_ids, window=frozen.window, crops=crops)
-            of_run = run_means(readout, batches, len(run_ids), chosen)
-            head = fit_head(units, of_run, of_class)
-            readout = Readout(frozen.encoder, head).to(chosen)
+        readout, tokens, window, run_ids, what = explain(
+            source, TokenStore(store), group=group, task=read_task(name) if name else None,
+            of_class=of_class, crops=crops, device=chosen,
+        )  # fmt: skip
         spread = np.unique(np.linspace(0, len(run_ids) - 1, most).round().astype(int))
         some = [run_ids[i] for i in spread]
-        batches, n = batches_of(tokens, some, window=frozen.window, crops=crops)
+        batches, n = batches_of(tokens, some, window=window, crops=crops)
         found = attribute(readout, batches, n, device=chosen, steps=steps)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    what = "norm of the embedding" if head is None else f"linear head of {head.name}"
     with writing("Saliency", out, then="Then run it again, or choose another --out."):
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "saliency.csv", saliency_table(tokens, found).to_csv(index=False))

@@ -123,10 +123,13 @@ def test_nuisance_variables_are_those_that_are_there():
     assert found["site"].tolist() == units.site.tolist()
     phenotypes["mean_fd"] = np.nan
     phenotypes["age"] = 3
+    phenotypes["far"] = [np.inf, *range(23)]
     _, left_out = nuisance_table(["age", "motion"], units, phenotypes, asked=False)
     assert left_out == {"age": "the same for all units", "motion": "known of 0% of the units"}
     for name, words in (("agee", "Did you mean age"), ("sex", "which is the target"),
-                        ("motion", "a value of every unit, got none")):  # fmt: skip
+                        ("motion", "a value of every unit, got known of 0%"),
+                        ("age", "different values, got the same"),
+                        ("far", "finite numbers, got infinity")):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             nuisance_table([name], units, phenotypes, asked=True)
 

@@ -12,6 +12,7 @@ from tiny import fmritok
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.comparison.protocol import plan_comparison, unequal
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.evaluation.results import read_results
 from fmritok.trainer.recipe import read_recipe
 
 TASK = """
@@ -65,18 +66,49 @@ def test_what_cannot_be_compared_is_one_error(store, tmp_path):
         plan(other)
 
 
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        ({"target: sex": "target: sexx"}, (), "Did you mean sex?"),
+        ({"folds: 2": "folds: 20"}, (), "20 or more subjects of every class"),
+        (
+            {"kind: binary": "kind: retrieval", "unit: subject": "unit: run", "auroc": "top1",
+             "target: sex": "target: subject"},
+            ("--finetune", "default"),
+            "expected labels to train on",
+        ),
+    ],
+)  # fmt: skip
+def test_a_task_that_cannot_be_scored_is_refused_before_training(
+    store, tmp_path, change, more, words
+):
+    text = TASK
+    for old, new in change.items():
+        text = text.replace(old, new)
+    (tmp_path / "task.yaml").write_text(text)
+    done = fmritok("compare", "--task", tmp_path / "task.yaml", "--store", store, "--group",
+                   "network", "--steps", "2", "--seconds", "32", "--device", "cpu", "--out",
+                   tmp_path / "out", *more)  # fmt: skip
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_comparison_ends_with_a_table_and_a_picture_and_keeps_its_trainings(store, tmp_path):
     (tmp_path / "task.yaml").write_text(TASK)
+    (tmp_path / "finetune.yaml").write_text("train: {epochs: 1}\nhead: {hidden: 4}\n")
     arguments = ("compare", "--task", tmp_path / "task.yaml", "--store", store, "--group",
                  "network", "--group", "cells", "--steps", "2", "--seconds", "32", "--device",
                  "cpu", "--permutations", "0", "--set", "data.batch_size=2",
+                 "--set", "model.width=16", "--finetune", tmp_path / "finetune.yaml",
                  "--out", tmp_path / "out", "--json")  # fmt: skip
     first = fmritok(*arguments)
     assert first.exit_code == 0, first.output
     table = pd.read_csv(tmp_path / "out" / "compare.csv")
     assert set(table["model"]) == {
         "connectivity (pearson)", "dummy", "network, mtm", "network, mtm, untrained",
-        "cells, mtm", "cells, mtm, untrained",
+        "cells, mtm", "cells, mtm, untrained", "network, mtm, fine-tuned",
+        "network, mtm, from scratch", "cells, mtm, fine-tuned", "cells, mtm, from scratch",
     }  # fmt: skip
     assert table["model"].tolist()[:2] == ["connectivity (pearson)", "dummy"]
     seen = table.set_index("model").loc[["network, mtm", "cells, mtm"], "tokens"]
@@ -84,9 +116,20 @@ def test_a_comparison_ends_with_a_table_and_a_picture_and_keeps_its_trainings(st
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
     out = json.loads(first.stdout)
     assert any("Tokens seen" in line for line in out["protocol"])
+    tree, predictions = read_results(tmp_path / "out" / "scores")
+    units = predictions["unit"] + predictions["fold"].astype(str)
+    tested = [set(of_row) for _, of_row in units.groupby(predictions["row"])]
+    assert all(rows == tested[0] for rows in tested)
+    config = {row["row"]: row for row in tree["rows"]}["cells, mtm, fine-tuned"]
+    assert config["at_most_epochs"] == 1
+    folds = [*(tmp_path / "out").glob("finetune/*/folds/*.json")]
+    assert len(folds) == 2 * 2 * 2
     metrics = tmp_path / "out" / "trainings" / "network-mtm" / "metrics.jsonl"
-    before = metrics.read_bytes()
+    before = metrics.read_bytes(), [fold.stat().st_mtime_ns for fold in folds]
     again = fmritok(*arguments)
     assert again.exit_code == 0, again.output
-    assert metrics.read_bytes() == before
+    assert (metrics.read_bytes(), [fold.stat().st_mtime_ns for fold in folds]) == before
     assert json.loads(again.stdout)["rows"] == out["rows"]
+    other = fmritok(*arguments, "--steps", "3")
+    assert other.exit_code == 1
+    assert "compare in another folder with --out" in " ".join(other.output.split())

@@ -46,21 +46,22 @@ def test_folds_hold_every_unit_out_once_and_families_together(values, family):
     ("values", "family", "folds", "words"),
     [
         (["F", "M"] * 3, None, 5, "5 or more families of every class.*got F: 3, M: 3.*--folds 3"),
-        (["F", "M"] * 4, None, 5, "got F: 4, M: 4. Probe more subjects, or choose --folds 4"),
-        (["F", "M", "M"], None, 2, "got F: 1, M: 2. Probe more subjects.$"),
+        (["F", "M"] * 4, None, 5, "got F: 4, M: 4. Tokenize more subjects, or choose --folds 4"),
+        ([f"{i:02}" for i in range(12)], None, 2, "00: 1, .*09: 1 and 2 more classes. Tok"),
+        (["F", "M", "M"], None, 2, "got F: 1, M: 2. Tokenize more subjects.$"),
         (["F", "M"] * 9, [f"{i // 6}" for i in range(18)], 5, "got F: 3, M: 3.*--folds 3"),
         (np.arange(8.0), None, 5, "15 or more subjects of 5 or more families.*got 8 subjects of 8"),
         (np.arange(5.0), None, 2, "6 or more subjects of 2 .*got 5 subjects of 5 families"),
-        (np.arange(9.0), ["a"] * 9, 3, "got 9 subjects of 1 families. Probe more subjects.$"),
+        (np.arange(9.0), ["a"] * 9, 3, "got 9 subjects of 1 families. Tokenize more subjects.$"),
         # Enough of all, but all of one family but two.
         (
             np.arange(20.0),
             ["a"] * 18 + ["b", "c"],
             3,
-            "families kept together. Probe more subj.*s.$",
+            "families kept together. Tokenize more subj.*s.$",
         ),
         # Two families have each class, and no two halves of the three families have all.
-        (list("abbcca"), list("xxyyzz"), 2, "families kept together. Probe more subjects.$"),
+        (list("abbcca"), list("xxyyzz"), 2, "families kept together. Tokenize more subjects.$"),
     ],
 )
 def test_too_few_subjects_are_one_error_that_counts_them(values, family, folds, words):

@@ -1,8 +1,6 @@
-"""Labels are standardised and weighed by the training side alone; validation comes from it."""
+"""Labels are standardised and weighed by the training side alone."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +10,9 @@ from people import a_task, some_units
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.finetuning.config import LossConfig
 from fmritok.trainer.finetuning.targets import Targets
-from fmritok.trainer.finetuning.validation import with_validation
-from fmritok.trainer.tasks.splits import folds_of, given_fold
+from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import SplitRule
+from fmritok.trainer.tasks.validation import with_validation
 
 AGE = a_task("age", "regression")
 
@@ -92,38 +90,3 @@ def test_one_label_in_all_training_units_is_refused():
         task_units.labels.values[fold.train] = value
         with pytest.raises(ConfigError, match=r"Training side of seed 0, fold 1.*one in all of"):
             Targets(task_units, fold, LossConfig())
-
-
-@pytest.mark.parametrize("by", ["family", "subject", "site", "leave-site-out"])
-@pytest.mark.parametrize("task", [AGE, a_task(), a_task(unit="run")])
-def test_validation_is_a_part_of_the_training_side_and_keeps_groups_together(by, task):
-    units = some_units(replace(task, split=SplitRule(by, 3, 1)), 36)
-    before = _folds(units, by)
-    after = with_validation(units, before, fraction=0.25)
-    group = {"family": units.labels.family, "subject": units.subject}.get(by, units.site)
-    for old, new in zip(before, after, strict=True):
-        assert (new.test == old.test).all()
-        assert (new.train | new.validation == old.train).all()
-        assert new.validation.any()
-        assert not (new.train & new.validation).any()
-        assert not set(group[new.train]) & set(group[new.validation])
-        if task is not AGE:
-            assert len(set(units.labels.values[new.validation])) == 2
-    assert not np.array_equal(after[0].validation, after[1].validation)
-
-
-def test_a_given_validation_side_is_kept():
-    units = some_units()
-    number = np.arange(len(units))
-    sides = {"train": number < 12, "validation": (number >= 12) & (number < 18),
-             "test": number >= 18}  # fmt: skip
-    (fold,) = with_validation(units, [given_fold(units, sides, "mine")], fraction=0.5)
-    assert (fold.validation == sides["validation"]).all()
-
-
-def test_too_few_families_for_a_validation_side_are_one_error():
-    units = some_units(n_subjects=24)
-    number = np.arange(len(units))
-    sides = {"train": number < 2, "validation": number < 0, "test": number >= 2}
-    with pytest.raises(ConfigError, match="units of every class in two or more groups by family"):
-        with_validation(units, [given_fold(units, sides, "mine")], fraction=0.2)

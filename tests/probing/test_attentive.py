@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from people import a_task, some_units
 from torch import nn
 
-from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.crossval import cross_validate
 from fmritok.trainer.evaluation.heads import Problem
 from fmritok.trainer.probing.attention_grid import AttentionGrid, GridAdamW
 from fmritok.trainer.probing.attentive import Attentive, AttentiveOptions, TokenSets, sides
-from fmritok.trainer.tasks.splits import Fold, folds_of
+from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import SplitRule
 
 CPU = torch.device("cpu")
@@ -188,14 +187,6 @@ def test_tested_units_change_nothing_that_is_trained(task):
     units.labels.values[fold.test] = own[::-1]
     (after,) = head(_problem(units, fold), tokens)
     np.testing.assert_array_equal(after, before)
-
-
-def test_too_few_families_for_a_validation_side_are_one_error():
-    units = some_units(n_subjects=6)
-    nobody = np.zeros(6, bool)
-    fold = Fold(0, 0, "", np.arange(6) < 2, nobody, np.arange(6) >= 2)
-    with pytest.raises(ConfigError, match=r"attentive of task mine: expected two or more families"):
-        sides(_problem(units, fold))
 
 
 #: What Brainmarks' command imports from modules that its heads do not need.

@@ -105,7 +105,7 @@ def test_another_pretraining_is_compared_with_the_tested_subjects(made, tmp_path
         (["--target", "sexx"], "Did you mean sex?"),
         (["--task", "demo-sexx"], "Did you mean demo-sex"),
         (["--target", "age", "--head", "logistic"], "expected classes, got numbers"),
-        (["--target", "sex", "--folds", "7"], "got F: 6, M: 6. Probe more subjects, or choose "
+        (["--target", "sex", "--folds", "7"], "got F: 6, M: 6. Tokenize more subjects, or choose "
          "--folds 6."),
         (["--target", "sex", "--where", "task=sleep"], "task among rest, got sleep"),
         (["--target", "sex", "--regress", "motion"], "Column motion"),

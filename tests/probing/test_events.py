@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from stores import write_store
 from trainers import trainer_on_cpu
 
 from fmritok.cli import main
@@ -38,11 +40,12 @@ def _response(run, n):
     return 3 + x
 
 
-@pytest.fixture
-def store(make_store):
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
     subjects = [f"{100 + i}" for i in range(SUBJECTS)]
-    location, _ = make_store([FRAMES] * SUBJECTS, n_tokens=3, dim=4, subjects=subjects,
-                             values=_response)  # fmt: skip
+    location = Location(tmp_path_factory.mktemp("store") / "tokens.zarr")
+    write_store(location, [FRAMES] * SUBJECTS, n_tokens=3, dim=4, subjects=subjects,
+                values=_response)  # fmt: skip
     rows = [
         (f"demo_{subject}_run{i}", onset, 2.0, name)
         for i, subject in enumerate(subjects)
@@ -63,10 +66,11 @@ def _write_events(url, rows):
     write_annotations(location, {"events": table})
 
 
-@pytest.fixture
-def training(store, tmp_path):
-    trainer_on_cpu(SMALL, TokenStore(store).group(), tmp_path / "a").run()
-    return tmp_path / "a"
+@pytest.fixture(scope="module")
+def training(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training") / "a"
+    trainer_on_cpu(SMALL, TokenStore(store).group(), folder).run()
+    return folder
 
 
 def _probe(store, training, *options):
@@ -138,9 +142,10 @@ def test_wrong_options_of_event_probes_are_refused(store, training, options, sta
     assert words in " ".join(done.output.split())
 
 
-def test_a_store_without_events_says_so(store, training):
-    _write_events(store, [("another_run", 5.0, 2.0, "left")])
-    done, _ = _probe(store, training)
+def test_a_store_without_events_says_so(store, training, tmp_path):
+    copy = str(shutil.copytree(store, tmp_path / "tokens.zarr"))
+    _write_events(copy, [("another_run", 5.0, 2.0, "left")])
+    done, _ = _probe(copy, training)
     assert done.exit_code == 2
     assert "Events of task trial_type: expected some during the chosen runs, got none" in " ".join(
         done.output.split()

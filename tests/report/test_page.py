@@ -79,6 +79,7 @@ def test_the_page_is_whole_and_needs_nothing_else(folder):
     assert html.startswith("<!DOCTYPE html>")
     # two carpets, a map of parcels, a loss curve, rows and predictions of a task
     assert page.images == 6
+    assert "Mother_ID" not in page.text  # ids identify people
     for words in ("alert(1)", "NaN in 3 frames", "Verdict:", "auroc", "dummy", "mean_fd", "24",
                   "Brain-Semantoks", "probe minus dummy", "sha256"):  # fmt: skip
         assert words in page.text, words

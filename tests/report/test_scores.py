@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from people import a_task
+from people import a_task, scored_row, some_units
 from people import write_scores as write
 
 from fmritok.pictures.style import house_style
+from fmritok.trainer.evaluation.results import Results, read_results, summary
+from fmritok.trainer.report.paired import paired_difference
 from fmritok.trainer.report.score_figures import draw_predictions, draw_rows
 from fmritok.trainer.report.scores import join_scores
+from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import SplitRule
 
 KINDS = [a_task(), a_task("age", "regression"), a_task("site", "multiclass")]
@@ -38,6 +42,35 @@ def test_folders_of_a_task_share_a_table_with_baselines_on_top(task, tmp_path):
         assert len(draw_rows(joined).axes[0].get_yticklabels()) == 3
     assert "probe" in caption
     assert len(figure.axes) == {"binary": 3, "multiclass": 2, "regression": 2}[task.kind]
+
+
+@pytest.mark.parametrize("metric", ["auroc", "mae_sd"])
+def test_differences_of_folders_are_those_of_rows_of_one_folder(metric, tmp_path):
+    """Both draw families, and standard deviations are those of the training units."""
+    task = a_task() if metric == "auroc" else a_task("age", "regression")
+    task = replace(task, metric=metric)
+    parts = [write(tmp_path / name, task, name=name, strength=strength, seed=seed)
+             for name, strength, seed in (("probe", 1.5, 0), ("tokens", 0.5, 1))]  # fmt: skip
+    both = [read_results(part) for part in parts]
+    units = some_units(task, 30)
+    folds = folds_of(units, task.split)
+    rows = [scored_row(units, folds, name, strength, seed)
+            for name, strength, seed in (("tokens", 0.5, 1), ("probe", 1.5, 0))]  # fmt: skip
+    wanted = summary(Results(units, tuple(folds), tuple(rows)))["differences"][0]
+    (probe, tokens), tree = (table for _, table in both), both[0][0]
+    found = paired_difference(probe, tokens, tree)
+    assert found["mean"] == pytest.approx(wanted["mean"])
+    assert found["interval"] == pytest.approx(wanted["interval"])
+
+
+def test_classes_are_text_whatever_they_look_like(tmp_path):
+    task = a_task("group", classes={"01": ("1",), "NA": ("2",)})
+    (joined,) = join_scores([write(tmp_path / "a", task), write(tmp_path / "b", task, seed=1)])
+    assert set(joined.best.predictions["truth"]) == {"01", "NA"}
+    assert joined.differences[0]["mean"] is not None
+    with house_style():
+        figure, _ = draw_predictions(joined)
+    assert np.asarray(figure.axes[0].images[0].get_array()).sum(1) == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.results import Results, write_results
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.evaluation.unit_features import Fixed
-from fmritok.trainer.tasks.splits import folds_of
+from fmritok.trainer.tasks.splits import Fold, folds_of
 from fmritok.trainer.tasks.task import SplitRule, Task
 from fmritok.trainer.tasks.units import Units, units_of
 
@@ -47,16 +49,25 @@ def some_units(task: Task | None = None, n_subjects: int = 24) -> Units:
     return units_of(task or a_task(), *people(n_subjects))
 
 
-def write_scores(
-    out: Path, task: Task, *, name: str = "probe", strength: float = 1.5, dummy: bool = False
-) -> Path:
-    """Write results of a row that predicts a task as well as its strength allows."""
-    units = some_units(task, 30)
-    folds = folds_of(units, units.task.split)
-    x = np.random.default_rng(0).standard_normal((len(units), 4))
+def scored_row(
+    units: Units, folds: Sequence[Fold], name: str, strength: float, seed: int = 0
+) -> Row:
+    """Score features of which one predicts a task as well as its strength allows."""
+    x = np.random.default_rng(seed).standard_normal((len(units), 4))
     numbers = units.labels.values if units.task.kind == "regression" else units.codes
     x[:, 0] += strength * (numbers - numbers.mean()) / numbers.std()
-    rows = score_features(units, folds, name, Fixed(x, units.ids), permutations=2)
+    (row,) = score_features(units, folds, name, Fixed(x, units.ids), permutations=2)
+    return row
+
+
+def write_scores(
+    out: Path, task: Task, *, name: str = "probe", strength: float = 1.5, dummy: bool = False,
+    seed: int = 0,
+) -> Path:  # fmt: skip
+    """Write results of such a row."""
+    units = some_units(task, 30)
+    folds = folds_of(units, units.task.split)
+    rows = [scored_row(units, folds, name, strength, seed)]
     if dummy:
         rows += score_features(units, folds, "dummy", None)
     write_results(out, Results(units, tuple(folds), tuple(rows), {"overlap": None}), draws=40)

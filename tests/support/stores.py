@@ -127,7 +127,8 @@ def write_two_groups(
         people = pd.DataFrame(
             {"dataset": "demo", "subject": sorted(set(subjects)), "session": "",
              "sex": ["M", "F"] * (n_subjects // 2), "age": rng.uniform(20, 60, n_subjects),
-             "mean_fd": rng.uniform(0.1, 0.4, n_subjects)}
+             "mean_fd": rng.uniform(0.1, 0.4, n_subjects),
+             "Mother_ID": [f"M{i}" for i in range(n_subjects)]}
         )  # fmt: skip
         write_annotations(location, {"phenotypes": people})
     return str(out)

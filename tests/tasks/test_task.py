@@ -54,6 +54,7 @@ def test_an_unknown_name_is_told_near_ones():
         (GOOD.replace("target: sex", "target: trial_type"), "window for the target trial_type"),
         (GOOD.replace("unit: subject\n", ""), "unit of task .*: expected a value, got none"),
         (GOOD + "classes: {a: 1, b: 2, c: 3}\n", "two for a binary task, got a, b, c"),
+        (GOOD + "classes: {a: [1, 2], b: 2}\n", "every value in one class, got 2 twice"),
         (GOOD + "classes: {a: [no], b: [yes]}\n", "yes and no in quotes, got .False"),
         (GOOD + "split: {by: families}\n", "split.by of task .* got 'families'"),
         (GOOD + "split: {folds: 1}\n", "split.folds of task .* a whole number from 2 on, got 1"),
@@ -68,4 +69,10 @@ def test_an_unknown_name_is_told_near_ones():
 def test_what_is_wrong_in_a_task_is_named(text, words, tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=words):
+        read_task(str(tmp_path / "mine.yaml"))
+
+
+def test_a_file_that_is_no_text_is_one_error(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="mine.yaml: expected a text file, got 'utf-8' codec"):
         read_task(str(tmp_path / "mine.yaml"))

@@ -109,6 +109,8 @@ def _broken(case):
         case "constant":
             task = a_task("age", "regression")
             phenotypes["age"] = 30.0
+        case "labels of runs":
+            task = a_task("task")
         case "logarithm":
             task = a_task("age", "regression", transform="log")
             phenotypes.loc[2, "age"] = -1
@@ -128,8 +130,9 @@ def _broken(case):
         ("no label", "two or more different labels, got none"),
         ("three classes", "two classes, got 3: F, M, other"),
         ("no value of a class", "values among A, B, got F, M"),
-        ("text for numbers", "finite numbers, got 'M'"),
-        ("infinite", "finite numbers, got .*inf"),
+        ("text for numbers", "finite numbers, got M"),
+        ("infinite", "finite numbers, got inf"),
+        ("labels of runs", "got none; left out: 24 subjects, labels differ between runs"),
         ("constant", "two or more different labels, got 30.0"),
         ("logarithm", "numbers above 0.*got -1"),
         ("other cohort", "dataset hcp, got dataset demo. .*--where dataset=VALUE"),

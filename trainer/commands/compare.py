@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -27,6 +28,12 @@ __all__ = ["compare"]
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE",
               help="Score only runs with this value, instead of what the task says of the column; "
               "repeatable.")  # fmt: skip
+@click.option("--folds", type=click.IntRange(2), help="Number of folds. [default: the task's]")
+@click.option("--seeds", type=click.IntRange(1), help="Number of repetitions, each with its own "
+              "folds. [default: the task's]")  # fmt: skip
+@click.option("--finetune", "finetuning", metavar="NAME|FILE",
+              help="Fine-tune each encoder, too, beside its twin from scratch, by this recipe: see "
+              "`fmritok list finetune-recipes`.")  # fmt: skip
 @click.option("--permutations", type=click.IntRange(0), default=100, show_default=True,
               help="Number of label permutations, for the scores of chance; 0: none.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, ...")
@@ -43,6 +50,9 @@ def compare(
     steps: int | None,
     seconds: float | None,
     where: tuple[str, ...],
+    folds: int | None,
+    seeds: int | None,
+    finetuning: str | None,
     permutations: int,
     device: str,
     out: Path,
@@ -59,14 +69,18 @@ def compare(
     from fmritok.terminal import echo, log_to_terminal, new_console, remark
     from fmritok.trainer.comparison.compare import compare as run
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.tasks.task import read_task
+    from fmritok.trainer.finetuning.config import finetune_config
+    from fmritok.trainer.tasks.task import SplitRule, read_task
 
     log_to_terminal()
     try:
+        task = read_task(name)
+        rule = SplitRule(task.split.by, folds or task.split.folds, seeds or task.split.seeds)
         made = run(
-            store, read_task(name), list(dict.fromkeys(groups)), out=out,
+            store, replace(task, split=rule), list(dict.fromkeys(groups)), out=out,
             objectives=list(dict.fromkeys(objectives)), recipe=recipe, overrides=overrides,
             steps=steps, seconds=seconds, where=where, permutations=permutations,
+            finetuning=finetune_config(finetuning) if finetuning else None,
             device=choose_device(device, error=ConfigError), progress=remark,
         )  # fmt: skip
     except ConfigError as error:

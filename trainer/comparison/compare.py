@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import torch
 
 from fmritok.pictures.style import house_style, png
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.comparison.finetuned import finetuned_rows
 from fmritok.trainer.comparison.protocol import Contestant, plan_comparison, unequal
-from fmritok.trainer.comparison.scoring import score_encoders
+from fmritok.trainer.comparison.scoring import require_served, score_encoders
+from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.results import write_results
+from fmritok.trainer.finetuning.config import FinetuneConfig
 from fmritok.trainer.recipe import read_recipe
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.report.score_figures import draw_rows
@@ -58,13 +61,14 @@ def compare(
     seconds: float | None = None,
     where: Sequence[str] = (),
     permutations: int = 0,
+    finetuning: FinetuneConfig | None = None,
     device: torch.device | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Compare token groups and objectives on one task, under one protocol.
 
     Each is pretrained and scored by a linear model beside an untrained twin, connectivity and the
-    dummy, on the same folds. Finished trainings in the folder are used again.
+    dummy, on the same folds. Finished trainings and folds in the folder are used again.
 
     Parameters
     ----------
@@ -72,13 +76,15 @@ def compare(
     task : Task
     groups : sequence of str
     out : Path
-        Folder: ``trainings/``, ``scores/``, ``compare.csv``, ``compare.png``.
+        Folder: ``trainings/``, ``finetune/``, ``scores/``, ``compare.csv``, ``compare.png``.
     objectives, recipe, overrides, steps, seconds
         See :func:`fmritok.trainer.comparison.protocol.plan_comparison`.
     where : sequence of str
         ``column=value``: which runs are scored.
     permutations : int
         Of the labels.
+    finetuning : FinetuneConfig, optional
+        Fine-tune each encoder, too, beside its twin from scratch.
     device : torch.device, optional
         Default: the CPU.
     progress : callable
@@ -97,12 +103,17 @@ def compare(
         opened, groups, objectives, read_recipe(recipe), overrides=overrides, steps=steps,
         seconds=seconds,
     )  # fmt: skip
+    require_served(opened, task, groups[0], where, trains=finetuning is not None)
     trained = []
     for one in contestants:
         progress(f"training {one.name}: {_said(one)}")
         trained.append((one, _train(one, out / "trainings", device)))
     results = score_encoders(opened, task, trained, where=where, permutations=permutations,
                              device=device, progress=progress)  # fmt: skip
+    if finetuning is not None:
+        rows = finetuned_rows(store, task, results.units, trained, finetuning, out / "finetune",
+                              where=where, device=device, progress=progress)  # fmt: skip
+        results = replace(results, rows=(*results.rows, *rows))
     write_results(out / "scores", results)
     (scores,) = join_scores([out / "scores"])
     table = _table(scores, contestants)
@@ -115,11 +126,15 @@ def compare(
 
 def _train(one: Contestant, under: Path, device: torch.device) -> Path:
     """Train a contestant, or go on with its training."""
-    folder = TrainingFolder(under / one.name.replace(", ", "-"))
+    folder = TrainingFolder(under / one.folder)
     resume = folder.path if folder.checkpoints() else None
     try:
         setup = Setup(folder=folder, device=device, resume=resume)
         Trainer(one.config, one.group, setup).run()
+    except CheckpointError as error:
+        if resume is None:
+            raise
+        raise CheckpointError(f"{error} Or compare in another folder with --out.") from error
     finally:
         folder.release()
     return folder.path

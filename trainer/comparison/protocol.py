@@ -48,6 +48,11 @@ class Contestant:
     tr: float
 
     @property
+    def folder(self) -> str:
+        """Name of its folders."""
+        return self.name.replace(", ", "-")
+
+    @property
     def seen(self) -> dict[str, float]:
         """What the training sees: ``steps, windows, tokens, hours`` (of data)."""
         steps, batch = self.config.train.steps or 0, self.config.data.batch_size

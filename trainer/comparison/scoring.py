@@ -9,19 +9,53 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.baselines.connectivity import connectivity
 from fmritok.trainer.baselines.material import parcel_series
 from fmritok.trainer.comparison.protocol import Contestant
+from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.probing.cache import FeatureCache
 from fmritok.trainer.probing.questions import ProbeOptions
 from fmritok.trainer.probing.rows import probe
+from fmritok.trainer.tasks.division import SplitOptions, divide
 from fmritok.trainer.tasks.task import Task
+from fmritok.trainer.tasks.units import units_of
 
-__all__ = ["score_encoders"]
+__all__ = ["require_served", "score_encoders"]
+
+
+def require_served(
+    store: TokenStore, task: Task, group: str, where: Sequence[str], *, trains: bool
+) -> None:
+    """Refuse a task that cannot be scored, before anything is trained.
+
+    Parameters
+    ----------
+    store : TokenStore
+    task : Task
+    group : str
+    where : sequence of str
+        ``column=value``: which runs.
+    trains : bool
+        Whether encoders are fine-tuned on the task.
+
+    Raises
+    ------
+    ConfigError
+        If the store cannot serve the task, or the task has no labels to train on.
+    """
+    units = units_of(task, store.group(group).runs, store.phenotypes, store.events, where=where)
+    if task.kind != "retrieval":
+        divide(units, SplitOptions(), store.runs)
+    elif trains:
+        raise ConfigError(
+            expected("Task", task.name, "labels to train on", "retrieval, where nothing is trained",
+                     "Leave --finetune out.")
+        )  # fmt: skip
 
 
 def score_encoders(

@@ -21,6 +21,7 @@ from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.model.pooling import mean_over_time
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.record.checkpoint import TOKENS, Checkpoint
 from fmritok.trainer.record.finding import find_checkpoint
@@ -131,11 +132,7 @@ class Encoded(NamedTuple):
         ``mean``: the mean of all tokens. ``cells``: the mean over time of each cell, concatenated.
         """
         tokens_BUX = self.tokens.mean(2) if pool == "mean" else self.tokens.flatten(2)
-        if self.valid is None:
-            return torch.cat([tokens_BUX.mean(1), self.cls], dim=1)
-        weight_BU1 = self.valid[:, :, None].float()
-        mean_BX = (tokens_BUX * weight_BU1).sum(1) / weight_BU1.sum(1)
-        return torch.cat([mean_BX, self.cls], dim=1)
+        return torch.cat([mean_over_time(tokens_BUX, self.valid), self.cls], dim=1)
 
 
 def encode(

@@ -15,13 +15,16 @@ __all__ = ["class_folds", "fold_splits", "number_folds"]
 
 _SCORED = 3  # units per fold: the correlation of two is always 1 or -1
 _ATTEMPTS = 20
+_NAMED = 10  # classes, in an error
 #: Random attempts when stratified folds miss a class, with few families.
 _DRAWS = 200
 
 Folds = npt.NDArray[np.int64]
 
 
-def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np.bool_]]:
+def fold_splits(
+    labels: Labels, *, folds: int, seed: int, groups: str = "families"
+) -> list[npt.NDArray[np.bool_]]:
     """Return the held-out units of each fold: families together, classes balanced.
 
     Every fold has units of every class, or three or more numbers.
@@ -31,6 +34,8 @@ def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np
     labels : Labels
     folds : int
     seed : int
+    groups : str
+        What an error calls the families, which may be sites.
 
     Returns
     -------
@@ -45,7 +50,7 @@ def fold_splits(labels: Labels, *, folds: int, seed: int) -> list[npt.NDArray[np
     found = _scored_folds(labels, folds, seed)
     if found is None:
         fewer = (k for k in range(folds - 1, 1, -1) if _scored_folds(labels, k, seed) is not None)
-        raise _too_few(labels, folds, next(fewer, None))
+        raise _too_few(labels, folds, next(fewer, None), groups)
     return [found == fold for fold in range(folds)]
 
 
@@ -121,22 +126,24 @@ def _families_of_classes(values: npt.NDArray[Any], family: npt.NDArray[np.str_])
     return {str(name): len(np.unique(family[values == name])) for name in np.unique(values)}
 
 
-def _too_few(labels: Labels, folds: int, fewer: int | None) -> ConfigError:
+def _too_few(labels: Labels, folds: int, fewer: int | None, groups: str) -> ConfigError:
     """Make the error with counts; ``fewer`` folds would work."""
     most = len(np.unique(labels.family))
     if labels.kind == "classes":
         counts = _families_of_classes(labels.values, labels.family)
         enough = min(counts.values()) >= folds
-        wanted = f"{folds} or more families of every class, one for each fold"
-        got = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        wanted = f"{folds} or more {groups} of every class, one for each fold"
+        rare = sorted(counts, key=counts.__getitem__)[:_NAMED]
+        got = ", ".join(f"{name}: {counts[name]}" for name in sorted(rare))
+        got += f" and {len(counts) - _NAMED} more classes" if len(counts) > _NAMED else ""
     else:
         units = len(labels.values)
         enough = most >= folds and units >= _SCORED * folds
-        wanted = f"{_SCORED * folds} or more {labels.unit}s of {folds} or more families"
-        got = f"{units} {labels.unit}s of {most} families"
+        wanted = f"{_SCORED * folds} or more {labels.unit}s of {folds} or more {groups}"
+        got = f"{units} {labels.unit}s of {most} {groups}"
+    if groups == "families":
+        wanted += " (a subject without a family is one)"
     if enough:
-        got += ", which cannot be divided with families kept together"
-    step = "Probe more subjects" + (f", or choose --folds {fewer}." if fewer else ".")
-    where = f"--target {labels.target} with --folds {folds}"
-    note = " (a subject without a family is one)"
-    return ConfigError(expected("Option", where, wanted + note, got, step))
+        got += f", which cannot be divided with {groups} kept together"
+    step = "Tokenize more subjects" + (f", or choose --folds {fewer}." if fewer else ".")
+    return ConfigError(expected("Folds", f"of {labels.target}, {folds} of them", wanted, got, step))

@@ -166,6 +166,8 @@ def write_results(out: Path, results: Results, *, draws: int = DRAWS) -> dict[st
 def read_results(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Return ``scores.json`` and the predictions of a folder, compared with their checksums.
 
+    Ids, sites and names of classes are text, whatever they look like.
+
     Raises
     ------
     ConfigError
@@ -182,8 +184,15 @@ def read_results(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         raise _unwhole(folder, error) from error
     if wrong or not known:
         raise _unwhole(folder, f"another {', '.join(wrong) or 'format'}")
-    names = {"row": str, "unit": str, "subject": str}
-    return tree, pd.read_csv(folder / "predictions.csv", dtype=names)
+    text = ["row", "unit", "subject", "family", "site"]
+    text += [] if tree["kind"] == "regression" else ["truth", "predicted"]
+    # classes may be named 01, NA or None
+    predictions = pd.read_csv(folder / "predictions.csv", dtype=dict.fromkeys(text, str),
+                              keep_default_na=False)  # fmt: skip
+    lacking = {"family", "truth"} - set(predictions.columns)
+    if lacking:
+        raise _unwhole(folder, f"predictions without {', '.join(sorted(lacking))}")
+    return tree, predictions
 
 
 def results_table(tree: dict[str, Any]) -> Table:
@@ -233,11 +242,12 @@ def _predictions(results: Results) -> pd.DataFrame:
         for one in row.predictions:
             part = {
                 "row": row.name, "unit": units.ids[one.test], "subject": units.subject[one.test],
-                "site": units.site[one.test], "fold": one.fold.number, "seed": one.fold.seed,
+                "family": units.labels.family[one.test], "site": units.site[one.test],
+                "fold": one.fold.number, "seed": one.fold.seed,
                 "truth": units.labels.values[one.test],
             }  # fmt: skip
             if kind == "regression":
-                part["score"] = one.scores[:, 0]
+                part |= {"score": one.scores[:, 0], "sd": one.sd}
             elif kind == "retrieval":
                 part["score"] = one.scores[:, 1]
                 part["found_first"] = one.scores[:, 0].astype(bool)

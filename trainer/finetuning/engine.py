@@ -27,11 +27,11 @@ from fmritok.trainer.finetuning.job import FoldJob, exchanged, prediction_of
 from fmritok.trainer.finetuning.start import Start, read_start
 from fmritok.trainer.finetuning.targets import labels_of_units
 from fmritok.trainer.finetuning.unit_windows import UnitWindows
-from fmritok.trainer.finetuning.validation import with_validation
 from fmritok.trainer.tasks.division import SplitOptions, divide
 from fmritok.trainer.tasks.splits import Fold
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.tasks.units import Units, units_of
+from fmritok.trainer.tasks.validation import with_validation
 from fmritok.trainer.training.faults import within_memory
 from fmritok.trainer.training.stopping import StopRequest
 

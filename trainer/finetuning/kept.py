@@ -25,7 +25,7 @@ from fmritok.trainer.options import checked_tree
 from fmritok.trainer.record.saved_group import SavedGroup
 from fmritok.trainer.tasks.units import Units
 
-__all__ = ["KeptClassifier", "kept", "read_classifier"]
+__all__ = ["KeptClassifier", "group_of_classifier", "kept", "read_classifier"]
 
 _FORMAT = "fmritok classifier 1"
 
@@ -87,11 +87,7 @@ def read_classifier(file: Path, group: TokenGroup) -> KeptClassifier:
         If it is no such file, or was trained on other tokens.
     """
     try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"format {metadata.get('format')!r}")
-        said: dict[str, Any] = json.loads(metadata["classifier"])
+        said = _said(file)
         state = load_file(file)
         SavedGroup(**said["tokens"], notes={}, arrays={}).refuse_others(group.contract, file)
         config = checked_tree(FinetuneConfig, said["config"])
@@ -103,9 +99,37 @@ def read_classifier(file: Path, group: TokenGroup) -> KeptClassifier:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(
-            expected("Weights", file, "a file of `fmritok finetune --keep-weights`", error,
-                     "Make it again.")
-        ) from error  # fmt: skip
+        raise _unreadable(file, error) from error
     classes = tuple(said["classes"])
     return KeptClassifier(model.eval(), window, said["target"], classes, said["mean"], said["sd"])
+
+
+def group_of_classifier(file: Path) -> str:
+    """Return the name of the token group that a classifier was trained on.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no file of `fmritok finetune --keep-weights`.
+    """
+    try:
+        return str(_said(file)["tokens"]["name"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _said(file: Path) -> dict[str, Any]:
+    """Return what the file says beside its weights."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata() or {}
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"format {metadata.get('format')!r}")
+    said: dict[str, Any] = json.loads(metadata["classifier"])
+    return said
+
+
+def _unreadable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        expected("Weights", file, "a file of `fmritok finetune --keep-weights`", error,
+                 "Make it again.")
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmritok.trainer.model.model import EncoderOutput
 
-__all__ = ["Pool", "pooled", "pooled_width"]
+__all__ = ["Pool", "mean_over_time", "pooled", "pooled_width"]
 
 Pool = Literal["cls", "mean", "both", "cells"]
 
@@ -40,9 +40,24 @@ def pooled(encoded: EncoderOutput, valid_BU: Tensor | None, pool: Pool) -> Tenso
     if pool == "cls":
         return encoded.cls
     tokens_BUX = encoded.tokens.flatten(2) if pool == "cells" else encoded.tokens.mean(2)
-    if valid_BU is None:
-        mean_BX = tokens_BUX.mean(1)
-    else:
-        weight_BU1 = valid_BU[:, :, None].to(tokens_BUX.dtype)
-        mean_BX = (tokens_BUX * weight_BU1).sum(1) / weight_BU1.sum(1)
+    mean_BX = mean_over_time(tokens_BUX, valid_BU)
     return mean_BX if pool == "mean" else torch.cat([mean_BX, encoded.cls], dim=1)
+
+
+def mean_over_time(x_BUX: Tensor, valid_BU: Tensor | None) -> Tensor:
+    """Average features of patches over time, padding left out.
+
+    Parameters
+    ----------
+    x_BUX : torch.Tensor of shape (B, U, ...)
+    valid_BU : torch.Tensor of shape (B, U), bool, optional
+        False in patches of padding.
+
+    Returns
+    -------
+    torch.Tensor of shape (B, ...)
+    """
+    if valid_BU is None:
+        return x_BUX.mean(1)
+    weight_BUX = valid_BU.to(x_BUX.dtype).view(*valid_BU.shape, *[1] * (x_BUX.ndim - 2))
+    return (x_BUX * weight_BUX).sum(1) / weight_BUX.sum(1)

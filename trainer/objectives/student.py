@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.model.pooling import mean_over_time
 from fmritok.trainer.objectives.coding_rate import centred
 
 __all__ = ["Student", "Summary"]
@@ -67,11 +68,7 @@ class Student(nn.Module):
         mask_vector = self.mask_vector.to(x_BUCW.dtype)
         x_BUCW = torch.where(hidden_BUC[..., None], mask_vector, x_BUCW)
         encoded = self.encoder(x_BUCW, inputs.static, inputs.times, inputs.host_valid)
-        if inputs.valid is None:
-            cells_BCW = encoded.tokens.mean(1)
-        else:
-            weight_BU11 = inputs.valid[:, :, None, None].to(encoded.tokens.dtype)
-            cells_BCW = (encoded.tokens * weight_BU11).sum(1) / weight_BU11.sum(1)
+        cells_BCW = mean_over_time(encoded.tokens, inputs.valid)
         if self.gather is not None:
             summary_BW: Tensor = self.gather(cells_BCW.flatten(1))
         else:

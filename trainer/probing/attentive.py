@@ -18,17 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmritok.errors import expected
 from fmritok.progress import report
-from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.evaluation.folds import class_folds, number_folds
 from fmritok.trainer.evaluation.heads import Floats, Integers, Problem
 from fmritok.trainer.probing.attention_grid import AttentionGrid, GridAdamW
+from fmritok.trainer.tasks.validation import hold_out
 
 __all__ = ["Attentive", "AttentiveOptions", "TokenSets", "sides"]
 
-#: Validation side of a fold without one: a fifth of its training side.
-_VALIDATION_FOLDS = 5
+_VALIDATION = 0.2  # of the training side, where a fold has no validation side
 
 
 @dataclass(frozen=True)
@@ -192,31 +189,15 @@ class Attentive:
 def sides(problem: Problem) -> tuple[Integers, Integers]:
     """Return the units of the training side and of the validation side.
 
-    A fold without a validation side gets a fifth of its training side, divided as the folds are.
+    A fold without a validation side gets a fifth of its training side.
 
     Raises
     ------
     ConfigError
         If there are too few families to divide.
     """
-    train, validation = np.flatnonzero(problem.fold.train), np.flatnonzero(problem.fold.validation)
-    if len(validation):
-        return train, validation
-    group, labels = problem.group[train], problem.columns[train, 0]
-    found = None
-    for folds in range(_VALIDATION_FOLDS, 1, -1):
-        if problem.of_classes:
-            found = class_folds(labels, group, folds=folds, seed=problem.fold.seed)
-        else:
-            found = number_folds(group, folds=folds, seed=problem.fold.seed)
-        if found is not None:
-            return train[found != 0], train[found == 0]
-    raise ConfigError(
-        expected("Head", f"attentive of task {problem.units.task.name}", "two or more families of "
-                 "every class on the training side of each fold, to choose a learning rate by",
-                 f"{len(np.unique(group))} families", "Probe more subjects, or choose --head "
-                 "linear.")
-    )  # fmt: skip
+    fold = hold_out(problem.units, problem.fold, problem.group, _VALIDATION)
+    return np.flatnonzero(fold.train), np.flatnonzero(fold.validation)
 
 
 def _batches(windows: Integers, size: int, generator: np.random.Generator) -> Any:

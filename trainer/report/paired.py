@@ -30,7 +30,7 @@ def paired_difference(
 ) -> dict[str, Any] | None:
     """Return the difference of two rows by the task's metric, with a bootstrap interval.
 
-    Subjects are drawn whole, the same ones for both rows.
+    Families are drawn whole, the same ones for both rows, as for the intervals of each.
 
     Parameters
     ----------
@@ -48,32 +48,32 @@ def paired_difference(
     one, other = (part.sort_values(_KEYS).reset_index(drop=True) for part in (one, other))
     if len(one) != len(other) or not (one[_KEYS] == other[_KEYS]).all(axis=None):
         return None
-    if not (one["truth"].astype(str) == other["truth"].astype(str)).all():
+    if not (one["truth"] == other["truth"]).all():
         return None
-    subjects = np.unique(one["subject"].to_numpy(str))
-    counts = drawn_counts(subjects, draws=draws)
-    ones = np.ones((1, len(subjects)))
+    families = np.unique(one["family"].to_numpy(str))
+    counts = drawn_counts(families, draws=draws)
+    ones = np.ones((1, len(families)))
     of_all = metric_of_draws(one, tree, ones) - metric_of_draws(other, tree, ones)
     of_draws = metric_of_draws(one, tree, counts) - metric_of_draws(other, tree, counts)
     return {"mean": float(of_all[0]), "interval": interval(of_draws)}
 
 
 def metric_of_draws(row: pd.DataFrame, tree: Mapping[str, Any], counts: Floats) -> Floats:
-    """Return the task's metric for each drawing of subjects: mean over folds, then over seeds.
+    """Return the task's metric for each drawing of families: mean over folds, then over seeds.
 
     Parameters
     ----------
     row : pd.DataFrame
         Predictions of one row.
     tree : dict
-    counts : np.ndarray of shape (draws, n_subjects)
-        How often each subject counts, in the order of their names.
+    counts : np.ndarray of shape (draws, n_families)
+        How often each family counts, in the order of their names.
 
     Returns
     -------
     np.ndarray of shape (draws,)
     """
-    _, subject = np.unique(row["subject"].to_numpy(str), return_inverse=True)
+    _, family = np.unique(row["family"].to_numpy(str), return_inverse=True)
     seeds = row["seed"].to_numpy()
     folds = [
         (seed, np.flatnonzero(((row["seed"] == seed) & (row["fold"] == fold)).to_numpy()))
@@ -83,7 +83,7 @@ def metric_of_draws(row: pd.DataFrame, tree: Mapping[str, Any], counts: Floats) 
     def metric(some: Floats) -> dict[str, Floats]:
         of_seed: dict[Any, list[Floats]] = {seed: [] for seed in np.unique(seeds)}
         for seed, members in folds:
-            weights = some[:, subject[members]]
+            weights = some[:, family[members]]
             of_seed[seed].append(_metric(row.iloc[members], tree, weights))
         means = [mean_over_folds(np.stack(parts)) for parts in of_seed.values()]
         return {"metric": mean_over_folds(np.stack(means))}
@@ -99,10 +99,9 @@ def _metric(part: pd.DataFrame, tree: Mapping[str, Any], weights: Floats) -> Flo
         return mean_metrics(of_unit, weights)[name]
     if kind == "regression":
         truth, score = part["truth"].to_numpy(float), part["score"].to_numpy(float)
-        # the SD of the training units is not in the predictions: metrics in SD use that of the test
-        return number_metrics(truth, score, weights, sd=float(truth.std()) or 1.0)[name]
+        return number_metrics(truth, score, weights, sd=float(part["sd"].iloc[0]))[name]
     classes = [column[2:-1] for column in part.columns if column.startswith("p(")]
     numbers = {one: number for number, one in enumerate(classes)}
-    codes = part["truth"].astype(str).map(numbers).to_numpy().astype(np.int64)
+    codes = part["truth"].map(numbers).to_numpy(np.int64)
     scores = part[[f"p({name})" for name in classes]].to_numpy(float)
     return class_metrics(codes, scores, weights)[name]

@@ -102,7 +102,7 @@ def _classes(row: ScoredRow) -> list[str]:
 
 
 def _confusion(axes: Axes, row: ScoredRow, classes: list[str]) -> None:
-    truth, found = (row.predictions[name].astype(str) for name in ("truth", "predicted"))
+    truth, found = (row.predictions[name] for name in ("truth", "predicted"))
     counts = np.array([[((truth == t) & (found == p)).sum() for p in classes] for t in classes])
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
@@ -121,7 +121,7 @@ def _roc(axes: Axes, scores: TaskScores, positive: str) -> None:
     shown = [scores.best, *(row for row in scores.rows if row is not scores.best)][:_MOST_CURVES]
     ends = []
     for row, colour in zip(shown, COLOURS, strict=False):
-        truth = row.predictions["truth"].astype(str).to_numpy() == positive
+        truth = row.predictions["truth"].to_numpy() == positive
         order = np.argsort(-row.predictions["score"].to_numpy(), kind="stable")
         score, truth = row.predictions["score"].to_numpy()[order], truth[order]
         last = np.r_[np.flatnonzero(np.diff(score)), len(score) - 1]  # of each tie
@@ -141,11 +141,11 @@ def _calibration(axes: Axes, row: ScoredRow, classes: list[str]) -> None:
     """Draw how often predictions of a probability come true, in bins of equally many."""
     if len(classes) == 2:
         found = row.predictions["score"].to_numpy(float)
-        true = row.predictions["truth"].astype(str).to_numpy() == classes[1]
+        true = row.predictions["truth"].to_numpy() == classes[1]
         name = f"probability of {classes[1]}"
     else:
         found = row.predictions[[f"p({one})" for one in classes]].to_numpy(float).max(1)
-        true = row.predictions["truth"].astype(str) == row.predictions["predicted"].astype(str)
+        true = row.predictions["truth"] == row.predictions["predicted"]
         true, name = true.to_numpy(), "probability of the predicted class"
     order = np.argsort(found)
     bins = [part for part in np.array_split(order, min(_BINS, max(len(order) // _FEW, 1)))

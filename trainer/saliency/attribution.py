@@ -19,7 +19,7 @@ import torch
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.progress import tracked
 from fmritok.trainer.data.reading import Batch
-from fmritok.trainer.saliency.readout import Readout
+from fmritok.trainer.saliency.readout import Number
 
 __all__ = ["Saliency", "attribute", "saliency_table"]
 
@@ -51,14 +51,14 @@ class Saliency:
 
 
 def attribute(
-    readout: Readout, batches: Iterator[Batch], n_batches: int, *, device: torch.device,
+    readout: Number, batches: Iterator[Batch], n_batches: int, *, device: torch.device,
     steps: int = _STEPS,
 ) -> Saliency:  # fmt: skip
     """Average integrated gradients over windows.
 
     Parameters
     ----------
-    readout : Readout
+    readout : Number
     batches : iterator of Batch
     n_batches : int
     device : torch.device
@@ -93,7 +93,7 @@ def attribute(
     return Saliency(signed_SE, strength_SE, windows, float(np.median(gaps)))
 
 
-def _stored(a_BCE: Floats, readout: Readout) -> Floats:
+def _stored(a_BCE: Floats, readout: Number) -> Floats:
     """Return attributions of stored tokens: pixels of a flat map, parcels, else sums of cells."""
     grid = readout.encoder.grid
     if grid.layout.kind == "flatmap":

@@ -19,9 +19,10 @@ from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.features import spread_windows
 from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.model.pooling import pooled
 from fmritok.trainer.tasks.units import Units
 
-__all__ = ["Head", "Readout", "batches_of", "fit_head", "run_means"]
+__all__ = ["Head", "Number", "Readout", "batches_of", "fit_head", "run_means"]
 
 _BATCH = 8
 _STRENGTHS = np.logspace(-2, 6, 17)
@@ -41,7 +42,26 @@ class Head(NamedTuple):
     weight: npt.NDArray[np.float64]
 
 
-class Readout(nn.Module):
+class Number(nn.Module):
+    """A number that an encoder gives for each window.
+
+    Parameters
+    ----------
+    encoder : TokenTransformer
+    """
+
+    def __init__(self, encoder: TokenTransformer) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, x_BUCF: Tensor, static_BSD: Tensor | None, times_BU: Tensor, valid_BU: Tensor | None
+    ) -> Tensor:
+        """Return the number of each window [B]."""
+        raise NotImplementedError
+
+
+class Readout(Number):
     """Pooled features of windows, and one number from them.
 
     Parameters
@@ -54,8 +74,7 @@ class Readout(nn.Module):
     weight: Tensor | None
 
     def __init__(self, encoder: TokenTransformer, head: Head | None = None) -> None:
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(encoder)
         weight = None if head is None else torch.from_numpy(head.weight).float()
         self.register_buffer("weight", weight, persistent=False)
 
@@ -64,12 +83,7 @@ class Readout(nn.Module):
     ) -> Tensor:
         """Return the mean token and CLS of each window [B X]."""
         found = self.encoder(self.encoder.embed(x_BUCF), static_BSD, times_BU, valid_BU)
-        tokens_BUW = found.tokens.mean(2)
-        if valid_BU is None:
-            return torch.cat([tokens_BUW.mean(1), found.cls], dim=1)
-        weight_BU1 = valid_BU[:, :, None].float()
-        mean_BW = (tokens_BUW * weight_BU1).sum(1) / weight_BU1.sum(1)
-        return torch.cat([mean_BW, found.cls], dim=1)
+        return pooled(found, valid_BU, "both")
 
     def forward(
         self, x_BUCF: Tensor, static_BSD: Tensor | None, times_BU: Tensor, valid_BU: Tensor | None

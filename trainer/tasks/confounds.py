@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from fmritok.errors import expected
@@ -44,7 +45,7 @@ def nuisance_table(
     Raises
     ------
     ConfigError
-        If a variable that was asked for is not there.
+        If a variable that was asked for is not there, is infinite, or the same for all units.
     """
     table, left_out = {}, {}
     for name in names:
@@ -65,19 +66,29 @@ def nuisance_table(
             left_out[name] = "the target"
             continue
         values = _of_units(values_of_runs(column, units.runs, phenotypes), units)
-        known = values.notna().mean()
-        if known < (1e-9 if asked else _ENOUGH):
-            if asked:
-                raise ConfigError(
-                    expected("Column", f"{column} of confounds", "a value of every unit", "none",
-                             "Leave it out of --regress.")
-                )  # fmt: skip
-            left_out[name] = f"known of {known:.0%} of the units"
-        elif values.nunique() < 2:
-            left_out[name] = "the same for all units"
-        else:
+        unfit = _unfit(values, least=1e-9 if asked else _ENOUGH)
+        if unfit is None:
             table[name] = values
+        elif asked:
+            raise ConfigError(
+                expected("Column", f"{column} of confounds", unfit[0], unfit[1],
+                         "Leave it out of --regress.")
+            )  # fmt: skip
+        else:
+            left_out[name] = unfit[1]
     return pd.DataFrame(table, index=range(len(units))), left_out
+
+
+def _unfit(values: pd.Series, *, least: float) -> tuple[str, str] | None:
+    """Return what is expected of a variable and what it is instead; None if it can be used."""
+    known = values.notna().mean()
+    if known < least:
+        return "a value of every unit", f"known of {known:.0%} of the units"
+    if values.isin([np.inf, -np.inf]).any():
+        return "finite numbers", "infinity"
+    if values.nunique() < 2:
+        return "different values", "the same for all units"
+    return None
 
 
 def known_units(units: Units, table: pd.DataFrame, reason: str) -> tuple[Units, pd.DataFrame]:

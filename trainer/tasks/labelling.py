@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,7 @@ def numbers_of(task: Task, column: str, values: pd.Series) -> npt.NDArray[np.flo
     if wrong.any():
         raise ConfigError(
             expected("Column", f"{column} of task {task.name}", "finite numbers",
-                     repr(values[wrong].iloc[0]), "Choose another column, or another kind of task.")
+                     str(values[wrong].iloc[0]), "Choose another column, or another kind of task.")
         )  # fmt: skip
     if task.transform == "log":
         if (numbers <= 0).any():
@@ -86,28 +87,44 @@ def numbers_of(task: Task, column: str, values: pd.Series) -> npt.NDArray[np.flo
     return numbers
 
 
-def require_two(task: Task, column: str, distinct: list[Any]) -> None:
+def require_two(
+    task: Task, column: str, distinct: list[Any], excluded: Mapping[str, int] | None = None
+) -> None:
     """Refuse fewer than two different labels.
+
+    Parameters
+    ----------
+    task : Task
+    column : str
+    distinct : list
+        Different labels.
+    excluded : dict of str to int, optional
+        Units that were left out, by reason.
 
     Raises
     ------
     ConfigError
     """
     if len(distinct) < 2:
+        got = ", ".join(map(str, distinct)) or "none"
+        for reason, count in (excluded or {}).items():
+            got += f"; left out: {count} {task.unit}s, {reason}"
         raise ConfigError(
             expected("Column", f"{column} of task {task.name}", "two or more different labels",
-                     ", ".join(map(str, distinct)) or "none", "Choose other runs or another task.")
+                     got, "Choose other runs or another task.")
         )  # fmt: skip
 
 
-def require_classes(task: Task, column: str, present: list[str]) -> None:
-    """Refuse fewer than two classes, and of a binary task more.
+def require_classes(
+    task: Task, column: str, present: list[str], excluded: Mapping[str, int] | None = None
+) -> None:
+    """Refuse fewer than two classes, and of a binary task more; see :func:`require_two`.
 
     Raises
     ------
     ConfigError
     """
-    require_two(task, column, present)
+    require_two(task, column, present, excluded)
     if task.kind == "binary" and len(present) != 2:
         raise ConfigError(
             expected("Column", f"{column} of task {task.name}", "two classes",

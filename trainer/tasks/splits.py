@@ -22,6 +22,8 @@ __all__ = ["Fold", "check_folds", "folds_of", "given_fold", "grouping", "splits_
 
 Mask = npt.NDArray[np.bool_]
 
+_GROUPS = {"family": "families", "subject": "subjects", "site": "sites"}
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -69,7 +71,8 @@ def grouping(units: Units, by: str) -> npt.NDArray[np.str_]:
     unknown = units.site == ""
     sites = np.unique(units.site[~unknown])
     if unknown.any() or len(sites) < 2:
-        got = f"{len(sites)} sites" + (f", none of {unknown.sum()} units" if unknown.any() else "")
+        got = f"{len(sites)} sites"
+        got += f", and {unknown.sum()} units without one" if unknown.any() else ""
         raise ConfigError(
             expected("Split", f"by {by} of task {units.task.name}",
                      "a site of every unit, and two or more", got,
@@ -101,9 +104,9 @@ def folds_of(units: Units, rule: SplitRule) -> list[Fold]:
                          f"{rule.folds} or more sites, one for each fold", len(np.unique(group)),
                          f"Choose --folds {len(np.unique(group))}, or --by leave-site-out.")
             )  # fmt: skip
-        labels = replace(units.labels, family=group)
+        labels, groups = replace(units.labels, family=group), _GROUPS[rule.by]
         for seed in range(rule.seeds):
-            sides = fold_splits(labels, folds=rule.folds, seed=seed)
+            sides = fold_splits(labels, folds=rule.folds, seed=seed, groups=groups)
             tests += [(seed, number, "", test) for number, test in enumerate(sides)]
     nobody = np.zeros(len(units), bool)
     folds = [Fold(seed, number, name, ~test, nobody, test) for seed, number, name, test in tests]

@@ -124,7 +124,7 @@ def read_task(name_or_path: str) -> Task:
     if name_or_path in task_names():
         text = (resources.files(_PACKAGE) / f"{name_or_path}.yaml").read_text()
     elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text()
+        text = _read(name_or_path)
     else:
         names = task_names()
         step = did_you_mean(name_or_path, names, "List the tasks with `fmritok list tasks`.")
@@ -142,6 +142,15 @@ def read_task(name_or_path: str) -> Task:
             expected("Task", name_or_path, "fields by name", f"a {got}", "See docs/tasks.md.")
         )
     return _task(name_or_path, tree)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            expected("Task", path, "a text file", error, "See docs/tasks.md.")
+        ) from error
 
 
 def task_yaml(task: Task) -> str:
@@ -164,6 +173,10 @@ def _task(where: str, tree: Mapping[str, Any]) -> Task:
         if not isinstance(chosen, Mapping):
             raise _wrong(where, name, "values by name", repr(chosen))
         values[name] = {str(key): _words(where, name, one) for key, one in chosen.items()}
+    named = [value for several in values["classes"].values() for value in several]
+    if len(set(named)) < len(named):
+        doubled = next(value for value in named if named.count(value) > 1)
+        raise _wrong(where, "classes", "every value in one class", f"{doubled} twice")
     for name, choices in (("kind", Kind), ("unit", Unit)):
         _choice(where, name, values[name], get_args(choices))
     _choice(where, "metric", values["metric"], METRICS[values["kind"]])

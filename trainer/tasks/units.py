@@ -151,12 +151,13 @@ def units_of(
     found = found.astype(float) if task.kind == "regression" else found.astype(str)
     of_row = np.full(len(runs), -1)
     of_row[taken] = np.searchsorted(chosen, units[taken])
+    left_out = {reason: len(names) for reason, names in excluded.items()}
     if task.kind == "regression":
-        require_two(task, column, np.unique(found).tolist())
+        require_two(task, column, np.unique(found).tolist(), left_out)
     else:
         present = sorted(set(found.tolist()))
         task = with_classes(task, present)
-        require_classes(task, column, present)
+        require_classes(task, column, present, left_out)
     return _units(
         replace(task, target=(column,)), found, chosen, of_row, runs, None, excluded, phenotypes
     )
@@ -242,7 +243,8 @@ def _of_events(task: Task, runs: pd.DataFrame, events: pd.DataFrame | None, patc
     of_row_number[taken] = np.searchsorted(chosen, ids[taken])
     present = sorted(set(values[taken].tolist()))
     task = with_classes(task, present)
-    require_classes(task, EVENT_TARGET, present)
+    left_out = {reason: len(names) for reason, names in excluded.items()}
+    require_classes(task, EVENT_TARGET, present, left_out)
     return _units(task, values[taken][first], chosen, of_row_number, of_row, found, excluded, None)
 
 

@@ -14,7 +14,7 @@ from fmritok.trainer.evaluation.folds import class_folds, number_folds
 from fmritok.trainer.tasks.splits import Fold, check_folds, grouping
 from fmritok.trainer.tasks.units import Units
 
-__all__ = ["with_validation"]
+__all__ = ["hold_out", "with_validation"]
 
 _SCORED = 3  # the correlation of two numbers is always 1 or -1
 
@@ -38,38 +38,59 @@ def with_validation(units: Units, folds: Sequence[Fold], *, fraction: float) -> 
     LeakageError
         If a subject would be on two sides.
     """
-    by = units.task.split.by
-    group = grouping(units, by) if not all(fold.validation.any() for fold in folds) else None
-    found = []
-    for fold in folds:
-        if group is not None and not fold.validation.any():
-            chosen = _held_out(units, fold, group, fraction)
-            validation = np.zeros(len(units), bool)
-            validation[np.flatnonzero(fold.train)[chosen]] = True
-            fold = replace(fold, train=fold.train & ~validation, validation=validation)
-        found.append(fold)
+    if all(fold.validation.any() for fold in folds):
+        return list(folds)
+    group = grouping(units, units.task.split.by)
+    found = [hold_out(units, fold, group, fraction) for fold in folds]
     check_folds(units, found, families=False)
     return found
 
 
-def _held_out(
+def hold_out(units: Units, fold: Fold, group: npt.NDArray[np.str_], fraction: float) -> Fold:
+    """Give one fold a validation side from its training side, if it has none.
+
+    Parameters
+    ----------
+    units : Units
+    fold : Fold
+    group : np.ndarray of shape (n_units,), str
+        What stays together.
+    fraction : float
+
+    Raises
+    ------
+    ConfigError
+        If there are too few groups on its training side.
+    """
+    if fold.validation.any():
+        return fold
+    validation = np.zeros(len(units), bool)
+    validation[np.flatnonzero(fold.train)[_chosen(units, fold, group, fraction)]] = True
+    return replace(fold, train=fold.train & ~validation, validation=validation)
+
+
+def _chosen(
     units: Units, fold: Fold, group: npt.NDArray[np.str_], fraction: float
 ) -> npt.NDArray[np.bool_]:
-    """Choose validation units among the training units of a fold."""
+    """Choose among the training units of a fold: classes balanced, groups kept together."""
     values, names = units.labels.values[fold.train], group[fold.train]
     seed = 1000 * fold.seed + fold.number
+    of_numbers = units.task.kind == "regression"
     for parts in range(round(1 / fraction), 1, -1):
-        if units.task.kind == "regression":
+        if of_numbers:
             of_unit = number_folds(names, folds=parts, seed=seed)
         else:
             of_unit = class_folds(values, names, folds=parts, seed=seed)
-        if of_unit is not None and (of_unit == 0).sum() >= min(_SCORED, len(names) - 1):
-            return np.asarray(of_unit == 0)
+        if of_unit is None:
+            continue
+        held_out = np.asarray(of_unit == 0)
+        if held_out.sum() >= min(_SCORED, len(names) - 1) or (parts == 2 and not of_numbers):
+            return held_out
     kept = {"leave-site-out": "site"}.get(units.task.split.by, units.task.split.by)
-    what = "numbers" if units.task.kind == "regression" else "every class"
+    what = "numbers" if of_numbers else "every class"
     raise ConfigError(
         expected("Training side", f"of seed {fold.seed}, fold {fold.number}",
                  f"units of {what} in two or more groups by {kept}, one of them for validation",
                  f"{len(names)} {units.task.unit}s in {len(np.unique(names))} groups",
-                 "Choose fewer --folds, or give a --split with a validation side.")
+                 "Choose more --folds, or give a --split with a validation side.")
     )  # fmt: skip
