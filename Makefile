@@ -52,7 +52,7 @@ SCORES  ?= scores
 MODELS  ?= probe finetune
 TASKS   := demo-sex demo-age demo-task-states
 RESULTS := $(foreach task,$(TASKS),$(foreach kind,baseline $(MODELS),$(SCORES)/$(task)-$(kind)))
-OF_TASK  = --store $(SCORES)/tokens.zarr --task $* --out $(@D)
+OF_TASK  = --store $(SCORES)/tokens.zarr --task $* --out $(@D) --seeds 2
 
 scores: $(RESULTS:%=%/scores.json)
 	$(BIN)/fmritok report --store $(SCORES)/tokens.zarr --training $(SCORES)/training \
@@ -75,7 +75,7 @@ $(SCORES)/%-baseline/scores.json: $(SCORES)/.trained
 
 $(SCORES)/%-probe/scores.json: $(SCORES)/.trained
 	$(BIN)/fmritok probe $(OF_TASK) --from $(SCORES)/training --untrained \
-		--head linear --head attentive --head knn
+		--head linear --head attentive --head knn --attentive-epochs 10 --attentive-steps 10
 
 $(SCORES)/%-finetune/scores.json: $(SCORES)/.trained
 	$(BIN)/fmritok finetune $(OF_TASK) --from $(SCORES)/training --control

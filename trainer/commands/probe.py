@@ -61,7 +61,9 @@ _PATH = click.Path(path_type=Path)
               help="--target trial_type: use only this condition; repeatable. "
               "[default: all]")  # fmt: skip
 @click.option("--attentive-epochs", "epochs", type=click.IntRange(1), default=20,
-              show_default=True, help="attentive: number of epochs of 200 steps.")  # fmt: skip
+              show_default=True, help="attentive: number of epochs.")  # fmt: skip
+@click.option("--attentive-steps", "steps", type=click.IntRange(1), default=200,
+              show_default=True, help="attentive: number of steps of an epoch.")  # fmt: skip
 @click.option("--cache", type=_PATH, help="Folder that keeps features for the next probe. "
               "[default: $FMRITOK_CACHE/features, or ~/.cache/fmritok/features]")  # fmt: skip
 @click.option("--no-cache", is_flag=True, help="Keep no features.")
@@ -84,6 +86,7 @@ def probe(
     event_window: float | None,
     trial_types: tuple[str, ...],
     epochs: int,
+    steps: int,
     cache: Path | None,
     no_cache: bool,
     workers: int,
@@ -113,7 +116,8 @@ def probe(
         how = ProbeOptions(
             heads=tuple(dict.fromkeys(heads)), pool=pool, untrained=untrained, crops=crops,
             regress=tuple(name.strip() for name in regress.split(",") if name.strip()),
-            permutations=permutations, attentive=AttentiveOptions(epochs=epochs),
+            permutations=permutations,
+            attentive=AttentiveOptions(epochs=epochs, steps=steps),
         )  # fmt: skip
         with ExitStack() as stack:
             folder = cache or default_folder()

@@ -99,10 +99,13 @@ class Attentive:
     ----------
     options : AttentiveOptions
     device : torch.device
+    n_folds : int
+        How many it will be trained on, for the display of progress.
     """
 
-    def __init__(self, options: AttentiveOptions, device: torch.device) -> None:
-        self.options, self.device = options, device
+    def __init__(self, options: AttentiveOptions, device: torch.device, n_folds: int = 1) -> None:
+        self.options, self.device, self.n_folds = options, device, n_folds
+        self._done = 0
 
     def __call__(self, problem: Problem, tokens: TokenSets) -> list[Floats]:
         """Train on the training side, choose by the validation side, predict the test side."""
@@ -149,17 +152,18 @@ class Attentive:
         grid = AttentionGrid(width, n_outputs, len(rates), seed=seed).to(self.device)
         optimizer = GridAdamW(grid, rates, chosen.weight_decay, chosen.clip)
         best, kept = -np.inf, grid.one(0)
+        total = self.n_folds * chosen.epochs * chosen.steps
         step, batches = 0, _batches(windows, chosen.batch_size, generator)
         for epoch in range(chosen.epochs):
             for _ in range(chosen.steps):
-                report(step, chosen.epochs * chosen.steps, "steps of the attentive head")
+                report(self._done, total, f"steps of the attentive head in {self.n_folds} folds")
                 own = next(batches)
                 x_BNW, there_BN = tokens.read(own, self.device)
                 of_batch = torch.from_numpy(np.asarray(target[tokens.unit[own]])).to(self.device)
                 losses_X = _losses(grid(x_BNW, there_BN), of_batch)
                 optimizer.step(losses_X, chosen.rate(step))
                 grid.stop(~(losses_X <= _diverged(n_outputs)))
-                step += 1
+                step, self._done = step + 1, self._done + 1
             found = self._predict(grid, tokens, validation)
             scores = np.nan_to_num(_scores(found, target[validation]), nan=-np.inf)
             if scores.max() > best:

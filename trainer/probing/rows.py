@@ -132,7 +132,8 @@ def _rows(
     found = []
     for head in heads:
         form: Form = "tokens" if head == "attentive" else options.pool
-        scored = _head(head, options, device)
+        n_folds = (1 + options.untrained) * len(question.folds)
+        scored = _head(head, options, device, n_folds)
         named = "" if question.retrieves else f" ({head})"
         of_encoders = by_form[form]
         how = {**shared, "head": None if question.retrieves else head, "pool": form}
@@ -185,12 +186,12 @@ def _score(
     ]
 
 
-def _head(name: HeadName, options: ProbeOptions, device: torch.device) -> Head:
+def _head(name: HeadName, options: ProbeOptions, device: torch.device, n_folds: int) -> Head:
     heads: dict[HeadName, Head] = {
         "linear": linear,
         "logistic": published_logistic,
         "knn": neighbours,
-        "attentive": Attentive(options.attentive, device),
+        "attentive": Attentive(options.attentive, device, n_folds),
     }
     return heads[name]
 
