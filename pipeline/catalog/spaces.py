@@ -43,7 +43,7 @@ def space_notes(runs: pd.DataFrame, template_space: str) -> dict[str, Any]:
 def space_sentences(group: str, notes: dict[str, Any]) -> list[str]:
     """Say which runs lie apart from the template, and how far."""
     return [
-        f"{group}: {said['runs']} runs lie in {space}, its template in {notes['template']}, "
-        f"{apart(space, notes['template'])}. They are sampled as they are. See docs/spaces.md."
+        f"{group}: runs in {space} ({said['runs']}), template in {notes['template']}: "
+        f"{apart(space, notes['template'])}. Runs are sampled as they are; see docs/spaces.md."
         for space, said in notes.get("apart", {}).items()
     ]

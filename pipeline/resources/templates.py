@@ -158,12 +158,15 @@ def _flat_file(surface: Path, side: str) -> Path:
 
 
 def _flattened(path: Path) -> npt.NDArray[np.bool_]:
-    points = np.asarray(_loaded(path).agg_data("pointset"))
-    if len(points) != _VERTICES:
+    try:
+        points = np.asarray(_loaded(path).agg_data("pointset"))
+        if points.shape != (_VERTICES, 3):
+            raise ValueError(f"points of shape {points.shape}")
+    except Exception as error:  # nibabel raises many kinds
         raise FmritokError(
-            expected("Surface", path, f"{_VERTICES} vertices of fs_LR 32k", len(points),
+            expected("Surface", path, f"a GIFTI file with {_VERTICES} points", error,
                      "Give the folder of subject 32k_fs_LR.")
-        )  # fmt: skip
+        ) from error  # fmt: skip
     return np.abs(points[:, 2]) < _FLAT
 
 

@@ -35,7 +35,7 @@ def test_runs_that_lie_apart_are_counted_and_named():
     assert notes == {"template": FSL, "apart": {FMRIPREP: said}}
     (sentence,) = space_sentences("flatmap", notes)
     assert sentence.startswith(
-        f"flatmap: 2 runs lie in {FMRIPREP}, its template in {FSL}, 1.6 mm apart (95 % below 3.0"
+        f"flatmap: runs in {FMRIPREP} (2), template in {FSL}: 1.6 mm apart (95 % below 3.0 mm)."
     )
     assert space_sentences("network", space_notes(runs, "MNI152")) == []
     assert space_notes(runs, "") == {}
