@@ -173,6 +173,9 @@ def test_as_many_tokens_are_visible(weights, settings, golden, mask, masking):
         patches = 4 if masking == "tube" else 1
         assert set(theirs.tolist()) == {shown.cells.shape[1] // patches}
     assert masks["tube_visible"][3, 0] == 48
+    times = masks["tube_times_visible"]
+    assert (times[:, cells] > 0).any(axis=0).all()
+    assert (np.delete(times, cells, axis=1) == 0).all(), "cells without cortex are never shown"
 
 
 def test_frames_are_normalised_and_clipped_alike(golden):
