@@ -22,7 +22,7 @@ import pytest
 from stores import table_of_runs, write_store
 from two_ranks import TwoRanks
 
-from fmritok.pipeline.resources.fetching import fetch_template
+from fmritok.pipeline.resources.templates import fetch_template
 from fmritok.pipeline.store.location import Location
 from fmritok.terminal import Verbosity, set_verbosity
 

@@ -86,6 +86,11 @@ class Tokenizer(ABC):
         """Shape and position of the tokens; available before :meth:`setup`."""
 
     @property
+    def template_space(self) -> str:
+        """Space of volumes that template or atlas lie in; empty if there is none, or not stated."""
+        return ""
+
+    @property
     def run_arrays(self) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the float32 arrays stored with every run."""
         return {}

@@ -24,7 +24,7 @@ import numpy as np
 
 from fmritok.cli import main as fmritok
 from fmritok.pipeline.resources.atlases import build_semantoks_atlas
-from fmritok.pipeline.resources.fetching import fetch_template
+from fmritok.pipeline.resources.templates import fetch_template
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import read_record

@@ -66,15 +66,27 @@ def atlas(out: Path, source: Path | None, cerebellum: Path) -> None:
 @fetch.command()
 @_out
 @_from
-def template(out: Path, source: Path | None) -> None:
+@click.option("--surface", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False),
+              help="Make the template of CortexMAE from its own surface: the folder of pycortex "
+              "subject 32k_fs_LR.")  # fmt: skip
+@click.option("--cortex", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="With --surface: dlabel.nii of Schaefer's 1,000 parcels on fs_LR 32k, which are "
+              "its cortex.")  # fmt: skip
+def template(out: Path, source: Path | None, surface: Path | None, cortex: Path | None) -> None:
     """Download the flat maps of fs_LR 32k, for CIFTI data.
 
-    The result is for tokenizer flatmap.
+    The result is for tokenizer flatmap. With --surface and --cortex, its pixels are those of
+    CortexMAE, as its released weights need them.
     """
-    from fmritok.pipeline.resources.fetching import fetch_template
+    from fmritok.pipeline.resources.templates import fetch_template, published_template
 
+    if (surface is None) != (cortex is None):
+        raise click.UsageError("Give --surface and --cortex together.")
     with Progress("fetch"):
-        path = fetch_template(out, source)
+        if surface is None or cortex is None:
+            path = fetch_template(out, source)
+        else:
+            path = published_template(out, surface=surface, cortex=cortex, source=source)
     echo(f"--set flatmap.template={path}")
 
 

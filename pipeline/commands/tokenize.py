@@ -117,7 +117,17 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
             name=options["name"],
         )
     say_questioned(cohort)
-    return cohort, groups
+    return cohort, [_with_spaces(planned, cohort) for planned in groups]
+
+
+def _with_spaces(planned: PlannedGroup, cohort: Cohort) -> PlannedGroup:
+    """Record the space of a group's template, and say which runs lie apart from it."""
+    from fmritok.pipeline.catalog.spaces import space_notes, space_sentences
+
+    notes = space_notes(cohort.runs, planned.tokenizer.template_space)
+    for sentence in space_sentences(planned.spec.name, notes):
+        remark(sentence)
+    return planned.with_notes({"spaces": notes} if notes else {})
 
 
 def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -82,7 +82,8 @@ def build_semantoks_atlas(
         )  # fmt: skip
     for path in (cortex_and_subcortex, cerebellum, *([cifti] if cifti else [])):
         shutil.copyfile(path, folder / path.name)
-    columns = ["name", "network", "image", "label"]
+    table["space"] = "MNI152NLin6Asym"
+    columns = ["name", "network", "image", "label", "space"]
     columns += ["cifti_image", "cifti_label"] if cifti else []
     table[columns].to_csv(folder / "atlas.tsv", sep="\t", index=False)
     return folder / "atlas.tsv"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +175,7 @@ def error_sentence(group: str, error: Mapping[str, Any] | None) -> str:
 
 def with_measured_notes(planned: PlannedGroup, error: Mapping[str, Any] | None) -> PlannedGroup:
     """Keep a measured error with the group that is to be made."""
-    if error is None:
-        return planned
-    notes = {**planned.spec.notes, _NOTE: dict(error)}
-    return replace(planned, spec=replace(planned.spec, notes=notes))
+    return planned if error is None else planned.with_notes({_NOTE: dict(error)})
 
 
 def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:

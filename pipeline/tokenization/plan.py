@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -51,6 +51,10 @@ class PlannedGroup:
     tokenizer: Tokenizer
     job: GroupJob
     spec: GroupSpec
+
+    def with_notes(self, notes: Mapping[str, Any]) -> PlannedGroup:
+        """Return the group with further facts that do not change the tokens."""
+        return replace(self, spec=replace(self.spec, notes={**self.spec.notes, **notes}))
 
     def runs_of(self, cohort: Cohort) -> pd.DataFrame:
         """Return the runs of a cohort with the token frames and repetition time of this group."""

@@ -14,7 +14,7 @@ import pytest
 from autoencoders import save_random_autoencoder
 from cohorts import real_derivatives, real_tree
 
-from fmritok.pipeline.resources.fetching import fetch_template
+from fmritok.pipeline.resources.templates import fetch_template
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Run by the continuous integration itself, or in need of a network.

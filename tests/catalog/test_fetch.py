@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
+
+import nibabel as nib
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from fmritok.cli import main
 from fmritok.errors import FmritokError
-from fmritok.pipeline.resources import fetching
+from fmritok.pipeline.resources import pinned, templates
 from fmritok.progress import Progress
 from fmritok.tokenizers.flatmap.cortex import load_template
+from fmritok.tokenizers.flatmap.geometry import PUBLISHED
+from fmritok.tokenizers.flatmap.pixels import build_flat_grid
 from fmritok.tokenizers.network.atlas import load_atlas
 from fmritok.tokenizers.vae.weights import fetch_weights
 
@@ -25,6 +32,64 @@ def test_the_fs_lr_template_is_put_together(data, fslr, tmp_path):
     assert result.exit_code == 0, result.output
     reference = result.output.strip().removeprefix("--set flatmap.template=")
     assert load_template(reference).sha256 == load_template(str(fslr)).sha256
+
+
+@pytest.fixture(scope="module")
+def pycortex(data, tmp_path_factory):
+    """Write a stand-in for its surface: HCP's flat maps in its scale and file names."""
+    folder = tmp_path_factory.mktemp("pycortex") / "32k_fs_LR"
+    (folder / "surfaces").mkdir(parents=True)
+    settings = json.loads((data / "parity/flat/colin.json").read_text())
+    inputs = np.load(data / "parity/flat/colin_inputs.npz")
+    for side, name in (("left", "lh"), ("right", "rh")):
+        path = data / f"surfaces/colin.cerebral.{side[0].upper()}.flat.32k_fs_LR.surf.gii"
+        points, faces = nib.load(path).agg_data(("pointset", "triangle"))
+        points = points * np.float32(settings["point_scale"])
+        if side == "right":
+            points[:, 1] += settings["right_hemisphere_up_mm"]
+        faces = np.delete(faces, inputs[f"left_out_{side}"], axis=0)
+        arrays = [
+            nib.gifti.GiftiDataArray(points, "NIFTI_INTENT_POINTSET"),
+            nib.gifti.GiftiDataArray(faces, "NIFTI_INTENT_TRIANGLE"),
+        ]
+        nib.save(nib.gifti.GiftiImage(darrays=arrays), folder / "surfaces" / f"flat_{name}.gii")
+    return folder
+
+
+def published(data, pycortex, out, *, cortex="Schaefer2018_400Parcels_7Networks_order_Tian_"
+              "Subcortex_S3.dlabel.nii"):  # fmt: skip
+    return fmritok("fetch", "template", "--out", out, "--from", data / "surfaces",
+                   "--surface", pycortex, "--cortex", data / "atlases" / cortex)  # fmt: skip
+
+
+def test_the_published_template_has_the_pixels_of_its_own_code(
+    data, pycortex, tmp_path, monkeypatch
+):
+    mask = np.load(data / "parity/flat/colin_outputs.npz")["mask"]
+    monkeypatch.setattr(templates, "_PUBLISHED_MASK", sha256(mask.tobytes()).hexdigest())
+    result = published(data, pycortex / "surfaces", tmp_path)
+    assert result.exit_code == 0, result.output
+    template = load_template(result.output.strip().removeprefix("--set flatmap.template="))
+    assert template.geometry == PUBLISHED
+    assert len(build_flat_grid(template).pixel) == 65_799
+
+
+def test_another_surface_than_the_published_one_is_refused(data, pycortex, tmp_path):
+    result = published(data, pycortex, tmp_path)
+    assert result.exit_code == 1
+    assert "expected the 77,763 pixels in 364 cells of CortexMAE, got 65799 pixels" in result.output
+
+
+def test_without_its_surface_or_labels_the_error_says_what_to_get(data, pycortex, tmp_path):
+    result = published(data, tmp_path, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "expected flat_lh.gii" in result.output
+    assert "32k_fs_LR.tar.gz" in result.output
+    result = published(data, pycortex, tmp_path / "out", cortex="Tian_Subcortex_S3_3T.nii.gz")
+    assert result.exit_code == 1
+    assert "Schaefer's 1,000 parcels" in result.output
+    result = fmritok("fetch", "template", "--out", tmp_path, "--surface", pycortex)
+    assert result.exit_code == 2
 
 
 def test_the_published_atlas_is_put_together(data, tmp_path):
@@ -51,9 +116,9 @@ def test_without_a_network_it_is_one_sentence(tmp_path, monkeypatch):
     def no_network(url, timeout):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(fetching, "urlopen", no_network)
+    monkeypatch.setattr(pinned, "urlopen", no_network)
     with pytest.raises(FmritokError, match="where there is a network, or give a folder"):
-        fetching.fetch_template(tmp_path)
+        templates.fetch_template(tmp_path)
 
 
 def test_the_sample_of_adhd200_is_nilearn_s(tmp_path, monkeypatch):

@@ -103,6 +103,15 @@ def test_three_millimetres_through_all_three(data, tmp_path, weights):
     assert described["vae"].startswith("resampled: 64x76x64 RAS at 3x3x3 mm, trilinear")
     assert described["flatmap"].startswith("volumes of 64x76x64 voxels of 3x3x3 mm, map ")
     assert store.group("vae").runs["space"].tolist() == ["MNI152NLin2009cAsym"]
+    sentence = "runs in MNI152NLin2009cAsym (1), template in MNI152NLin6Asym: 1.6 mm apart"
+    output = " ".join(result.output.split())
+    assert f"flatmap: {sentence}" in output
+    assert f"vae: {sentence}" not in output
+    spaces = store.group("flatmap").notes["spaces"]
+    assert spaces["template"] == "MNI152NLin6Asym"
+    assert spaces["apart"]["MNI152NLin2009cAsym"] == {
+        "runs": 1, "median_mm": 1.6, "percentile_95_mm": 3.0
+    }  # fmt: skip
 
 
 def test_native_runs_are_refused_with_the_right_words(data, tmp_path, weights):

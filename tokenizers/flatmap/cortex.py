@@ -4,7 +4,8 @@ nilearn ships fsaverage5. Any other template is a folder with a description file
 
     # template.yaml
     space: fsLR                # name of the mesh
-    surface_space: MNI152      # of white, pial and midthickness: MNI152 or MNI305 (fsaverage)
+    surface_space: MNI152      # of white, pial and midthickness: MNI305 (fsaverage), MNI152, or a
+                               # version of it, such as MNI152NLin6Asym
     grid: [224, 560]           # pixels of the flat map, rows and columns, multiples of 16
     left:
       flat: L.flat.32k_fs_LR.surf.gii
@@ -32,6 +33,7 @@ import numpy.typing as npt
 from fmritok.errors import FmritokError, expected
 from fmritok.regular import check_regular
 from fmritok.tokenizers.flatmap.geometry import Geometry, read_geometry
+from fmritok.tokenizers.mni import MNI152, MNI305, VERSIONS
 
 __all__ = [
     "EMBEDDED_TEMPLATE", "MNI305_TO_MNI152", "CortexTemplate", "Hemisphere", "load_template",
@@ -40,6 +42,9 @@ __all__ = [
 EMBEDDED_TEMPLATE = "fsaverage5"
 _EMBEDDED_GRID = (128, 272)
 _SURFACES = ("flat", "white", "pial", "midthickness", "cortex")
+_SURFACE_SPACES = (MNI152, *VERSIONS, MNI305)
+#: Where the affine leads: FreeSurfer took it from FSL's template.
+_MOVED_TO = "MNI152NLin6Asym"
 #: From mm in MNI305 (fsaverage) to mm in MNI152, of FreeSurfer (wiki page CoordinateSystems).
 MNI305_TO_MNI152 = (
     (0.9975, -0.0073, 0.0176, -0.0429),
@@ -94,7 +99,10 @@ class CortexTemplate:
     moved : bool
         Whether the surfaces were moved from MNI305 to MNI152.
     sha256 : str
-        Hex digest of all other attributes.
+        Hex digest of all other attributes but ``volumes``.
+    volumes : str
+        Space of white and pial surface; after moving ``MNI152NLin6Asym``. ``MNI152`` if the version
+        is not known.
     """
 
     space: str
@@ -104,6 +112,7 @@ class CortexTemplate:
     geometry: Geometry
     moved: bool
     sha256: str
+    volumes: str = MNI152
 
     @property
     def hemispheres(self) -> tuple[Hemisphere, Hemisphere]:
@@ -133,7 +142,9 @@ def load_template(reference: str = EMBEDDED_TEMPLATE, *, move: bool = True) -> C
     """
     if reference == EMBEDDED_TEMPLATE:
         sides = _nilearn_surfaces()
-        return _build(EMBEDDED_TEMPLATE, _EMBEDDED_GRID, sides, "nilearn", Geometry(), move)
+        return _build(
+            EMBEDDED_TEMPLATE, _EMBEDDED_GRID, sides, "nilearn", Geometry(), MNI305, move=move
+        )
     import yaml
 
     path = Path(reference).expanduser()
@@ -154,17 +165,17 @@ def load_template(reference: str = EMBEDDED_TEMPLATE, *, move: bool = True) -> C
                      f"{type(error).__name__}: {error}",
                      "See the module fmritok.tokenizers.flatmap.cortex for the format.")
         ) from error  # fmt: skip
-    moved = _surface_space(tree, space, path) == "MNI305"
-    return _build(space, grid, sides, str(path), geometry, move and moved)
+    lies_in = _surface_space(tree, space, path)
+    return _build(space, grid, sides, str(path), geometry, lies_in, move=move)
 
 
 def _surface_space(tree: Mapping[str, Any], mesh: str, path: Path) -> str:
     """Return the space of the surfaces: as stated, or MNI152 of meshes other than fsaverage."""
-    of_mesh = None if mesh.startswith("fsaverage") else "MNI152"
+    of_mesh = None if mesh.startswith("fsaverage") else MNI152
     found = tree.get("surface_space", of_mesh)
-    if found not in ("MNI152", "MNI305"):
+    if found not in _SURFACE_SPACES:
         raise FmritokError(
-            expected("Cortical template", path, "surface_space: MNI152 or MNI305",
+            expected("Cortical template", path, f"surface_space: {' or '.join(_SURFACE_SPACES)}",
                      found or "none", "Add it. FreeSurfer's fsaverage is in MNI305.")
         )  # fmt: skip
     return str(found)
@@ -176,15 +187,19 @@ def _build(
     sides: Sequence[Mapping[str, Path]],
     where: str,
     geometry: Geometry,
+    surface_space: str,
+    *,
     move: bool,
 ) -> CortexTemplate:
+    move = move and surface_space == MNI305
+    volumes = _MOVED_TO if move else surface_space
     left, right = (_hemisphere(files, where, move) for files in sides)
     stated = (space, grid) if geometry == Geometry() else (space, grid, geometry)
     digest = hashlib.sha256(repr(stated).encode())
     for h in (left, right):
         for array in (h.flat, h.faces, h.inner, h.outer, h.cortex):
             digest.update(np.ascontiguousarray(array).tobytes())
-    return CortexTemplate(space, grid, left, right, geometry, move, digest.hexdigest())
+    return CortexTemplate(space, grid, left, right, geometry, move, digest.hexdigest(), volumes)
 
 
 def _hemisphere(files: Mapping[str, Path], where: str, move: bool) -> Hemisphere:

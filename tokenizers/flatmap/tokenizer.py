@@ -108,6 +108,11 @@ class FlatmapTokenizer(SeriesTokenizer):
         """The cortical template."""
         return load_template(self.reference, move=self.move_surfaces)
 
+    @property
+    def template_space(self) -> str:
+        """Space of volumes that the white and the pial surface lie in."""
+        return self.template.volumes
+
     @cached_property
     def flat(self) -> FlatGrid:
         """The pixel grid of the flat map."""

@@ -12,6 +12,9 @@ An atlas is a tab-separated table with one row per parcel. Label images lie in t
 Instead of ``image`` and ``label``, a table may have ``x``, ``y``, ``z`` and ``radius`` in mm. Time
 courses of parcels need no radius. A table may have other names of columns, and be a CSV file.
 
+A column ``space`` (one value in all rows) says the space of images and coordinates: ``MNI152``, or
+a version of it, such as ``MNI152NLin6Asym``.
+
 Without a column ``network``, each parcel gets the network of the nearest coordinate of an atlas
 that has networks.
 """
@@ -31,6 +34,7 @@ import pandas as pd
 
 from fmritok.errors import AtlasError, expected
 from fmritok.regular import check_regular
+from fmritok.tokenizers.mni import MNI152, VERSIONS
 from fmritok.tokenizers.network.labels import (
     Labels,
     dlabel_on,
@@ -47,7 +51,7 @@ EMBEDDED_ATLAS = "seitzman300"
 _SPHERE_RADIUS_MM = 5.0
 _PLACES = ({"image", "label"}, {"x", "y", "z"})
 _COLUMNS = ("name", "network", "image", "label", "x", "y", "z", "radius", "cifti_image",
-            "cifti_label")  # fmt: skip
+            "cifti_label", "space")  # fmt: skip
 _MAY_BE_EMPTY = ("image", "label", "x", "y", "z", "radius", "cifti_image", "cifti_label")
 #: Largest share of empty parcels. With more, atlas and data are in different spaces.
 _EMPTY_ALLOWED = 0.5
@@ -83,6 +87,9 @@ class Atlas:
         nearest: NearestNetworks | None = None,
     ) -> None:
         self.where, self._folder = where, folder
+        #: Space of images and coordinates; empty if the table does not say.
+        self.space = _stated_space(table, where)
+        table = table.drop(columns="space", errors="ignore")  # it is not part of the digest
         if not any(columns <= set(table) for columns in _PLACES) or not {"name", "network"} <= set(
             table
         ):
@@ -260,6 +267,18 @@ class Atlas:
             )  # fmt: skip
 
 
+def _stated_space(table: pd.DataFrame, where: str) -> str:
+    if "space" not in table:
+        return ""
+    values = table["space"].unique().tolist()
+    if len(values) > 1 or values[0] not in (MNI152, *VERSIONS):
+        raise AtlasError(
+            expected("Atlas", where, f"one space for all parcels: {', '.join((MNI152, *VERSIONS))}",
+                     ", ".join(map(str, values)), "Correct the column space, or leave it out.")
+        )  # fmt: skip
+    return str(values[0])
+
+
 def load_atlas(
     reference: str = EMBEDDED_ATLAS,
     columns: Mapping[str, str] | None = None,
@@ -344,5 +363,5 @@ def _seitzman() -> pd.DataFrame:
     table = pd.DataFrame(np.asarray(found.rois[["x", "y", "z"]], float), columns=["x", "y", "z"])
     table.insert(0, "network", [str(n) for n in found.networks])
     table.insert(0, "name", [f"{r}_{i}" for i, r in enumerate(table["network"])])
-    table["radius"] = _SPHERE_RADIUS_MM
+    table["radius"], table["space"] = _SPHERE_RADIUS_MM, MNI152
     return table[table["network"] != "unassigned"].reset_index(drop=True)

@@ -75,6 +75,11 @@ class NetworkTokenizer(SeriesTokenizer):
         """The atlas."""
         return load_atlas(self.reference, self._columns, self._networks_from)
 
+    @property
+    def template_space(self) -> str:
+        """Space of volumes that label images or coordinates lie in; empty if not stated."""
+        return self.atlas.space
+
     @cached_property
     def grid(self) -> TokenGrid:
         """One token per parcel, with one feature. Parcels are sorted by network."""
