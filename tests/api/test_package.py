@@ -98,7 +98,7 @@ def test_the_commands_are_these():
     """New commands are a decision, not an accident."""
     assert list(COMMANDS) == [
         "catalog", "plan", "tokenize", "inspect", "verify", "decode", "fetch", "demo-data", "train",
-        "probe", "embed", "baseline", "finetune", "compare", "saliency", "report", "list",
+        "probe", "embed", "export", "baseline", "finetune", "compare", "saliency", "report", "list",
     ]  # fmt: skip
     for name in COMMANDS:
         result = CliRunner().invoke(main, [name, "--help"])
@@ -164,6 +164,7 @@ more = {{
     "list": ["tokenizers"], "train": ["--store", "x"],
     "probe": ["--store", "x", "--training", ".", "--target", "sex"],
     "embed": ["--store", "x", "--from", ".", "--out", "x.parquet"],
+    "export": [".", "--out", "x"],
     "baseline": ["--store", "x", "--task", "hcp-sex", "--kind", "dummy"],
     "finetune": ["--store", "x", "--task", "hcp-sex", "--from", "none"],
     "compare": ["--store", "x", "--task", "hcp-sex", "--group", "vae"],

@@ -141,14 +141,14 @@ def _tasks(
     from fmritok.errors import expected
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.record.finding import find_checkpoint
+    from fmritok.trainer.record.finding import find_trained
     from fmritok.trainer.tasks.adhoc import task_of_column
     from fmritok.trainer.tasks.task import read_task
 
     found = [read_task(name) for name in dict.fromkeys(names)]
     if targets:
         store = TokenStore(options.store)
-        group = options.group or find_checkpoint(trainings[0]).state["group"]["name"]
+        group = options.group or find_trained(trainings[0]).group_name
         runs = store.group(group).runs
         found += [
             task_of_column(target, runs, store.phenotypes, store.events, where=options.where,
