@@ -16,6 +16,7 @@ __all__ = [
     "Backend",
     "Config",
     "DataConfig",
+    "Decay",
     "InputForm",
     "ModelConfig",
     "ObjectiveConfig",
@@ -26,6 +27,7 @@ __all__ = [
 
 Backend = Literal["auto", "sdpa", "varlen", "xformers", "flex", "math"]
 InputForm = Literal["residual", "absolute", "both"]
+Decay = Literal["matrices", "no_norms", "all"]
 
 
 def require(fits: bool, option: str, wanted: str, got: Any) -> None:
@@ -181,20 +183,35 @@ def _default_objective() -> ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay; weight decay may follow a cosine, too."""
+    """AdamW with linear warm-up and cosine decay; weight decay may follow a cosine, too.
+
+    Attributes
+    ----------
+    from_zero : bool
+        The warm-up starts with a step of rate 0, and both cosines end one step after the last one.
+        Without it, the first rate is above 0, and the last step has the final values.
+    decay : {"matrices", "no_norms", "all"}
+        Weights that decay: the matrices of linear and dense layers; all but biases, norms and layer
+        scale; all.
+    clip : float or None
+        Largest norm of the gradient; None: not clipped.
+    """
 
     lr: float = 2e-3
     final_lr_ratio: float = 0.05
     warmup: float = 0.05
+    from_zero: bool = False
+    decay: Decay = "matrices"
     weight_decay: float = 0.05
     final_weight_decay: float | None = None
     beta1: float = 0.9
     beta2: float = 0.98
-    clip: float = 1.0
+    clip: float | None = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "clip"):
-            require(getattr(self, name) > 0, f"optim.{name}", "above 0", getattr(self, name))
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        fits = self.clip is None or self.clip > 0
+        require(fits, "optim.clip", "above 0, or null", self.clip)
         for name in ("beta1", "beta2", "warmup"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optim.{name}", "0 or more and below 1", value)
