@@ -101,7 +101,14 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The Transformer; see :class:`fmritok.trainer.model.model.TokenTransformer`."""
+    """The Transformer; see :class:`fmritok.trainer.model.model.TokenTransformer`.
+
+    Attributes
+    ----------
+    convolution : {"centred", "causal"}
+        Long convolution in the embedding of networks; ``causal`` is that of release 0.1, see
+        :class:`fmritok.trainer.model.embeddings.LongConvolution`.
+    """
 
     input: InputForm = "both"
     frame_norm: bool = True
@@ -112,6 +119,7 @@ class ModelConfig:
     kv_heads: int = 1
     mlp: Literal["swiglu", "gelu", "relu"] = "swiglu"
     mlp_width: int = 352
+    convolution: Literal["centred", "causal"] = "centred"
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     bias: bool = False
     qk_norm: bool = True

@@ -67,7 +67,8 @@ class TokenTransformer(nn.Module):
         width = config.width
         self.embedding: nn.Module
         if layout.kind == "network":
-            self.embedding = NetworkEmbedding(layout, width)
+            causal = config.convolution == "causal"
+            self.embedding = NetworkEmbedding(layout, width, causal=causal)
         else:
             self.embedding = linear_embedding(self.grid.n_features, width, norm=config.input_norm)
         static = config.input == "both" and layout.has_mean
