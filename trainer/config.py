@@ -108,10 +108,21 @@ class ModelConfig:
     convolution : {"centred", "causal"}
         Long convolution in the embedding of networks; ``causal`` is that of release 0.1, see
         :class:`fmritok.trainer.model.embeddings.LongConvolution`.
+    frame_clip : float or None
+        Standard deviations at which standardised frames are clipped; None: not.
+    norm_eps : float or None
+        Added to variances by norms. None: 1e-6 in rmsnorm, 1e-5 in layernorm.
+    position : {"auto", "space_time", "time", "learned", "none"}
+        Rotary embedding of time, or of time and space, beside a learned embedding of each cell.
+        ``learned``: an embedding of each cell and one of each patch in time, without rotation.
+    init : {"scaled", "xavier"}
+        Initial weights. scaled: normal, by the number of inputs, smaller for what is added to the
+        residual stream. xavier: Xavier uniform, and 0.02 for all learned embeddings.
     """
 
     input: InputForm = "both"
     frame_norm: bool = True
+    frame_clip: float | None = 3.0
     patch: int | None = None
     width: int = 128
     layers: int = 2
@@ -121,6 +132,7 @@ class ModelConfig:
     mlp_width: int = 352
     convolution: Literal["centred", "causal"] = "centred"
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_eps: float | None = None
     bias: bool = False
     qk_norm: bool = True
     input_norm: bool = False
@@ -128,10 +140,11 @@ class ModelConfig:
     final_norm: bool = True
     layer_scale: float = 0.0
     registers: int = 0
-    position: Literal["auto", "space_time", "time", "none"] = "auto"
+    position: Literal["auto", "space_time", "time", "learned", "none"] = "auto"
     min_period: float = 2.0
     max_period: float = 1000.0
     locality: float = 1.0
+    init: Literal["scaled", "xavier"] = "scaled"
     attention: Backend = "auto"
     packing: bool = True
     checkpointing: Literal["none", "selective", "full"] = "none"
@@ -141,6 +154,9 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
         for name in ("registers", "layer_scale"):
             require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
+        for name in ("norm_eps", "frame_clip"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"model.{name}", "above 0, or null", value)
         fits = self.patch is None or self.patch >= 1
         require(fits, "model.patch", "1 or more, or null", self.patch)
         require(
