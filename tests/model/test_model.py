@@ -19,7 +19,7 @@ CENTRES = np.random.default_rng(0).uniform(-70, 70, (5, 3))
 
 def _model(config=SMALL):
     torch.manual_seed(0)
-    return TokenTransformer(config, TokenLayout(5, 7, coordinates=CENTRES)).eval()
+    return TokenTransformer(config, TokenLayout(5, 7, coordinates=CENTRES, window=6)).eval()
 
 
 def _encode(model, frames, times, valid=None):
@@ -125,17 +125,18 @@ def test_space_is_where_cells_are_not_their_order(position, form):
         assert same == (moved or position == "time")
 
 
+@pytest.mark.parametrize("position", ["space_time", "learned"])
 @pytest.mark.parametrize("form", ["residual", "both"])
-def test_all_patches_chosen_are_all_patches(form):
+def test_all_patches_chosen_are_all_patches(form, position):
     """Encoding chosen patches alone puts each at its own place."""
-    model = _model(replace(SMALL, position="space_time", input=form))
+    model = _model(replace(SMALL, position=position, input=form))
     frames, times = torch.randn(2, 6, 5, 7), torch.arange(6.0).expand(2, -1)
     order = torch.stack([torch.randperm(30) for _ in range(2)])
     static = frames.mean(1) if form == "both" else None
     out = _encode(model, frames, times)
     with torch.no_grad():
         x = model.embed(frames).flatten(1, 2).gather(1, order[:, :, None].expand(-1, -1, 32))
-        chosen = model.encode_chosen(x, order % 5, static, times.gather(1, order // 5), None)
+        chosen = model.encode_chosen(x, order // 5, order % 5, static, times, None)
     tokens = out.tokens.flatten(1, 2).gather(1, order[:, :, None].expand(-1, -1, 32))
     torch.testing.assert_close(chosen.tokens, tokens, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(chosen.cls, out.cls, rtol=1e-4, atol=1e-5)

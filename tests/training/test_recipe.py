@@ -169,8 +169,8 @@ def test_a_changed_objective_drops_options_that_it_lacks(caplog):
     expected = replace(Config().objective, mask_ratio=0.9, chunk=8)
     assert config.objective == expected
     assert caplog.messages == [
-        "Objective mtm has no options stride, decoder, decoder_width, decoder_layers, "
-        "decoder_heads: those of the recipe are left out"
+        "Objective mtm has no options mask_ratio_of, stride, decoder, decoder_width, "
+        "decoder_layers, decoder_heads: those of the recipe are left out"
     ]
     assert cortexmae["objective"]["stride"] == 2
     with pytest.raises(ConfigError, match=r"objective\.stride: .*of objective mae"):
@@ -187,6 +187,12 @@ def test_old_option_names_are_read_and_the_new_ones_reported(caplog):
     ]
     assert build_config(override(tree, ["train.dtype=bf16"])).train.dtype == "bf16"
     assert build_config(override({}, ["train.precision=bf16"])).train.dtype == "bf16"
+
+
+def test_a_model_of_a_release_without_the_option_keeps_its_causal_convolution():
+    assert build_config({"model": {}}).model.convolution == "centred"
+    assert saved_config({"model": {"width": 64}}).model.convolution == "causal"
+    assert saved_config(asdict(Config())).model.convolution == "centred"
 
 
 def test_a_saved_configuration_with_the_options_of_all_objectives_is_read():

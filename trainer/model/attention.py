@@ -69,5 +69,5 @@ class RMSNorm(nn.RMSNorm):
 def make_norm(config: ModelConfig, size: int) -> nn.Module:
     """Return the configured normalisation over the last axis."""
     if config.norm == "rmsnorm":
-        return RMSNorm(size, eps=1e-6)
-    return nn.LayerNorm(size, bias=config.bias)
+        return RMSNorm(size, eps=config.norm_eps or 1e-6)
+    return nn.LayerNorm(size, eps=config.norm_eps or 1e-5, bias=config.bias)

@@ -22,7 +22,7 @@ from fmritok.trainer.model.choice import Setting, plan_attention
 from fmritok.trainer.model.packing import Packing
 from fmritok.trainer.model.rotary import Rotation
 
-__all__ = ["Block", "Mlp", "initialise_linears", "run_blocks"]
+__all__ = ["Block", "Mlp", "initialise_linears", "initialise_table", "run_blocks"]
 
 #: Results that selective checkpointing keeps: for long windows, attention costs the most. By name,
 #: because releases of torch differ in them. ``flex`` is kept in compiled layers only.
@@ -36,6 +36,8 @@ _KEPT = (
     "torch_attn::_varlen_attn",
     "flex_attention",
 )
+
+_XAVIER_TABLE_STD = 0.02
 
 
 class Mlp(nn.Module):
@@ -181,15 +183,26 @@ def run_blocks(
     return out
 
 
-def initialise_linears(module: nn.Module, layers: int) -> None:
-    """Draw the weights of all linear layers; smaller for outputs added to the residual stream."""
+def initialise_linears(module: nn.Module, config: ModelConfig) -> None:
+    """Draw the weights of all linear layers, see :class:`~fmritok.trainer.config.ModelConfig`."""
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             adds = name.endswith(("attention.output", "mlp.outer"))
-            depth = (2 * layers) ** -0.5 if adds else 1.0
-            nn.init.normal_(part.weight, std=depth * part.in_features**-0.5)
+            depth = (2 * config.layers) ** -0.5 if adds else 1.0
+            if config.init == "xavier":
+                nn.init.xavier_uniform_(part.weight)
+            else:
+                nn.init.normal_(part.weight, std=depth * part.in_features**-0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def initialise_table(table: Tensor, config: ModelConfig, std: float) -> None:
+    """Draw a learned embedding, in place; ``std`` is for ``init: scaled``."""
+    if config.init == "xavier":
+        nn.init.trunc_normal_(table, std=_XAVIER_TABLE_STD)
+    else:
+        nn.init.normal_(table, std=std)
 
 
 def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:

@@ -14,15 +14,20 @@ from torch import Tensor, nn
 from fmritok.errors import expected
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.data.reading import Batch
-from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.model.attention import make_norm
-from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks
+from fmritok.trainer.model.blocks import (
+    Block,
+    initialise_linears,
+    initialise_table,
+    run_blocks,
+)
 from fmritok.trainer.model.embeddings import NetworkEmbedding, linear_embedding
 from fmritok.trainer.model.inputs import PatchInputs, patch_inputs
 from fmritok.trainer.model.layout import PatchGrid, TokenLayout
 from fmritok.trainer.model.rotary import N_AXES, rotation
 
-__all__ = ["EncoderOutput", "TokenTransformer"]
+__all__ = ["EncoderOutput", "TokenTransformer", "temporal_table"]
 
 _INIT_STD = 0.02
 _SPATIAL_STD = 0.3  # inputs are about 1; with 0.02, cells are told apart late in training
@@ -47,7 +52,8 @@ class TokenTransformer(nn.Module):
 
     Every cell has a learned spatial embedding. Rotary embedding encodes time in seconds, and with
     ``position: space_time`` also the centres of cells in millimetres. CLS, registers and static
-    tokens have the time of the window's first frame.
+    tokens have the time of the window's first frame. With ``position: learned``, patches have a
+    learned embedding of their place in time instead.
 
     Parameters
     ----------
@@ -57,7 +63,8 @@ class TokenTransformer(nn.Module):
     Raises
     ------
     ConfigError
-        If ``position`` is ``space_time`` and the tokens have no coordinates.
+        If ``position`` is ``space_time`` and the tokens have no coordinates, or ``learned`` and the
+        length of the window is not known.
     """
 
     def __init__(self, config: ModelConfig, layout: TokenLayout) -> None:
@@ -67,7 +74,8 @@ class TokenTransformer(nn.Module):
         width = config.width
         self.embedding: nn.Module
         if layout.kind == "network":
-            self.embedding = NetworkEmbedding(layout, width)
+            causal = config.convolution == "causal"
+            self.embedding = NetworkEmbedding(layout, width, causal=causal)
         else:
             self.embedding = linear_embedding(self.grid.n_features, width, norm=config.input_norm)
         static = config.input == "both" and layout.has_mean
@@ -75,13 +83,14 @@ class TokenTransformer(nn.Module):
         self.static_embedding = linear_embedding(layout.dim, width, norm=True) if static else None
         self.static_kind = nn.Parameter(torch.zeros(width)) if static else None
         self.spatial = nn.Parameter(torch.empty(self.grid.n_cells, width))
+        self.temporal = temporal_table(config, layout, width)
         self.prefix = nn.Parameter(torch.empty(1 + config.registers, width))
         self.embedding_norm = make_norm(config, width) if config.embedding_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = make_norm(config, width) if config.final_norm else nn.Identity()
-        initialise_linears(self, config.layers)
-        nn.init.normal_(self.spatial, std=_SPATIAL_STD)
-        nn.init.normal_(self.prefix, std=_INIT_STD)
+        initialise_linears(self, config)
+        initialise_table(self.spatial, config, _SPATIAL_STD)
+        initialise_table(self.prefix, config, _INIT_STD)
 
     def inputs(self, batch: Batch) -> PatchInputs:
         """Compute the patches of a batch, the input of :meth:`embed`."""
@@ -122,8 +131,12 @@ class TokenTransformer(nn.Module):
         """
         B, U, C, _ = x_BUCW.shape
         cells_BN = torch.arange(C, device=x_BUCW.device).repeat(B, U)
+        x_BUCW = x_BUCW + self.spatial
+        if self.temporal is not None:
+            self.refuse_longer(U)
+            x_BUCW = x_BUCW + self.temporal[:U, None]
         encoded = self._encode(
-            (x_BUCW + self.spatial).flatten(1, 2),
+            x_BUCW.flatten(1, 2),
             static_BSD,
             self.grid.positions(times_BU.repeat_interleave(C, dim=1), cells_BN),
             None if valid_BU is None else valid_BU.repeat_interleave(C, dim=1),
@@ -136,9 +149,10 @@ class TokenTransformer(nn.Module):
     def encode_chosen(
         self,
         x_BNW: Tensor,
+        patches_BN: Tensor,
         cells_BN: Tensor,
         static_BSD: Tensor | None,
-        times_BN: Tensor,
+        times_BU: Tensor,
         keep_BN: Tensor | None,
     ) -> EncoderOutput:
         """Encode chosen patches of each window without the others.
@@ -147,14 +161,34 @@ class TokenTransformer(nn.Module):
         ----------
         x_BNW : torch.Tensor of shape (B, N, W)
             From :meth:`embed`.
-        cells_BN : torch.Tensor of shape (B, N), int64
+        patches_BN, cells_BN : torch.Tensor of shape (B, N), int64
+            Place of each in time and space.
         static_BSD : torch.Tensor of shape (B, S, D), float32, optional
-        times_BN : torch.Tensor of shape (B, N), float32
+        times_BU : torch.Tensor of shape (B, U), float32
+            Seconds from the window's first frame to each patch's.
         keep_BN : torch.Tensor of shape (B, N), bool, optional
             False for padding, in windows with fewer patches than others. Read on the host.
         """
-        positions_BNA = self.grid.positions(times_BN, cells_BN)
-        return self._encode(x_BNW + self.spatial[cells_BN], static_BSD, positions_BNA, keep_BN)
+        positions_BNA = self.grid.positions(times_BU.gather(1, patches_BN), cells_BN)
+        x_BNW = x_BNW + self.spatial[cells_BN]
+        if self.temporal is not None:
+            self.refuse_longer(times_BU.shape[1])
+            x_BNW = x_BNW + self.temporal[patches_BN]
+        return self._encode(x_BNW, static_BSD, positions_BNA, keep_BN)
+
+    def refuse_longer(self, n_patches: int) -> None:
+        """Refuse windows with more patches than there are learned positions.
+
+        Raises
+        ------
+        TrainingError
+        """
+        if self.temporal is not None and n_patches > len(self.temporal):
+            raise TrainingError(
+                expected("Window", f"of {n_patches} patches",
+                         f"at most {len(self.temporal)}, the learned positions in time", n_patches,
+                         "Use windows of at most the length of the training's.")
+            )  # fmt: skip
 
     def _encode(
         self,
@@ -187,6 +221,20 @@ class TokenTransformer(nn.Module):
             static=x_BLW[:, prefix:timeless] if timeless > prefix else None,
             tokens=x_BLW[:, timeless:],
         )
+
+
+def temporal_table(config: ModelConfig, layout: TokenLayout, width: int) -> nn.Parameter | None:
+    """Return a learned embedding of each patch in time [U W]; None unless ``learned``."""
+    if config.position != "learned":
+        return None
+    if layout.window is None:
+        raise ConfigError(
+            expected("Layout of tokens", "for model.position = learned", "a length of the window",
+                     "none", "Give TokenLayout its window.")
+        )  # fmt: skip
+    table = torch.empty(-(-layout.window // layout.patch), width)
+    initialise_table(table, config, _INIT_STD)
+    return nn.Parameter(table)
 
 
 def _with_position(config: ModelConfig, layout: TokenLayout) -> ModelConfig:

@@ -13,6 +13,7 @@ from fmritok.trainer.config import ModelConfig
 __all__ = ["N_AXES", "Rotation", "rotate", "rotation", "start_offsets"]
 
 N_AXES = 4
+_NOT_ROTATED = ("none", "learned")
 #: Millimetres: twice the distance of neighbouring cells to twice the length of a brain.
 _WAVELENGTHS = (40.0, 300.0)
 
@@ -38,9 +39,9 @@ def rotation(positions_BLA: Tensor, config: ModelConfig) -> Rotation | None:
     Returns
     -------
     Rotation or None
-        None if positions are switched off.
+        None if there is no rotation.
     """
-    if config.position == "none":
+    if config.position in _NOT_ROTATED:
         return None
     in_time, in_space = _pairs(config)
     parts = [_angles(positions_BLA[..., 0], in_time, (config.min_period, config.max_period))]
@@ -67,7 +68,7 @@ def start_offsets(config: ModelConfig) -> Tensor | None:
     the model needs many steps to find its own frame and the neighbouring cells. Time and space
     have equal weight; adding space does not weaken time.
     """
-    if config.position == "none":
+    if config.position in _NOT_ROTATED:
         return None
     pairs = _head_pairs(config)
     in_time, in_space = _pairs(config)

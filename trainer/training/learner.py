@@ -91,7 +91,8 @@ class Learner:
             shard_model(model, device, ranks.size, bf16=self._bf16)
         else:
             model.to(device)
-        self.optimizer = build_optimizer(groups or parameter_groups(model), config.optim)
+        groups = groups or parameter_groups(model, config.optim.decay)
+        self.optimizer = build_optimizer(groups, config.optim)
         self._wrapped: nn.Module = model
 
     def prepare(self) -> None:
@@ -126,7 +127,7 @@ class Learner:
         totals = self._total([{"": output.loss, **output.measures} for output in outputs])
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, (self.ranks.size / totals[""].n_values).float())
-        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip))
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip or math.inf))
         values = _read([*(mean.value for mean in totals.values()), norm])
         figures = dict(zip([*totals, "norm"], values, strict=True))
         loss, grad_norm = figures.pop(""), figures.pop("norm")
