@@ -1,0 +1,65 @@
+"""The published methods whose weights can be imported: their tokens, names and licences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fmritok.trainer.options import Tree
+from fmritok.trainer.published import cortexmae
+from fmritok.trainer.record.saved_group import SavedGroup
+
+__all__ = ["METHODS", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method.
+
+    Attributes
+    ----------
+    title : str
+    tokenizer : str
+        Name of the tokenizer of its tokens.
+    needed : str
+        Option of the tokenizer that has to be given; empty if there is none.
+    license : str or None
+        Identifier of the released weights' licence; None if they have none.
+    about_license : str
+        One sentence on it.
+    token_options : callable
+        Returns the options of the tokenizer that its tokens need.
+    recipe_options : callable
+        Turns its settings into options of a recipe.
+    renamed : callable
+        Turns its weights into those of an encoder, by names that start with ``encoder.``.
+    """
+
+    title: str
+    tokenizer: str
+    needed: str
+    license: str | None
+    about_license: str
+    token_options: Callable[[], dict[str, Any]]
+    recipe_options: Callable[[Mapping[str, Any]], Tree]
+    renamed: Callable[[Mapping[str, Tensor], SavedGroup], dict[str, Tensor]]
+
+
+def _of_cortexmae(weights: Mapping[str, Tensor], group: SavedGroup) -> dict[str, Tensor]:
+    layout = group.provenance["layout"]
+    columns = layout["image"][1] // layout["patch"]
+    row, column = np.asarray(group.array("cell")).T
+    return cortexmae.renamed_weights(weights, row * columns + column)
+
+
+METHODS = {
+    "cortexmae": Method(
+        "CortexMAE (Lane et al., arXiv 2510.13768)", "flatmap", "template", "cc-by-nc-4.0",
+        "Its authors license the weights as CC BY-NC 4.0: no commercial use.",
+        cortexmae.token_options, cortexmae.recipe_options, _of_cortexmae,
+    ),
+}  # fmt: skip
