@@ -37,7 +37,7 @@ _KEPT = (
     "flex_attention",
 )
 
-_XAVIER_TABLE_STD = 0.02
+_TABLE_STD = 0.02
 
 
 class Mlp(nn.Module):
@@ -185,6 +185,8 @@ def run_blocks(
 
 def initialise_linears(module: nn.Module, config: ModelConfig) -> None:
     """Draw the weights of all linear layers, see :class:`~fmritok.trainer.config.ModelConfig`."""
+    if config.init == "torch":
+        return
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             adds = name.endswith(("attention.output", "mlp.outer"))
@@ -200,9 +202,9 @@ def initialise_linears(module: nn.Module, config: ModelConfig) -> None:
 def initialise_table(table: Tensor, config: ModelConfig, std: float) -> None:
     """Draw a learned embedding, in place; ``std`` is for ``init: scaled``."""
     if config.init == "xavier":
-        nn.init.trunc_normal_(table, std=_XAVIER_TABLE_STD)
+        nn.init.trunc_normal_(table, std=_TABLE_STD)
     else:
-        nn.init.normal_(table, std=std)
+        nn.init.normal_(table, std=_TABLE_STD if config.init == "torch" else std)
 
 
 def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:
