@@ -12,7 +12,7 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.features import FrozenEncoder
 from fmritok.trainer.model.layout import TokenLayout
-from fmritok.trainer.model.model import TokenTransformer
+from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.pretrained.card import is_non_commercial
 from fmritok.trainer.pretrained.exporting import check_target, write_frozen
 from fmritok.trainer.pretrained.model_folder import ModelFolder
@@ -26,8 +26,6 @@ from fmritok.trainer.record.tensor_files import load_tensors
 __all__ = ["import_weights"]
 
 _logger = logging.getLogger(__name__)
-
-_PREFIX = "encoder."
 
 
 def import_weights(
@@ -93,32 +91,29 @@ def _built(method: Method, released: Released, group: SavedGroup) -> FrozenEncod
     """Build the encoder of released weights."""
     try:
         config = build_config(method.recipe_options(released.settings))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, CheckpointError):  # a setting that fmritok's model does not have
+            raise
+        got = f"no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(
-            expected("Settings", f"of {released.file}", f"those of {method.title}",
-                     f"{type(error).__name__}: {error}",
+            expected("Settings", f"of {released.file}", f"those of {method.title}", got,
                      "Give the model's settings with --settings FILE.")
         ) from error  # fmt: skip
     layout = TokenLayout.of(group, patch=config.model.patch, window=config.data.window)
     with torch.random.fork_rng(devices=[]):
-        encoder = TokenTransformer(config.model, layout)
-    renamed = {
-        name.removeprefix(_PREFIX): value
-        for name, value in method.renamed(released.weights, group).items()
-        if name.startswith(_PREFIX)
-    }
+        model = build_objective(config, layout)
+    encoder = model.features
     load_tensors(
-        renamed, encoder, released.file,
+        method.renamed(released.weights, group), encoder, released.file,
         then=f"These weights are not {method.title}, or its settings or tokens are others.",
     )  # fmt: skip
     source = {"checkpoint": str(released.file), "step": None, "sha256": released.sha256}
-    return FrozenEncoder(encoder.eval(), config, config.data.window, source, group)
+    return FrozenEncoder(encoder.eval(), config, model.window, source, group)
 
 
 def _warn_of(license: str | None, method: Method) -> None:
     if license is None:
-        _logger.warning("%s No licence is stated for these weights: they may not be passed on",
-                        method.about_license)  # fmt: skip
+        _logger.warning("%s These weights may not be passed on", method.about_license)
     elif is_non_commercial(license):
         _logger.warning("The licence of these weights is %s: no commercial use", license)
     else:

@@ -100,6 +100,41 @@ def _of_cortexmae(
     }
 
 
+def _of_semantoks(
+    encoder: TokenTransformer, group: SavedGroup, inputs: _Arrays, outputs: _Arrays
+) -> _Compared:
+    """Compare CLS and tokens of the first view: parcels x frames, the left half of cortex first."""
+    parts = {"LH": 0, "RH": 1}
+    networks = group.provenance["layout"]["networks"]
+    rank = [
+        parts.get(f"{name}__".split("_")[1], 2 + networks[network].startswith("Cereb"))
+        for name, network in zip(
+            group.provenance["layout"]["parcels"], group.array("network"), strict=True
+        )
+    ]
+    place = np.argsort(np.argsort(rank, kind="stable"), kind="stable")
+    view = torch.from_numpy(inputs["view1"].astype(np.float32))[:, place]
+    out = _encoded(encoder, view.mT[..., None])
+    tokens = out.tokens.transpose(1, 2).flatten(1, 2)
+    return {
+        "feature_cls": (out.cls, outputs["feature_cls"]),
+        "teacher_tokens": (torch.cat([out.cls[:, None], tokens], 1), outputs["teacher_tokens"]),
+    }
+
+
+def _of_tablet(
+    encoder: TokenTransformer, group: SavedGroup, inputs: _Arrays, outputs: _Arrays
+) -> _Compared:
+    """Compare CLS and tokens of regrouped latents, frame by frame."""
+    shape = (-1, group.n_tokens, group.dim)
+    tokens = torch.from_numpy(outputs["tokens"].astype(np.float32)).unflatten(1, shape[:2])
+    out = _encoded(encoder, tokens)
+    encoded = torch.cat([out.cls[:, None], out.tokens.flatten(1, 2)], 1)
+    return {"cls": (out.cls, outputs["cls"]), "encoded": (encoded, outputs["encoded"])}
+
+
 _FIGURES: dict[str, Callable[[TokenTransformer, SavedGroup, _Arrays, _Arrays], _Compared]] = {
     "cortexmae": _of_cortexmae,
+    "semantoks": _of_semantoks,
+    "tablet": _of_tablet,
 }

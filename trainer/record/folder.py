@@ -92,7 +92,8 @@ class TrainingFolder:
             got = "a checkpoint" if is_checkpoint(real) else "a model folder"
             raise TrainingError(
                 expected("Folder of the training", self.path, f"a folder that is not {got}", got,
-                         "Choose another one with --out.")
+                         "Choose another one with --out. To start a new training from its "
+                         "weights, give it as --init-from.")
             )  # fmt: skip
         lock, then = LockFile(real / ".lock"), "Or choose another one with --out."
         with writing("Folder of the training", self.path, then=then):
