@@ -35,7 +35,7 @@ def tokens_of_method(method: str, assignments: Sequence[str]) -> SavedGroup:
         If the tokenizer cannot be built.
     """
     said = METHODS[method]
-    options: dict[str, Any] = dict(said.token_options())
+    given: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         tokenizer, _, option = key.partition(".")
@@ -44,11 +44,12 @@ def tokens_of_method(method: str, assignments: Sequence[str]) -> SavedGroup:
                 expected("Option", "--set", f"{said.tokenizer}.OPTION=VALUE, as {method} reads "
                          f"tokens of {said.tokenizer}", repr(text), "Correct it.")
             )  # fmt: skip
-        options[option] = yaml.safe_load(value)
-    if said.needed and said.needed not in options:
+        given[option] = yaml.safe_load(value)
+    if said.needed not in given:
         raise ConfigError(
             expected("Option", "--set", f"{said.tokenizer}.{said.needed}=PATH", "none",
                      f"The tokens of {method} depend on it: see docs/weights.md.")
         )  # fmt: skip
+    options = {**said.token_options(), **given}
     spec = plan_group(build_tokenizer(said.tokenizer, options), options).spec
     return SavedGroup(spec.name, spec.contract(), spec.notes, spec.static)

@@ -116,5 +116,7 @@ def _warn_of(license: str | None, method: Method) -> None:
         _logger.warning("%s These weights may not be passed on", method.about_license)
     elif is_non_commercial(license):
         _logger.warning("The licence of these weights is %s: no commercial use", license)
+    elif is_non_commercial(method.license or ""):
+        _logger.warning("%s The result says %s, as you gave it", method.about_license, license)
     else:
         _logger.info("The licence of these weights is %s. %s", license, method.about_license)

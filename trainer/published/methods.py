@@ -26,7 +26,7 @@ class Method:
     tokenizer : str
         Name of the tokenizer of its tokens.
     needed : str
-        Option of the tokenizer that has to be given; empty if there is none.
+        Option of the tokenizer that has to be given.
     license : str or None
         Identifier of the released weights' licence; None if they have none.
     about_license : str

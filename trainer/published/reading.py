@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -78,7 +77,7 @@ def read_released(path: Path, settings: Path | None = None) -> Released:
             entries = {"model": load_file(file)}
         else:
             entries = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # torch's loader raises many exceptions for damaged files
         got = reason(error)
         if isinstance(error, UnpicklingError):
             got = "objects that torch's weights-only loader refuses"
