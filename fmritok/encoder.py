@@ -169,13 +169,15 @@ class Encoder(HubModel):
             )  # fmt: skip
         name, options = str(self.group.provenance["tokenizer"]), {**options, **self._options}
         try:
-            return build_tokenizer(name, options)
+            tokenizer = build_tokenizer(name, options)
+            tokenizer.setup()  # reads what the options name
         except FmritokError as error:
             raise CheckpointError(
                 expected("Tokenizer", f"of {self.source.get('checkpoint')}",
                          f"what its options name: {json.dumps(options)}", error,
                          "Give load_encoder options with paths on this machine.")
             ) from error  # fmt: skip
+        return tokenizer
 
     def embed(
         self,

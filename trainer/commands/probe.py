@@ -31,9 +31,9 @@ _PATH = click.Path(path_type=Path)
               help="Label to predict without a task: a phenotype (sex, age, ...), task, session or "
               "site, or trial_type (the condition of task events); repeatable.")  # fmt: skip
 @click.option("--from", "--training", "trainings", multiple=True, required=True,
-              type=click.Path(path_type=Path, exists=True),
-              help="Training to probe: its folder, or one of its checkpoints; "
-              "repeatable.")  # fmt: skip
+              type=click.Path(path_type=Path),
+              help="Training to probe: its folder, or one of its checkpoints; or an exported "
+              "encoder: its folder, or the name of a fetched hub model; repeatable.")  # fmt: skip
 @click.option("--head", "heads", multiple=True, default=("linear",), show_default=True,
               type=click.Choice(["linear", "logistic", "attentive", "knn"]),
               help="linear: ridge regression, or logistic regression of balanced classes. logistic "
