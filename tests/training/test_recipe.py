@@ -192,7 +192,8 @@ def test_a_changed_objective_drops_options_that_it_lacks(caplog):
     assert config.objective == expected
     assert caplog.messages == [
         "Objective mtm has no options mask_ratio_of, stride, decoder, decoder_cls, "
-        "decoder_position, decoder_width, decoder_layers, decoder_heads: those of the recipe are left out"
+        "decoder_position, decoder_width, decoder_layers, decoder_heads: "
+        "those of the recipe are left out"
     ]
     assert cortexmae["objective"]["stride"] == 2
     with pytest.raises(ConfigError, match=r"objective\.stride: .*of objective mae"):
