@@ -126,6 +126,9 @@ class ModelConfig:
         Initial weights. scaled: normal, by the number of inputs, smaller for what is added to the
         residual stream. xavier: Xavier uniform, and 0.02 for all learned embeddings. torch: those
         of torch's layers, and 0.02 for embeddings.
+    input_dropout, mlp_dropout, attention_dropout : float
+        Shares that are set to 0 in training: features of embedded tokens; features of the MLP,
+        after its nonlinearity and of its output; weights of attention.
     cls_std : float
         Standard deviation of CLS and registers at the start; xavier has its own.
     """
@@ -150,6 +153,9 @@ class ModelConfig:
     embedding_norm: bool = False
     final_norm: bool = True
     layer_scale: float = 0.0
+    input_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    attention_dropout: float = 0.0
     registers: int = 0
     position: Position = "auto"
     min_period: float = 2.0
@@ -167,6 +173,12 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
         for name in ("registers", "layer_scale", "cls_std"):
             require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
+        for name in ("input_dropout", "mlp_dropout", "attention_dropout"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name}", "0 or more and below 1", value)
+        fits = not self.attention_dropout or self.attention in ("auto", "sdpa")
+        wanted = "auto or sdpa, for model.attention_dropout above 0"
+        require(fits, "model.attention", wanted, self.attention)
         for name in ("norm_eps", "frame_clip"):
             value = getattr(self, name)
             require(value is None or value > 0, f"model.{name}", "above 0, or null", value)

@@ -112,7 +112,7 @@ class TokenTransformer(nn.Module):
         A linear embedding also takes chosen patches: [B N F] to [B N W].
         """
         x_BUCW: Tensor = self.embedding(x_BUCF)
-        return x_BUCW
+        return F.dropout(x_BUCW, self.config.input_dropout, self.training)
 
     def forward(
         self,

@@ -191,10 +191,11 @@ class MaskedAutoencoder(nn.Module):
 def _counted_cells(config: MaskedAutoencoder.Config, grid: PatchGrid) -> int:
     """Return the number of cells of which ``mask_ratio`` is a share."""
     if config.mask_ratio_of == "cells":
-        return grid.n_cells
-    if grid.layout.rectangle is None:
+        return int(grid.n_cells)
+    rectangle = grid.layout.rectangle
+    if rectangle is None:
         raise ConfigError(
             expected("Option", "objective.mask_ratio_of", "cells, as these tokens are no flat map",
                      config.mask_ratio_of, "Leave it out.")
         )  # fmt: skip
-    return grid.layout.rectangle
+    return rectangle
