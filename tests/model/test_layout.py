@@ -104,15 +104,18 @@ def test_long_kernels_have_the_published_lags_and_decay():
     torch.testing.assert_close(norms, torch.ones(2, 3))
 
 
-def test_a_long_convolution_equals_its_sum_over_lags():
+@pytest.mark.parametrize(("causal", "ahead"), [(False, 8), (True, 0)])
+def test_a_long_convolution_equals_its_sum_over_taps(causal, ahead):
     torch.manual_seed(0)
-    module = LongConvolution(2, heads=3, length=20).double()
+    module = LongConvolution(2, heads=3, length=20, causal=causal).double()
+    assert module.skip.shape == ((3,) if causal else (2, 3))
     x = torch.randn(4, 2, 20, dtype=torch.float64)
     kernel, expected = module.kernel(), torch.zeros(4, 2, 3, 20, dtype=torch.float64)
     for t in range(20):
-        for lag in range(min(16, t + 1)):
-            expected[..., t] += kernel[..., lag] * x[:, :, None, t - lag]
-    expected += module.skip[:, None] * x[:, :, None]
+        for tap in range(16):
+            if 0 <= t + ahead - tap < 20:
+                expected[..., t] += kernel[..., tap] * x[:, :, None, t + ahead - tap]
+    expected += module.skip[..., None] * x[:, :, None]
     torch.testing.assert_close(module(x), expected.flatten(1, 2))
 
 

@@ -212,6 +212,12 @@ def test_old_option_names_are_read_and_the_new_ones_reported(caplog):
     assert build_config(override({}, ["train.precision=bf16"])).train.dtype == "bf16"
 
 
+def test_a_model_of_a_release_without_the_option_keeps_its_causal_convolution():
+    assert build_config({"model": {}}).model.convolution == "centred"
+    assert saved_config({"model": {"width": 64}}).model.convolution == "causal"
+    assert saved_config(asdict(Config())).model.convolution == "centred"
+
+
 def test_a_saved_configuration_with_the_options_of_all_objectives_is_read():
     everything = {"mask_ratio": 0.3, "stride": 2, "precision": 0.05, "noise": 0.1}
     for name, kept in (("mtm", {"mask_ratio": 0.3}), ("mae", {"mask_ratio": 0.3, "stride": 2}),

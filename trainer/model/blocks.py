@@ -37,7 +37,7 @@ _KEPT = (
     "flex_attention",
 )
 
-_XAVIER_TABLE_STD = 0.02
+_TABLE_STD = 0.02
 
 
 class Mlp(nn.Module):
@@ -45,7 +45,7 @@ class Mlp(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.kind = config.mlp
+        self.kind, self.dropout = config.mlp, config.mlp_dropout
         gates = 2 if config.mlp == "swiglu" else 1
         self.inner = nn.Linear(config.width, gates * config.mlp_width, bias=config.bias)
         self.outer = nn.Linear(config.mlp_width, config.width, bias=config.bias)
@@ -58,8 +58,8 @@ class Mlp(nn.Module):
             inner = F.silu(gate) * inner
         else:
             inner = F.gelu(inner) if self.kind == "gelu" else F.relu(inner)
-        outer: Tensor = self.outer(inner)
-        return outer
+        outer: Tensor = self.outer(F.dropout(inner, self.dropout, self.training))
+        return F.dropout(outer, self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -170,8 +170,11 @@ def run_blocks(
         x_BLW = packing.pack(x_BLW)
         if by is not None:
             by = Rotation(*(packing.pack(part[:, 0])[:, None] for part in by))
-    plan = plan_attention(config.attention, _setting(x_BLW, config, packing), keep_BL, packing)
+    wanted = "sdpa" if config.attention_dropout else config.attention
+    plan = plan_attention(wanted, _setting(x_BLW, config, packing), keep_BL, packing)
     *first, last = blocks
+    if config.attention_dropout and last.training:
+        plan = plan.with_dropout(config.attention_dropout)
     for block in first:
         x_BLW = block(x_BLW, by, plan, context)
     if packing is not None:
@@ -185,6 +188,8 @@ def run_blocks(
 
 def initialise_linears(module: nn.Module, config: ModelConfig) -> None:
     """Draw the weights of all linear layers, see :class:`~fmritok.trainer.config.ModelConfig`."""
+    if config.init == "torch":
+        return
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             adds = name.endswith(("attention.output", "mlp.outer"))
@@ -200,9 +205,9 @@ def initialise_linears(module: nn.Module, config: ModelConfig) -> None:
 def initialise_table(table: Tensor, config: ModelConfig, std: float) -> None:
     """Draw a learned embedding, in place; ``std`` is for ``init: scaled``."""
     if config.init == "xavier":
-        nn.init.trunc_normal_(table, std=_XAVIER_TABLE_STD)
+        nn.init.trunc_normal_(table, std=_TABLE_STD)
     else:
-        nn.init.normal_(table, std=std)
+        nn.init.normal_(table, std=_TABLE_STD if config.init == "torch" else std)
 
 
 def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:

@@ -176,8 +176,8 @@ class MaskedAutoencoder(nn.Module):
         return tube_visible(draws, valid_BU, n_patches=U, n_cells=C, n_shown=n_shown)
 
     def _place(self, times_BU: Tensor, patches_BN: Tensor, cells_BN: Tensor) -> Place:
-        times_BN = times_BU.gather(1, patches_BN)
-        return Place(patches_BN, cells_BN, self.encoder.grid.positions(times_BN, cells_BN))
+        positions_BNA = self.encoder.positions(times_BU, patches_BN, cells_BN)
+        return Place(patches_BN, cells_BN, positions_BNA)
 
     def _embed(self, patches_BUCF: Tensor, shown: Visible) -> Tensor:
         C = patches_BUCF.shape[2]

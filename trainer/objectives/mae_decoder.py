@@ -18,7 +18,7 @@ from fmritok.trainer.model.blocks import (
     run_blocks,
 )
 from fmritok.trainer.model.layout import TokenLayout
-from fmritok.trainer.model.model import temporal_table
+from fmritok.trainer.model.model import add_temporal
 from fmritok.trainer.model.rotary import rotation
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Decoder(nn.Module):
         n_features: int,
     ) -> None:
         super().__init__()
+        self.temporal: Tensor | None
         width, heads = config.decoder_width, config.decoder_heads
         self.config = replace(
             model, width=width, layers=config.decoder_layers, heads=heads, kv_heads=heads,
@@ -78,7 +79,7 @@ class Decoder(nn.Module):
         self.cls = nn.Parameter(torch.zeros(width)) if own else None
         self.query = nn.Parameter(torch.zeros(width))
         self.spatial = nn.Parameter(torch.empty(n_cells, width))
-        self.temporal = temporal_table(self.config, layout, width)
+        add_temporal(self, self.config, layout)
         self.blocks = nn.ModuleList(Block(self.config) for _ in range(config.decoder_layers))
         self.norm = make_norm(self.config, width)
         self.head = nn.Linear(width, n_features)
