@@ -130,7 +130,7 @@ format: setup
 
 typecheck: setup   # mypy does not see an editable install: .typing/ links the folders for it
 	mkdir -p .typing/fmritok
-	for p in pipeline tokenizers trainer fmritok/*.py fmritok/pictures fmritok/report; do \
+	for p in pipeline tokenizers trainer fmritok/*.py fmritok/hub fmritok/pictures fmritok/report; do \
 	  ln -sfn ../../$$p .typing/fmritok/$$(basename $$p); done
 	$(BIN)/python -m mypy
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -14,7 +16,9 @@ import torch
 from torch import Tensor
 
 from fmritok.device import choose_device
-from fmritok.errors import expected
+from fmritok.errors import FmritokError, expected
+from fmritok.hub.saving import HubModel
+from fmritok.hub.snapshots import HubError, fetched_snapshot, is_hub_id
 from fmritok.pipeline.store.precision import StoredRun, store_precision
 from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
 from fmritok.tokenizers.base import Tokenizer
@@ -24,6 +28,8 @@ from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.features import FrozenEncoder, following_windows
 from fmritok.trainer.evaluation.features import load_encoder as load_frozen
 from fmritok.trainer.evaluation.run_windows import EncodedRuns, WindowEncoder, run_windows
+from fmritok.trainer.pretrained.model_folder import FILES, ModelFolder
+from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.record.saved_group import SavedGroup
 
 __all__ = ["Embedding", "Encoder", "load_encoder"]
@@ -69,8 +75,8 @@ class _Run(NamedTuple):
     tr: float
 
 
-class Encoder:
-    """The frozen encoder of a training.
+class Encoder(HubModel):
+    """The frozen encoder of a training, or of a model folder.
 
     Attributes
     ----------
@@ -85,10 +91,21 @@ class Encoder:
     module : WindowEncoder
         The encoder as a ``torch.nn.Module`` in evaluation mode. It takes stacked :meth:`windows`;
         gradients flow through it.
+    license : str or None
+        Identifier of the weights' licence; of a training None.
     """
 
-    def __init__(self, frozen: FrozenEncoder, device: torch.device) -> None:
+    def __init__(
+        self,
+        frozen: FrozenEncoder,
+        device: torch.device,
+        *,
+        options: Mapping[str, Any] | None = None,
+        license: str | None = None,
+    ) -> None:
+        self._frozen = frozen
         self.module = WindowEncoder(frozen.encoder).eval().to(device)
+        self._options, self.license = dict(options or {}), license
         self.group: SavedGroup = frozen.group
         self.window = frozen.window
         self.width = frozen.config.model.width
@@ -99,6 +116,52 @@ class Encoder:
             f"Encoder({self.group.name}: windows of {self.window} frames, {self.width} features, "
             f"step {self.source.get('step')})"
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        options: Mapping[str, Any] | None = None,
+        **hub: Any,
+    ) -> Encoder:
+        """Load an encoder from a folder or from the Hugging Face Hub.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path : str or path
+            A folder as for :func:`load_encoder`, or the id of a hub model. A hub model is
+            downloaded if it is not on this machine.
+        revision : str, optional
+            Commit, tag or branch of the hub model. Default: ``main``.
+        device, options
+            See :func:`load_encoder`.
+        **hub
+            Of the hub's client: ``token``, ``cache_dir``, ``force_download``,
+            ``local_files_only``.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be had, or is damaged.
+        """
+        place = Path(pretrained_model_name_or_path)
+        if not place.exists() and is_hub_id(place.as_posix()):
+            offline = bool(hub.pop("local_files_only", False))
+            try:
+                place = fetched_snapshot(
+                    place.as_posix(), revision, files=FILES, offline=offline, **hub
+                )
+            except HubError as error:
+                raise CheckpointError(
+                    expected("Hub model", place.as_posix(), "an answer of the hub, or a copy on "
+                             "this machine", error,
+                             f"Run `fmritok fetch model {place.as_posix()}` where there is a "
+                             "network.")
+                ) from error  # fmt: skip
+        return load_encoder(place, device=device, options=options)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -116,7 +179,17 @@ class Encoder:
                          "its options in the checkpoint", "none: its store is of an older release",
                          "Give embed a tokenizer that you built.")
             )  # fmt: skip
-        return build_tokenizer(str(self.group.provenance["tokenizer"]), options)
+        name, options = str(self.group.provenance["tokenizer"]), {**options, **self._options}
+        try:
+            tokenizer = build_tokenizer(name, options)
+            tokenizer.setup()  # reads what the options name
+        except FmritokError as error:
+            raise CheckpointError(
+                expected("Tokenizer", f"of {self.source.get('checkpoint')}",
+                         f"what its options name: {json.dumps(options)}", error,
+                         "Give load_encoder options with paths on this machine.")
+            ) from error  # fmt: skip
+        return tokenizer
 
     def embed(
         self,
@@ -236,15 +309,24 @@ class Encoder:
         return encoded
 
 
-def load_encoder(training: str | PathLike[str], *, device: str | torch.device = "cpu") -> Encoder:
-    """Load the encoder of a training without a store.
+def load_encoder(
+    training: str | PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    options: Mapping[str, Any] | None = None,
+) -> Encoder:
+    """Load an encoder without a store, and without the network.
 
     Parameters
     ----------
-    training : path
-        Folder of a training (its latest checkpoint), or one of its checkpoints.
+    training : path or str
+        Folder of a training (its latest checkpoint), one of its checkpoints, a model folder, or
+        the id of a hub model that was fetched.
     device : str or torch.device
         ``auto`` is a GPU if there is one.
+    options : dict, optional
+        Options of its tokenizer that differ on this machine, such as the path of the atlas. Tokens
+        of another meaning are refused as ever.
 
     Raises
     ------
@@ -252,4 +334,8 @@ def load_encoder(training: str | PathLike[str], *, device: str | torch.device = 
         If there is no checkpoint, it is damaged, or an older release wrote it without the meaning
         of its tokens.
     """
-    return Encoder(load_frozen(Path(training)), choose_device(str(device)))
+    found = find_trained(Path(training))
+    license = found.license if isinstance(found, ModelFolder) else None
+    return Encoder(
+        load_frozen(found.folder), choose_device(str(device)), options=options, license=license
+    )

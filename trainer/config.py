@@ -16,16 +16,20 @@ __all__ = [
     "Backend",
     "Config",
     "DataConfig",
+    "Decay",
     "InputForm",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimConfig",
+    "Position",
     "TrainConfig",
     "require",
 ]
 
 Backend = Literal["auto", "sdpa", "varlen", "xformers", "flex", "math"]
 InputForm = Literal["residual", "absolute", "both"]
+Decay = Literal["matrices", "no_norms", "all"]
+Position = Literal["auto", "space_time", "time", "index", "learned", "sincos", "none"]
 
 
 def require(fits: bool, option: str, wanted: str, got: Any) -> None:
@@ -99,10 +103,39 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The Transformer; see :class:`fmritok.trainer.model.model.TokenTransformer`."""
+    """The Transformer; see :class:`fmritok.trainer.model.model.TokenTransformer`.
+
+    Attributes
+    ----------
+    convolution : {"centred", "causal"}
+        Long convolution in the embedding of networks; ``causal`` is that of release 0.1, see
+        :class:`fmritok.trainer.model.embeddings.LongConvolution`.
+    frame_clip : float or None
+        Standard deviations at which standardised frames are clipped; None: not.
+    norm_eps : float or None
+        Added to variances by norms. None: 1e-6 in rmsnorm, 1e-5 in layernorm.
+    qkv_bias : bool
+        Whether queries, keys and values have biases, if other layers do (``bias``).
+    position : {"auto", "space_time", "time", "index", "learned", "sincos", "none"}
+        Rotary embedding of time, of time and space, or of the token's number in the sequence (base
+        10,000). ``learned`` and ``sincos`` have no rotation: a learned or a fixed embedding of each
+        patch's number is added.
+    cell_embedding : bool
+        Add a learned embedding of each cell.
+    init : {"scaled", "xavier", "torch"}
+        Initial weights. scaled: normal, by the number of inputs, smaller for what is added to the
+        residual stream. xavier: Xavier uniform, and 0.02 for all learned embeddings. torch: those
+        of torch's layers, and 0.02 for embeddings.
+    input_dropout, mlp_dropout, attention_dropout : float
+        Shares that are set to 0 in training: features of embedded tokens; features of the MLP,
+        after its nonlinearity and of its output; weights of attention.
+    cls_std : float
+        Standard deviation of CLS and registers at the start; xavier has its own.
+    """
 
     input: InputForm = "both"
     frame_norm: bool = True
+    frame_clip: float | None = 3.0
     patch: int | None = None
     width: int = 128
     layers: int = 2
@@ -110,18 +143,27 @@ class ModelConfig:
     kv_heads: int = 1
     mlp: Literal["swiglu", "gelu", "relu"] = "swiglu"
     mlp_width: int = 352
+    convolution: Literal["centred", "causal"] = "centred"
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_eps: float | None = None
     bias: bool = False
+    qkv_bias: bool = True
     qk_norm: bool = True
     input_norm: bool = False
     embedding_norm: bool = False
     final_norm: bool = True
     layer_scale: float = 0.0
+    input_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    attention_dropout: float = 0.0
     registers: int = 0
-    position: Literal["auto", "space_time", "time", "none"] = "auto"
+    position: Position = "auto"
     min_period: float = 2.0
     max_period: float = 1000.0
     locality: float = 1.0
+    cell_embedding: bool = True
+    init: Literal["scaled", "xavier", "torch"] = "scaled"
+    cls_std: float = 0.02
     attention: Backend = "auto"
     packing: bool = True
     checkpointing: Literal["none", "selective", "full"] = "none"
@@ -129,8 +171,17 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "kv_heads", "mlp_width"):
             require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
-        for name in ("registers", "layer_scale"):
+        for name in ("registers", "layer_scale", "cls_std"):
             require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
+        for name in ("input_dropout", "mlp_dropout", "attention_dropout"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name}", "0 or more and below 1", value)
+        fits = not self.attention_dropout or self.attention in ("auto", "sdpa")
+        wanted = "auto or sdpa, for model.attention_dropout above 0"
+        require(fits, "model.attention", wanted, self.attention)
+        for name in ("norm_eps", "frame_clip"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"model.{name}", "above 0, or null", value)
         fits = self.patch is None or self.patch >= 1
         require(fits, "model.patch", "1 or more, or null", self.patch)
         require(
@@ -181,20 +232,35 @@ def _default_objective() -> ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay; weight decay may follow a cosine, too."""
+    """AdamW with linear warm-up and cosine decay; weight decay may follow a cosine, too.
+
+    Attributes
+    ----------
+    from_zero : bool
+        The warm-up starts with a step of rate 0, and both cosines end one step after the last one.
+        Without it, the first rate is above 0, and the last step has the final values.
+    decay : {"matrices", "no_norms", "all"}
+        Weights that decay: the matrices of linear and dense layers; all but biases, norms and layer
+        scale; all.
+    clip : float or None
+        Largest norm of the gradient; None: not clipped.
+    """
 
     lr: float = 2e-3
     final_lr_ratio: float = 0.05
     warmup: float = 0.05
+    from_zero: bool = False
+    decay: Decay = "matrices"
     weight_decay: float = 0.05
     final_weight_decay: float | None = None
     beta1: float = 0.9
     beta2: float = 0.98
-    clip: float = 1.0
+    clip: float | None = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "clip"):
-            require(getattr(self, name) > 0, f"optim.{name}", "above 0", getattr(self, name))
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        fits = self.clip is None or self.clip > 0
+        require(fits, "optim.clip", "above 0, or null", self.clip)
         for name in ("beta1", "beta2", "warmup"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optim.{name}", "0 or more and below 1", value)

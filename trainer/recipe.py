@@ -32,6 +32,8 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 _PACKAGE = "fmritok.trainer.recipes"
+#: How models were made before an option existed, where its default differs.
+_BEFORE_OPTIONS = {"model": {"convolution": "causal"}}
 
 
 def recipe_names(package: str = _PACKAGE) -> list[str]:
@@ -114,7 +116,7 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
     """Read the configuration of a checkpoint.
 
     Those of release 0.1 have the options of all objectives. Options of other objectives than the
-    chosen one are left out.
+    chosen one are left out. Options that came later have the value of the older models.
 
     Raises
     ------
@@ -122,6 +124,9 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
         See :func:`build_config`.
     """
     named = with_new_names(tree)
+    for name, before in _BEFORE_OPTIONS.items():
+        if isinstance(named.get(name), dict):
+            named[name] = {**before, **named[name]}
     section = named.get("objective")
     if isinstance(section, dict):
         known = options_of(str(section.get("name", DEFAULT)))

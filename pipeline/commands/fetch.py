@@ -10,6 +10,7 @@ from fmritok.progress import Progress
 from fmritok.terminal import echo
 from fmritok.usage import CommandGroup
 
+_MODEL_FILES = ("*.json", "*.safetensors", "README.md", "LICENSE*")
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _out = click.option("--out", required=True, type=_FOLDER, help="Folder to write to.")
 _from = click.option("--from", "source", metavar="FOLDER",
@@ -41,6 +42,34 @@ def weights(hub_id: str | None, revision: str | None) -> None:
     with Progress("fetch"):
         found = fetch_weights(hub_id or DEFAULT_HUB_ID, revision)
     echo(f"{found.id} at {found.revision}\n{found.folder}\nsha256 {found.sha256}")
+
+
+@fetch.command()
+@click.argument("hub_id")
+@click.option(
+    "--revision", metavar="COMMIT", help="Commit, tag or branch to download; default: the newest."
+)
+@click.option("--file", "more", multiple=True, metavar="PATTERN",
+              help="Further files, such as checkpoints of torch: *.pth; repeatable.")  # fmt: skip
+def model(hub_id: str, revision: str | None, more: tuple[str, ...]) -> None:
+    """Download an encoder from the Hugging Face Hub.
+
+    HUB_ID is its name there, such as user/model. Models of fmritok are then loaded by that name;
+    weights of others need `fmritok import` first. Settings, safetensors and the model card are
+    downloaded.
+    """
+    from fmritok.errors import FmritokError, expected
+    from fmritok.hub.snapshots import HubError, fetched_snapshot
+
+    try:
+        with Progress("fetch"):
+            folder = fetched_snapshot(hub_id, revision, files=(*_MODEL_FILES, *more))
+    except HubError as error:
+        raise FmritokError(
+            expected("Hub model", hub_id, "an answer of the hub", error,
+                     "Run this where there is a network, and check the name.")
+        ) from error  # fmt: skip
+    echo(f"{hub_id} at {folder.name}\n{folder}")
 
 
 @fetch.command()

@@ -21,7 +21,7 @@ def _group(dim=1, **arrays):
     def array(name):
         return arrays[name]
 
-    return SimpleNamespace(name="g", n_tokens=6, dim=dim, array=array)
+    return SimpleNamespace(name="g", n_tokens=6, dim=dim, array=array, provenance={})
 
 
 def test_the_kind_of_a_group_follows_from_its_static_arrays():
@@ -83,7 +83,7 @@ def test_frames_are_standardised_over_what_exists_and_clipped():
     got = frame_norm(x, known)
     for t in range(2):
         values = x[0, t].double()[known]
-        z = ((values - values.mean()) / values.std(correction=0)).clamp(-3, 3)
+        z = ((values - values.mean()) / values.std()).clamp(-3, 3)
         torch.testing.assert_close(got[0, t][known].double(), z, rtol=1e-5, atol=1e-5)
     assert got.abs().max() <= 3
     assert (got[:, :, ~known] == 0).all()
@@ -104,15 +104,18 @@ def test_long_kernels_have_the_published_lags_and_decay():
     torch.testing.assert_close(norms, torch.ones(2, 3))
 
 
-def test_a_long_convolution_equals_its_sum_over_lags():
+@pytest.mark.parametrize(("causal", "ahead"), [(False, 8), (True, 0)])
+def test_a_long_convolution_equals_its_sum_over_taps(causal, ahead):
     torch.manual_seed(0)
-    module = LongConvolution(2, heads=3, length=20).double()
+    module = LongConvolution(2, heads=3, length=20, causal=causal).double()
+    assert module.skip.shape == ((3,) if causal else (2, 3))
     x = torch.randn(4, 2, 20, dtype=torch.float64)
     kernel, expected = module.kernel(), torch.zeros(4, 2, 3, 20, dtype=torch.float64)
     for t in range(20):
-        for lag in range(min(16, t + 1)):
-            expected[..., t] += kernel[..., lag] * x[:, :, None, t - lag]
-    expected += module.skip[:, None] * x[:, :, None]
+        for tap in range(16):
+            if 0 <= t + ahead - tap < 20:
+                expected[..., t] += kernel[..., tap] * x[:, :, None, t + ahead - tap]
+    expected += module.skip[..., None] * x[:, :, None]
     torch.testing.assert_close(module(x), expected.flatten(1, 2))
 
 

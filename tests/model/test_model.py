@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 
@@ -19,7 +19,7 @@ CENTRES = np.random.default_rng(0).uniform(-70, 70, (5, 3))
 
 def _model(config=SMALL):
     torch.manual_seed(0)
-    return TokenTransformer(config, TokenLayout(5, 7, coordinates=CENTRES)).eval()
+    return TokenTransformer(config, TokenLayout(5, 7, coordinates=CENTRES, window=6)).eval()
 
 
 def _encode(model, frames, times, valid=None):
@@ -125,17 +125,18 @@ def test_space_is_where_cells_are_not_their_order(position, form):
         assert same == (moved or position == "time")
 
 
+@pytest.mark.parametrize("position", ["space_time", "learned", "sincos", "index"])
 @pytest.mark.parametrize("form", ["residual", "both"])
-def test_all_patches_chosen_are_all_patches(form):
+def test_all_patches_chosen_are_all_patches(form, position):
     """Encoding chosen patches alone puts each at its own place."""
-    model = _model(replace(SMALL, position="space_time", input=form))
+    model = _model(replace(SMALL, position=position, input=form))
     frames, times = torch.randn(2, 6, 5, 7), torch.arange(6.0).expand(2, -1)
     order = torch.stack([torch.randperm(30) for _ in range(2)])
     static = frames.mean(1) if form == "both" else None
     out = _encode(model, frames, times)
     with torch.no_grad():
         x = model.embed(frames).flatten(1, 2).gather(1, order[:, :, None].expand(-1, -1, 32))
-        chosen = model.encode_chosen(x, order % 5, static, times.gather(1, order // 5), None)
+        chosen = model.encode_chosen(x, order // 5, order % 5, static, times, None)
     tokens = out.tokens.flatten(1, 2).gather(1, order[:, :, None].expand(-1, -1, 32))
     torch.testing.assert_close(chosen.tokens, tokens, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(chosen.cls, out.cls, rtol=1e-4, atol=1e-5)
@@ -157,6 +158,9 @@ def test_cells_are_told_apart_by_the_spatial_embedding():
         {"kv_heads": 4},
         {"position": "none"},
         {"position": "space_time"},
+        {"position": "index", "init": "torch"},
+        {"position": "sincos", "bias": True, "qkv_bias": False},
+        {"cell_embedding": False},
     ],
 )  # fmt: skip
 def test_shapes_and_gradients_under_every_option(options):
@@ -171,6 +175,38 @@ def test_shapes_and_gradients_under_every_option(options):
     assert (out.static is None) == (config.input != "both")
     sum(x.square().sum() for x in out if x is not None).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_only_the_options_decide_which_biases_and_embeddings_there_are():
+    names = {
+        name
+        for options in ({"bias": True, "qkv_bias": False, "cell_embedding": False}, {"bias": True})
+        for name in dict(_model(replace(SMALL, **options)).named_parameters())
+        if options.get("cell_embedding", True) is False
+    }
+    assert "blocks.0.attention.output.bias" in names
+    assert not names & {"spatial", "blocks.0.attention.query.bias",
+                        "blocks.0.attention.key_value.bias"}  # fmt: skip
+
+
+def test_positions_of_patches_are_fixed_sines_and_cosines_of_their_number():
+    model = _model(replace(SMALL, position="sincos"))
+    assert "temporal" not in model.state_dict()
+    frequencies = 10_000.0 ** -(torch.arange(16, dtype=torch.float64) / 16)
+    angles = torch.arange(len(model.temporal), dtype=torch.float64)[:, None] * frequencies
+    expected = torch.cat([angles.sin(), angles.cos()], dim=1)
+    torch.testing.assert_close(model.temporal.double(), expected, rtol=0, atol=1e-6)
+    with pytest.raises(TrainingError, match="at most"):
+        _encode(model, torch.randn(1, 40, 5, 7), torch.arange(40.0)[None])
+
+
+def test_initial_weights_follow_the_options():
+    torch.manual_seed(0)
+    model = _model(replace(SMALL, init="torch", cls_std=1.0, registers=9))
+    assert 0.7 < model.prefix.std() < 1.3
+    assert 0.01 < model.spatial.std() < 0.03
+    assert model.blocks[0].mlp.inner.weight.abs().max() <= SMALL.width**-0.5
+    assert _model(replace(SMALL, registers=9)).prefix.std() < 0.05
 
 
 def test_the_published_size():

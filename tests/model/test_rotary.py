@@ -33,6 +33,22 @@ def test_rotation_equals_the_complex_definition(position, pairs):
     assert torch.equal(got[:, :, 0], x[:, :, 0])
 
 
+def test_rotation_by_number_equals_the_complex_definition():
+    """Base 10,000, the fastest pair by one radian for each token."""
+    torch.manual_seed(0)
+    x, numbers = torch.randn(1, 2, 5, 16), torch.tensor([0.0, 1, 2, 300, 6912])
+    places = torch.zeros(1, 5, 4)
+    places[..., 0] = numbers
+    config = ModelConfig(width=32, heads=2, kv_heads=1, position="index")
+    got = rotate(x, rotation(places, config))
+    angles = numbers.double()[:, None] * 10_000.0 ** -(torch.arange(8.0).double() / 8)
+    z = torch.complex(x[..., :8].double(), x[..., 8:].double()) * torch.exp(1j * angles)
+    expected = torch.cat([z.real, z.imag], -1)
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(got[:, :, :3].double(), expected[:, :, :3], rtol=0, atol=1e-6)
+    assert start_offsets(config) is None
+
+
 def test_without_positions_nothing_turns():
     config = ModelConfig(position="none")
     assert rotation(PLACES, config) is None

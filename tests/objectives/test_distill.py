@@ -177,7 +177,7 @@ def test_augmentations_have_the_requested_sizes():
     assert not torch.equal(out, augment(ones, DRAWS, quiet, view=1)[..., 0])
     tokens, frames = (out == 0).all(1).sum(1), (out == 0).all(2).sum(1)
     assert (int(tokens.min()), int(tokens.max())) == (1, 2)
-    assert int(frames.min()) == 0
+    assert int(frames.min()) == 1
     assert int(frames.max()) in (10, 11)
     edges = torch.diff((out == 0).all(2).int(), dim=1).abs().sum(1)
     assert edges.max() <= 2, "one block of time"
@@ -214,6 +214,50 @@ def test_half_of_the_views_hide_cells_or_consecutive_patches():
     assert not (padded | ~valid[..., None]).all((1, 2)).any()
     one = slice_mask(DRAWS, None, OBJECTIVE, n_patches=1, n_cells=1, view=0)
     assert not one.any()
+
+
+def test_numbers_of_hidden_networks_and_patches_as_published():
+    config = replace(OBJECTIVE, slice_sizes="published", slice_probability=1.0)
+    hidden = slice_mask(DRAWS, None, config, n_patches=5, n_cells=9, view=0)
+    in_time = hidden.all(2).any(1)
+    assert set(hidden[~in_time].all(1).sum(1).tolist()) == {5, 6}
+    lengths = hidden[in_time].all(2).sum(1)
+    assert set(lengths.tolist()) == {3, 4}
+    # ceil(share x 5) - 1 is 4 for shares above 0.8, a quarter of those from 0.65 to 0.85.
+    assert float((lengths == 4).float().mean()) == pytest.approx(0.25, abs=0.09)
+    for n in (1, 2, 3):  # something stays visible
+        few = slice_mask(DRAWS, None, config, n_patches=n, n_cells=n, view=0)
+        assert not few.all((1, 2)).any()
+        assert few.any() == (n > 1)
+
+
+def test_all_views_of_a_batch_hide_something_or_none_does():
+    config = replace(OBJECTIVE, slice_draw="batch")
+    some = 0
+    for first in range(0, 400, 4):
+        batch = DRAWS[first : first + 4]
+        views = [slice_mask(batch, None, config, n_patches=5, n_cells=9, view=v) for v in (0, 1)]
+        found = {bool(mask.any()) for view in views for mask in view}
+        assert len(found) == 1
+        some += found == {True}
+    assert 35 < some < 65
+
+
+def test_the_start_of_head_and_mask_vector_follows_the_options():
+    model = _objective(head_std=0.001, mask_std=1.0)
+    student = model.student
+    assert student.head[0].weight.abs().max() < 0.01
+    assert not student.head[2].bias.any()
+    assert 0.5 < student.mask_vector.std() < 1.5
+    assert not _objective().student.mask_vector.any()
+
+
+def test_the_teacher_has_no_dropout():
+    torch.manual_seed(0)
+    encoder = TokenTransformer(replace(MODEL, mlp_dropout=0.5), TokenLayout(6, 4, 1))
+    model = SelfDistillation(encoder, OBJECTIVE, window=24).train()
+    assert model.student.training
+    assert not any(part.training for part in model.teacher.modules())
 
 
 def _batch(lengths=(24, 24, 24, 24), kind="network"):

@@ -10,6 +10,7 @@ import torch
 
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.data.reading import Batch
+from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.mae import MaskedAutoencoder
@@ -86,7 +87,7 @@ def test_the_encoder_sees_visible_tokens_only(masking, decoder, kind):
 @pytest.mark.parametrize("form", ["residual", "both", "absolute"])
 @pytest.mark.parametrize("kind", ["plain", "flatmap"])
 def test_losses_equal_their_float64_definitions(masking, form, kind):
-    """Over hidden patches, features that exist and real frames; every second patch in time."""
+    """Over every second frame of hidden patches, features that exist and real frames."""
     model = _objective(kind, form, masking=masking, stride=2, chunk=5).eval()
     batch = _batch((8, 5))
     heads = []
@@ -102,20 +103,16 @@ def test_losses_equal_their_float64_definitions(masking, form, kind):
         keep = slice(None) if shown.keep is None else shown.keep[b]
         seen = {(int(u), int(c)) for u, c in zip(shown.patches[b][keep], shown.cells[b][keep],
                                                  strict=True)}  # fmt: skip
-        for u in (0, 2):
+        for u in range(4):
             for c in range(6):
                 if (u, c) in seen or 2 * u >= n:
                     continue
-                for frame in range(2):
-                    if 2 * u + frame >= n:
-                        continue
-                    part = slice(4 * frame, 4 * frame + 4)
-                    target = inputs.patches[b, u, c, part].double()[known[c]]
-                    errors.append(predicted[row, part][known[c]] - target)
-                    mean = batch.mean[b, c].double()[known[c]]
-                    trivial.append(target - (mean if (form, kind) == ("absolute", "plain") else 0))
-                    before = inputs.patches[b, u - 1, c, 4:].double()[known[c]]
-                    last.append(target - before if u else trivial[-1])
+                target = inputs.patches[b, u, c, :4].double()[known[c]]
+                errors.append(predicted[row][known[c]] - target)
+                mean = batch.mean[b, c].double()[known[c]]
+                trivial.append(target - (mean if (form, kind) == ("absolute", "plain") else 0))
+                before = inputs.patches[b, u - 1, c, 4:].double()[known[c]]
+                last.append(target - before if u else trivial[-1])
                 row += 1
     assert row == len(predicted)
     mse = float(torch.cat(errors).square().mean())
@@ -170,42 +167,116 @@ def test_masks_have_the_requested_size_and_reach_every_token():
     assert ((counts - 0.25).abs() < 0.12).all()
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3, 9])
-def test_a_predicted_patch_always_has_a_hidden_token(stride):
-    """Of every window; masks that hide enough of it anyway are as they were."""
+def test_a_token_stays_hidden_however_many_are_shown():
     draws = torch.arange(300)
-    for lengths, n_cells in (((2, 1), 3), ((4, 3), 2), ((7, 2), 2)):
+    for lengths, n_cells in (((2, 1), 3), ((4, 3), 2)):
         valid = torch.arange(lengths[0]) < torch.where(draws % 2 == 0, *lengths)[:, None]
         sizes = {"n_patches": lengths[0], "n_cells": n_cells}
-        for share in (0.01, 0.7, 0.99):
-            free = random_visible(draws, valid, share=share, **sizes)
-            shown = random_visible(draws, valid, share=share, stride=stride, **sizes)
-            counts = []
-            for each in (free, shown):
-                index, keep = hidden_tokens(each, valid, stride=stride, **sizes)
-                kept = torch.full((300,), index.shape[1]) if keep is None else keep.sum(1)
-                counts.append(kept)
-            enough = counts[0] > 0
-            assert (counts[1] >= 1).all()
-            assert torch.equal(counts[1][~enough], torch.ones_like(counts[1][~enough]))
-            assert torch.equal(free.patches[enough], shown.patches[enough])
-            assert torch.equal(free.cells[enough], shown.cells[enough])
-            flat = shown.patches * n_cells + shown.cells
-            keep = torch.ones_like(flat, dtype=torch.bool) if shown.keep is None else shown.keep
-            for row, real in zip(flat, keep, strict=True):
-                assert len(set(row[real].tolist())) == real.sum()
-            if stride == 9 and share == 0.99:
-                assert not enough.all(), "otherwise nothing is tested"
+        shown = random_visible(draws, valid, share=0.99, **sizes)
+        index, keep = hidden_tokens(shown, valid, **sizes)
+        assert keep is None
+        assert index.shape == (300, 1)
 
 
-def test_queries_are_the_hidden_tokens_of_every_stride_th_patch():
+def test_queries_are_the_hidden_tokens():
     draws, valid = torch.tensor([3, 4]), torch.tensor([[True] * 4, [True, True, False, False]])
     shown = random_visible(draws, valid, n_patches=4, n_cells=3, share=0.4)
-    index, keep = hidden_tokens(shown, valid, n_patches=4, n_cells=3, stride=2)
+    index, keep = hidden_tokens(shown, valid, n_patches=4, n_cells=3)
     for b in range(2):
         seen = (shown.patches * 3 + shown.cells)[b][shown.keep[b]].tolist()
-        wanted = [u * 3 + c for u in (0, 2) for c in range(3) if valid[b, u]]
+        wanted = [u * 3 + c for u in range(4) for c in range(3) if valid[b, u]]
         assert index[b][keep[b]].tolist() == [i for i in wanted if i not in seen]
+
+
+def test_cells_without_cortex_may_count_as_hidden():
+    """Of a grid of 9 cells, 6 with cortex: a third of 9 are visible, or a third of 6."""
+    layout = replace(_layout("flatmap"), rectangle=9)
+    for of, n_shown in (("grid", 3), ("cells", 2)):
+        options = {"mask_ratio": 0.66, "mask_ratio_of": of}
+        for masking, per_window in (
+            ("tube", 4 * n_shown),
+            ("random", {"grid": 12, "cells": 8}[of]),
+        ):
+            config = replace(OBJECTIVE, masking=masking, **options)
+            model = MaskedAutoencoder(TokenTransformer(MODEL, layout), config, window=8)
+            assert model._visible(torch.arange(2), None, 4, 6).cells.shape == (2, per_window)
+    with pytest.raises(ConfigError, match=r"objective\.mask_ratio_of: expected cells"):
+        _objective("plain", mask_ratio_of="grid")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stride": 3}, r"objective\.stride: expected a divisor of the 2 frames of a patch, got 3"),
+        ({"decoder_position": "hidden"}, r"objective\.decoder_position: .*unless model\.position"),
+    ],
+)
+def test_options_that_do_not_fit_the_tokens_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        _objective("flatmap", **options)
+
+
+def _learned(**options):
+    torch.manual_seed(0)
+    layout = replace(_layout("flatmap"), window=8)
+    encoder = TokenTransformer(replace(MODEL, position="learned", input="absolute"), layout)
+    model = MaskedAutoencoder(encoder, replace(OBJECTIVE, **options), window=8)
+    torch.nn.init.normal_(model.decoder.head.weight)
+    return model
+
+
+@pytest.mark.parametrize("decoder_cls", ["encoder", "own"])
+def test_the_decoder_sees_the_cls_of_the_encoder_or_its_own(decoder_cls):
+    """With its own, no prediction depends on the encoder's CLS after the last layer."""
+    model = _learned(decoder_cls=decoder_cls)
+    states = []
+    model.encoder.final_norm.register_forward_hook(
+        lambda *call: (call[2].retain_grad(), states.append(call[2]))[1]
+    )
+    model(_batch()).loss.total.backward()
+    gradient = states[0].grad
+    assert (gradient[:, 1:] != 0).any()
+    assert bool((gradient[:, 0] == 0).all()) == (decoder_cls == "own")
+    assert (model.decoder.cls is not None) == (decoder_cls == "own")
+
+
+@pytest.mark.parametrize("decoder_position", ["all", "hidden"])
+def test_visible_tokens_have_a_position_in_the_decoder_by_option(decoder_position):
+    """The position of a visible cell changes predictions, or does not."""
+    model = _learned(decoder_position=decoder_position, masking="tube").eval()
+    batch = _batch()
+    seen = model._visible(batch.draws, None, 4, 6).cells
+    both = set(seen[0].tolist()) & set(seen[1].tolist())
+    assert both, "otherwise nothing is tested"
+    losses = [model(batch).loss.total]
+    with torch.no_grad():
+        model.decoder.spatial[sorted(both)] += 1
+    losses.append(model(batch).loss.total)
+    assert torch.equal(*losses) == (decoder_position == "hidden")
+
+
+def test_windows_longer_than_the_learned_positions_are_refused():
+    with pytest.raises(TrainingError, match="of 5 patches: expected at most 4"):
+        _learned()(_batch((10, 10)))
+    assert _learned()(_batch((6, 4))).loss.n_values > 0
+
+
+def test_published_start_values():
+    torch.manual_seed(0)
+    model = ModelConfig(width=64, layers=1, heads=2, mlp_width=64, position="learned", bias=True,
+                        norm="layernorm", norm_eps=1e-6, init="xavier")  # fmt: skip
+    encoder = TokenTransformer(model, replace(_layout("flatmap"), window=400))
+    objective = MaskedAutoencoder(encoder, OBJECTIVE, window=400)
+    for table in (encoder.temporal, objective.decoder.temporal):
+        assert table.std().item() == pytest.approx(0.02, rel=0.05)
+    assert encoder.spatial.abs().max() < 0.1
+    weight = encoder.blocks[0].mlp.outer.weight
+    limit = (6 / 128) ** 0.5
+    assert weight.abs().max() <= limit
+    assert weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.05)
+    assert objective.decoder.head.weight.abs().max() == 0
+    norms = [part for part in objective.modules() if isinstance(part, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-6}
 
 
 @pytest.mark.parametrize("decoder", ["self", "cross"])

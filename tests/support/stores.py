@@ -52,11 +52,13 @@ def write_store(
     subjects: list[str] | None = None,
     seed: int = 0,
     values: Callable[[int, int], np.ndarray] | None = None,
+    static: dict[str, np.ndarray] | None = None,
+    provenance: dict[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Write a store of runs of some lengths through the real write path.
 
-    Tokens are random, or what ``values`` gives for the number and the length of a run. Returns
-    each run's float32 values before they were stored.
+    Tokens are random, or what ``values`` gives for the number and the length of a run. ``static``
+    are arrays beside coordinates. Returns each run's float32 values before they were stored.
     """
     spec = GroupSpec(
         name="vae",
@@ -65,8 +67,8 @@ def write_store(
         precision=precision,
         chunk_frames=8,
         shard_frames=32,
-        static={"coordinates": np.zeros((n_tokens, 3), np.float32)},
-        provenance={"tokenizer": "vae"},
+        static={"coordinates": np.zeros((n_tokens, 3), np.float32), **(static or {})},
+        provenance=provenance or {"tokenizer": "vae"},
     )
     plan = allocate(location, spec, table_of_runs(lengths, subjects=subjects))
     generator = np.random.default_rng(seed)

@@ -62,7 +62,7 @@ def test_the_printed_configuration_is_a_recipe_of_the_same_training(store, tmp_p
     printed = _train("--print-config", "--recipe", "cortexmae", "--set", "objective.name=mtm",
                      "--seed", 3, small=False)  # fmt: skip
     assert printed.exit_code == 0, printed.output
-    assert "Objective mtm has no options stride, decoder" in caplog.text
+    assert "Objective mtm has no options mask_ratio_of, stride, decoder" in caplog.text
     file = tmp_path / "mine.yaml"
     file.write_text(printed.stdout)
     tree = read_recipe(str(file))

@@ -13,6 +13,7 @@ import yaml
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.objectives.registry import objective_class
+from fmritok.trainer.published.cortexmae import recipe_options
 from fmritok.trainer.recipe import (
     build_config,
     override,
@@ -62,6 +63,27 @@ def test_cortexmae_has_the_published_numbers():
     decoder = (objective.decoder_width, objective.decoder_layers, objective.decoder_heads)
     assert decoder == (512, 4, 16)
     assert (config.optim.lr, config.optim.beta2, config.train.steps) == (1.25e-4, 0.95, 625_000)
+
+
+def test_cortexmae_published_is_the_model_of_its_default_configuration():
+    kwargs = {
+        "decoding": "attn", "pos_embed": "sep", "t_pred_stride": 2, "no_decode_pos": True,
+        "class_token": True, "reg_tokens": 0, "no_embed_class": True, "decoder_depth": 4,
+    }  # fmt: skip
+    theirs = {
+        "model": "mae_vit_base", "input_space": "flat", "normalize": "frame", "clip_vmax": 3.0,
+        "num_frames": 16, "t_patch_size": 4, "masking": "tube", "mask_ratio": 0.9,
+        "model_kwargs": kwargs,
+    }  # fmt: skip
+    recipe = read_recipe("cortexmae-published")
+    for section, options in recipe_options(theirs).items():
+        assert {name: recipe[section][name] for name in options} == options, section
+    config = build_config(recipe)
+    assert (config.optim.lr, config.optim.decay, config.train.steps) == (
+        1.25e-4,
+        "no_norms",
+        625000,
+    )
 
 
 def test_semantoks_has_the_published_numbers():
@@ -148,7 +170,7 @@ def test_wrong_options_are_refused_with_a_message(assignment, message):
 def test_unreadable_recipes_are_refused(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"expected cortexmae, semantoks, tablet, tiny, traits or the path .* got 'small'",
+        match=r"expected cortexmae, cortexmae-published, semantoks, .* or the path .* got 'small'",
     ):
         read_recipe("small")
     file = tmp_path / "mine.yaml"
@@ -169,8 +191,9 @@ def test_a_changed_objective_drops_options_that_it_lacks(caplog):
     expected = replace(Config().objective, mask_ratio=0.9, chunk=8)
     assert config.objective == expected
     assert caplog.messages == [
-        "Objective mtm has no options stride, decoder, decoder_width, decoder_layers, "
-        "decoder_heads: those of the recipe are left out"
+        "Objective mtm has no options mask_ratio_of, stride, decoder, decoder_cls, "
+        "decoder_position, decoder_width, decoder_layers, decoder_heads: "
+        "those of the recipe are left out"
     ]
     assert cortexmae["objective"]["stride"] == 2
     with pytest.raises(ConfigError, match=r"objective\.stride: .*of objective mae"):
@@ -187,6 +210,12 @@ def test_old_option_names_are_read_and_the_new_ones_reported(caplog):
     ]
     assert build_config(override(tree, ["train.dtype=bf16"])).train.dtype == "bf16"
     assert build_config(override({}, ["train.precision=bf16"])).train.dtype == "bf16"
+
+
+def test_a_model_of_a_release_without_the_option_keeps_its_causal_convolution():
+    assert build_config({"model": {}}).model.convolution == "centred"
+    assert saved_config({"model": {"width": 64}}).model.convolution == "causal"
+    assert saved_config(asdict(Config())).model.convolution == "centred"
 
 
 def test_a_saved_configuration_with_the_options_of_all_objectives_is_read():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmritok.errors import WeightsError, expected, wrong_usage
-from fmritok.progress import report
+from fmritok.hub.snapshots import HubError, fetched_snapshot
 from fmritok.regular import check_regular, open_regular
 
 if TYPE_CHECKING:
@@ -184,38 +183,14 @@ def build_on_meta(weights: Weights, *, decoder: bool) -> torch.nn.Module:
 
 
 def _from_hub(hub_id: str, revision: str | None, *, offline: bool) -> Weights:
-    from huggingface_hub import snapshot_download
-
     try:
-        path = snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(_FILES), local_files_only=offline,
-            tqdm_class=_reported_bars(),
-        )  # fmt: skip
-    except Exception as error:  # the hub's client raises many exceptions, also for a missing cache
-        reason = "no copy on this machine" if offline else f"{type(error).__name__}: {error}"
+        path = fetched_snapshot(hub_id, revision, files=_FILES, offline=offline)
+    except HubError as error:
         wanted = hub_id + (f" at {revision}" if revision else "")
         raise WeightsError(
             expected("Weights", wanted, "a fetched copy" if offline else "an answer of the hub",
-                     reason,
+                     error,
                      f"Run `fmritok fetch weights {hub_id}` where there is a network, "
                      "or give a local folder.")
         ) from error  # fmt: skip
-    return Weights(hub_id, Path(path).name, Path(path))
-
-
-def _reported_bars() -> type[Any]:
-    """Return bars for the hub's client that draw nothing, and tell the step at work their bytes."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Reported(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, name: str | None = None, **options: Any) -> None:
-            # Another bar of bytes, with another name, counts what the network transferred.
-            self._counts = name == "huggingface_hub.snapshot_download"
-            options |= {"file": io.StringIO(), "disable": False}
-            super().__init__(*args, **options)
-
-        def display(self, *_: Any, **__: Any) -> None:
-            if self._counts and self.unit == "B":
-                report(self.n / 1e6, (self.total or 0) / 1e6, "MB")
-
-    return Reported
+    return Weights(hub_id, path.name, path)

@@ -17,8 +17,9 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command("embed")
-@click.option("--from", "training", required=True, type=click.Path(path_type=Path, exists=True),
-              help="Training: its folder, or one of its checkpoints.")  # fmt: skip
+@click.option("--from", "training", required=True, type=_PATH,
+              help="Training: its folder, or one of its checkpoints; or an exported encoder: its "
+              "folder, or the name of a fetched hub model.")  # fmt: skip
 @click.option("--store", required=True, help="Token store: a folder or a URL.")
 @click.option("--out", type=_PATH, required=True, help="Parquet file to write.")
 @click.option("--per", type=click.Choice(["run", "window", "frame"]), default="run",

@@ -20,6 +20,7 @@ __all__ = ["finetune"]
 @task_options(out="finetune")
 @click.option("--from", "source", required=True, metavar="TRAINING|none",
               help="Training whose encoder is fine-tuned: its folder, or one of its checkpoints; "
+              "or an exported encoder: its folder, or the name of a fetched hub model; "
               "none: from scratch.")  # fmt: skip
 @click.option("--as", "shape", metavar="TRAINING|RECIPE",
               help="With --from none: the training, or the recipe of `fmritok train`, whose shape "

@@ -31,9 +31,9 @@ _PATH = click.Path(path_type=Path)
               help="Label to predict without a task: a phenotype (sex, age, ...), task, session or "
               "site, or trial_type (the condition of task events); repeatable.")  # fmt: skip
 @click.option("--from", "--training", "trainings", multiple=True, required=True,
-              type=click.Path(path_type=Path, exists=True),
-              help="Training to probe: its folder, or one of its checkpoints; "
-              "repeatable.")  # fmt: skip
+              type=click.Path(path_type=Path),
+              help="Training to probe: its folder, or one of its checkpoints; or an exported "
+              "encoder: its folder, or the name of a fetched hub model; repeatable.")  # fmt: skip
 @click.option("--head", "heads", multiple=True, default=("linear",), show_default=True,
               type=click.Choice(["linear", "logistic", "attentive", "knn"]),
               help="linear: ridge regression, or logistic regression of balanced classes. logistic "
@@ -141,14 +141,14 @@ def _tasks(
     from fmritok.errors import expected
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.trainer.errors import ConfigError
-    from fmritok.trainer.record.finding import find_checkpoint
+    from fmritok.trainer.record.finding import find_trained
     from fmritok.trainer.tasks.adhoc import task_of_column
     from fmritok.trainer.tasks.task import read_task
 
     found = [read_task(name) for name in dict.fromkeys(names)]
     if targets:
         store = TokenStore(options.store)
-        group = options.group or find_checkpoint(trainings[0]).state["group"]["name"]
+        group = options.group or find_trained(trainings[0]).group_name
         runs = store.group(group).runs
         found += [
             task_of_column(target, runs, store.phenotypes, store.events, where=options.where,

@@ -90,7 +90,8 @@ class TrainOptions:
 @click.option(
     "--init-from",
     type=_PATH,
-    help="Start a new training from the weights of another: its folder, or one of its checkpoints.",
+    help="Start a new training from the weights of another: its folder, or one of its checkpoints; "
+    "or from an exported encoder: its folder, or the name of a fetched hub model.",
 )
 @click.option(
     "--loader-workers",

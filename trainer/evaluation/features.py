@@ -22,8 +22,9 @@ from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.pretrained.model_folder import ModelFolder
 from fmritok.trainer.record.checkpoint import TOKENS, Checkpoint
-from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.record.saved_group import SavedGroup
 
 __all__ = [
@@ -68,7 +69,7 @@ def load_encoder(
     Parameters
     ----------
     training : Path
-        Folder of a training, or one of its checkpoints.
+        Folder of a training, one of its checkpoints, or a model folder.
     group : TokenGroup, optional
         Tokens to encode. Refused if their meaning differs from those of the training.
     untrained_seed : int, optional
@@ -79,23 +80,22 @@ def load_encoder(
     CheckpointError
         If there is no checkpoint, or it was trained on other tokens.
     """
-    checkpoint = find_checkpoint(training)
-    trained = _saved_group(checkpoint, group)
+    found = find_trained(training)
+    trained = _saved_group(found, group)
     if group is not None:
-        trained.refuse_others(group.contract, checkpoint.folder)
-    config = checkpoint.config
+        trained.refuse_others(group.contract, found.folder)
+    config = found.config
     layout = TokenLayout.of(trained, patch=config.model.patch, window=config.data.window)
     seed = config.train.seed if untrained_seed is None else untrained_seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_objective(config, layout)
-    source: dict[str, Any] = {"checkpoint": str(checkpoint.folder), "step": checkpoint.step}
+        encoder, window = _encoder_of(found, config, layout, loaded=untrained_seed is None)
+    source: dict[str, Any] = {"checkpoint": str(found.folder), "step": found.step}
     if untrained_seed is None:
-        checkpoint.load_weights(model)
-        source["sha256"] = checkpoint.sha256()
+        source["sha256"] = found.sha256()
     else:
-        source = {"untrained": f"as {checkpoint.folder}", "seed": seed}
-    return FrozenEncoder(model.features.eval(), config, model.window, source, trained)
+        source = {"untrained": f"as {found.folder}", "seed": seed}
+    return FrozenEncoder(encoder.eval(), config, window, source, trained)
 
 
 def spread_windows(n_frames: int, *, window: int, crops: int) -> list[tuple[int, int]]:
@@ -211,8 +211,25 @@ def _refuse_unfinite(
         )  # fmt: skip
 
 
-def _saved_group(checkpoint: Checkpoint, group: TokenGroup | None) -> SavedGroup:
+def _encoder_of(
+    found: Checkpoint | ModelFolder, config: Config, layout: TokenLayout, *, loaded: bool
+) -> tuple[TokenTransformer, int]:
+    """Build an encoder with its own or with new weights; return it and the frames it sees."""
+    if isinstance(found, ModelFolder):
+        encoder = TokenTransformer(config.model, layout)
+        if loaded:
+            found.load_weights(encoder)
+        return encoder, found.window
+    model = build_objective(config, layout)
+    if loaded:
+        found.load_weights(model)
+    return model.features, model.window
+
+
+def _saved_group(checkpoint: Checkpoint | ModelFolder, group: TokenGroup | None) -> SavedGroup:
     """Return the meaning of a training's tokens; older checkpoints need the store for it."""
+    if isinstance(checkpoint, ModelFolder):
+        return checkpoint.group
     if checkpoint.has(TOKENS):
         return SavedGroup.from_bytes(checkpoint.read_bytes(TOKENS), checkpoint.folder)
     if group is None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fmritok.errors import expected
+from fmritok.hub.snapshots import find_snapshot
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.progress import report
@@ -29,6 +30,7 @@ from fmritok.trainer.finetuning.targets import labels_of_units
 from fmritok.trainer.finetuning.unit_windows import UnitWindows
 from fmritok.trainer.finetuning.validation import with_validation
 from fmritok.trainer.tasks.division import SplitOptions, divide
+from fmritok.trainer.tasks.split_file import says_who
 from fmritok.trainer.tasks.splits import Fold
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.tasks.units import Units, units_of
@@ -143,7 +145,7 @@ def finetune(
     require(fits, "data.window", wanted, config.data.window)
     units = units_of(task, group.runs, opened.phenotypes, opened.events, where=options.where)
     split = options.split
-    if split.pretraining is None and options.source is not None:
+    if split.pretraining is None and options.source is not None and says_who(options.source):
         split = split._replace(pretraining=options.source)
     folds, details = divide(units, split, opened.runs)
     folds = with_validation(units, folds, fraction=config.data.validation_fraction)
@@ -280,11 +282,11 @@ def _kinds(config: FinetuneConfig, options: Options) -> list[_Kind]:
 
 def _group_of(training: Path | str | None, store: TokenStore) -> str | None:
     """Return the token group that a training was on, if the store has one of that name."""
-    if training is None or not Path(training).is_dir():
-        return None
-    from fmritok.trainer.record.finding import find_checkpoint
+    from fmritok.trainer.record.finding import find_trained
 
-    name = str(find_checkpoint(Path(training)).state["group"]["name"])
+    if training is None or not (Path(training).is_dir() or find_snapshot(str(training))):
+        return None
+    name = find_trained(Path(training)).group_name
     return name if name in store else None
 
 

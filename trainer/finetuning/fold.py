@@ -118,7 +118,7 @@ class FoldTraining:
             checkpoint.load_weights(self.model)
         self.learner = Learner(
             self.model, plain, n_steps=self.n_steps, device=device, ranks=Ranks(),  # type: ignore[arg-type]
-            groups=layered_groups(self.model, config.optim.layer_decay),
+            groups=layered_groups(self.model, config.optim.layer_decay, config.optim.decay),
         )  # fmt: skip
         self.course, self.best = _Course(), trained_state(self.model)
         if checkpoint is not None:

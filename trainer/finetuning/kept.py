@@ -63,6 +63,7 @@ def kept(
         "config": asdict(config),
         "model": asdict(model.encoder.config),
         "patch": model.encoder.grid.layout.patch,
+        "window": model.encoder.grid.layout.window,
         "target": units.task.target[0],
         "classes": list(units.classes) if units.task.kind != "regression" else [],
         "mean": targets.mean,
@@ -96,7 +97,8 @@ def read_classifier(file: Path, group: TokenGroup) -> KeptClassifier:
         SavedGroup(**said["tokens"], notes={}, arrays={}).refuse_others(group.contract, file)
         config = checked_tree(FinetuneConfig, said["config"])
         window = config.data.window or 1
-        layout = TokenLayout.of(group, patch=said["patch"], window=max(window, said["patch"]))
+        longest = said.get("window") or max(window, said["patch"])
+        layout = TokenLayout.of(group, patch=said["patch"], window=longest)
         encoder = TokenTransformer(ModelConfig(**said["model"]), layout)
         model = Classifier(encoder, config, len(said["classes"]) or 1)
         model.load_state_dict(state)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.errors import expected
-from fmritok.trainer.config import require
+from fmritok.trainer.config import Decay, require
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.finetuning.config import WeightsConfig
 from fmritok.trainer.finetuning.model import Classifier
@@ -45,13 +45,15 @@ def choose_trained(model: Classifier, config: WeightsConfig) -> None:
                 part.register_forward_hook(_Dropout(config.dropout))
 
 
-def layered_groups(model: Classifier, layer_decay: float) -> list[dict[str, Any]]:
+def layered_groups(
+    model: Classifier, layer_decay: float, decay: Decay = "matrices"
+) -> list[dict[str, Any]]:
     """Group the trained parameters by their share of the learning rate, and by weight decay.
 
     The head and the final norm have the whole rate, each layer ``layer_decay`` of the next one's,
-    and the embeddings that of the first layer.
+    and the embeddings that of the first layer. ``decay`` is ``optim.decay``.
     """
-    layers, decayed = len(model.encoder.blocks), decayed_weights(model)
+    layers, decayed = len(model.encoder.blocks), decayed_weights(model, decay)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

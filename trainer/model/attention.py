@@ -29,10 +29,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.kv_heads
         self.head_dim = config.width // config.heads
-        self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=config.bias)
-        self.key_value = nn.Linear(
-            config.width, 2 * self.kv_heads * self.head_dim, bias=config.bias
-        )
+        bias = config.bias and config.qkv_bias
+        self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=bias)
+        self.key_value = nn.Linear(config.width, 2 * self.kv_heads * self.head_dim, bias=bias)
         self.output = nn.Linear(self.heads * self.head_dim, config.width, bias=config.bias)
         self.query_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.key_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
@@ -48,9 +47,10 @@ class Attention(nn.Module):
         kv_BMGJ = self.key_value(seen.x).unflatten(-1, (2 * self.kv_heads, self.head_dim))
         k_BGMJ, v_BGMJ = kv_BMGJ.transpose(1, 2).chunk(2, dim=1)
         q_BHLJ, k_BGMJ = self.query_norm(q_BHLJ), self.key_norm(k_BGMJ)
-        if self.offsets is not None and by is not None and seen.by is not None:
-            q_BHLJ = rotate(q_BHLJ + self.offsets[0], by)
-            k_BGMJ = rotate(k_BGMJ + self.offsets[1], seen.by)
+        if self.offsets is not None:
+            q_BHLJ, k_BGMJ = q_BHLJ + self.offsets[0], k_BGMJ + self.offsets[1]
+        if by is not None and seen.by is not None:
+            q_BHLJ, k_BGMJ = rotate(q_BHLJ, by), rotate(k_BGMJ, seen.by)
         dtype = v_BGMJ.dtype
         x_BHLJ = plan.attend(q_BHLJ.to(dtype), k_BGMJ.to(dtype), v_BGMJ)
         attended_BLW: Tensor = self.output(x_BHLJ.transpose(1, 2).flatten(2))
@@ -69,5 +69,5 @@ class RMSNorm(nn.RMSNorm):
 def make_norm(config: ModelConfig, size: int) -> nn.Module:
     """Return the configured normalisation over the last axis."""
     if config.norm == "rmsnorm":
-        return RMSNorm(size, eps=1e-6)
-    return nn.LayerNorm(size, bias=config.bias)
+        return RMSNorm(size, eps=config.norm_eps or 1e-6)
+    return nn.LayerNorm(size, eps=config.norm_eps or 1e-5, bias=config.bias)

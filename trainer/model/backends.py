@@ -7,8 +7,8 @@ A :class:`Plan` says which tokens attend to which. It is made once a batch and u
 packed are ``sdpa``'s. ``flex`` is compiled for the mask. ``math`` materialises the scores in
 float32: the reference.
 
-There is no dropout, no 3-D input and no repeated key here: with any of them torch falls back to a
-kernel of quadratic memory, without a warning.
+There is no 3-D input and no repeated key here, and dropout only if it is asked for: with any of
+them torch falls back to a kernel of quadratic memory, without a warning.
 """
 
 from __future__ import annotations
@@ -42,12 +42,17 @@ class Plan:
         """Return the plan if only that many tokens of a window ask; all are attended to."""
         return self
 
+    def with_dropout(self, share: float) -> Plan:
+        """Return the plan with that share of the attention's weights set to 0."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, eq=False)
 class Sdpa(Plan):
     """Whole or padded windows by torch's own attention."""
 
     keep_B11M: Tensor | None = None
+    dropout: float = 0.0
 
     @classmethod
     def of(cls, keep_BM: Tensor | None, device: torch.device) -> Sdpa:
@@ -57,8 +62,13 @@ class Sdpa(Plan):
     def attend(self, q_BHLJ: Tensor, k_BGMJ: Tensor, v_BGMJ: Tensor) -> Tensor:
         """Return [B H L J]."""
         return F.scaled_dot_product_attention(
-            q_BHLJ, k_BGMJ, v_BGMJ, self.keep_B11M, enable_gqa=q_BHLJ.shape[1] != k_BGMJ.shape[1]
-        )
+            q_BHLJ, k_BGMJ, v_BGMJ, self.keep_B11M, self.dropout,
+            enable_gqa=q_BHLJ.shape[1] != k_BGMJ.shape[1],
+        )  # fmt: skip
+
+    def with_dropout(self, share: float) -> Sdpa:
+        """Return the plan with dropout."""
+        return replace(self, dropout=share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +84,7 @@ class SdpaByLength(Plan):
 
     lengths: list[int]
     members: list[list[int]]
+    dropout: float = 0.0
 
     @classmethod
     def of(cls, packing: Packing) -> SdpaByLength:
@@ -92,10 +103,16 @@ class SdpaByLength(Plan):
         out: list[Tensor] = [q_BHLJ] * len(self.lengths)
         for members in self.members:
             one, keys, values = (torch.cat([part[i] for i in members]) for part in parts)
-            attended = F.scaled_dot_product_attention(one, keys, values, enable_gqa=grouped)
+            attended = F.scaled_dot_product_attention(
+                one, keys, values, dropout_p=self.dropout, enable_gqa=grouped
+            )
             for i, row in zip(members, attended.chunk(len(members)), strict=True):
                 out[i] = row
         return torch.cat(out, dim=2)
+
+    def with_dropout(self, share: float) -> SdpaByLength:
+        """Return the plan with dropout."""
+        return replace(self, dropout=share)
 
 
 @dataclass(frozen=True, eq=False)

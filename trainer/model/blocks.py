@@ -22,7 +22,7 @@ from fmritok.trainer.model.choice import Setting, plan_attention
 from fmritok.trainer.model.packing import Packing
 from fmritok.trainer.model.rotary import Rotation
 
-__all__ = ["Block", "Mlp", "initialise_linears", "run_blocks"]
+__all__ = ["Block", "Mlp", "initialise_linears", "initialise_table", "run_blocks"]
 
 #: Results that selective checkpointing keeps: for long windows, attention costs the most. By name,
 #: because releases of torch differ in them. ``flex`` is kept in compiled layers only.
@@ -37,13 +37,15 @@ _KEPT = (
     "flex_attention",
 )
 
+_TABLE_STD = 0.02
+
 
 class Mlp(nn.Module):
     """Two matrices and a nonlinearity, or three with a gate (SwiGLU)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.kind = config.mlp
+        self.kind, self.dropout = config.mlp, config.mlp_dropout
         gates = 2 if config.mlp == "swiglu" else 1
         self.inner = nn.Linear(config.width, gates * config.mlp_width, bias=config.bias)
         self.outer = nn.Linear(config.mlp_width, config.width, bias=config.bias)
@@ -56,8 +58,8 @@ class Mlp(nn.Module):
             inner = F.silu(gate) * inner
         else:
             inner = F.gelu(inner) if self.kind == "gelu" else F.relu(inner)
-        outer: Tensor = self.outer(inner)
-        return outer
+        outer: Tensor = self.outer(F.dropout(inner, self.dropout, self.training))
+        return F.dropout(outer, self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -168,8 +170,11 @@ def run_blocks(
         x_BLW = packing.pack(x_BLW)
         if by is not None:
             by = Rotation(*(packing.pack(part[:, 0])[:, None] for part in by))
-    plan = plan_attention(config.attention, _setting(x_BLW, config, packing), keep_BL, packing)
+    wanted = "sdpa" if config.attention_dropout else config.attention
+    plan = plan_attention(wanted, _setting(x_BLW, config, packing), keep_BL, packing)
     *first, last = blocks
+    if config.attention_dropout and last.training:
+        plan = plan.with_dropout(config.attention_dropout)
     for block in first:
         x_BLW = block(x_BLW, by, plan, context)
     if packing is not None:
@@ -181,15 +186,28 @@ def run_blocks(
     return out
 
 
-def initialise_linears(module: nn.Module, layers: int) -> None:
-    """Draw the weights of all linear layers; smaller for outputs added to the residual stream."""
+def initialise_linears(module: nn.Module, config: ModelConfig) -> None:
+    """Draw the weights of all linear layers, see :class:`~fmritok.trainer.config.ModelConfig`."""
+    if config.init == "torch":
+        return
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             adds = name.endswith(("attention.output", "mlp.outer"))
-            depth = (2 * layers) ** -0.5 if adds else 1.0
-            nn.init.normal_(part.weight, std=depth * part.in_features**-0.5)
+            depth = (2 * config.layers) ** -0.5 if adds else 1.0
+            if config.init == "xavier":
+                nn.init.xavier_uniform_(part.weight)
+            else:
+                nn.init.normal_(part.weight, std=depth * part.in_features**-0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def initialise_table(table: Tensor, config: ModelConfig, std: float) -> None:
+    """Draw a learned embedding, in place; ``std`` is for ``init: scaled``."""
+    if config.init == "xavier":
+        nn.init.trunc_normal_(table, std=_TABLE_STD)
+    else:
+        nn.init.normal_(table, std=_TABLE_STD if config.init == "torch" else std)
 
 
 def _take(x_BLX: Tensor, index_BN: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def linear_embedding(n_features: int, width: int, *, norm: bool) -> nn.Sequentia
 
 
 class LongConvolution(nn.Module):
-    """Causal depthwise convolution with long kernels of few parameters.
+    """Depthwise convolution with long kernels of few parameters.
 
     After Li et al. (arXiv 2210.09298), as used by Brain-Semantoks. A kernel is made of sub-kernels
     of 4 taps. The first two cover 4 lags each; every further one is stretched over twice the lags
@@ -37,22 +37,27 @@ class LongConvolution(nn.Module):
         Kernels per channel.
     length : int
         Frames of the input, the largest length of a kernel.
+    causal : bool
+        As in release 0.1: tap m weighs the input m frames back, and the channels of a head share
+        the multiple that is added. By default, as published, the tap in the middle of the kernel
+        weighs the present, and each channel has its own multiple.
     """
 
     start_norm: Tensor
 
-    def __init__(self, channels: int, *, heads: int, length: int) -> None:
+    def __init__(self, channels: int, *, heads: int, length: int, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         taps = min(_TAPS, length)
         scales = 1 + max(0, int(math.log2(length / taps)))
         self.kernels = nn.Parameter(torch.randn(scales, channels, heads, taps))
-        self.skip = nn.Parameter(torch.randn(heads))
+        self.skip = nn.Parameter(torch.randn(heads) if causal else torch.randn(channels, heads))
         self.register_buffer("start_norm", torch.ones(channels, heads, 1))
         with torch.no_grad():
             self.start_norm.copy_(self.kernel().norm(dim=-1, keepdim=True))
 
     def kernel(self) -> Tensor:
-        """Return the full kernels, lag 0 first [E H Y]."""
+        """Return the full kernels, the tap of the latest frame first [E H Y]."""
         scales = len(self.kernels)
         parts = [
             part.repeat_interleave(2 ** max(scale - 1, 0), dim=-1) * _DECAY ** (scales - 1 - scale)
@@ -70,9 +75,10 @@ class LongConvolution(nn.Module):
         channels, heads, taps = kernel_EHY.shape
         times = torch.arange(x_NEP.shape[-1], device=x_NEP.device)
         lag_PP = times - times[:, None]
-        reached_PP = (lag_PP >= 0) & (lag_PP < taps)
-        matrix_EHPP = kernel_EHY[..., lag_PP.clamp(0, taps - 1)] * reached_PP
-        matrix_EHPP = matrix_EHPP + self.skip[:, None, None] * (lag_PP == 0)
+        tap_PP = lag_PP if self.causal else lag_PP + taps // 2
+        reached_PP = (tap_PP >= 0) & (tap_PP < taps)
+        matrix_EHPP = kernel_EHY[..., tap_PP.clamp(0, taps - 1)] * reached_PP
+        matrix_EHPP = matrix_EHPP + self.skip[..., None, None] * (lag_PP == 0)
         matrix_EPX = matrix_EHPP.transpose(1, 2).flatten(2)
         y_NEX = torch.bmm(x_NEP.transpose(0, 1), matrix_EPX).transpose(0, 1)
         return torch.unflatten(y_NEX, 2, (heads, -1)).flatten(1, 2)
@@ -85,12 +91,12 @@ class SingleNetworkEmbedding(nn.Module):
     convolutions of each parcel. A nonlinearity, the mean over the patch and a LayerNorm follow.
     """
 
-    def __init__(self, parcels: int, *, patch: int, width: int) -> None:
+    def __init__(self, parcels: int, *, patch: int, width: int, causal: bool = False) -> None:
         super().__init__()
         self.parcels, half = parcels, width // 2
         heads = math.ceil(half / parcels)
         self.dense = nn.Conv1d(parcels, width - half, 3, padding=1)
-        self.long = LongConvolution(parcels, heads=heads, length=patch)
+        self.long = LongConvolution(parcels, heads=heads, length=patch, causal=causal)
         self.mix = nn.Linear(parcels * heads, half)
         self.norm = nn.LayerNorm(width)
 
@@ -104,13 +110,13 @@ class SingleNetworkEmbedding(nn.Module):
 
 
 class NetworkEmbedding(nn.Module):
-    """One embedding per network."""
+    """One embedding per network; ``causal``: see :class:`LongConvolution`."""
 
-    def __init__(self, layout: TokenLayout, width: int) -> None:
+    def __init__(self, layout: TokenLayout, width: int, *, causal: bool = False) -> None:
         super().__init__()
         self.patch = layout.patch
         self.networks = nn.ModuleList(
-            SingleNetworkEmbedding(parcels, patch=layout.patch, width=width)
+            SingleNetworkEmbedding(parcels, patch=layout.patch, width=width, causal=causal)
             for parcels in layout.sizes
         )
 

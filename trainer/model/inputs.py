@@ -21,7 +21,7 @@ __all__ = [
     "normalise_frames", "patch_inputs", "values",
 ]  # fmt: skip
 
-_CLIP = 3.0
+_STD_FLOOR = 1e-6
 
 
 class TokenInputs(NamedTuple):
@@ -77,7 +77,7 @@ def patch_inputs(batch: Batch, config: ModelConfig, grid: PatchGrid) -> PatchInp
 def normalise_frames(frames_BTSD: Tensor, config: ModelConfig, grid: PatchGrid) -> Tensor:
     """Standardise frames of flat maps over space if ``config.frame_norm``; return others as is."""
     if grid.layout.kind == "flatmap" and config.frame_norm:
-        return frame_norm(frames_BTSD, grid.known)
+        return frame_norm(frames_BTSD, grid.known, config.frame_clip)
     return frames_BTSD
 
 
@@ -105,18 +105,20 @@ def fold_inputs(
     )
 
 
-def frame_norm(frames_BTSD: Tensor, known_SD: Tensor) -> Tensor:
-    """Standardise each frame over its existing features, and clip at 3 standard deviations.
+def frame_norm(frames_BTSD: Tensor, known_SD: Tensor, clip: float | None = 3.0) -> Tensor:
+    """Standardise each frame over its existing features, and clip at ``clip`` deviations.
 
-    A constant frame, such as padding, becomes 0.
+    As in CortexMAE: n - 1 in the denominator, and 1e-6 added to the deviation. Frames of zeros,
+    such as padding, stay 0.
     """
     known = known_SD.to(frames_BTSD.dtype)
     count = known.sum()
     mean_BT11 = (frames_BTSD * known).sum((2, 3), keepdim=True) / count
     centred_BTSD = (frames_BTSD - mean_BT11) * known
-    std_BT11 = (centred_BTSD.square().sum((2, 3), keepdim=True) / count).sqrt()
-    inverse_BT11 = torch.where(std_BT11 > 0, 1 / std_BT11, 0.0)
-    return (centred_BTSD * inverse_BT11).clamp(-_CLIP, _CLIP)
+    square_BT11 = centred_BTSD.square().sum((2, 3), keepdim=True)
+    std_BT11 = (square_BT11 / (count - 1).clamp_min(1)).sqrt()
+    normed_BTSD = centred_BTSD / (std_BT11 + _STD_FLOOR)
+    return normed_BTSD if clip is None else normed_BTSD.clamp(-clip, clip)
 
 
 def values(batch: Batch) -> Tensor:

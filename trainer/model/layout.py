@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,10 @@ class TokenLayout:
         Network of each parcel: the model then has one cell per network.
     coordinates : np.ndarray of shape (n_tokens, 3), float, optional
         Centre of each stored token in millimetres (RAS).
+    window : int, optional
+        Most frames of a window; learned positions need it.
+    rectangle : int, optional
+        Cells of a flat map's whole grid, those without cortex too.
     """
 
     n_tokens: int
@@ -47,6 +52,8 @@ class TokenLayout:
     pixel_mask: npt.NDArray[np.bool_] | None = None
     network: npt.NDArray[np.integer[Any]] | None = None
     coordinates: npt.NDArray[np.floating[Any]] | None = None
+    window: int | None = None
+    rectangle: int | None = None
 
     @property
     def kind(self) -> Literal["plain", "flatmap", "network"]:
@@ -100,7 +107,10 @@ class TokenLayout:
                 expected("Option", "model.patch", f"at most data.window = {window}", frames,
                          "Change it with --set model.patch=VALUE.")
             )  # fmt: skip
-        return cls(group.n_tokens, group.dim, frames, pixel_mask, network, coordinates)
+        return cls(
+            group.n_tokens, group.dim, frames, pixel_mask, network, coordinates, window,
+            _rectangle(group.provenance),
+        )  # fmt: skip
 
 
 def default_patch(layout: TokenLayout, window: int) -> int:
@@ -196,6 +206,14 @@ def _cell_centres(layout: TokenLayout) -> npt.NDArray[np.float32]:
         return centres
     networks = np.unique(layout.network)
     return np.stack([centres[layout.network == network].mean(0) for network in networks])
+
+
+def _rectangle(provenance: Mapping[str, Any]) -> int | None:
+    layout = provenance.get("layout") or {}
+    if "image" not in layout or "patch" not in layout:
+        return None
+    rows, columns = layout["image"]
+    return int(rows) * int(columns) // int(layout["patch"]) ** 2
 
 
 def _array(group: TokenGroup | MixedGroup | SavedGroup, name: str) -> npt.NDArray[Any] | None:

@@ -1,4 +1,4 @@
-"""Rotary embedding of positions in seconds and millimetres."""
+"""Positions: rotation by seconds, millimetres or numbers; fixed sine-cosine of numbers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 from fmritok.trainer.config import ModelConfig
 
-__all__ = ["N_AXES", "Rotation", "rotate", "rotation", "start_offsets"]
+__all__ = ["N_AXES", "Rotation", "rotate", "rotation", "sine_cosine", "start_offsets"]
 
 N_AXES = 4
+_NOT_ROTATED = ("none", "learned", "sincos")
+#: Of the frequencies of numbers.
+_BASE = 10_000.0
 #: Millimetres: twice the distance of neighbouring cells to twice the length of a brain.
 _WAVELENGTHS = (40.0, 300.0)
 
@@ -32,16 +35,20 @@ def rotation(positions_BLA: Tensor, config: ModelConfig) -> Rotation | None:
     Parameters
     ----------
     positions_BLA : torch.Tensor of shape (B, L, 4), float32
-        Seconds, then millimetres to the right, anterior and superior; 0 without a position.
+        Seconds, then millimetres to the right, anterior and superior; 0 without a position. For
+        ``index``, the number of the token instead of seconds.
     config : ModelConfig
 
     Returns
     -------
     Rotation or None
-        None if positions are switched off.
+        None if there is no rotation.
     """
-    if config.position == "none":
+    if config.position in _NOT_ROTATED:
         return None
+    if config.position == "index":
+        angles_B1LX = _numbered(positions_BLA[..., 0], _head_pairs(config))[:, None]
+        return Rotation(angles_B1LX.cos(), angles_B1LX.sin())
     in_time, in_space = _pairs(config)
     parts = [_angles(positions_BLA[..., 0], in_time, (config.min_period, config.max_period))]
     if in_space:
@@ -59,15 +66,21 @@ def rotate(x_BHLJ: Tensor, by: Rotation) -> Tensor:
     return torch.cat(turned, dim=-1).to(x_BHLJ.dtype)
 
 
+def sine_cosine(count: int, width: int) -> Tensor:
+    """Return the fixed embeddings of the numbers from 0 on: sines, then cosines [count width]."""
+    angles = _numbered(torch.arange(count), width // 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
 def start_offsets(config: ModelConfig) -> Tensor | None:
     """Return the initial constants added to queries and keys before the rotation [2 J].
 
     A constant added to all queries and keys makes rotary attention favour nearby tokens from the
     first step. Without it, attention starts uniform over the window, residuals average to zero, and
     the model needs many steps to find its own frame and the neighbouring cells. Time and space
-    have equal weight; adding space does not weaken time.
+    have equal weight; adding space does not weaken time. Only positions in seconds have them.
     """
-    if config.position == "none":
+    if config.position in (*_NOT_ROTATED, "index"):
         return None
     pairs = _head_pairs(config)
     in_time, in_space = _pairs(config)
@@ -93,3 +106,9 @@ def _angles(x_BL: Tensor, pairs: int, periods: tuple[float, float]) -> Tensor:
     shortest, longest = periods
     steps = torch.linspace(0, 1, pairs, device=x_BL.device, dtype=torch.float32)
     return x_BL[..., None].float() * (2 * math.pi / (shortest * (longest / shortest) ** steps))
+
+
+def _numbered(numbers_BL: Tensor, pairs: int) -> Tensor:
+    """Return number / 10,000^(i / pairs) for each pair i [B L pairs]."""
+    steps = torch.arange(pairs, device=numbers_BL.device, dtype=torch.float32) / pairs
+    return numbers_BL[..., None].float() * _BASE**-steps

@@ -90,7 +90,10 @@ class Objective(Protocol):
         ...
 
     def after_step(self, progress: float) -> None:
-        """Update what follows the optimizer, such as a moving average of the weights."""
+        """Update what follows the optimizer, such as a moving average of the weights.
+
+        ``progress`` is that of the step's losses.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""The coding rate of embeddings, and measures of their collapse.
+"""Losses of embeddings: cosine and coding rate; measures of their collapse.
 
 After SimDINO (Wu et al., arXiv 2502.10385): the cosine of views is maximised, and the coding rate
 of all embeddings prevents their collapse.
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from fmritok.trainer.training.distributed import sum_over_ranks, total_over_ranks
 
-__all__ = ["Spread", "centred", "coding_rate", "collapsed_loss", "rate_loss", "spread"]
+__all__ = [
+    "Spread", "alignment", "centred", "coding_rate", "collapsed_loss", "rate_loss", "spread",
+    "token_loss",
+]  # fmt: skip
 
 
 def centred(x_IZ: Tensor, *, count: bool = True) -> Tensor:
@@ -110,3 +113,23 @@ def spread(x_IZ: Tensor) -> Spread:
     shares = values / values.sum().clamp_min(1e-12)
     rank = torch.exp(torch.special.entr(shares).sum())
     return Spread(std.float(), rank.float())
+
+
+def alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tensor:
+    """Return the mean cosine of views of one window, minus that of different windows.
+
+    Rows of all processes are used, but those that do not ``count``. Of a single window, it is 0.
+    """
+    student, teacher = student_VBZ.double() * count, teacher_VBZ.double().flip(0)
+    same = total_over_ranks((student * teacher).sum()) / len(student)
+    sums = [total_over_ranks((x * count).sum(1)) for x in (student, teacher)]
+    rows = total_over_ranks(torch.full((), float(count * student.shape[1]), device=student.device))
+    others = (sums[0] * sums[1]).sum() / len(student) - same
+    return (same / rows - others / (rows * (rows - 1)).clamp_min(1)).float() * (rows > 1)
+
+
+def token_loss(student_BUCZ: Tensor, teacher_BUCZ: Tensor, hidden_BUC: Tensor) -> Tensor:
+    """Return minus the mean cosine of each window's hidden tokens, averaged over windows."""
+    cosine_BUC = (student_BUCZ * teacher_BUCZ).sum(-1) * hidden_BUC
+    count_B = hidden_BUC.sum((1, 2)).clamp_min(1)
+    return -(cosine_BUC.sum((1, 2)) / count_B).mean()

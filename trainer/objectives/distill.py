@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -22,8 +23,14 @@ from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.base import Figure, Mean, ObjectiveOutput
-from fmritok.trainer.objectives.coding_rate import collapsed_loss, rate_loss, spread
-from fmritok.trainer.objectives.student import Student, Summary
+from fmritok.trainer.objectives.coding_rate import (
+    alignment,
+    collapsed_loss,
+    rate_loss,
+    spread,
+    token_loss,
+)
+from fmritok.trainer.objectives.student import Embedded, Student, Summary
 from fmritok.trainer.objectives.views import (
     ViewConfig,
     augment,
@@ -96,6 +103,11 @@ class SelfDistillation(nn.Module):
             Momentum of the teacher at the start; it rises to 1.
         head_width, projection : int
             Hidden and final width of the head.
+        head_std : float or None
+            Standard deviation of the head's weights at the start (truncated normal, biases 0).
+            None: those of torch's layers.
+        mask_std : float
+            Standard deviation of the mask vector at the start.
         epsilon : float
             Distortion of the coding rate.
         token_weight : float
@@ -111,6 +123,8 @@ class SelfDistillation(nn.Module):
         momentum: float = 0.99
         head_width: int = 256
         projection: int = 64
+        head_std: float | None = None
+        mask_std: float = 0.0
         epsilon: float = 0.05
         token_weight: float = 0.5
         network_weight: float = 0.5
@@ -124,7 +138,9 @@ class SelfDistillation(nn.Module):
             for name in ("momentum", "network_share"):
                 value = getattr(self, name)
                 require(0 <= value <= 1, f"objective.{name}", "between 0 and 1", value)
-            for name in ("token_weight", "network_weight"):
+            fits = self.head_std is None or self.head_std > 0
+            require(fits, "objective.head_std", "above 0, or null", self.head_std)
+            for name in ("token_weight", "network_weight", "mask_std"):
                 value = getattr(self, name)
                 require(value >= 0, f"objective.{name}", "0 or more", value)
             require(self.epsilon > 0, "objective.epsilon", "above 0", self.epsilon)
@@ -145,8 +161,10 @@ class SelfDistillation(nn.Module):
             centre=config.centre,
             head_width=config.head_width,
             projection=config.projection,
+            head_std=config.head_std,
+            mask_std=config.mask_std,
         )
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
 
     @property
     def encoder(self) -> TokenTransformer:
@@ -158,12 +176,18 @@ class SelfDistillation(nn.Module):
         """The teacher's encoder, which is used after training."""
         return self.teacher.encoder
 
+    def train(self, mode: bool = True) -> SelfDistillation:
+        """Switch dropout of the student on or off; the teacher has none."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
     def forward(
         self, batch: Batch, *, progress: float = 1.0, measure: bool = False
     ) -> ObjectiveOutput:
         """Return the loss of a batch and, with ``measure``, its measures."""
         config, counts = self.config, not is_placeholder(batch)
-        students, teachers, token_losses, shares = [], [], [], []
+        students, teachers, hidden = [], [], []
         frames_BTSD = normalise_frames(deviations(batch), self.encoder.config, self.encoder.grid)
         for view in range(2):
             inputs = self._view(batch, frames_BTSD, view)
@@ -175,41 +199,77 @@ class SelfDistillation(nn.Module):
             student = self.student(inputs, hidden_BUC, count=counts)
             with torch.no_grad():
                 teacher = self.teacher(inputs, torch.zeros_like(hidden_BUC), count=counts)
-            token_losses.append(_token_loss(student[1], teacher[1], hidden_BUC))
-            shares.append(hidden_BUC.any((1, 2)).float().mean())
+            hidden.append(hidden_BUC)
             students.append(student)
             teachers.append(teacher)
-
-        rate = partial(rate_loss, epsilon=config.epsilon, count=counts)
-        cls = [torch.stack([view[0] for view in views]) for views in (students, teachers)]
-        loss_cls = rate(*cls)
-        loss_tokens = torch.stack(token_losses).mean()
-        loss = loss_cls + config.token_weight * loss_tokens
         weight = network_weight(progress, config.network_weight, config.network_share)
-        if weight:
-            cells = [
-                torch.stack([v[2].flatten(0, 1) for v in views]) for views in (students, teachers)
-            ]
-            loss = loss + weight * rate(*cells)
+        losses = self.losses(students, teachers, hidden, weight=weight, count=counts)
+        loss = losses["total"]
 
         n = torch.full((), float(counts * B), device=loss.device)
         measures = {}
         if measure:
             with torch.no_grad():
-                collapsed = self._collapsed(torch.stack(shares).mean(), weight, n, C)
+                some = torch.stack(hidden).any(-1).any(-1).float().mean()
+                collapsed = self._collapsed(some, weight, n, C)
+                cls = [torch.stack([view[0] for view in views]) for views in (students, teachers)]
                 shape = spread(cls[1].mean(0))
                 figures = {
                     "loss": loss,
                     "loss_collapsed": collapsed,
-                    "loss_cls": loss_cls,
-                    "loss_tokens": loss_tokens,
+                    "loss_cls": losses["cls"],
+                    "loss_tokens": losses["tokens"],
                     "embedding_std": shape.std,
                     "effective_rank": shape.rank,
                     "agreement": (cls[0] * cls[1]).sum(-1).mean(),
-                    "alignment": _alignment(*cls, count=counts),
+                    "alignment": alignment(*cls, count=counts),
                 }
                 measures = {name: Mean(value.detach() * n, n) for name, value in figures.items()}
         return ObjectiveOutput(Mean(loss * n, n), measures)
+
+    def losses(
+        self,
+        students: Sequence[Embedded],
+        teachers: Sequence[Embedded],
+        hidden: Sequence[Tensor],
+        *,
+        weight: float,
+        count: bool = True,
+    ) -> dict[str, Tensor]:
+        """Return the three terms and their sum; scalars, float32.
+
+        Parameters
+        ----------
+        students, teachers : sequence of Embedded
+            By view.
+        hidden : sequence of torch.Tensor of shape (B, U, C), bool
+            Tokens hidden from the student, by view.
+        weight : float
+            Weight of the networks.
+        count : bool
+            False for a placeholder; see :func:`coding_rate.coding_rate`.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``cls``; ``tokens``, without its weight; ``networks``, times its weight; ``total``.
+        """
+        rate = partial(rate_loss, epsilon=self.config.epsilon, count=count)
+        pairs = (students, teachers)
+        losses = {
+            "cls": rate(*(torch.stack([view[0] for view in views]) for views in pairs)),
+            "tokens": torch.stack([
+                token_loss(student[1], teacher[1], hidden_BUC)
+                for student, teacher, hidden_BUC in zip(*pairs, hidden, strict=True)
+            ]).mean(),
+        }  # fmt: skip
+        losses["networks"] = torch.zeros_like(losses["cls"])
+        if weight:
+            cells = (torch.stack([view[2].flatten(0, 1) for view in views]) for views in pairs)
+            losses["networks"] = weight * rate(*cells)
+        tokens = self.config.token_weight * losses["tokens"]
+        losses["total"] = losses["cls"] + tokens + losses["networks"]
+        return losses
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -254,23 +314,3 @@ class SelfDistillation(nn.Module):
         if config.centre:  # one vector minus its mean is 0
             windows = torch.zeros_like(windows)
         return windows - config.token_weight * hidden_share + weight * cells
-
-
-def _alignment(student_VBZ: Tensor, teacher_VBZ: Tensor, *, count: bool) -> Tensor:
-    """Return the mean cosine of views of one window, minus that of different windows.
-
-    Rows of all processes are used, but those that do not ``count``. Of a single window, it is 0.
-    """
-    student, teacher = student_VBZ.double() * count, teacher_VBZ.double().flip(0)
-    same = total_over_ranks((student * teacher).sum()) / len(student)
-    sums = [total_over_ranks((x * count).sum(1)) for x in (student, teacher)]
-    rows = total_over_ranks(torch.full((), float(count * student.shape[1]), device=student.device))
-    others = (sums[0] * sums[1]).sum() / len(student) - same
-    return (same / rows - others / (rows * (rows - 1)).clamp_min(1)).float() * (rows > 1)
-
-
-def _token_loss(student_BUCZ: Tensor, teacher_BUCZ: Tensor, hidden_BUC: Tensor) -> Tensor:
-    """Return minus the mean cosine of each window's hidden tokens, averaged over windows."""
-    cosine_BUC = (student_BUCZ * teacher_BUCZ).sum(-1) * hidden_BUC
-    count_B = hidden_BUC.sum((1, 2)).clamp_min(1)
-    return -(cosine_BUC.sum((1, 2)) / count_B).mean()

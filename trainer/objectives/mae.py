@@ -5,21 +5,21 @@ After MAE (He et al., arXiv 2111.06377) and CortexMAE (Lane et al., arXiv 2510.1
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.device import send
-from fmritok.trainer.config import ModelConfig, require
+from fmritok.errors import expected
+from fmritok.trainer.config import require
 from fmritok.trainer.data.reading import Batch
-from fmritok.trainer.model.attention import Context, make_norm
-from fmritok.trainer.model.blocks import Block, initialise_linears, run_blocks
+from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.model.layout import PatchGrid
 from fmritok.trainer.model.model import TokenTransformer
-from fmritok.trainer.model.rotary import rotation
 from fmritok.trainer.objectives.base import Figure, ObjectiveOutput
+from fmritok.trainer.objectives.mae_decoder import Decoder, Place
 from fmritok.trainer.objectives.masks import (
     MaskingConfig,
     Visible,
@@ -31,87 +31,14 @@ from fmritok.trainer.objectives.masks import (
 )
 from fmritok.trainer.objectives.prediction import PatchTargets, prediction_error
 
-__all__ = ["Decoder", "MaskedAutoencoder"]
-
-_MLP_RATIO = 4
-
-
-class Decoder(nn.Module):
-    """Predicts hidden tokens from encoded visible ones.
-
-    A query is a learned vector plus an embedding of its cell; positions enter by rotation. With
-    ``self``, visible tokens and queries attend to one another. With ``cross``, queries attend to
-    the visible tokens only, which is cheaper.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Configuration of the encoder.
-    config : MaskedAutoencoder.Config
-    n_cells, n_features : int
-    """
-
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: MaskedAutoencoder.Config,
-        *,
-        n_cells: int,
-        n_features: int,
-    ) -> None:
-        super().__init__()
-        width, heads = config.decoder_width, config.decoder_heads
-        self.config = replace(
-            model, width=width, layers=config.decoder_layers, heads=heads, kv_heads=heads,
-            mlp_width=_MLP_RATIO * width,
-        )  # fmt: skip
-        self.kind = config.decoder
-        self.entry = nn.Linear(model.width, width)
-        self.query = nn.Parameter(torch.zeros(width))
-        self.spatial = nn.Parameter(torch.empty(n_cells, width))
-        self.blocks = nn.ModuleList(Block(self.config) for _ in range(config.decoder_layers))
-        self.norm = make_norm(self.config, width)
-        self.head = nn.Linear(width, n_features)
-        initialise_linears(self, config.decoder_layers)
-        nn.init.normal_(self.spatial)
-        nn.init.zeros_(self.head.weight)
-
-    def forward(
-        self,
-        x_BNW: Tensor,
-        positions_BNA: Tensor,
-        keep_BN: Tensor | None,
-        cells_BQ: Tensor,
-        positions_BQA: Tensor,
-        keep_BQ: Tensor | None,
-    ) -> Tensor:
-        """Return the decoded queries [B Q O], the input of :attr:`head`."""
-        N = x_BNW.shape[1]
-        x_BNO = self.entry(x_BNW)
-        query_BQO = (self.query + self.spatial[cells_BQ]).to(x_BNO.dtype)
-        if self.kind == "cross":
-            context = Context(x_BNO, rotation(positions_BNA, self.config))
-            by_BQ = rotation(positions_BQA, self.config)
-            x_BQO = run_blocks(self.blocks, query_BQO, by_BQ, keep_BN, self.config, context)
-        else:
-            x_BLO = torch.cat([x_BNO, query_BQO], dim=1)
-            by_BL = rotation(torch.cat([positions_BNA, positions_BQA], dim=1), self.config)
-            keep_BL = None
-            if keep_BN is not None or keep_BQ is not None:
-                keep_BL = torch.ones(x_BLO.shape[:2], dtype=torch.bool)
-                keep_BL[:, :N] = True if keep_BN is None else keep_BN
-                keep_BL[:, N:] = True if keep_BQ is None else keep_BQ
-            x_BLO = run_blocks(self.blocks, x_BLO, by_BL, keep_BL, self.config)
-            x_BQO = x_BLO[:, N:]
-        normed_BQO: Tensor = self.norm(x_BQO)
-        return normed_BQO
+__all__ = ["MaskedAutoencoder"]
 
 
 class MaskedAutoencoder(nn.Module):
     """Masked autoencoder: encode visible tokens, predict the hidden ones (squared error).
 
     ``tube`` hides the same cells in all patches, ``random`` hides patches anywhere. Every
-    ``stride``-th patch in time is predicted. Targets are patches in the model's input form. Missing
+    ``stride``-th frame of the hidden patches is predicted, in the model's input form. Missing
     features and padded frames are left out.
 
     Figures reported beside ``loss``:
@@ -135,17 +62,29 @@ class MaskedAutoencoder(nn.Module):
 
         Attributes
         ----------
+        mask_ratio_of : {"cells", "grid"}
+            Whether ``mask_ratio`` counts the cells with cortex, or all cells of the flat map's
+            grid, as CortexMAE does: with 0.9, 48 of its 364 cells with cortex are visible, a tenth
+            of 490.
         stride : int
-            Predict every ``stride``-th patch in time.
+            Predict every ``stride``-th frame of a patch, from its first on.
         decoder : {"self", "cross"}
             Attention of the decoder: among all tokens, or of hidden ones to visible ones.
+        decoder_cls : {"encoder", "own"}
+            What the decoder sees beside tokens: CLS and registers of the encoder, or a learned
+            vector of its own (none with ``decoder: cross``).
+        decoder_position : {"all", "hidden"}
+            Tokens with a position in the decoder. ``hidden`` needs ``model.position: learned``.
         decoder_width, decoder_layers, decoder_heads : int
             Size of the decoder.
         """
 
         name: str = "mae"
+        mask_ratio_of: Literal["cells", "grid"] = "cells"
         stride: int = 1
         decoder: Literal["self", "cross"] = "self"
+        decoder_cls: Literal["encoder", "own"] = "encoder"
+        decoder_position: Literal["all", "hidden"] = "all"
         decoder_width: int = 64
         decoder_layers: int = 1
         decoder_heads: int = 2
@@ -169,12 +108,18 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         grid = encoder.grid
         refuse_single_cell("mae", grid.n_cells)
+        patch = grid.layout.patch
+        wanted = f"a divisor of the {patch} frames of a patch"
+        require(patch % config.stride == 0, "objective.stride", wanted, config.stride)
+        fits = config.decoder_position == "all" or encoder.config.position == "learned"
+        wanted = "all, unless model.position is learned"
+        require(fits, "objective.decoder_position", wanted, config.decoder_position)
         self.encoder, self.config, self.window = encoder, config, window
-        shown = int((1 - config.mask_ratio) * grid.n_cells + 1e-6)
-        self.n_shown = min(max(shown, 1), grid.n_cells - 1)
+        self.counted_cells = _counted_cells(config, grid)
         self.decoder = Decoder(
-            encoder.config, config, n_cells=grid.n_cells, n_features=grid.n_features
-        )
+            encoder.config, config, grid.layout,
+            n_cells=grid.n_cells, n_features=grid.n_features // config.stride,
+        )  # fmt: skip
 
     @property
     def features(self) -> TokenTransformer:
@@ -189,33 +134,29 @@ class MaskedAutoencoder(nn.Module):
         _, U, C, _ = inputs.patches.shape
         device = inputs.patches.device
         shown = self._visible(batch.draws, inputs.host_valid, U, C)
-        hidden_BQ, keep_BQ = hidden_tokens(
-            shown, inputs.host_valid, n_patches=U, n_cells=C, stride=self.config.stride
-        )
+        hidden_BQ, keep_BQ = hidden_tokens(shown, inputs.host_valid, n_patches=U, n_cells=C)
         index_BQ = send(hidden_BQ, device)
         shown = shown._replace(patches=send(shown.patches, device), cells=send(shown.cells, device))
-        times_BN = inputs.times.gather(1, shown.patches)
-        x_BNW = self._embed(inputs.patches, shown)
         encoded = self.encoder.encode_chosen(
-            x_BNW, shown.cells, inputs.static, times_BN, shown.keep
-        )
-        # CLS and registers precede the visible tokens, with the time of the first frame.
-        before = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
-        positions_BNA = self.encoder.grid.positions(times_BN, shown.cells)
-        keep_BN = None
-        if shown.keep is not None:
-            keep_BN = F.pad(shown.keep, (before.shape[1], 0), value=True)
-        cells_BQ = index_BQ % C
+            self._embed(inputs.patches, shown),
+            shown.patches, shown.cells, inputs.static, inputs.times, shown.keep,
+        )  # fmt: skip
+        before_BRW = None
+        if self.config.decoder_cls == "encoder":
+            before_BRW = torch.cat([encoded.cls[:, None], encoded.registers], dim=1)
         x_BQO = self.decoder(
-            torch.cat([before, encoded.tokens], dim=1),
-            F.pad(positions_BNA, (0, 0, before.shape[1], 0)),
-            keep_BN,
-            cells_BQ,
-            self.encoder.grid.positions(inputs.times.gather(1, index_BQ // C), cells_BQ),
+            before_BRW,
+            encoded.tokens,
+            self._place(inputs.times, shown.patches, shown.cells),
+            shown.keep,
+            self._place(inputs.times, index_BQ // C, index_BQ % C),
             keep_BQ,
         )
         x_KO, index_K = kept_rows(x_BQO, index_BQ, keep_BQ, U * C)
-        targets = PatchTargets(inputs, self.encoder.grid, error="l2", chunk=self.config.chunk)
+        targets = PatchTargets(
+            inputs, self.encoder.grid,
+            error="l2", chunk=self.config.chunk, stride=self.config.stride,
+        )  # fmt: skip
         loss = prediction_error(self.decoder.head, x_KO, index_K, targets)
         measures = {}
         if measure:
@@ -226,12 +167,17 @@ class MaskedAutoencoder(nn.Module):
         """Do nothing."""
 
     def _visible(self, draws: Tensor, valid_BU: Tensor | None, U: int, C: int) -> Visible:
-        if self.config.masking == "tube":
-            return tube_visible(draws, valid_BU, n_patches=U, n_cells=C, n_shown=self.n_shown)
-        return random_visible(
-            draws, valid_BU, n_patches=U, n_cells=C,
-            share=1 - self.config.mask_ratio, stride=self.config.stride,
-        )  # fmt: skip
+        share, counted = 1 - self.config.mask_ratio, self.counted_cells
+        if self.config.masking == "random":
+            return random_visible(
+                draws, valid_BU, n_patches=U, n_cells=C, share=share, counted_cells=counted
+            )
+        n_shown = min(max(int(share * counted), 1), C - 1)
+        return tube_visible(draws, valid_BU, n_patches=U, n_cells=C, n_shown=n_shown)
+
+    def _place(self, times_BU: Tensor, patches_BN: Tensor, cells_BN: Tensor) -> Place:
+        positions_BNA = self.encoder.positions(times_BU, patches_BN, cells_BN)
+        return Place(patches_BN, cells_BN, positions_BNA)
 
     def _embed(self, patches_BUCF: Tensor, shown: Visible) -> Tensor:
         C = patches_BUCF.shape[2]
@@ -240,3 +186,16 @@ class MaskedAutoencoder(nn.Module):
         x = patches_BUCF if linear else self.encoder.embed(patches_BUCF)
         x_BNX = x.flatten(1, 2).gather(1, flat_BN[:, :, None].expand(-1, -1, x.shape[-1]))
         return self.encoder.embed(x_BNX) if linear else x_BNX
+
+
+def _counted_cells(config: MaskedAutoencoder.Config, grid: PatchGrid) -> int:
+    """Return the number of cells of which ``mask_ratio`` is a share."""
+    if config.mask_ratio_of == "cells":
+        return int(grid.n_cells)
+    rectangle = grid.layout.rectangle
+    if rectangle is None:
+        raise ConfigError(
+            expected("Option", "objective.mask_ratio_of", "cells, as these tokens are no flat map",
+                     config.mask_ratio_of, "Leave it out.")
+        )  # fmt: skip
+    return rectangle

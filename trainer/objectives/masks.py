@@ -114,26 +114,22 @@ def random_visible(
     n_patches: int,
     n_cells: int,
     share: float,
-    stride: int = 1,
+    counted_cells: int | None = None,
 ) -> Visible:
-    """Show a share of the tokens of each window, at random places.
+    """Show a share of the tokens of each window, at random places; at least one stays hidden.
 
-    At least one token of the predicted patches (every ``stride``-th) stays hidden.
+    The share is of ``counted_cells`` cells (default: ``n_cells``).
     """
     n_valid = np.full(len(draws), n_patches)
     if valid_BU is not None:
         n_valid = valid_BU.sum(1).numpy()
-    n_shown = np.clip((share * n_valid * n_cells).astype(int), 1, n_valid * n_cells - 1)
+    n_shown = (share * (n_valid * (counted_cells or n_cells))).astype(int)
+    n_shown = np.clip(n_shown, 1, n_valid * n_cells - 1)
     tokens_BN = np.zeros((len(draws), n_shown.max()), dtype=np.int64)
     for row, draw, tokens, shown in zip(
         tokens_BN, draws.tolist(), n_valid * n_cells, n_shown, strict=True
     ):
-        order = generator_of(draw).permutation(tokens)
-        predicted = order // n_cells % stride == 0
-        if not predicted[shown:].any():
-            last = np.flatnonzero(predicted)[-1]
-            order[[last, shown]] = order[[shown, last]]
-        row[:shown] = np.sort(order[:shown])
+        row[:shown] = np.sort(generator_of(draw).permutation(tokens)[:shown])
     chosen = torch.from_numpy(tokens_BN)
     keep_BN = None
     if (n_shown < n_shown.max()).any():
@@ -142,9 +138,9 @@ def random_visible(
 
 
 def hidden_tokens(
-    shown: Visible, valid_BU: Tensor | None, *, n_patches: int, n_cells: int, stride: int = 1
+    shown: Visible, valid_BU: Tensor | None, *, n_patches: int, n_cells: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the hidden tokens of every ``stride``-th patch in time, without padding.
+    """Return the hidden tokens, without padding.
 
     Returns
     -------
@@ -154,8 +150,7 @@ def hidden_tokens(
         False for padding of windows with fewer tokens; None without padding.
     """
     B = len(shown.cells)
-    wanted_BUC = torch.zeros(B, n_patches, n_cells, dtype=torch.bool)
-    wanted_BUC[:, ::stride] = True
+    wanted_BUC = torch.ones(B, n_patches, n_cells, dtype=torch.bool)
     if valid_BU is not None:
         wanted_BUC &= valid_BU[:, :, None]
     flat_BN = shown.patches * n_cells + shown.cells

@@ -39,18 +39,37 @@ class PatchTargets:
         Absolute or squared error.
     chunk : int
         Number of tokens that are compared at a time.
+    stride : int
+        The targets are every ``stride``-th frame of a patch, from its first on: F features of P
+        frames.
     """
 
-    def __init__(self, inputs: PatchInputs, grid: PatchGrid, *, error: Error, chunk: int) -> None:
+    def __init__(
+        self,
+        inputs: PatchInputs,
+        grid: PatchGrid,
+        *,
+        error: Error,
+        chunk: int,
+        stride: int = 1,
+    ) -> None:
         self.error, self.chunk = error, chunk
         self._patches = inputs.patches.flatten(0, 2)
+        self._frames = slice(None, None, stride)
         self._weight = inputs.weight
         self._grid = grid
         self.shape = inputs.patches.shape[:3]
 
     def values(self, index_K: Tensor) -> Tensor:
-        """Return the patches [K F]."""
-        return self._patches[index_K]
+        """Return the targets [K F]."""
+        return self._predicted(self._patches[index_K])
+
+    def _predicted(self, x_KF: Tensor) -> Tensor:
+        """Return the frames of patches that are predicted."""
+        if self._frames.step == 1:
+            return x_KF
+        frames_KPE = torch.unflatten(x_KF, -1, (self._grid.layout.patch, -1))
+        return frames_KPE[:, self._frames].flatten(1)
 
     def weight(self, index_K: Tensor) -> Tensor | None:
         """Return 1 for features that exist [K F], float32; None if all do."""
@@ -62,6 +81,7 @@ class PatchTargets:
             frames_KP = known_KE.new_ones(len(index_K), self._grid.layout.patch)
         else:
             frames_KP = self._weight.flatten(0, 1)[index_K // n_cells]
+        frames_KP = frames_KP[:, self._frames]
         return (frames_KP[:, :, None] * known_KE[:, None]).flatten(1)
 
     def compared(self, predicted_KF: Tensor, index_K: Tensor) -> Mean:
@@ -103,7 +123,7 @@ class PatchTargets:
             last_KF = before_KF[:, -(before_KF.shape[1] // frames) :].repeat(1, frames)
             first_K = index_K // C % U == 0
             mean_KF = self._means(index_K, mean_BCF)
-            last_KF = torch.where(first_K[:, None], mean_KF, last_KF)
+            last_KF = torch.where(first_K[:, None], mean_KF, self._predicted(last_KF))
             return self.compared(last_KF, index_K)
 
         return self.in_chunks(part, index_K)
@@ -124,7 +144,7 @@ class PatchTargets:
         _, U, C = self.shape
         if mean_BCF is None:
             return self._patches.new_zeros(())
-        return mean_BCF.flatten(0, 1)[index_K // (U * C) * C + index_K % C]
+        return self._predicted(mean_BCF.flatten(0, 1)[index_K // (U * C) * C + index_K % C])
 
 
 def prediction_error(head: nn.Module, x_KW: Tensor, index_K: Tensor, targets: PatchTargets) -> Mean:

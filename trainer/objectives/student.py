@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,20 @@ from fmritok.trainer.model.inputs import PatchInputs
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.objectives.coding_rate import centred
 
-__all__ = ["Student", "Summary"]
+__all__ = ["Embedded", "Student", "Summary"]
 
 Summary = Literal["cls", "mean", "cells"]
+
+
+class Embedded(NamedTuple):
+    """Unit vectors of a view."""
+
+    window: Tensor
+    """[B Z]"""
+    tokens: Tensor
+    """[B U C Z]"""
+    cells: Tensor
+    """[B C Z]"""
 
 
 class Student(nn.Module):
@@ -32,6 +43,11 @@ class Student(nn.Module):
         Subtract the mean over the batch from the embeddings of windows.
     head_width, projection : int
         Hidden and final width of the head.
+    head_std : float, optional
+        Standard deviation of the head's weights at the start (truncated normal, biases 0). None:
+        those of torch's layers.
+    mask_std : float
+        Standard deviation of the mask vector at the start.
     """
 
     def __init__(
@@ -42,6 +58,8 @@ class Student(nn.Module):
         centre: bool,
         head_width: int,
         projection: int,
+        head_std: float | None = None,
+        mask_std: float = 0.0,
     ) -> None:
         super().__init__()
         width = encoder.config.width
@@ -52,14 +70,18 @@ class Student(nn.Module):
             self.gather = nn.Linear(size, width)
             nn.init.normal_(self.gather.weight, std=size**-0.5)
         self.mask_vector = nn.Parameter(torch.zeros(width))
+        if mask_std:
+            nn.init.normal_(self.mask_vector, std=mask_std)
         self.head = nn.Sequential(
             nn.Linear(width, head_width), nn.GELU(), nn.Linear(head_width, projection)
         )
+        for layer in self.head:
+            if head_std is not None and isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=head_std)
+                nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, inputs: PatchInputs, hidden_BUC: Tensor, *, count: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return unit vectors of the window [B Z], its tokens [B U C Z] and its cells [B C Z].
+    def forward(self, inputs: PatchInputs, hidden_BUC: Tensor, *, count: bool = True) -> Embedded:
+        """Return the unit vectors of a view.
 
         With ``count=False``, the batch is a placeholder: it is left out of means over processes.
         """
@@ -79,7 +101,7 @@ class Student(nn.Module):
         window_BZ = self.head(summary_BW)
         if self.centre:
             window_BZ = centred(window_BZ, count=count)
-        return _unit(window_BZ), self._project(encoded.tokens), self._project(cells_BCW)
+        return Embedded(_unit(window_BZ), self._project(encoded.tokens), self._project(cells_BCW))
 
     def _project(self, x: Tensor) -> Tensor:
         return _unit(self.head(x))

@@ -6,8 +6,9 @@ random number of each window. They depend neither on the batch nor on the proces
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ __all__ = [
 
 _STILL = 1e-3  # standard deviations of the run: smaller changes are rounding errors
 _START, _AUGMENT, _SLICE = 1, 3, 5  # random stream by purpose; plus 1 for the second view
+_SLICED_BATCH = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,16 @@ class ViewConfig(ObjectiveConfig):
         Bring each view to mean 0 and standard deviation 1 over its own frames.
     slice_probability : float
         Probability that a part of the student's view is hidden.
+    slice_draw : {"window", "batch"}
+        Whether something is hidden is drawn for each view of each window, or at once for all views
+        of a batch. Each process, and each part of a step, has batches of its own.
     slice_low, slice_high : float
         Smallest and largest share of the hidden part: consecutive patches of all cells, or whole
         cells.
+    slice_sizes : {"even", "published"}
+        even: the share is drawn evenly, and the number is that share, rounded down. published: of
+        ``n`` cells an integer from ``low n`` to below ``high n`` (both rounded down); of patches
+        one less than the share, rounded up. Of 9 networks, 5 to 7 are hidden, or 5 and 6.
     drop_tokens : float
         Largest share of the stored tokens that is set to 0.
     drop_time : float
@@ -57,8 +66,10 @@ class ViewConfig(ObjectiveConfig):
     apart: bool = False
     standardize: bool = False
     slice_probability: float = 0.5
+    slice_draw: Literal["window", "batch"] = "window"
     slice_low: float = 0.65
     slice_high: float = 0.85
+    slice_sizes: Literal["even", "published"] = "even"
     drop_tokens: float = 0.1
     drop_time: float = 0.3
     jitter: float = 0.2
@@ -151,9 +162,9 @@ def standardize(crop: Crop) -> Tensor:
 def augment(frames_BTSD: Tensor, draws: Tensor, config: ViewConfig, *, view: int) -> Tensor:
     """Drop tokens and a block of time, scale, add noise; frames are in standard deviations.
 
-    Up to ``drop_tokens`` of the stored tokens (at least one, but never all) and one block of up to
-    ``drop_time`` of the frames become 0; all is multiplied by 1 +- ``jitter``; ``noise`` is a
-    standard deviation.
+    Up to ``drop_tokens`` of the stored tokens and one block of up to ``drop_time`` of the frames
+    (of each at least one, but never all) become 0; all is multiplied by 1 +- ``jitter``;
+    ``noise`` is a standard deviation.
     """
     T, S = frames_BTSD.shape[1:3]
     factors = np.ones((len(draws), T, S), np.float32)
@@ -164,6 +175,8 @@ def augment(frames_BTSD: Tensor, draws: Tensor, config: ViewConfig, *, view: int
             n_dropped = min(max(1, int(generator.uniform(0, config.drop_tokens) * S)), S - 1)
             factor[:, generator.permutation(S)[:n_dropped]] = 0
         length = int(generator.uniform(0, config.drop_time) * T)
+        if config.drop_time:
+            length = min(max(1, length), T - 1)
         first = int(generator.integers(0, T - length, endpoint=True))
         factor[first : first + length] = 0
         factor *= generator.uniform(1 - config.jitter, 1 + config.jitter)
@@ -186,23 +199,33 @@ def slice_mask(
 ) -> Tensor:
     """Choose the patches and cells to hide from the student in each window's view [B U C], bool.
 
-    With ``slice_probability``, a share between ``slice_low`` and ``slice_high`` is hidden: of
-    consecutive patches of all cells, or of whole cells, with equal probability. At least one of
-    them is hidden and one stays visible; a single one stays visible. Padded patches are not chosen.
-    ``valid_BU`` and the result are on the host.
+    With ``slice_probability``, a share between ``slice_low`` and ``slice_high`` is hidden, see
+    :class:`ViewConfig`: of consecutive patches of all cells, or of whole cells, with equal
+    probability. At least one of them is hidden and one stays visible; a single one stays visible.
+    Padded patches are not chosen. ``valid_BU`` and the result are on the host.
     """
     n_valid = [n_patches] * len(draws) if valid_BU is None else valid_BU.sum(1).tolist()
     hidden = np.zeros((len(draws), n_patches, n_cells), dtype=bool)
+    by_batch = config.slice_draw == "batch"
+    some = generator_of(int(draws[0]), _SLICED_BATCH).random() < config.slice_probability
+    if by_batch and not some:
+        return torch.from_numpy(hidden)
     for mask, draw, n_own in zip(hidden, draws.tolist(), n_valid, strict=True):
         generator = generator_of(draw, _SLICE + view)
-        if generator.random() >= config.slice_probability:
+        if generator.random() >= config.slice_probability and not by_batch:
             continue
         share = generator.uniform(config.slice_low, config.slice_high)
         in_time = generator.random() < 0.5
         n = n_own if in_time else n_cells
         if n < 2:
             continue
-        n_hidden = min(max(int(share * n), 1), n - 1)
+        n_hidden = int(share * n)
+        if config.slice_sizes == "published" and in_time:
+            n_hidden = math.ceil(share * n) - 1
+        elif config.slice_sizes == "published":
+            low, high = int(config.slice_low * n), int(config.slice_high * n)
+            n_hidden = int(generator.integers(low, max(high, low + 1)))
+        n_hidden = min(max(n_hidden, 1), n - 1)
         if in_time:
             first = int(generator.integers(0, n - n_hidden, endpoint=True))
             mask[first : first + n_hidden] = True

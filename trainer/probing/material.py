@@ -15,7 +15,7 @@ from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.features import FrozenEncoder, load_encoder
 from fmritok.trainer.probing.passes import Form, Need, needed_windows
-from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.tasks.units import Units, units_of, without_units
 
@@ -65,11 +65,11 @@ def open_sources(
     StoreError
         If the store lacks the token group.
     """
-    checkpoints = [find_checkpoint(training) for training in dict.fromkeys(trainings)]
+    checkpoints = [find_trained(training) for training in dict.fromkeys(trainings)]
     short = [f"{one.config.objective.name} {one.training.name}" for one in checkpoints]
     sources = []
     for checkpoint, name in zip(checkpoints, short, strict=True):
-        group = store.group(group_name or checkpoint.state["group"]["name"])
+        group = store.group(group_name or checkpoint.group_name)
         if short.count(name) > 1:
             name = f"{checkpoint.config.objective.name} {checkpoint.folder}"
         frozen = load_encoder(checkpoint.folder, group)

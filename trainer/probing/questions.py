@@ -19,7 +19,7 @@ from fmritok.trainer.probing.passes import Form
 from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.tasks.confounds import nuisance_table
 from fmritok.trainer.tasks.division import SplitOptions, divide
-from fmritok.trainer.tasks.split_file import overlap, read_pretraining
+from fmritok.trainer.tasks.split_file import overlap, read_pretraining, says_who
 from fmritok.trainer.tasks.splits import Fold
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.tasks.units import Units, without_units
@@ -149,6 +149,8 @@ def seen_before(
     if question.retrieves:
         nobody, everybody = np.zeros(len(units), bool), np.ones(len(units), bool)
         folds = [Fold(0, 0, "", nobody, nobody, everybody)]
+    if split.pretraining is None and not says_who(source.training):
+        return None
     try:
         seen = read_pretraining(split.pretraining or source.training)
     except (CheckpointError, TrainingError):

@@ -15,7 +15,6 @@ Checkpoints of format 1 (release 0.1.0) have weights, optimizer and state, witho
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -35,6 +34,7 @@ from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.recipe import saved_config
+from fmritok.trainer.record.sealed_files import SealedFiles, file_sha256
 from fmritok.trainer.record.tensor_files import damaged, load_optimizer_state, load_weights, step_of
 from fmritok.trainer.training.sharding import WholeTensors
 
@@ -87,7 +87,7 @@ def write_checkpoint(
         for name, data in texts.items():
             (partial / name).write_bytes(data)
         whole = {"format": _FORMAT, **state}
-        whole["files"] = {path.name: _file_sha256(path) for path in sorted(partial.iterdir())}
+        whole["files"] = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
         whole["digest"] = sha256(canonical_json(whole))
         (partial / _STATE).write_bytes(canonical_json(whole))
         for path in (*partial.iterdir(), partial):
@@ -113,11 +113,12 @@ class Checkpoint:
     folder : Path
     state : dict
         Content of ``state.json``.
+    files : SealedFiles
     """
 
     folder: Path
     state: Mapping[str, Any]
-    _compared: set[str] = field(default_factory=set, compare=False, repr=False)
+    files: SealedFiles = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -157,7 +158,7 @@ class Checkpoint:
             intact = intact and state.get("digest") == sha256(canonical_json(body))
         if not intact or step_of(folder) not in (None, state["step"]):
             raise damaged(file, "a state that matches its digest and the step", "another")
-        return cls(folder, state)
+        return cls(folder, state, SealedFiles(folder, state.get("files"), _STATE, damaged))
 
     @property
     def training(self) -> Path:
@@ -190,6 +191,11 @@ class Checkpoint:
             ) from error  # fmt: skip
 
     @property
+    def group_name(self) -> str:
+        """Name of the token group that it was trained on."""
+        return str(self.state["group"]["name"])
+
+    @property
     def is_sealed(self) -> bool:
         """Whether it has checksums (format 2)."""
         return "files" in self.state
@@ -203,7 +209,7 @@ class Checkpoint:
             Naming the first file that is missing or differs from its checksum.
         """
         for name in self.state["files"] if self.is_sealed else (_MODEL, _OPTIMIZER):
-            self._file(name)
+            self.files.path(name)
 
     def has(self, name: str) -> bool:
         """Tell whether it has a file of this name."""
@@ -211,13 +217,11 @@ class Checkpoint:
 
     def read_bytes(self, name: str) -> bytes:
         """Return the checked content of a file."""
-        return self._file(name).read_bytes()
+        return self.files.path(name).read_bytes()
 
     def sha256(self) -> str:
         """Return the checksum of the weights."""
-        self._file(_MODEL)
-        found = self.state["files"][_MODEL] if self.is_sealed else None
-        return found or _file_sha256(self.folder / _MODEL)
+        return self.files.sha256(_MODEL)
 
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights into a model.
@@ -227,7 +231,7 @@ class Checkpoint:
         CheckpointError
             If they are damaged or do not fit; names the first tensor that does not fit.
         """
-        load_weights(self._file(_MODEL), model)
+        load_weights(self.files.path(_MODEL), model)
 
     def load_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Load the state of AdamW, by parameter names.
@@ -239,25 +243,7 @@ class Checkpoint:
         """
         # Parameters that never had a gradient have no state. Format 1 cannot tell this from damage.
         lacking = self.is_sealed or not self.step
-        load_optimizer_state(self._file(_OPTIMIZER), model, optimizer, lacking=lacking)
-
-    def _file(self, name: str) -> Path:
-        """Return the path of a file; check the file the first time."""
-        file = self.folder / name
-        if name in self._compared:
-            return file
-        if not file.is_file():
-            raise damaged(file, "a file of a whole checkpoint", "nothing")
-        if self.is_sealed:
-            wanted = self.state["files"].get(name)
-            try:
-                found = _file_sha256(file)
-            except OSError as error:
-                raise damaged(file, "a file that can be read", error.strerror) from error
-            if found != wanted:
-                raise damaged(file, "the content that state.json names", "another")
-        self._compared.add(name)
-        return file
+        load_optimizer_state(self.files.path(_OPTIMIZER), model, optimizer, lacking=lacking)
 
 
 def sync(path: Path) -> None:
@@ -267,11 +253,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 from fmritok.errors import expected, wrong_usage
 from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
+from fmritok.trainer.pretrained.model_folder import is_model_folder
 from fmritok.trainer.record.checkpoint import (
     METRICS,
     REPLACED,
@@ -87,11 +88,12 @@ class TrainingFolder:
                 expected("Folder of the training", self.path, "a folder or a new path", "a file",
                          "Choose another one with --out.")
             )  # fmt: skip
-        if is_checkpoint(real):
+        if is_checkpoint(real) or is_model_folder(real):
+            got = "a checkpoint" if is_checkpoint(real) else "a model folder"
             raise TrainingError(
-                expected("Folder of the training", self.path, "a folder that is not a checkpoint",
-                         "a checkpoint",
-                         "Choose another one with --out.")
+                expected("Folder of the training", self.path, f"a folder that is not {got}", got,
+                         "Choose another one with --out. To start a new training from its "
+                         "weights, give it as --init-from.")
             )  # fmt: skip
         lock, then = LockFile(real / ".lock"), "Or choose another one with --out."
         with writing("Folder of the training", self.path, then=then):
@@ -252,7 +254,12 @@ class TrainingFolder:
         if checkpoints:
             return checkpoints[-1]
         next_step = "Check the path."
-        if self.path.suffix == ".safetensors" or list(self.path.glob("*.safetensors")):
+        if is_model_folder(self.path):
+            next_step = (
+                "A model folder has no state to resume: start a new training with "
+                f"--init-from {self.path}."
+            )
+        elif self.path.suffix == ".safetensors" or list(self.path.glob("*.safetensors")):
             next_step = "For weights alone, start a new training with --init-from FILE."
         got = "no checkpoint in it" if self.path.exists() else "nothing"
         wanted = "a folder that `fmritok train` wrote, or one of its checkpoints"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from fmritok.errors import expected
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.training.sharding import share_like
 
-__all__ = ["damaged", "load_optimizer_state", "load_weights", "step_of"]
+__all__ = ["damaged", "load_optimizer_state", "load_tensors", "load_weights", "step_of"]
 
 _NAME = re.compile(r"step-(\d{8,})")
 _STATES = ("step", "exp_avg", "exp_avg_sq")
@@ -28,15 +29,39 @@ def load_weights(file: Path, model: nn.Module) -> None:
     CheckpointError
         If they do not fit the model; names the first tensor that does not fit.
     """
-    found, wanted = _read(file), model.state_dict()
+    load_tensors(
+        _read(file), model, file,
+        then="Choose the recipe and the token group that they were trained with.",
+    )  # fmt: skip
+
+
+def load_tensors(
+    found: Mapping[str, torch.Tensor], model: nn.Module, where: object, *, then: str
+) -> None:
+    """Load named tensors into a model.
+
+    Parameters
+    ----------
+    found : mapping of str to torch.Tensor
+    model : torch.nn.Module
+    where : object
+        File of the tensors, for the message.
+    then : str
+        Next step, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first tensor that is missing, has another shape, or is not in the model.
+    """
+    wanted = model.state_dict()
     for name in [*wanted, *sorted(found.keys() - wanted.keys())]:
         shapes = [tuple(x[name].shape) if name in x else "none" for x in (wanted, found)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
-                expected("Weights", file, f"{name} of shape {shapes[0]}", shapes[1],
-                         "Choose the recipe and the token group that they were trained with.")
-            )  # fmt: skip
-    model.load_state_dict(found)
+                expected("Weights", where, f"{name} of shape {shapes[0]}", shapes[1], then)
+            )
+    model.load_state_dict(dict(found))
 
 
 def load_optimizer_state(

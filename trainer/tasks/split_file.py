@@ -16,14 +16,16 @@ import yaml
 from fmritok.errors import expected
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.errors import CheckpointError, ConfigError
+from fmritok.trainer.pretrained.model_folder import ModelFolder
 from fmritok.trainer.record.checkpoint import RUNS
-from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.tasks.columns import subjects_of
 from fmritok.trainer.tasks.splits import Fold, given_fold
 from fmritok.trainer.tasks.task import did_you_mean
 from fmritok.trainer.tasks.units import Units
 
-__all__ = ["Pretraining", "held_out_fold", "overlap", "read_pretraining", "read_split"]
+__all__ = ["Pretraining", "held_out_fold", "overlap", "read_pretraining", "read_split",
+           "says_who"]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 _SIDES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
@@ -100,6 +102,24 @@ def read_split(file: Path, units: Units) -> tuple[Fold, dict[str, Any]]:
     return fold, record
 
 
+def says_who(training: Path) -> bool:
+    """Tell whether something with an encoder says who it was trained on; warn if it does not.
+
+    A model folder does not: ids of participants are not exported.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint.
+    """
+    found = find_trained(training)
+    if not isinstance(found, ModelFolder):
+        return True
+    _logger.warning("%s does not say who it was trained on: tested subjects may be among them",
+                    found.folder)  # fmt: skip
+    return False
+
+
 def read_pretraining(training: Path) -> Pretraining:
     """Read who a training was trained on, and who it held out.
 
@@ -108,7 +128,13 @@ def read_pretraining(training: Path) -> Pretraining:
     CheckpointError
         If there is no checkpoint, or nothing that says it.
     """
-    checkpoint = find_checkpoint(training)
+    checkpoint = find_trained(training)
+    if isinstance(checkpoint, ModelFolder):
+        raise CheckpointError(
+            expected("Model", checkpoint.folder, "the runs that it was trained on",
+                     "their numbers only: ids of participants are not exported",
+                     "Give the training that it was exported from.")
+        )  # fmt: skip
     if checkpoint.is_sealed or checkpoint.has(RUNS):
         tree = json.loads(checkpoint.read_bytes(RUNS))
         sides = [frozenset(map(str, tree[side])) for side in ("train", "validation")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -86,12 +87,19 @@ class Learner:
         self.model, self.config, self.n_steps = model, config, n_steps
         self.device, self.ranks, self.shard = device, ranks, shard
         dtype = config.train.dtype
+        drops = (
+            config.model.input_dropout,
+            config.model.mlp_dropout,
+            config.model.attention_dropout,
+        )
+        self._drops = any(drops)
         self._bf16 = dtype == "bf16" or (dtype == "auto" and device.type == "cuda")
         if shard:
             shard_model(model, device, ranks.size, bf16=self._bf16)
         else:
             model.to(device)
-        self.optimizer = build_optimizer(groups or parameter_groups(model), config.optim)
+        groups = groups or parameter_groups(model, config.optim.decay)
+        self.optimizer = build_optimizer(groups, config.optim)
         self._wrapped: nn.Module = model
 
     def prepare(self) -> None:
@@ -126,14 +134,14 @@ class Learner:
         totals = self._total([{"": output.loss, **output.measures} for output in outputs])
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, (self.ranks.size / totals[""].n_values).float())
-        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip))
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip or math.inf))
         values = _read([*(mean.value for mean in totals.values()), norm])
         figures = dict(zip([*totals, "norm"], values, strict=True))
         loss, grad_norm = figures.pop(""), figures.pop("norm")
         done = Step(loss, grad_norm, lr, figures, n_windows, n_frames)
         if done.is_finite:
             self.optimizer.step()
-            self.model.after_step((step + 1) / self.n_steps)
+            self.model.after_step(step / self.n_steps)
         self.optimizer.zero_grad(set_to_none=True)
         return done
 
@@ -142,7 +150,7 @@ class Learner:
     ) -> dict[str, float] | None:
         """Return the measures over all batches and processes; None if it was stopped."""
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        with torch.no_grad():
+        with torch.no_grad(), _evaluating(self.model):
             for batch in batches:
                 if stopped():
                     return None
@@ -170,6 +178,9 @@ class Learner:
     def _forward(
         self, model: nn.Module, batch: Batch, *, progress: float, measure: bool
     ) -> ObjectiveOutput:
+        if self._drops:
+            # A resumed training repeats itself: dropout, too, follows from the windows' numbers.
+            torch.manual_seed(int(batch.draws[0]))
         with self.autocast():
             output: ObjectiveOutput = model(
                 batch.to(self.device), progress=progress, measure=measure
@@ -198,6 +209,17 @@ class Learner:
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=not self.shard
         )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off."""
+    trains = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(trains)
 
 
 def _read(figures: list[Tensor]) -> list[float]:

@@ -24,6 +24,7 @@ from fmritok.trainer.data.reading import Batch, Meter
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.pretrained.cohorts import count_cohorts
 from fmritok.trainer.record.checkpoint import METRICS, RUNS, TOKENS
 from fmritok.trainer.record.finding import find_weights, init_weights
 from fmritok.trainer.record.folder import TrainingFolder
@@ -106,6 +107,7 @@ class Trainer:
         )  # fmt: skip
         self.index, self.validation_index = self.feed.index, self.feed.validation_index
         self._runs, self._tokens = runs_json(group, self.split), SavedGroup.of(group).to_bytes()
+        self._cohorts = count_cohorts(group, self.split)
 
         if device.type == "cuda" and config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -274,6 +276,7 @@ class Trainer:
     def _write(self, tensors: WholeTensors) -> Path:
         assert self.metrics is not None
         state = training_state(self.position, self.config, self.group, self.split)
+        state["cohorts"] = self._cohorts
         texts = {RUNS: self._runs, TOKENS: self._tokens, METRICS: self.metrics.rows()}
         keep = self.config.train.keep_checkpoints
         return self.folder.save(tensors, state, texts, keep=keep)

@@ -1,0 +1,1 @@
+"""Encoders as folders of weights for others: format, facts, model card, export."""

@@ -1,0 +1,1 @@
+"""Weights and settings of published models in fmritok's names."""
