@@ -16,7 +16,7 @@ DATA_ROOT ?=
 STORE    ?= tokens.zarr
 DEMO     ?= demo
 
-.PHONY: setup demo scores tokenize train test test-slow test-brainmarks lint format typecheck bench dcae-tiny clean
+.PHONY: setup demo scores tokenize train test test-slow test-brainmarks parity lint format typecheck bench dcae-tiny clean
 
 setup: $(VENV)/.installed
 
@@ -113,6 +113,9 @@ test-brainmarks: setup
 	$(BRAINMARKS)/bin/python -m pip install --quiet $(PIP_ARGS) cloudpathlib datasets einops gdown \
 		omegaconf pycortex tabulate templateflow wandb
 	$(BRAINMARKS)/bin/python -m pytest -m slow tests/brainmarks tests/probing/test_attentive.py $(ARGS)
+
+parity: setup   # compares with figures of the published code, and writes README's table and docs/parity.md
+	$(BIN)/python benchmarks/parity.py
 
 lint: setup   # deptry compares imports with pyproject.toml; the second run has the dev extra, too
 	$(BIN)/ruff check .
