@@ -172,7 +172,7 @@ def test_it_cannot_be_resumed_or_trained_into(made):
     assert done.exit_code == 1
     assert "give it as --init-from" in " ".join(done.output.split())
     done = fmritok("train", *store, "--resume", made / "model", "--out", made / "new")
-    assert "A model folder has no state to resume" in " ".join(done.output.split())
+    assert "A model folder has neither state nor metrics" in " ".join(done.output.split())
     done = fmritok("train", *store, "--out", made / "model")
     assert done.exit_code == 1
     assert "got a model folder" in " ".join(done.output.split())

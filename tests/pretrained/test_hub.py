@@ -9,49 +9,34 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
-from tiny import fmritok, tokenize_options, write_atlas, write_cohort
+from tiny import fmritok
 
 from fmritok import Encoder, load_encoder
 from fmritok.hub import snapshots
 from fmritok.trainer.errors import CheckpointError, ConfigError
 
 COMMIT = "a" * 40
-SMALL = {"model.width": 16, "model.layers": 1, "model.mlp_width": 16, "data.window": 8,
-         "data.batch_size": 2, "model.patch": 2}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Tokenize a small cohort, train on it, and save the encoder."""
-    folder = tmp_path_factory.mktemp("hub")
-    atlas = write_atlas(folder / "atlas")
-    root = write_cohort(folder / "cohort", ["100001", "100002", "100003"], frames=20)
-    done = fmritok(*tokenize_options(root, folder / "tokens.zarr", atlas))
-    assert done.exit_code == 0, done.output
-    sets = [x for name, value in SMALL.items() for x in ("--set", f"{name}={value}")]
-    done = fmritok("train", "--store", folder / "tokens.zarr", "--out", folder / "training",
-                   "--steps", "2", "--loader-workers", "0", *sets)  # fmt: skip
-    assert done.exit_code == 0, done.output
-    load_encoder(folder / "training").save_pretrained(folder / "model", license="cc-by-4.0")
+def made(scanned, tmp_path_factory):
+    """Save the encoder of a training."""
+    folder = tmp_path_factory.mktemp("saved")
+    load_encoder(scanned / "training").save_pretrained(folder / "model", license="cc-by-4.0")
+    for name in ("training", "tokens.zarr", "cohort", "atlas", "recipe.yaml"):
+        (folder / name).symlink_to(scanned / name)
     return folder
 
 
 @pytest.fixture
-def run(made):
-    return next((made / "cohort" / "100001").rglob("*.dtseries.nii"))
+def run(scanned):
+    return next((scanned / "cohort" / "100001").rglob("*.dtseries.nii"))
 
 
 @pytest.fixture
-def cache(made, tmp_path, monkeypatch):
-    """Make a cache as the hub's client does, with the model; there is no network."""
-    folder = tmp_path / "cache"
-    place = folder / "models--somebody--small" / "snapshots" / COMMIT
-    shutil.copytree(made / "model", place)
-    (place.parents[1] / "refs").mkdir()
-    (place.parents[1] / "refs" / "main").write_text(COMMIT)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    return place
+def cache(made, snapshot):
+    """Put the model into the cache of the hub."""
+    return shutil.copytree(made / "model", snapshot("somebody/small"), dirs_exist_ok=True)
 
 
 def test_a_saved_encoder_embeds_a_scan_as_its_training_does(made, run, tmp_path):
@@ -86,9 +71,8 @@ def test_commands_take_the_name_of_a_hub_model(cache, made, tmp_path):
                    tmp_path / "e.parquet", "--device", "cpu")  # fmt: skip
     assert done.exit_code == 0, done.output
     done = fmritok("train", "--store", made / "tokens.zarr", "--out", tmp_path / "t", "--steps", 1,
-                   "--loader-workers", 0, "--init-from", "somebody/small",
-                   *[x for name, value in SMALL.items() for x in ("--set", f"{name}={value}")],
-                   )  # fmt: skip
+                   "--loader-workers", 0, "--init-from", "somebody/small", "--recipe",
+                   made / "recipe.yaml")  # fmt: skip
     assert done.exit_code == 0, done.output
 
 
@@ -126,42 +110,25 @@ def test_fetch_model_without_a_network_is_one_sentence(cache):
     assert "where there is a network" in " ".join(done.output.split())
 
 
-class FakeHub:
-    """What the mixin uses of the hub's client; keeps what is uploaded."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __call__(self, token=None):
-        return self
-
-    def create_repo(self, repo_id, **_):
-        return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-    def upload_folder(self, *, folder_path, repo_id, **_):
-        shutil.copytree(folder_path, self.folder)
-        return f"https://huggingface.co/{repo_id}/commit/{COMMIT}"
-
-
-def test_pushing_needs_a_licence_and_uploads_no_paths(made, tmp_path, monkeypatch, run):
-    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", FakeHub(tmp_path / "pushed"))
+def test_pushing_needs_a_licence_and_uploads_no_paths(scanned, tmp_path, snapshot, run):
+    made, pushed = scanned, tmp_path / "cache/models--somebody--small/snapshots" / COMMIT
     encoder = load_encoder(made / "training")
     with pytest.raises(ConfigError, match="expected an identifier such as cc-by-4.0, got none"):
         encoder.push_to_hub("somebody/small")
     with pytest.raises(ConfigError, match="Licence"):
         encoder.save_pretrained(tmp_path / "x", push_to_hub=True, repo_id="somebody/small")
-    assert not (tmp_path / "pushed").exists()
+    assert not pushed.exists()
     url = encoder.push_to_hub("somebody/small", license="cc-by-4.0")
     assert url.endswith(COMMIT)
     assert str(made) not in "".join(
-        path.read_bytes().decode(errors="replace") for path in (tmp_path / "pushed").iterdir()
+        path.read_bytes().decode(errors="replace") for path in pushed.iterdir()
     )
-    pushed = json.loads((tmp_path / "pushed" / "tokenizer.json").read_text())
-    assert pushed["options"]["atlas"] == "atlas"
+    said = json.loads((pushed / "tokenizer.json").read_text())
+    assert said["options"]["atlas"] == "atlas"
     with pytest.raises(CheckpointError, match="Give load_encoder options with paths"):
-        load_encoder(tmp_path / "pushed").embed(run)
+        load_encoder("somebody/small").embed(run)
     options = {"atlas": str(made / "atlas")}
-    found = load_encoder(tmp_path / "pushed", options=options).embed(run).pooled
+    found = load_encoder(pushed, options=options).embed(run).pooled
     np.testing.assert_array_equal(found, encoder.embed(run).pooled)
 
 

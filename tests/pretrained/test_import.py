@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import fmritok
 
+from fmritok import load_encoder as fmritok_encoder
 from fmritok.pipeline.resources.fetching import fetch_atlas
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.features import load_encoder
@@ -76,6 +77,11 @@ def test_imported_weights_repeat_the_published_outputs(
     assert origin["difference"] < 1e-5
     assert origin["settings"] == json.loads((place / "config.json").read_text())
     assert "published code within" in (tmp_path / "README.md").read_text()
+    if method == "semantoks":  # its tokenizer is in the folder, too
+        courses = np.random.default_rng(0).standard_normal((120, 457))
+        out = fmritok_encoder(tmp_path).embed(courses, tr=2.0)
+        assert out.tokens.shape == (2, 5, 9, 32)
+        assert np.isfinite(out.pooled).all()
 
 
 def test_weights_of_cortexmae_repeat_its_outputs(golden, published_cells, tmp_path, caplog):

@@ -168,6 +168,21 @@ def test_a_branched_training_keeps_the_earlier_metrics(group, tmp_path):
     assert _figures(tmp_path / "b") == _figures(tmp_path / "a")
 
 
+def test_a_training_with_dropout_goes_on_exactly_and_is_validated_without(group, tmp_path):
+    dropout = ["model.input_dropout=0.2", "model.mlp_dropout=0.2", "model.attention_dropout=0.2"]
+    trainer = _trainer(group, tmp_path / "a", *dropout)
+    modes = []
+    trainer.model.register_forward_pre_hook(lambda model, _: modes.append(model.training))
+    trainer.run()
+    assert modes.count(True) == 30
+    assert modes.count(False) >= 3
+    early = TrainingFolder(tmp_path / "a").checkpoints()[0]
+    _trainer(group, tmp_path / "b", *dropout, resume=early).run()
+    assert _figures(tmp_path / "b") == _figures(tmp_path / "a")
+    _trainer(group, tmp_path / "c").run()
+    assert _figures(tmp_path / "c") != _figures(tmp_path / "a")
+
+
 def test_resuming_with_other_options_or_tokens_is_refused_by_name(group, tmp_path, make_store):
     _trainer(group, tmp_path / "a").run()
     checkpoint = find_checkpoint(tmp_path / "a")

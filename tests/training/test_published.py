@@ -16,6 +16,11 @@ from fmritok.trainer.record.metrics import read_metrics
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 #: Sizes of a model that trains in a second; the rest is the recipe's.
+SIZES = [
+    "data.windows_per_run=4", "data.batch_size=4", "data.validation_fraction=0.3",
+    "model.width=16", "model.layers=2", "model.heads=2", "model.kv_heads=2", "model.mlp_width=32",
+    "train.validate_every=8", "train.checkpoint_every=8", "train.epochs=null", "train.steps=8",
+]  # fmt: skip
 SMALL = [
     "data.windows_per_run=4", "data.batch_size=4", "data.validation_fraction=0.3",
     "model.width=16", "model.layers=2", "model.heads=2", "model.kv_heads=2", "model.mlp_width=32",
@@ -59,3 +64,50 @@ def test_cortexmae_published_trains_on_a_flat_map(flat, tmp_path):
     assert unchanged <= {"encoder.blocks.1.attention.key_value.bias"}
     frozen = load_encoder(tmp_path / "out", flat)
     assert frozen.encoder.temporal.equal(trainer.model.encoder.temporal)
+
+
+def test_tablet_published_trains_on_absolute_tokens(make_store, tmp_path):
+    """The head starts at 0, and tokens lie around 3: the first losses are about 3."""
+    location, _ = make_store([40, 33, 50, 20], n_tokens=6, dim=5)
+    group = TokenStore(location.url).group()
+    options = [*SIZES, "data.window=16", "optim.lr=0.01"]
+    config = build_config(override(read_recipe("tablet-published"), options))
+    trainer = trainer_on_cpu(config, group, tmp_path / "out")
+    names = set(trainer.model.state_dict())
+    assert not {name for name in names if "spatial" in name or "static" in name}
+    trainer.run()
+    losses = [row["loss"] for row in read_metrics(tmp_path / "out") if row["kind"] == "train"]
+    assert len(losses) == 8
+    assert losses[0] == pytest.approx(3, abs=0.3)
+    assert losses[-1] < losses[0]
+    assert load_encoder(tmp_path / "out", group).encoder.config.position == "none"
+
+
+def test_semantoks_published_trains_on_parcels(tmp_path):
+    """Weights that the loss reaches change, the fixed positions do not."""
+    location = Location(tmp_path / "parcels.zarr")
+    rng = np.random.default_rng(0)
+    write_store(
+        location, [180, 150, 200, 120], n_tokens=7, dim=1, precision="float16",
+        values=lambda _, n: rng.standard_normal((n, 7, 1)).astype(np.float32),
+        static={"network": np.array([0, 0, 0, 1, 1, 2, 2], np.int32)},
+        provenance={"tokenizer": "network"},
+    )  # fmt: skip
+    group = TokenStore(location.url).group()
+    options = [
+        *SIZES, "objective.head_width=16", "objective.projection=8",
+        "objective.slice_probability=1",
+    ]  # fmt: skip
+    config = build_config(override(read_recipe("semantoks-published"), options))
+    trainer = trainer_on_cpu(config, group, tmp_path / "out")
+    before = {name: x.clone() for name, x in trainer.model.state_dict().items()}
+    fixed = trainer.model.encoder.temporal.clone()
+    trainer.run()
+    rows = [row for row in read_metrics(tmp_path / "out") if row["kind"] == "train"]
+    assert len(rows) == 8
+    assert rows[0]["lr"] == 1.4e-3, "3 % of 8 steps is no warm-up"
+    after = trainer.model.state_dict()
+    unchanged = {name for name, x in after.items() if x.equal(before[name])}
+    assert {name.rpartition(".")[2] for name in unchanged} == {"start_norm"}
+    assert trainer.model.encoder.temporal.equal(fixed)
+    assert load_encoder(tmp_path / "out", group).encoder.temporal.equal(fixed)

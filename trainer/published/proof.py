@@ -126,9 +126,8 @@ def _of_tablet(
     encoder: TokenTransformer, group: SavedGroup, inputs: _Arrays, outputs: _Arrays
 ) -> _Compared:
     """Compare CLS and tokens of regrouped latents, frame by frame."""
-    shape = (-1, group.n_tokens, group.dim)
-    tokens = torch.from_numpy(outputs["tokens"].astype(np.float32)).unflatten(1, shape[:2])
-    out = _encoded(encoder, tokens)
+    tokens = torch.from_numpy(outputs["tokens"].astype(np.float32))
+    out = _encoded(encoder, torch.unflatten(tokens, 1, (-1, group.n_tokens)))
     encoded = torch.cat([out.cls[:, None], out.tokens.flatten(1, 2)], 1)
     return {"cls": (out.cls, outputs["cls"]), "encoded": (encoded, outputs["encoded"])}
 

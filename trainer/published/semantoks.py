@@ -15,7 +15,7 @@ from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.options import Tree
 from fmritok.trainer.published.renaming import Renaming
 
-__all__ = ["recipe_options", "renamed_weights", "token_options"]
+__all__ = ["recipe_options", "renamed_weights", "token_options", "tokenizer_weights"]
 
 #: The tokenizers that its forward pass uses; those of the other atlases never are.
 _ATLAS = "schaefer400"
@@ -78,6 +78,13 @@ def renamed_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                                  "fmritok has one head for all embeddings.")
                     )  # fmt: skip
                 rename.found[f"{who}.{ours}.{kind}"] = head
+    return rename.finish()
+
+
+def tokenizer_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the weights of one network's tokenizer under ours of ``SingleNetworkEmbedding``."""
+    rename = Renaming("Brain-Semantoks", weights)
+    _tokenizer(rename, name, "")
     return rename.finish()
 
 
@@ -167,12 +174,12 @@ def _encoder(rename: Renaming, theirs: str, ours: str) -> None:
             found[f"{block}.scales"] = torch.stack(scales)
     for i in rename.numbers(f"{theirs}network_tokenizers.{_ATLAS}"):
         network = f"{theirs}network_tokenizers.{_ATLAS}.{i}"
-        _tokenizer(rename, network, f"{encoder}.embedding.networks.{i}")
+        _tokenizer(rename, network, f"{encoder}.embedding.networks.{i}.")
 
 
 def _tokenizer(rename: Renaming, theirs: str, ours: str) -> None:
-    """Rename the weights of one network's tokenizer."""
-    rename.layers({f"{theirs}.{a}": f"{ours}.{b}" for a, b in _TOKENIZER.items()})
+    """Rename the weights of one network's tokenizer; ``ours`` ends with a dot, if there is any."""
+    rename.layers({f"{theirs}.{a}": f"{ours}{b}" for a, b in _TOKENIZER.items()})
     long = f"{theirs}.{_CONVOLUTION}"
     if not rename.take(f"{long}.kernel_norm_initialized"):
         raise CheckpointError(
@@ -183,10 +190,10 @@ def _tokenizer(rename: Renaming, theirs: str, ours: str) -> None:
     rename.drop(re.escape(f"{long}.multiplier"))  # 2, as in ours
     scales = [f"{long}.kernel_list.{i}" for i in rename.numbers(f"{long}.kernel_list")]
     kernels = torch.stack([rename.take(name) for name in scales])
-    rename.found[f"{ours}.long.kernels"] = kernels.transpose(1, 2).contiguous()
-    rename.found[f"{ours}.long.skip"] = rename.take(f"{long}.D").T.contiguous()
+    rename.found[f"{ours}long.kernels"] = kernels.transpose(1, 2).contiguous()
+    rename.found[f"{ours}long.skip"] = rename.take(f"{long}.D").T.contiguous()
     norm = rename.take(f"{long}.kernel_norm")
-    rename.found[f"{ours}.long.start_norm"] = norm.transpose(0, 1).contiguous()
+    rename.found[f"{ours}long.start_norm"] = norm.transpose(0, 1).contiguous()
 
 
 def _require(name: str, got: Any, only: Any) -> None:

@@ -256,7 +256,7 @@ class TrainingFolder:
         next_step = "Check the path."
         if is_model_folder(self.path):
             next_step = (
-                "A model folder has no state to resume: start a new training with "
+                "A model folder has neither state nor metrics of a training: start a new one with "
                 f"--init-from {self.path}."
             )
         elif self.path.suffix == ".safetensors" or list(self.path.glob("*.safetensors")):
