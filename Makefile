@@ -16,7 +16,7 @@ DATA_ROOT ?=
 STORE    ?= tokens.zarr
 DEMO     ?= demo
 
-.PHONY: setup demo scores tokenize train test test-slow lint format typecheck bench dcae-tiny clean
+.PHONY: setup demo scores tokenize train test test-slow test-brainmarks parity lint format typecheck bench dcae-tiny clean
 
 setup: $(VENV)/.installed
 
@@ -101,6 +101,22 @@ test-slow: setup
 	FMRITOK_EXAMPLES=20 $(PYTEST) --cases 3 tests/store/test_crashes.py tests/store/test_damage.py \
 		tests/store/test_hostile_stores.py tests/record/test_crashes.py tests/record/test_damage.py
 
+# Brainmarks wants an older setuptools than the one that builds our wheel. It is installed without it
+# into an environment that borrows the packages of $(VENV): 250 MB, half a minute.
+BRAINMARKS := .venv-brainmarks
+
+test-brainmarks: setup
+	$(PYTHON) -m venv $(BRAINMARKS)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$($(BRAINMARKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth
+	$(BRAINMARKS)/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps brainmarks==0.1.1 -e .
+	$(BRAINMARKS)/bin/python -m pip install --quiet $(PIP_ARGS) cloudpathlib datasets einops gdown \
+		omegaconf pycortex tabulate templateflow wandb
+	$(BRAINMARKS)/bin/python -m pytest -m slow tests/brainmarks tests/probing/test_attentive.py $(ARGS)
+
+parity: setup   # compares with figures of the published code, and writes README's table and docs/parity.md
+	$(BIN)/python benchmarks/parity.py
+
 lint: setup   # deptry compares imports with pyproject.toml; the second run has the dev extra, too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -135,4 +151,4 @@ dcae-tiny: setup   # trains the embedded autoencoder again, and measures it into
 	$(BIN)/python tools/dcae_tiny/card.py
 
 clean:
-	rm -rf build dist *.egg-info .layers .typing .mypy_cache .ruff_cache .pytest_cache $(DEMO)
+	rm -rf $(BRAINMARKS) build dist *.egg-info .layers .typing .mypy_cache .ruff_cache .pytest_cache $(DEMO)

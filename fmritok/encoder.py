@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,11 @@ from fmritok.pipeline.store.precision import StoredRun, store_precision
 from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
 from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
-from fmritok.trainer.data.reading import Batch
+from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.features import FrozenEncoder, following_windows
 from fmritok.trainer.evaluation.features import load_encoder as load_frozen
+from fmritok.trainer.evaluation.run_windows import EncodedRuns, WindowEncoder, run_windows
 from fmritok.trainer.pretrained.model_folder import FILES, ModelFolder
 from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.record.saved_group import SavedGroup
@@ -67,6 +68,13 @@ class Embedding:
         return f"Embedding({windows} windows of {patches} x {cells} tokens, {width} features)"
 
 
+class _Run(NamedTuple):
+    """Tokens of one run in their stored form."""
+
+    stored: StoredRun
+    tr: float
+
+
 class Encoder(HubModel):
     """The frozen encoder of a training, or of a model folder.
 
@@ -80,6 +88,9 @@ class Encoder(HubModel):
         Features of a token.
     source : dict
         Checkpoint, step and checksum of the weights.
+    module : WindowEncoder
+        The encoder as a ``torch.nn.Module`` in evaluation mode. It takes stacked :meth:`windows`;
+        gradients flow through it.
     license : str or None
         Identifier of the weights' licence; of a training None.
     """
@@ -92,7 +103,8 @@ class Encoder(HubModel):
         options: Mapping[str, Any] | None = None,
         license: str | None = None,
     ) -> None:
-        self._frozen, self._model, self._device = frozen, frozen.encoder.to(device), device
+        self._frozen = frozen
+        self.module = WindowEncoder(frozen.encoder).eval().to(device)
         self._options, self.license = dict(options or {}), license
         self.group: SavedGroup = frozen.group
         self.window = frozen.window
@@ -188,6 +200,7 @@ class Encoder(HubModel):
         warp: str | PathLike[str] | None = None,
         mask: str | PathLike[str] | None = None,
         affine: npt.ArrayLike | None = None,
+        space: SampleSpace | None = None,
         tokenizer: Tokenizer | None = None,
         batch_size: int = 16,
         scratch: Path | None = None,
@@ -201,7 +214,7 @@ class Encoder(HubModel):
         ----------
         source : path, nibabel image, np.ndarray or TokenizedRun
             See :func:`fmritok.tokenize`.
-        tr, right, warp, mask, affine, scratch
+        tr, right, warp, mask, affine, space, scratch
             See :func:`fmritok.tokenize`.
         tokenizer : Tokenizer, optional
             Default: :attr:`tokenizer`.
@@ -220,46 +233,80 @@ class Encoder(HubModel):
         RunError
             If the run cannot be read or tokenized.
         """
-        run = source
-        if not isinstance(source, TokenizedRun):
-            run = tokenize(
-                source, tokenizer or self.tokenizer, tr=tr, right=right, warp=warp, mask=mask,
-                affine=affine, scratch=scratch,
-            )  # fmt: skip
-        n_frames, n_tokens, dim = run.values.shape
-        contract = {"tokens_per_frame": n_tokens, "dim": dim, "provenance": run.provenance}
-        self.group.refuse_others(contract, self.source.get("checkpoint"))
-        # Round as the store does: the encoder was trained on rounded tokens.
-        stored = store_precision(run.values, self.group.precision)  # type: ignore[arg-type]
-        starts = [first for first, _ in following_windows(n_frames, window=self.window)]
-        parts = list(self._encode(stored, run.tr, starts, batch_size))
-        cls, registers, tokens = (torch.cat([part[i] for part in parts]).numpy() for i in range(3))
-        times = parts[0][3].numpy()
+        run = self._tokens(
+            source, tokenizer, tr=tr, right=right, warp=warp, mask=mask, affine=affine,
+            space=space, scratch=scratch,
+        )  # fmt: skip
+        places = following_windows(len(run.stored.tokens), window=self.window)
+        starts = [first for first, _ in places]
+        parts = [
+            self._encoded(run, starts[low : low + batch_size], places[0][1])
+            for low in range(0, len(starts), batch_size)
+        ]
+        cls, registers, tokens = (
+            np.concatenate([getattr(part, name)[0].float().cpu().numpy() for part in parts])
+            for name in ("cls", "registers", "tokens")
+        )
         pooled = np.concatenate([tokens.mean((0, 1, 2)), cls.mean(0)])
+        times = parts[0].times[0, 0].cpu().numpy()
         return Embedding(cls, registers, tokens, pooled, np.array(starts) * run.tr, times)
 
-    def _encode(
-        self, stored: StoredRun, tr: float, starts: list[int], batch_size: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield CLS, registers, tokens and patch times, batch by batch."""
-        length = min(self.window, len(stored.tokens))
-        for low in range(0, len(starts), batch_size):
-            chosen = starts[low : low + batch_size]
-            batch = _batch(stored, tr, chosen, length).to(self._device)
-            with torch.no_grad():
-                inputs = self._model.inputs(batch)
-                encoded = self._model(
-                    self._model.embed(inputs.patches),
-                    inputs.static,
-                    inputs.times,
-                    inputs.host_valid,
-                )
-            yield (
-                encoded.cls.float().cpu(),
-                encoded.registers.float().cpu(),
-                encoded.tokens.float().cpu(),
-                inputs.times[0].cpu(),
-            )
+    def windows(
+        self,
+        source: Any,
+        *,
+        count: int,
+        tokenizer: Tokenizer | None = None,
+        **how: Any,
+    ) -> dict[str, Tensor]:
+        """Tokenize one run, and return evenly spread windows of it for :attr:`module`.
+
+        Windows overlap if the run is short. If it is shorter than a window, the end of all windows
+        is padding.
+
+        Parameters
+        ----------
+        source : path, nibabel image, np.ndarray or TokenizedRun
+            See :func:`fmritok.tokenize`.
+        count : int
+            Number of windows.
+        tokenizer : Tokenizer, optional
+            Default: :attr:`tokenizer`.
+        **how
+            ``tr``, ``right``, ``warp``, ``mask``, ``affine``, ``space``, ``scratch``: see
+            :func:`fmritok.tokenize`.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Equal shapes for all runs: ``torch.utils.data.default_collate`` stacks them.
+
+        Raises
+        ------
+        CheckpointError, RunError
+            As :meth:`embed`.
+        """
+        run = self._tokens(source, tokenizer, **how)
+        last = max(len(run.stored.tokens) - self.window, 0)
+        starts = np.linspace(0, last, count).round().astype(int).tolist()
+        return run_windows(run.stored, run.tr, starts, self.window)
+
+    def _tokens(self, source: Any, tokenizer: Tokenizer | None, **how: Any) -> _Run:
+        """Tokenize a run as in training, and round as the store does."""
+        run = source
+        if not isinstance(source, TokenizedRun):
+            run = tokenize(source, tokenizer or self.tokenizer, **how)
+        _, n_tokens, dim = run.values.shape
+        contract = {"tokens_per_frame": n_tokens, "dim": dim, "provenance": run.provenance}
+        self.group.refuse_others(contract, self.source.get("checkpoint"))
+        precision = self.group.precision
+        return _Run(store_precision(run.values, precision), run.tr)  # type: ignore[arg-type]
+
+    def _encoded(self, run: _Run, starts: list[int], length: int) -> EncodedRuns:
+        windows = run_windows(run.stored, run.tr, starts, length)
+        with torch.no_grad():
+            encoded: EncodedRuns = self.module({name: x[None] for name, x in windows.items()})
+        return encoded
 
 
 def load_encoder(
@@ -291,28 +338,4 @@ def load_encoder(
     license = found.license if isinstance(found, ModelFolder) else None
     return Encoder(
         load_frozen(found.folder), choose_device(str(device)), options=options, license=license
-    )
-
-
-def _batch(stored: StoredRun, tr: float, starts: list[int], length: int) -> Batch:
-    """Make a batch of windows of one run."""
-    n = len(starts)
-
-    def same(values: npt.NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).expand(n, *values.shape)
-
-    tokens = np.stack([stored.tokens[first : first + length] for first in starts])
-    times = (tr * np.arange(length)).astype(np.float32)
-    return Batch(
-        tokens=torch.from_numpy(tokens),
-        mean=same(stored.mean),
-        std=same(stored.std),
-        scale=None if stored.scale is None else same(stored.scale),
-        times=same(times),
-        valid=None,
-        runs=torch.zeros(n, dtype=torch.int64),
-        draws=torch.zeros(n, dtype=torch.int64),
-        epoch=0,
-        seen=n,
-        n_frames=n * length,
     )

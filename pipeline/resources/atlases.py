@@ -10,7 +10,7 @@ import pandas as pd
 from fmritok.errors import AtlasError, expected
 from fmritok.pipeline.tables.small_files import UnreadableError, text_lines
 
-__all__ = ["SEMANTOKS", "build_semantoks_atlas"]
+__all__ = ["SEMANTOKS", "build_semantoks_atlas", "semantoks_columns"]
 
 #: Name of the atlas of Brain-Semantoks (arXiv 2512.11582).
 SEMANTOKS = "schaefer400-tian50-buckner7"
@@ -87,3 +87,32 @@ def build_semantoks_atlas(
     columns += ["cifti_image", "cifti_label"] if cifti else []
     table[columns].to_csv(folder / "atlas.tsv", sep="\t", index=False)
     return folder / "atlas.tsv"
+
+
+def semantoks_columns(table: pd.DataFrame, where: str) -> list[str]:
+    """Return the names of the 457 parcels in the order of published time courses.
+
+    Schaefer 400 first, then Tian S3, then Buckner 7, each by label. The table of
+    :func:`build_semantoks_atlas` is sorted by network instead.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Columns ``name``, ``network`` and ``label``.
+    where : str
+        Name of the atlas, for errors.
+
+    Raises
+    ------
+    AtlasError
+        If the table has other parcels.
+    """
+    found = table["network"].value_counts().to_dict()
+    if found != _COUNTS or "label" not in table:
+        raise AtlasError(
+            expected("Atlas", where, f"the labels of {SEMANTOKS}: {_COUNTS} parcels",
+                     f"{len(table)} others", "Tokenize with the atlas of `fmritok fetch atlas`.")
+        )  # fmt: skip
+    part = table["network"].map({"Subcortex": 1, "Cerebellum": 2}).fillna(0)
+    ordered = table.assign(part=part, label=table["label"].astype(int))
+    return [str(name) for name in ordered.sort_values(["part", "label"])["name"]]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
+from fmritok.pipeline.headers.placement import not_in_mni
 from fmritok.pipeline.headers.run_header import run_header
 from fmritok.pipeline.headers.timing import repetition_time
 from fmritok.pipeline.sources.checking import checked_blocks
@@ -22,7 +23,7 @@ from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
-from fmritok.tokenizers.spaces import ParcelSpace
+from fmritok.tokenizers.spaces import ParcelSpace, SampleSpace, VolumeSpace
 
 __all__ = ["TokenizedRun", "tokenize"]
 
@@ -87,6 +88,7 @@ def tokenize(
     warp: Path_ | None = None,
     mask: Path_ | None = None,
     affine: npt.ArrayLike | None = None,
+    space: SampleSpace | None = None,
     scratch: Path | None = None,
 ) -> TokenizedRun:
     """Tokenize one run.
@@ -114,6 +116,10 @@ def tokenize(
         Brain mask on the grid of the volumes.
     affine : array of shape (4, 4), optional
         Voxel indices to mm. Required for an array of volumes.
+    space : SampleSpace, optional
+        The columns of an array (n_frames, n_samples): voxels, grayordinates or named parcels
+        (:mod:`fmritok.tokenizers.spaces`). Default: vertices if their number is that of a mesh,
+        else parcels.
     scratch : Path, optional
         Folder for temporary files.
 
@@ -135,10 +141,9 @@ def tokenize(
     tokenizer.setup()
     if not isinstance(source, str | PathLike) and getattr(source, "ndim", 0) == 2:
         names = tuple(map(str, getattr(source, "columns", ())))
-        run = _samples(np.asarray(source), names, tokenizer, tr)
-        assert tr is not None
-        encoded = _encode(run, tokenizer, tr, scratch, f"an array of {run.space.description}")
-        return _tokenized(tokenizer, encoded, tr)
+        run, seconds = _samples(np.asarray(source), names, tr, space)
+        where = f"an array of {run.space.description}"
+        return _tokenized(tokenizer, _encode(run, tokenizer, seconds, scratch, where), seconds)
     n_parcels = tokenizer.grid.n_tokens
     with ExitStack() as held:
         files = held.enter_context(
@@ -192,18 +197,24 @@ def _encode(
 
 
 def _samples(
-    series: npt.NDArray[Any], names: tuple[str, ...], tokenizer: Tokenizer, tr: float | None
-) -> MemorySource:
-    """Return the source of an array of time courses: vertices if their number is that of a mesh."""
-    if tr is None or not isinstance(tokenizer, SeriesTokenizer):
-        raise RunError(
-            expected("Time courses", f"of shape {series.shape} for tokenizer {tokenizer.name}",
-                     "a tokenizer of time courses, and tr", f"tr = {tr}",
-                     "Give tr in seconds, or volumes (x, y, z, n_frames) with their affine.")
-        )  # fmt: skip
+    series: npt.NDArray[Any], names: tuple[str, ...], tr: float | None, space: SampleSpace | None
+) -> tuple[MemorySource, float]:
+    """Return the source of an array of time courses, and its repetition time, s."""
     n_samples = series.shape[1]
-    space = space_of_samples(n_samples) or ParcelSpace(n_samples, names)
-    return MemorySource(series, space)
+    space = space or space_of_samples(n_samples) or ParcelSpace(n_samples, names)
+    if tr is None or space.n_samples != n_samples:
+        raise RunError(
+            expected("Time courses", f"of shape {series.shape}",
+                     f"tr, and one column for each sample of {space.description}", f"tr = {tr}",
+                     "Give tr in seconds, and the space of the columns.")
+        )  # fmt: skip
+    elsewhere = not_in_mni(space.shape, space.affine) if isinstance(space, VolumeSpace) else ""
+    if elsewhere:
+        raise RunError(
+            expected("Time courses", f"of {space.description}", "a grid in MNI space", elsewhere,
+                     "Give the affine of the MNI grid.")
+        )  # fmt: skip
+    return MemorySource(series, space), tr
 
 
 def _tokenized(tokenizer: Tokenizer, encoded: RunTokens, seconds: float) -> TokenizedRun:

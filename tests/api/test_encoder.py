@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import fmritok, tokenize_options, write_atlas, write_cohort
+from torch.utils.data import default_collate
 
 from fmritok import load_encoder, open_store, tokenize
 from fmritok.errors import RunError
@@ -71,6 +72,26 @@ def test_batches_do_not_change_what_comes_out(made):
     path = next((made / "cohort" / "100001").rglob("*.dtseries.nii"))
     one, many = encoder.embed(path, batch_size=1), encoder.embed(path)
     np.testing.assert_allclose(one.tokens, many.tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_of_runs_can_be_stacked_and_the_module_encodes_them(made, rng):
+    """Of a run of two windows, an overlapping one, and one that ends with padding."""
+    encoder = load_encoder(made / "training")
+    runs = [rng.standard_normal((n, 4)) for n in (16, 11, 5)]
+    batch = default_collate([encoder.windows(run, tr=0.72, count=2) for run in runs])
+    out = encoder.module(batch)
+    assert (out.cls.shape, out.tokens.shape) == ((3, 2, 16), (3, 2, 4, 2, 16))
+    alone = [encoder.embed(run, tr=0.72) for run in runs]
+    for i in (0, 1):
+        np.testing.assert_allclose(out.cls[i].detach(), alone[i].cls, atol=1e-5)
+        np.testing.assert_allclose(out.tokens[i].detach(), alone[i].tokens, atol=1e-5)
+    np.testing.assert_allclose(out.cls[2, 0].detach(), alone[2].cls[0], atol=1e-5)
+    assert out.valid[2, 0].tolist() == [True, True, True, False]
+    row = out.in_a_row()
+    assert row.shape == (3, 16, 16)
+    np.testing.assert_allclose(row[2].mean(0).detach(), alone[2].tokens.mean((0, 1, 2)), atol=1e-5)
+    row.sum().backward()
+    assert all(x.grad is not None for x in encoder.module.encoder.blocks.parameters())
 
 
 def test_a_run_that_is_tokenized_already_is_taken_as_it_is(made):

@@ -10,6 +10,7 @@ from tiny import PARCELS, fmritok, tokenize_options, write_atlas, write_cohort
 from fmritok import open_store, tokenize
 from fmritok.errors import FmritokError, RunError
 from fmritok.tokenizers.registry import build_tokenizer
+from fmritok.tokenizers.spaces import VolumeSpace
 
 
 @pytest.fixture
@@ -73,6 +74,22 @@ def test_time_courses_of_parcels_and_vertices_need_no_image(rng):
     np.testing.assert_allclose(run.values[:, :, 0], z, atol=1e-4)
     vertices = rng.standard_normal((10, 2 * 10242)).astype(np.float32)
     assert len(tokenize(vertices, "flatmap", tr=2.0)) == 10
+
+
+def test_voxels_of_a_known_grid_give_what_their_volumes_give(volumes, weights):
+    values, affine = volumes
+    grid = VolumeSpace(values.shape[:3], affine)
+    columns = values.reshape(-1, values.shape[3], order="F").T[:3]
+    vae = build_tokenizer("vae", {"weights": weights})
+    of_volumes = tokenize(values[..., :3], vae, affine=affine, tr=2.0)
+    of_columns = tokenize(columns, vae, tr=2.0, space=grid)
+    np.testing.assert_array_equal(of_columns.values, of_volumes.values)
+    with pytest.raises(RunError, match="one column for each sample of volumes of 40x48x40"):
+        tokenize(columns[:, 1:], vae, tr=2.0, space=grid)
+    with pytest.raises(RunError, match="does not hold the MNI brain"):
+        tokenize(columns, vae, tr=2.0, space=VolumeSpace(values.shape[:3], np.eye(4)))
+    with pytest.raises(RunError, match="volumes, which time courses of 7 parcels are not"):
+        tokenize(np.ones((3, 7)), vae, tr=2.0)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,20 @@ def test_the_published_atlas_has_its_counts(published):
     assert atlas.table["label"].max() > 255
 
 
+def test_published_time_courses_are_ordered_by_label_not_by_network(published, data):
+    from fmritok.pipeline.resources.atlases import semantoks_columns
+
+    (labels,) = (data / "atlases").glob("Schaefer*_label.txt")
+    names = labels.read_text().split("\n")[::2]
+    tian, schaefer = names[:50], names[50:450]
+    atlas = load_atlas(str(published))
+    columns = semantoks_columns(atlas.table, "x")
+    assert columns == [*schaefer, *tian, *(f"Buckner7_{i}" for i in range(1, 8))]
+    assert columns != atlas.table["name"].tolist()
+    with pytest.raises(AtlasError, match="Atlas x: expected the labels of schaefer400"):
+        semantoks_columns(atlas.table[1:], "x")
+
+
 @pytest.mark.parametrize("run", ["sf02*MNI2mm91x109x91", "rtc1*MNI2mm91x109x91", "sf02*res-3"])
 def test_parcel_means_equal_nilearn(published, data, run):
     from nilearn.maskers import NiftiLabelsMasker
