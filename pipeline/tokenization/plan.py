@@ -87,6 +87,7 @@ def plan_group(
         Store dtype. Default: that of the tokenizer.
     codec : {"zstd", "none"}
     """
+    options = {**options, **tokenizer.decided}
     grid = tokenizer.grid
     stored: Precision = precision or tokenizer.default_precision  # type: ignore[assignment]
     packages = ("fmritok", "torch", "diffusers", "zarr", "nibabel", "nilearn", "numpy", "scipy")

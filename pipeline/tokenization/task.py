@@ -298,6 +298,7 @@ class _RunWork:
                 encoded.tokens,
                 self._job.groups[part.group].precision,
                 where=f"run {self._task.run_id}",
+                device=encoded.device,
             )
             refuse_not_finite(self._task.run_id, encoded.arrays)
         encoded.tokens.close()
