@@ -18,6 +18,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parent / "on_gpu"))
 from encoding import WAYS, print_encoder, reference_of
 from tokenizing import print_tokenize
+from training_steps import WAYS as STEPS
 from training_steps import print_rows
 
 _PARTS = ("encoder", "tokenize", "training")
@@ -56,8 +57,8 @@ def main(
         cases = [(1, 2)] if small else [(4, 256), (1, 256), (1, 1024), (1, 4096)]
         layers, steps = (1, 2) if small else (12, 6)
         print_rows(
-            print, cases=cases, device=str(where), peak_tflops=peak_tflops, layers=layers,
-            steps=steps, budget=80 * patience,
+            print, cases=cases, ways=STEPS[:2] if small else STEPS, device=str(where),
+            peak_tflops=peak_tflops, layers=layers, steps=steps, budget=80 * patience,
         )  # fmt: skip
 
 

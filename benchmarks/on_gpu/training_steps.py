@@ -25,7 +25,10 @@ from rows import Rows
 sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
 from training_step import measure
 
-WAYS = ("usual", "ours", "ours-compiled", "ours-compiled-selective", "ours-compiled-deterministic")
+WAYS = (
+    "usual", "ours", "ours-compiled", "ours-compiled-graphs", "ours-compiled-selective",
+    "ours-compiled-deterministic",
+)  # fmt: skip
 HEADER = "windows frames way                           ms/step  ratio  tokens/s    GiB   peak"
 
 
