@@ -121,7 +121,7 @@ lint: setup   # deptry compares imports with pyproject.toml; the second run has 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m deptry . --extend-exclude 'benchmarks|tools'
-	$(BIN)/python -m deptry tests tests/support tests/support/material tests/harness benchmarks/speed benchmarks/learning tools tools/dcae_tiny \
+	$(BIN)/python -m deptry tests tests/support tests/support/material tests/harness benchmarks/speed benchmarks/on_gpu benchmarks/learning tools tools/dcae_tiny \
 		--ignore DEP002,DEP004 --per-rule-ignores DEP001=brainmarks --exclude benchmarks/speed/layouts.py
 	rm -rf .layers && mkdir -p .layers/fmritok && cp -r pipeline tokenizers trainer fmritok/. .layers/fmritok/
 	touch .layers/fmritok/tokenizers/__init__.py

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "choose_device", "compiles_by_default", "count_cores", "count_gpus", "free_gpu_memory",
-    "local_rank", "peak_memory", "send", "visible_gpus",
+    "choose_device", "compiles_by_default", "count_cores", "count_gpus", "fetch",
+    "free_gpu_memory", "local_rank", "peak_memory", "send", "visible_gpus",
 ]  # fmt: skip
 
 
@@ -105,6 +105,18 @@ def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def fetch(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of a device on the host, by way of pinned memory from a GPU."""
+    if not x.is_cuda:
+        return x.cpu()
+    import torch
+
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(x.device).synchronize()
+    return host
 
 
 def peak_memory(device: torch.device) -> int:

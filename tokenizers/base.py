@@ -95,6 +95,19 @@ class Tokenizer(ABC):
         """Names and shapes of the float32 arrays stored with every run."""
         return {}
 
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        """Options that the user left open and that change the tokens, as decided by this machine.
+
+        All processes that write a group get them.
+        """
+        return {}
+
+    @property
+    def compute_device(self) -> str:
+        """Device of torch on which tokens are turned into what is stored; after :meth:`setup`."""
+        return "cpu"
+
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """Return all settings that change the tokens. A group accepts only equal provenance."""

@@ -282,6 +282,9 @@ class TrainConfig:
     deterministic : bool
         On a GPU, use deterministic kernels. Without them two trainings of one seed, or a training
         and its resumption, differ in the order of sums.
+    graphs : bool
+        Replay compiled layers as CUDA graphs, which helps where the host limits small batches.
+        Only with one process, ``accumulate`` 1 and windows of one length. Not tested on a GPU.
     """
 
     seed: int = 0
@@ -291,6 +294,7 @@ class TrainConfig:
     accumulate: int = 1
     compile: bool | None = None
     deterministic: bool = True
+    graphs: bool = False
     log_every: int = 10
     validate_every: int = 50
     checkpoint_every: int = 100

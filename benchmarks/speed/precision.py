@@ -72,7 +72,9 @@ def series_tokens(data: Path) -> None:
         print_rows("MNI", tokenizer.name, np.concatenate(list(made.blocks)))
 
 
-def print_arithmetic(reference: str, frames: int, every: int, chosen: tuple[str, ...]) -> None:
+def print_arithmetic(
+    reference: str, frames: int, every: int, chosen: tuple[str, ...], rows: tuple[str, ...]
+) -> None:
     """Print the error of every arithmetic, on both real runs in both intensity modes."""
     from fmritok.tokenizers.fidelity import spread_frames, time_course_error
     from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
@@ -84,6 +86,8 @@ def print_arithmetic(reference: str, frames: int, every: int, chosen: tuple[str,
     for run, source in real_runs():
         volumes = source.frames_at(spread_frames(source.n_frames, frames))
         for mode in ("max", "zscore"):
+            if rows and f"{run}-{mode}" not in rows:
+                continue
             latents = {}
             print(f"{run:6} {mode:7}", end="", flush=True)
             for name in ("fp32", *chosen):
@@ -110,17 +114,29 @@ def print_arithmetic(reference: str, frames: int, every: int, chosen: tuple[str,
     show_default=True,
     help="Columns of the first table; fp16 is slow on a CPU.",
 )
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    help="Row of the first table, such as MNI-zscore; repeatable. Default: all.",
+)
 @click.option("--storage/--no-storage", default=True, help="Also the table of storage.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()))
 def main(
-    weights: str, frames: int, every: int, chosen: tuple[str, ...], storage: bool, cache: Path
+    weights: str,
+    frames: int,
+    every: int,
+    chosen: tuple[str, ...],
+    rows: tuple[str, ...],
+    storage: bool,
+    cache: Path,
 ) -> None:
     """Print the tables."""
     from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
     reference = str(full_size_folder(cache)) if weights == "full" else weights
     print(weights)
-    print_arithmetic(reference, frames, every, chosen)
+    print_arithmetic(reference, frames, every, chosen, rows)
     if not storage:
         return
     print("error of stored time courses (median), and bytes a frame (zstd 1)")

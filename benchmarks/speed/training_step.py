@@ -94,7 +94,8 @@ def _measure(
             if kind in way:
                 model = replace(model, checkpointing=kind)  # type: ignore[arg-type]
     dtype = "fp32" if way == "plain" else "bf16"
-    train = replace(config.train, dtype=dtype, compile="compiled" in way)  # type: ignore[arg-type]
+    compiled, graphs = "compiled" in way, "graphs" in way
+    train = replace(config.train, dtype=dtype, compile=compiled, graphs=graphs)  # type: ignore[arg-type]
     objective = replace(config.objective, chunk=chunk)
     config = replace(config, model=model, train=train, objective=objective)
 

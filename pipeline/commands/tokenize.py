@@ -39,14 +39,17 @@ def _tokenizer_options(function: Function) -> Function:
     for option in (
         click.option("--device", default="auto", show_default=True,
                      help="vae: device that encodes: auto, cpu, cuda, cuda:1, ..."),
-        click.option("--compile", "compiled", is_flag=True,
-                     help="vae: compile the autoencoder with torch.compile."),
-        click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True,
-                     help="vae: slices encoded together."),
-        click.option("--arithmetic", "--dtype", "arithmetic", default="fp32", show_default=True,
-                     type=click.Choice(["fp32", "tf32", "bf16", "fp16", "delta"]),
+        click.option("--compile/--no-compile", "compiled", default=None,
+                     show_default="on a GPU with bf16 or fp16",
+                     help="vae: compile the autoencoder with torch.compile. On a GPU it takes as "
+                     "long as about 800 volumes, which then take half the time."),
+        click.option("--batch-size", type=click.IntRange(1), show_default="by the device",
+                     help="vae: slices encoded together. Half of them are if memory runs out."),
+        click.option("--arithmetic", "--dtype", "arithmetic", default="auto", show_default=True,
+                     type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16", "delta"]),
                      help="vae: arithmetic of the autoencoder; the error of all but fp32 is "
-                     "measured. See docs/precision.md."),
+                     "measured. auto: that of the token group if it exists, else delta on a GPU "
+                     "and fp32 elsewhere. See docs/precision.md."),
         click.option("--intensity", type=click.Choice(["max", "zscore"]), default="max",
                      show_default=True, help="vae: how intensities are mapped to [-1, 1]."),
         click.option("--revision", metavar="COMMIT",
@@ -73,11 +76,13 @@ def _tokenizer_options(function: Function) -> Function:
     return function
 
 
-def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
+def _prepare(options: dict[str, Any], store: str) -> tuple[Cohort, list[PlannedGroup]]:
     """Catalogue the cohort and describe the groups that are to be written."""
+    from fmritok.faults import told_apart
     from fmritok.pipeline.datasets import catalog_cohort, default_tokenizers
+    from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.store.names import check_group_name
-    from fmritok.pipeline.tokenization.plan import check_input, plan_group
+    from fmritok.pipeline.tokenization.plan import arithmetic_of, check_input, plan_group
     from fmritok.tokenizers.registry import build_tokenizer
 
     own = default_tokenizers(options["dataset"], options["root"])
@@ -103,6 +108,9 @@ def _prepare(options: dict[str, Any]) -> tuple[Cohort, list[PlannedGroup]]:
         arguments = settings.get(tokenizer, {})
         if "atlas" not in arguments:
             arguments = own.get(tokenizer, {}) | arguments
+        if arguments.get("arithmetic") == "auto":
+            with told_apart("plan", store):
+                arguments = arguments | arithmetic_of(Location(store), name)
         built = build_tokenizer(tokenizer, arguments)
         groups.append(plan_group(built, arguments, name=name, precision=options["store_dtype"],
                                  codec=options["codec"]))  # fmt: skip
@@ -166,7 +174,7 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
     from fmritok.pipeline.tokenization.estimate import estimate, measured_error
     from fmritok.pipeline.tokenization.plan import check_cohort
 
-    cohort, groups = _prepare(options)
+    cohort, groups = _prepare(options, store)
     with told_apart("plan", store):
         errors = [measured_error(cohort, planned, Location(store)) for planned in groups]
         found = [
@@ -209,7 +217,7 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Number of Dask workers; default: one per GPU, or per core.",
+    help="Number of Dask workers; default: two per GPU, or one per core.",
 )
 @click.option("--scratch", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for temporary files; default: the system's.")  # fmt: skip
@@ -257,7 +265,7 @@ def tokenize(
     if not (scheduler or cluster):  # workers elsewhere have folders of their own
         check_scratch(scratch)
     location = Location(store)
-    cohort, groups = _prepare(options)
+    cohort, groups = _prepare(options, store)
     with told_apart("plan", store):
         errors = [measured_error(cohort, planned, location, scratch) for planned in groups]
         estimates = [

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.device import fetch, send
 from fmritok.errors import RunError, expected
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PRECISIONS", "Precision", "StoredRun", "dequantize", "store_precision"]
 
@@ -56,7 +60,9 @@ class Frames(Protocol):
     def __getitem__(self, frames: slice, /) -> npt.NDArray[np.float32]: ...
 
 
-def store_precision(values: Frames, precision: Precision, *, where: str = "tokens") -> StoredRun:
+def store_precision(
+    values: Frames, precision: Precision, *, where: str = "tokens", device: str = "cpu"
+) -> StoredRun:
     """Convert the tokens of one run to the store dtype.
 
     Parameters
@@ -66,56 +72,38 @@ def store_precision(values: Frames, precision: Precision, *, where: str = "token
     precision : {"int8", "float16"}
     where : str
         Name of the run for errors.
+    device : str
+        Device of torch that computes. All devices give the same bytes: sums run frame by frame, and
+        every operation rounds as IEEE says.
 
     Raises
     ------
     RunError
         If a value is not finite, or overflows float16.
     """
-    n_frames = len(values)
-    # Sum in float64: float32 has few digits for deviations of 0.01 around a constant of 3.
-    total = np.zeros(values.shape[1:], np.float64)
-    low = np.full(values.shape[1:], np.inf, np.float32)
-    high = np.full(values.shape[1:], -np.inf, np.float32)
-    for _, block in _blocks(values):
-        total += block.sum(axis=0, dtype=np.float64)
-        np.minimum(low, block.min(axis=0), out=low)
-        np.maximum(high, block.max(axis=0), out=high)
-    if not np.isfinite(total).all():
-        bad = sum(int((~np.isfinite(block)).sum()) for _, block in _blocks(values))
-        raise RunError(
-            expected("Tokens of", where, "finite values", f"{bad} NaN or infinite values",
-                     "Check the run's intensities; with bf16, try fp32.")
-        )  # fmt: skip
-    exact_mean = total / n_frames
-    mean = exact_mean.astype(np.float32)
-    squares = np.zeros_like(total)
-    for _, block in _blocks(values):
-        squares += np.square(block - exact_mean).sum(axis=0)
-    # A constant feature must have a deviation of exactly 0, also after rounding of its mean.
-    constant = high == low
-    mean[constant] = low[constant]
-    squares[constant] = 0
-    std = np.sqrt(squares / n_frames).astype(np.float32)
+    import torch
 
-    if precision == "float16":
-        largest = float(max(np.abs(low).max(), np.abs(high).max()))
-        if largest > float(np.finfo(np.float16).max):
-            raise RunError(
-                expected("Tokens of", where, "values below 65504 for float16",
-                         f"{largest:g}", "Use --store-dtype int8.")
-            )  # fmt: skip
-        halves = np.empty(values.shape, np.float16)
-        for frames, block in _blocks(values):
-            halves[frames] = block
-        return StoredRun(halves, mean, std, None)
-
-    scale = (np.maximum(high - mean, mean - low) / np.float32(127)).astype(np.float32)
-    step = np.where(scale > 0, scale, np.float32(1))
-    tokens = np.empty(values.shape, np.int8)
-    for frames, block in _blocks(values):
-        tokens[frames] = np.clip(np.rint((block - mean) / step), -127, 127)
-    return StoredRun(tokens, mean, std, scale)
+    with torch.inference_mode():
+        blocks = _Blocks(values, device)
+        mean, std, low, high = _statistics(blocks, where)
+        if precision == "float16":
+            largest = float(torch.maximum(low.abs().max(), high.abs().max()))
+            if largest > float(np.finfo(np.float16).max):
+                raise RunError(
+                    expected("Tokens of", where, "values below 65504 for float16",
+                             f"{largest:g}", "Use --store-dtype int8.")
+                )  # fmt: skip
+            halves = np.empty(values.shape, np.float16)
+            for frames, block in blocks:
+                halves[frames] = fetch(block.half()).numpy()
+            return StoredRun(halves, _array(mean), _array(std), None)
+        scale = torch.maximum(high - mean, mean - low) / mean.new_tensor(127)
+        step = torch.where(scale > 0, scale, 1)
+        tokens = np.empty(values.shape, np.int8)
+        for frames, block in blocks:
+            steps = (block - mean).div_(step).round_().clamp_(-127, 127)
+            tokens[frames] = fetch(steps.to(torch.int8)).numpy()
+        return StoredRun(tokens, _array(mean), _array(std), _array(scale))
 
 
 def dequantize(
@@ -135,7 +123,67 @@ def dequantize(
     return values if scale is None else mean + scale * values
 
 
-def _blocks(values: Frames) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    for start in range(0, len(values), _FRAMES_AT_ONCE):
-        frames = slice(start, start + _FRAMES_AT_ONCE)
-        yield frames, values[frames]
+def _statistics(blocks: _Blocks, where: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mean, standard deviation, minimum and maximum of each feature, float32."""
+    import torch
+
+    # Sum in float64: float32 has few digits for deviations of 0.01 around a constant of 3.
+    total: Any = 0
+    low = high = None
+    for _, block in blocks:
+        for frame in block:  # in this order on every device
+            total = total + frame.double()
+        least, most = block.aminmax(dim=0)
+        low = least if low is None else torch.minimum(low, least)
+        high = most if high is None else torch.maximum(high, most)
+    assert low is not None
+    assert high is not None
+    if not bool(total.isfinite().all()):
+        bad = sum(int((~block.isfinite()).sum()) for _, block in blocks)
+        raise RunError(
+            expected("Tokens of", where, "finite values", f"{bad} NaN or infinite values",
+                     "Check the run's intensities; with bf16, try fp32.")
+        )  # fmt: skip
+    # A tensor, because a GPU multiplies by the inverse of a plain number.
+    count = total.new_tensor(len(blocks))
+    exact_mean = total / count
+    squares = torch.zeros_like(total)
+    for _, block in blocks:
+        for frame in block:
+            squares += (frame.double() - exact_mean).square_()
+    # A constant feature must have a deviation of exactly 0, also after rounding of its mean.
+    constant = high == low
+    mean = torch.where(constant, low, exact_mean.float())
+    std = torch.where(constant, 0, (squares / count).sqrt_().float())
+    return mean, std, low, high
+
+
+class _Blocks:
+    """The frames of a run on a device, block by block.
+
+    Parameters
+    ----------
+    values : Frames
+    device : str
+    """
+
+    def __init__(self, values: Frames, device: str) -> None:
+        import torch
+
+        self._values, self._device = values, torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        import torch
+
+        for start in range(0, len(self), _FRAMES_AT_ONCE):
+            frames = slice(start, start + _FRAMES_AT_ONCE)
+            block = np.require(self._values[frames], np.float32, "W")
+            yield frames, send(torch.from_numpy(block), self._device)
+
+
+def _array(x: Tensor) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = fetch(x).numpy()
+    return values

@@ -35,12 +35,15 @@ class RunTokens:
     arrays : dict of str to np.ndarray
     description : str
         Description of the map from the samples of the file to those of the tokenizer.
+    device : str
+        Device of torch on which the tokens are turned into what is stored.
     """
 
     tokens: ScratchArray
     scalars: Mapping[str, float]
     arrays: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     description: str = ""
+    device: str = "cpu"
 
 
 class VolumeEncoding:
@@ -70,7 +73,10 @@ class VolumeEncoding:
         for first, block in volumes.blocks(self._tokenizer.block_frames):
             tokens[first : first + len(block)] = self._tokenizer.encode(block, intensity)
             tell(len(block))
-        return RunTokens(tokens, intensity.scalars, intensity.arrays, volumes.description)
+        device = self._tokenizer.compute_device
+        return RunTokens(
+            tokens, intensity.scalars, intensity.arrays, volumes.description, device
+        )  # fmt: skip
 
 
 class SeriesEncoding:

@@ -77,7 +77,7 @@ def run_on_dask(
         YAML file of a cluster to start; see :mod:`fmritok.pipeline.tokenization.clusters`.
         Default, without ``scheduler``: a ``LocalCluster`` for this call.
     workers : int, optional
-        Workers of the local cluster. Default: one per GPU, or per core; see
+        Workers of the local cluster. Default: two per GPU, or one per core; see
         :mod:`fmritok.pipeline.tokenization.local_cluster`.
     trusted : str, optional
         Another class of clusters allowed in the YAML; see

@@ -21,20 +21,24 @@ __all__ = ["default_workers", "started_here", "worker_gpus"]
 _DASHBOARD = "127.0.0.1:8787"
 #: Memory of a worker with the full-size autoencoder for a long run, bytes.
 _MEMORY_A_WORKER = 4e9
+#: Workers that share a GPU: while one of them encodes its run, the other reads, places or writes
+#: its own. Processes, because threads of one process wait for each other's Python.
+_WORKERS_A_GPU = 2
 #: How often a task may lose its worker before its run is given up.
 _ALLOWED_FAILURES = 2
 
 
 def default_workers() -> int:
-    """Return the default number of workers: one per GPU, else one per core within the memory.
+    """Return the default number of workers: two per GPU, else one per core; within the memory.
 
-    Several workers with one thread are faster than one worker with several threads: threads of one
-    worker wait for each other at every layer of the network.
+    On a CPU, several workers with one thread are faster than one worker with several threads:
+    threads of one worker wait for each other at every layer of the network.
     """
     import psutil
 
     room = int(psutil.virtual_memory().available // _MEMORY_A_WORKER)
-    return len(visible_gpus()) or max(1, min(count_cores(), room))
+    gpus = len(visible_gpus())
+    return max(gpus, 1, min(_WORKERS_A_GPU * gpus or count_cores(), room))
 
 
 def worker_gpus(job: Job, count: int) -> list[str]:

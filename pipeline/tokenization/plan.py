@@ -16,7 +16,7 @@ from fmritok.pipeline.catalog.ownership import check_annotations, without_kept
 from fmritok.pipeline.sources.opening import files_of_row
 from fmritok.pipeline.store.chunks.codec import Codec
 from fmritok.pipeline.store.documents.root import ROOT_WAIT_S, create_root
-from fmritok.pipeline.store.group import is_created
+from fmritok.pipeline.store.group import is_created, read_group
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locks.locking import one_writer
@@ -32,7 +32,7 @@ from fmritok.tokenizers.spaces import ParcelSpace
 from fmritok.tokenizers.stored import kept_options
 
 __all__ = [
-    "PlannedGroup", "check_cohort", "check_input", "commit_plan", "plan_group",
+    "PlannedGroup", "arithmetic_of", "check_cohort", "check_input", "commit_plan", "plan_group",
 ]  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def plan_group(
         Store dtype. Default: that of the tokenizer.
     codec : {"zstd", "none"}
     """
+    options = {**options, **tokenizer.decided}
     grid = tokenizer.grid
     stored: Precision = precision or tokenizer.default_precision  # type: ignore[assignment]
     packages = ("fmritok", "torch", "diffusers", "zarr", "nibabel", "nilearn", "numpy", "scipy")
@@ -111,6 +112,14 @@ def plan_group(
         },
     )
     return PlannedGroup(tokenizer, GroupJob(tokenizer.name, json.dumps(options), stored), spec)
+
+
+def arithmetic_of(location: Location, group: str) -> dict[str, str]:
+    """Return the arithmetic of a group as an option of its tokenizer; nothing for a new group."""
+    if not is_created(location, group):
+        return {}
+    arithmetic = read_group(location, group).contract["provenance"].get("dtype")
+    return {"arithmetic": arithmetic} if arithmetic else {}
 
 
 def check_input(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ from fmritok.tokenizers.registry import build_tokenizer
 __all__ = ["GroupJob", "Job", "RunPart", "RunTask", "fail_run", "tokenize_run"]
 
 Encoding = VolumeEncoding | SeriesEncoding
+
+#: Threads of one worker load weights once, and share them.
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,8 @@ class _RunWork:
             tokenizers = {}
             for group, made in self._job.groups.items():
                 if group in self.encodings:
-                    with told_apart("setup", f"{made.tokenizer} of group {group}"):
+                    where = f"{made.tokenizer} of group {group}"
+                    with told_apart("setup", where), _LOADING:
                         tokenizers[group] = ready_tokenizer(made.tokenizer, made.options)
         with clock("read"), self._at("source"):
             source = self._source = open_run(task.files)
@@ -298,6 +303,7 @@ class _RunWork:
                 encoded.tokens,
                 self._job.groups[part.group].precision,
                 where=f"run {self._task.run_id}",
+                device=encoded.device,
             )
             refuse_not_finite(self._task.run_id, encoded.arrays)
         encoded.tokens.close()

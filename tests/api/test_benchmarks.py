@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,3 +24,50 @@ def test_what_a_benchmark_imports_is_there(path):
         for name in one.names:
             if not hasattr(module, name.name):
                 importlib.import_module(f"{one.module}.{name.name}")
+
+
+def _rows(seconds: float) -> tuple[object, list[str]]:
+    spec = importlib.util.spec_from_file_location("rows", BENCHMARKS / "on_gpu" / "rows.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    said: list[str] = []
+    return module.Rows("way   ms", seconds, said.append), said
+
+
+def _broken():
+    raise RuntimeError("CUDA error: no kernel\nlong tale")
+
+
+def test_a_row_that_fails_says_why_and_the_others_go_on():
+    rows, said = _rows(60)
+    assert rows.add("one  ", _broken) is None
+    assert rows.add("two  ", lambda: ("3.5", 7)) == 7
+    assert said == ["way   ms", "one   failed: RuntimeError: CUDA error: no kernel", "two   3.5"]
+
+
+def test_no_row_starts_after_its_time():
+    rows, said = _rows(-1)
+    assert rows.add("one  ", lambda: ("3.5", 7)) is None
+    assert said == ["way   ms", "one   left out: the time is over"]
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
+    """All three tables; an arithmetic that does not exist fails alone."""
+    script = BENCHMARKS / "gpu.py"
+    done = subprocess.run(
+        [sys.executable, script, "--device", "cpu", "--small", "--ways", "broken,fp32,published",
+         "--cache", tmp_path],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    failed = [line.split()[0] for line in done.stdout.splitlines() if " failed: " in line]
+    assert failed == ["broken"], done.stdout
+    for row in (
+        "fp32 ",
+        "published ",
+        "one after another ",
+        "overlapping ",
+        "      1      2 ours ",
+    ):
+        assert f"\n{row}" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,10 +23,23 @@ def two_gpus(monkeypatch):
 
 
 def test_workers_get_one_gpu_each_and_share_them_if_there_are_more(two_gpus):
-    assert default_workers() == 2
     assert worker_gpus(job(), 2) == ["3", "MIG-b"]
     assert worker_gpus(job(device="auto"), 3) == ["3", "MIG-b", "3"]
     assert worker_gpus(job(device="cuda"), 1) == ["3"]
+
+
+def test_two_workers_share_a_gpu_if_there_is_memory_for_them(two_gpus, monkeypatch):
+    """One reads or writes while the other encodes."""
+    memory = 64e9
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(available=memory, total=64e9)
+    )
+    assert default_workers() == 4
+    assert worker_gpus(job(), 4) == ["3", "MIG-b", "3", "MIG-b"]
+    memory = 5e9
+    assert default_workers() == 2  # each GPU has one
+    monkeypatch.setattr(local_cluster, "visible_gpus", list)
+    assert default_workers() == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])

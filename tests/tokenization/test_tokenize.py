@@ -19,6 +19,7 @@ from fmritok.pipeline.store import ledger
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.tokenizers.fidelity import time_course_error
+from fmritok.tokenizers.vae import execution
 from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
 SUFFIX = "rfMRI_REST1_LR"
@@ -168,9 +169,28 @@ def test_delta_tokens_are_those_of_fp32_within_half_a_percent(tree, tmp_path, we
     notes = inspect(stores["delta"])["groups"]["vae"]["notes"]
     assert 0 < notes["error_of_time_courses"]["median"] < 0.005
     assert "error_of_time_courses" not in inspect(stores["fp32"])["groups"]["vae"]["notes"]
-    mixed = tokenize(tree, stores["delta"], weights, "--precision", "float16")
+    more = ("--precision", "float16")
+    mixed = tokenize(tree, stores["delta"], weights, *more, "--arithmetic", "fp32")
     assert mixed.exit_code == 1
     assert "provenance.dtype = 'delta'" in mixed.output
+    left_open = tokenize(tree, stores["delta"], weights, *more)  # as the group, on any device
+    assert left_open.exit_code == 0, left_open.output
+
+
+@pytest.mark.slow
+def test_workers_and_decoding_get_the_arithmetic_that_was_decided(tree, tmp_path, weights):
+    """A machine with a GPU plans, one without it encodes and decodes."""
+    store = tmp_path / "t.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "count_gpus", lambda: 1)
+        made = tokenize(tree, store, weights, "--batch-size", "4")
+    assert made.exit_code == 0, made.output
+    group = inspect(store)["groups"]["vae"]
+    assert group["provenance"]["dtype"] == group["notes"]["options"]["arithmetic"] == "delta"
+    assert (group["notes"]["device"], group["notes"]["block_frames"]) == ("cuda", 256)
+    run = "hcp_100000_rfMRI_REST1_LR"
+    decoded = fmritok("decode", "--store", store, "--run", run, "--out", tmp_path / "d.nii.gz")
+    assert decoded.exit_code == 0, decoded.output
 
 
 def test_a_group_from_before_the_option_goes_on_in_the_same_arithmetic(tree, tmp_path, weights):

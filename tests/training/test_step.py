@@ -115,6 +115,45 @@ def test_compiled_layers_survive_twenty_mixes_of_lengths_and_change_no_number(pa
     assert not counters["recompile_limit"], counters["recompile_limit"]
 
 
+def _graphs(**options):
+    """Return a learner with graphs, and what its layers are compiled with."""
+    compiled = []
+
+    def compile(function, **how):
+        compiled.append(how)
+        return function
+
+    with mock.patch.object(torch, "compile", compile):
+        made = _learner(
+            "train.compile=true", "train.graphs=true",
+            *(f"train.{name}={value}" for name, value in options.items()),
+        )  # fmt: skip
+    return made, compiled
+
+
+def test_every_batch_of_layers_in_graphs_begins_with_a_mark_and_changes_no_number():
+    """On a CPU a graph is nothing but its layer; the way there is the same."""
+    plain, (made, compiled) = _learner(), _graphs()
+    assert len(compiled) == 2
+    assert all(how["options"]["triton.cudagraphs"] is True for how in compiled)
+    with mock.patch.object(torch.compiler, "cudagraph_mark_step_begin") as mark:
+        for step in range(3):
+            one, other = (each.learn(_batch(), step, measure=False) for each in (plain, made))
+            assert one == other
+            assert mark.call_count == step + 1
+        made.evaluate([_batch()], lambda: False)
+        assert mark.call_count == 4
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 3}, {"graphs": "false"}])
+def test_gradients_that_have_to_outlive_a_graph_are_not_in_one(options):
+    made, compiled = _graphs(**options)
+    assert compiled == [{}, {}]
+    with mock.patch.object(torch.compiler, "cudagraph_mark_step_begin") as mark:
+        made.learn(_batch(), 0, measure=False)
+    assert not mark.called
+
+
 class _Casts(TorchDispatchMode):
     """Counts casts of matrices from float32 to bfloat16, by their shape."""
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TypeVar
 
 import torch
 
-from fmritok.device import choose_device, free_gpu_memory
+from fmritok.device import choose_device, fetch, free_gpu_memory, send
 from fmritok.errors import MachineError, expected
 from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.grid import SHAPE
 from fmritok.tokenizers.vae.arithmetic import fp32_products, half_type, rounded
 from fmritok.tokenizers.vae.delta import DeltaEncoder
+from fmritok.tokenizers.vae.execution import Execution
 from fmritok.tokenizers.vae.positions import encode_positions
 from fmritok.tokenizers.vae.weights import Weights, load_autoencoder
 
 __all__ = ["SliceAutoencoder", "latent_of"]
 
 T = TypeVar("T")
+
+#: Torch's switches for products hold for all threads of a process: one of them encodes at a time.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class SliceAutoencoder:
@@ -28,29 +34,27 @@ class SliceAutoencoder:
     Parameters
     ----------
     weights : Weights
-    arithmetic : str
-        See :mod:`fmritok.tokenizers.vae.arithmetic`.
-    batch_size : int
-        Slices (with ``delta``: frames at one slice position) a batch. It is halved when memory
-        runs out, and stays smaller.
+    execution : Execution
+        Its batch is halved when memory runs out, and stays smaller.
     device : str
-    compile : bool
     """
 
-    def __init__(
-        self, weights: Weights, *, arithmetic: str, batch_size: int, device: str, compile: bool
-    ) -> None:
-        self._weights, self._arithmetic = weights, arithmetic
-        self._batch_size, self._device = batch_size, device
-        self._fitting = batch_size
-        self._compile = compile
+    def __init__(self, weights: Weights, execution: Execution, device: str) -> None:
+        self._weights, self._execution, self._name = weights, execution, device
+        self._arithmetic = execution.arithmetic
+        self._fitting = execution.batch_size
         self._background: dict[tuple[float, int], torch.Tensor] = {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return choose_device(self._name)
 
     @cached_property
     def model(self) -> torch.nn.Module:
         """The autoencoder without its decoder, on the device."""
         model = self._place(load_autoencoder(self._weights, decoder=False))
-        if self._compile:
+        if self._execution.compile:
             model.encoder.compile(mode="default")  # type: ignore[union-attr, operator]
         return model
 
@@ -70,7 +74,7 @@ class SliceAutoencoder:
         Parameters
         ----------
         slices : list of torch.Tensor of shape (n_frames, n_slices, height, width)
-            By slicing axis.
+            By slicing axis, on the device.
         means : list of torch.Tensor of shape (n_slices, height, width), optional
             The run's mean slices, for ``delta``.
         fill : float
@@ -79,20 +83,20 @@ class SliceAutoencoder:
         Returns
         -------
         torch.Tensor of shape (n_axes, n_frames, n_slices, channels, cells, cells), float32
+            On the device.
 
         Raises
         ------
         MachineError
             If memory does not take a single slice.
         """
-        device = next(self.model.parameters()).device
 
         def work() -> torch.Tensor:
-            with torch.inference_mode(), fp32_products(self._arithmetic, device):
+            with torch.inference_mode(), fp32_products(self._arithmetic, self.device):
                 if self._arithmetic == "delta":
                     assert means is not None
-                    return self._by_position(self._delta, slices, means, fill, device)
-                with rounded(self._arithmetic, device):
+                    return self._by_position(self._delta, slices, means, fill)
+                with rounded(self._arithmetic, self.device):
                     return self._by_frame(slices, fill)
 
         return self._within_memory(work)
@@ -119,13 +123,11 @@ class SliceAutoencoder:
         return self._within_memory(work)
 
     def _place(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Move a model to the device and type; 16-bit convolutions prefer channels last."""
-        device = choose_device(self._device)
-        half = half_type(self._arithmetic)
-        if half is not None:
-            model = model.to(half)
-            return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-        return model.to(device)
+        """Move a model to the device, the type of its weights and the layout."""
+        model = model.to(self.device, half_type(self._arithmetic))
+        if self._execution.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     def _by_frame(self, slices: list[torch.Tensor], fill: float) -> torch.Tensor:
         """Encode slices in batches that run across frames and axes."""
@@ -134,7 +136,7 @@ class SliceAutoencoder:
         latents = empty.repeat(len(slices), *slices[0].shape[:2], 1, 1, 1)
         pending = torch.cat([s[where] for s, where in zip(slices, drawn, strict=True)])
         encoded = [self._encode_batch(part, fill) for part in pending.split(self._fitting)]
-        by_axis = torch.cat(encoded).cpu().split([int(where.sum()) for where in drawn])
+        by_axis = torch.cat(encoded).split([int(where.sum()) for where in drawn])
         for axis, where in enumerate(drawn):
             latents[axis][where] = by_axis[axis]
         return latents
@@ -145,13 +147,12 @@ class SliceAutoencoder:
         slices: list[torch.Tensor],
         means: list[torch.Tensor],
         fill: float,
-        device: torch.device,
     ) -> torch.Tensor:
         """Encode slices position by position, as deviations from the mean there."""
-        blank = torch.full((1, 3, *slices[0].shape[2:]), fill, device=device)
-        empty = delta.base(blank).latents[0].float().cpu()
+        blank = torch.full((1, 3, *slices[0].shape[2:]), fill, device=self.device)
+        empty = delta.base(blank).latents[0].float()
         along = [
-            encode_positions(delta, *axis, empty, fill, frames=self._fitting, device=device)
+            encode_positions(delta, *axis, empty, fill, frames=self._fitting)
             for axis in zip(slices, means, strict=True)
         ]
         return torch.stack(along)
@@ -160,25 +161,24 @@ class SliceAutoencoder:
         """Encode slices (n, height, width), no more than fit, to float32 latents on the device."""
         n = len(slices)
         if n < self._fitting:
-            empty = torch.full((self._fitting - n, *slices.shape[1:]), fill)
+            empty = slices.new_full((self._fitting - n, *slices.shape[1:]), fill)
             slices = torch.cat([slices, empty])
-        weight = next(self.model.parameters())
-        x = slices[:, None].to(weight.device, weight.dtype)
-        if weight.dtype != torch.float32:
+        x = slices[:, None].to(next(self.model.parameters()).dtype)
+        if self._execution.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         return latent_of(self.model, x.expand(-1, 3, -1, -1))[:n].float()
 
     def _decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
         weight = next(self._full.parameters())
-        decoded = self._full.decode(latents.to(weight.device, weight.dtype)).sample  # type: ignore[operator]
-        return decoded.float().mean(1).cpu()  # type: ignore[no-any-return]
+        placed = send(latents, weight.device).to(weight.dtype)
+        return fetch(self._full.decode(placed).sample.float().mean(1))  # type: ignore[operator]
 
     def _background_latent(self, fill: float) -> torch.Tensor:
         """Return the latent of an empty slice, encoded once, at the size of every other batch."""
         key = fill, self._fitting
         if key not in self._background:
-            empty = torch.full((1, *SHAPE[1:]), fill)
-            self._background[key] = self._encode_batch(empty, fill)[0].cpu()
+            empty = torch.full((1, *SHAPE[1:]), fill, device=self.device)
+            self._background[key] = self._encode_batch(empty, fill)[0]
         return self._background[key]
 
     def _within_memory(self, work: Callable[[], T]) -> T:
@@ -186,16 +186,20 @@ class SliceAutoencoder:
 
         All of the work is done again: one call never mixes two batch sizes.
         """
+        on_gpu = self.device.type == "cuda"
         while True:
             try:
-                return work()
+                # A thread's current GPU is the first one, until it is told another.
+                with _ONE_AT_A_TIME, torch.cuda.device(self.device) if on_gpu else nullcontext():
+                    return work()
             except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
                 if not is_out_of_memory(error):
                     raise
                 if self._fitting == 1:
+                    tried = self._execution.batch_size
                     raise MachineError(
-                        expected("Memory", f"of device {self._device}", "room for a batch of 1 "
-                                 f"slice, after every larger one (--batch-size {self._batch_size})",
+                        expected("Memory", f"of device {self._name}", "room for a batch of 1 "
+                                 f"slice, after every larger one (--batch-size {tried})",
                                  str(error).strip().partition("\n")[0].rstrip("."),
                                  "Free the GPU (nvidia-smi shows who uses it) or encode with "
                                  "--device cpu; on a CPU, use fewer --workers.")

@@ -53,8 +53,9 @@ class DeltaEncoder:
     Parameters
     ----------
     encode : callable
-        From images (n, channels, height, width) to latents. It may use any of torch's functions;
-        one without a rule is computed in ``dtype`` as ``f(b + d) - f(b)``, with a warning.
+        From images (n, channels, height, width) to latents. It may use any of torch's functions
+        that return new floating-point tensors. One without a rule is computed in ``dtype`` as
+        ``f(b + d) - f(b)``, with a warning.
     half : bool
         Whether products of deviations and weights take fp16 numbers:
         :mod:`fmritok.tokenizers.vae.delta_products`.
@@ -74,7 +75,13 @@ class DeltaEncoder:
         self._unknown: set[str] = set()
 
     def base(self, images: Tensor) -> Base:
-        """Encode images in float64 (in float32 where a device has no float64)."""
+        """Encode images in float64 (in float32 where a device has no float64).
+
+        Raises
+        ------
+        FmritokError
+            If the encoder changes tensors in place, or asks for booleans, integers or numbers.
+        """
         walk = BasePass(self)
         exact = torch.float32 if images.device.type == "mps" else torch.float64
         return Base(walk.through(images.to(exact)), walk.notes)
@@ -105,5 +112,6 @@ class DeltaEncoder:
         """Say once that a step has no rule."""
         if name not in self._unknown:
             self._unknown.add(name)
-            warnings.warn(f"delta has no rule for {name}: it is computed without one, in "
-                          f"{self.dtype}.", stacklevel=2)  # fmt: skip
+            dtype = str(self.dtype).removeprefix("torch.")
+            warnings.warn(f"delta has no rule for {name}: it is computed in {dtype} on base and "
+                          "deviation together.", stacklevel=2)  # fmt: skip

@@ -134,11 +134,12 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None,
     return made if bias is None else made + bias.view(along)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: None = None, dropout_p: float = 0.0,
-              is_causal: bool = False, scale: float | None = None, **_: Any) -> Tensor:  # fmt: skip
-    """Attention without a mask, by its definition."""
+def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
+              dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+              **_: Any) -> Any:  # fmt: skip
+    """Attention by its definition; ``NotImplemented`` with a mask."""
     if attn_mask is not None or is_causal:
-        raise NotImplementedError("attention with a mask")
+        return NotImplemented
     scores = (q @ k.transpose(-2, -1)) * (scale or q.shape[-1] ** -0.5)
     return torch.softmax(scores, -1) @ v
 
@@ -163,8 +164,8 @@ PRODUCTS: Mapping[str, Callable[..., Tensor]] = {
 SUMMED = frozenset(["bmm", "matmul", "pow", "square"])
 #: Rules that take such a result as ``whole``.
 ROOTS = frozenset(["reciprocal", "rsqrt", "sqrt"])
-#: Steps that are spelled out in steps with rules.
-FORMULAS: Mapping[str, Callable[..., Tensor]] = {
+#: Steps that are spelled out in steps with rules, or ``NotImplemented``.
+FORMULAS: Mapping[str, Callable[..., Any]] = {
     "group_norm": group_norm, "rtruediv": reciprocal_times,
     "scaled_dot_product_attention": attention,
 }  # fmt: skip

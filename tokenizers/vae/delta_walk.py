@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from fmritok.errors import FmritokError, expected
 from fmritok.tokenizers.vae.delta_rules import FORMULAS, PRODUCTS, ROOTS, RULES, SUMMED, divide
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ _NOTHING = frozenset(
 )
 #: Questions about a tensor.
 _ABOUT = frozenset(
-    "device dim dtype is_contiguous is_cuda is_floating_point layout len ndim numel "
-    "requires_grad shape size stride".split()
+    "device dim dtype is_complex is_contiguous is_cpu is_cuda is_floating_point is_meta is_mps "
+    "is_xla layout len ndim numel requires_grad shape size stride".split()
 )
 
 
@@ -78,7 +79,9 @@ class _Carried(torch.Tensor):
         if name in _NOTHING:
             return args[0]
         if name in FORMULAS:
-            return FORMULAS[name](*args, **named)
+            made = FORMULAS[name](*args, **named)
+            if made is not NotImplemented:
+                return made
         if name in ("div", "truediv") and not isinstance(args[0], _Carried):
             return FORMULAS["rtruediv"](args[1], args[0])
         return _carried((args, named))[0].walk.step(name, func, args, named)
@@ -87,7 +90,7 @@ class _Carried(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        raise NotImplementedError(f"{func} of a deviation")
+        raise _refusal(str(func))
 
 
 class _Pass:
@@ -126,7 +129,7 @@ class BasePass(_Pass):
         made = func(*plain, **plain_named)
         if not _is_linear(name, args, named):
             known = name in RULES or name in PRODUCTS
-            results = [] if known else [a for a in tree_flatten(made)[0] if isinstance(a, Tensor)]
+            results = [] if known else _new_numbers(name, made, named)
             noted = [one.value for one in carried] + results
             self.notes.append(tuple(value.to(self.encoder.dtype) for value in noted))
         return self.wrap(made)
@@ -212,6 +215,26 @@ def _is_linear(name: str, args: Any, named: dict[str, Any]) -> bool:
 
 def _is_constant(value: Any) -> bool:
     return not isinstance(value, _Carried)
+
+
+def _new_numbers(name: str, made: Any, named: dict[str, Any]) -> list[Tensor]:
+    """Return the results of a step without a rule. They have to be new floating-point tensors.
+
+    A change in place would have to reach the base, the deviation and all views of both. Booleans,
+    integers and Python's numbers have no deviation.
+    """
+    results = tree_flatten(made)[0]
+    in_place = name.endswith("_") or name == "setitem" or "out" in named
+    if in_place or not all(isinstance(a, Tensor) and a.is_floating_point() for a in results):
+        raise _refusal(name)
+    return results
+
+
+def _refusal(name: str) -> FmritokError:
+    return FmritokError(
+        expected("Autoencoder", "with --arithmetic delta", "operations that return new tensors of "
+                 "floating-point numbers", name, "Use --arithmetic fp32.")
+    )  # fmt: skip
 
 
 def _zero(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,12 @@ import numpy.typing as npt
 from fmritok.errors import RunError, expected
 from fmritok.tokenizers.grid import SHAPE
 
-__all__ = ["INTENSITIES", "Intensity", "IntensityMode", "VolumeStatistics", "fit_intensity"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "INTENSITIES", "Intensity", "IntensityMode", "VolumeStatistics", "as_tensor", "fit_intensity",
+]  # fmt: skip
 
 IntensityMode = Literal["max", "zscore"]
 INTENSITIES: tuple[str, ...] = get_args(IntensityMode)
@@ -83,19 +88,25 @@ class Intensity:
         -------
         np.ndarray of the same shape, float32, within [-1, 1]
         """
+        normalized: Volumes = self.normalize(as_tensor(volumes)).numpy()
+        return normalized
+
+    def normalize(self, volumes: torch.Tensor) -> torch.Tensor:
+        """Normalize volumes on their device, as :meth:`forward`: the same bits on every device."""
+        import torch
+
+        def number(name: str) -> torch.Tensor:  # a GPU divides by a plain number less exactly
+            return volumes.new_tensor(self.scalars[name])
+
         if self.mode == "max":
-            scaled = np.maximum(volumes, np.float32(0))
-            scaled /= np.float32(self.scalars["maximum"])
-            scaled *= np.float32(2)
-            scaled -= np.float32(1)
-            return scaled
-        clip = np.float32(self.scalars["clip"])
-        std = self.arrays["voxel_std"]
-        scaled = volumes - self.arrays["voxel_mean"]
-        scaled *= np.divide(1, std, out=np.zeros_like(std), where=std > 0)
-        np.clip(scaled, -clip, clip, out=scaled)
-        scaled /= clip
-        return scaled
+            scaled = volumes.clamp(min=0).div_(number("maximum"))
+            return scaled.mul_(2).sub_(1)
+        mean, std = (
+            as_tensor(self.arrays[name]).to(volumes.device) for name in ("voxel_mean", "voxel_std")
+        )
+        scaled = (volumes - mean).mul_(torch.where(std > 0, 1 / std, 0))
+        clip = float(number("clip"))
+        return scaled.clamp_(-clip, clip).div_(number("clip"))
 
     def inverse(self, normalized: Volumes) -> Volumes:
         """Invert :meth:`forward`. Clipped values are lost."""
@@ -103,6 +114,13 @@ class Intensity:
             return (normalized + np.float32(1)) * np.float32(self.scalars["maximum"] / 2)
         spread = self.arrays["voxel_std"] * np.float32(self.scalars["clip"])
         return normalized * spread + self.arrays["voxel_mean"]
+
+
+def as_tensor(volumes: Volumes) -> torch.Tensor:
+    """Return an array as a tensor, without a copy where the array can be written to."""
+    import torch
+
+    return torch.from_numpy(np.require(volumes, np.float32, "W"))
 
 
 def fit_intensity(

@@ -20,7 +20,6 @@ def encode_positions(
     fill: float,
     *,
     frames: int,
-    device: torch.device,
 ) -> torch.Tensor:
     """Encode the slices along one axis.
 
@@ -28,36 +27,36 @@ def encode_positions(
     ----------
     encoder : DeltaEncoder
     slices : torch.Tensor of shape (n_frames, n_positions, height, width)
+        On the device that encodes, as the other tensors.
     means : torch.Tensor of shape (n_positions, height, width)
         The run's mean, or an image near it, at each position.
     empty : torch.Tensor of shape (channels, cells, cells)
         Latent of a slice that is all ``fill``. Positions of nothing else are not encoded.
     frames : int
         Frames in a batch. The last is filled up, because another size may round differently.
-    device : torch.device
 
     Returns
     -------
     torch.Tensor of shape (n_frames, n_positions, channels, cells, cells), float32
     """
     latents = empty.repeat(*slices.shape[:2], 1, 1, 1)
-    drawn = torch.tensor([bool((slices[:, p] != fill).any()) for p in range(slices.shape[1])])
+    drawn = torch.stack([(along != fill).any() for along in slices.unbind(1)])
     is_one = bool((means == means[0]).all())  # as in zscore, where the mean of all voxels is 0
-    together = _POSITIONS if device.type == "cuda" else 1
+    together = _POSITIONS if slices.is_cuda else 1
     base: Base | None = None
-    for some in drawn.nonzero().flatten().split(together):
+    for some in drawn.cpu().nonzero().flatten().split(together):
         if base is None or not is_one:
             images = means[:1] if is_one else means[some]
-            base = encoder.base(_colour(images.to(device)))
+            base = encoder.base(_colour(images))
         for number, position in enumerate(some.tolist()):
             image = 0 if is_one else number
             notes, latent = base.notes_of(image), base.latents[image]
             for first in range(0, len(slices), frames):
                 part = slices[first : first + frames, position] - means[position]
-                filled = torch.zeros(frames, *part.shape[1:], device=device)
+                filled = part.new_zeros(frames, *part.shape[1:])
                 filled[: len(part)] = part
                 found = encoder.deviations(notes, _colour(filled))[: len(part)]
-                latents[first : first + len(part), position] = (latent + found).float().cpu()
+                latents[first : first + len(part), position] = (latent + found).float()
     return latents
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +21,20 @@ import numpy.typing as npt
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
+from fmritok.tokenizers.vae.execution import Execution, choose_arithmetic, choose_execution
 from fmritok.tokenizers.vae.intensity import (
     Intensity,
     IntensityMode,
     VolumeStatistics,
+    as_tensor,
     fit_intensity,
     run_array_shapes,
 )
 from fmritok.tokenizers.vae.weights import EMBEDDED, Weights, build_on_meta, resolve_weights
 
 if TYPE_CHECKING:
+    import torch
+
     from fmritok.tokenizers.vae.arithmetic import Arithmetic
     from fmritok.tokenizers.vae.autoencoder import SliceAutoencoder
 
@@ -54,15 +58,17 @@ class VaeTokenizer(VolumeTokenizer):
     intensity : {"max", "zscore"}
     clip : float
         Standard deviations that become 1 in ``zscore``.
-    arithmetic : {"fp32", "tf32", "bf16", "fp16", "delta"}
-        See :mod:`fmritok.tokenizers.vae.arithmetic`. Tokens are float32 in all of them.
-    batch_size : int
+    arithmetic : {"auto", "fp32", "tf32", "bf16", "fp16", "delta"}
+        See :mod:`fmritok.tokenizers.vae.arithmetic`. ``auto``: ``delta`` on a GPU, else ``fp32``.
+        Tokens are float32 in all of them.
+    batch_size : int, optional
         Slices a batch; always filled up, because another size may round differently. It is
         halved when memory runs out, and stays smaller for the rest of the process. With ``delta``
-        the slices are frames at one slice position.
+        the slices are frames at one slice position. Default: by the device, as is ``compile``; see
+        :mod:`fmritok.tokenizers.vae.execution`.
     device : str
         Where to encode; ``auto`` takes a GPU if there is one.
-    compile : bool
+    compile : bool, optional
         Whether to run the encoder through ``torch.compile``; not with ``delta``.
     dtype : str, optional
         Older name of ``arithmetic``, in the notes of older stores.
@@ -83,10 +89,10 @@ class VaeTokenizer(VolumeTokenizer):
         revision: str | None = None,
         intensity: IntensityMode = "max",
         clip: float = 4.0,
-        arithmetic: Arithmetic = "fp32",
-        batch_size: int = 16,
+        arithmetic: Arithmetic | Literal["auto"] = "auto",
+        batch_size: int | None = None,
         device: str = "auto",
-        compile: bool = False,
+        compile: bool | None = None,
         dtype: Arithmetic | None = None,
     ) -> None:
         from fmritok.tokenizers.vae.arithmetic import check_arithmetic
@@ -94,10 +100,28 @@ class VaeTokenizer(VolumeTokenizer):
         self.weights: Weights = resolve_weights(weights, revision)
         self.intensity = intensity
         self.clip = clip
-        self.arithmetic = check_arithmetic(dtype or arithmetic, compile)
+        named = choose_arithmetic(dtype or arithmetic, device)
+        self.arithmetic = check_arithmetic(named, bool(compile))
         self.batch_size = batch_size
         self.device = device
         self.compile = compile
+
+    @cached_property
+    def execution(self) -> Execution:
+        """How this machine runs the autoencoder."""
+        return choose_execution(
+            self.arithmetic, self.device, batch_size=self.batch_size, compile=self.compile
+        )
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """The arithmetic, which ``auto`` leaves to the machine."""
+        return {"arithmetic": self.arithmetic}
+
+    @property
+    def compute_device(self) -> str:
+        """Where encoding and what follows it are computed."""
+        return str(self._autoencoder.device)
 
     @cached_property
     def latent_shape(self) -> tuple[int, int]:
@@ -132,7 +156,7 @@ class VaeTokenizer(VolumeTokenizer):
     @property
     def block_frames(self) -> int:
         """Frames to encode together: many with ``delta``, which encodes the mean with each."""
-        return 64 if self.arithmetic == "delta" else super().block_frames
+        return self.execution.block_frames
 
     @property
     def run_arrays(self) -> dict[str, tuple[int, ...]]:
@@ -159,8 +183,7 @@ class VaeTokenizer(VolumeTokenizer):
         """Return where the weights came from and how they are run."""
         return {
             "weights": {"id": self.weights.id, "revision": self.weights.revision},
-            "batch_size": self.batch_size,
-            "compile": self.compile,
+            **self.execution.notes(),
         }
 
     def setup(self) -> None:
@@ -171,10 +194,7 @@ class VaeTokenizer(VolumeTokenizer):
     def _autoencoder(self) -> SliceAutoencoder:
         from fmritok.tokenizers.vae.autoencoder import SliceAutoencoder
 
-        return SliceAutoencoder(
-            self.weights, arithmetic=self.arithmetic, batch_size=self.batch_size,
-            device=self.device, compile=self.compile,
-        )  # fmt: skip
+        return SliceAutoencoder(self.weights, self.execution, self.device)
 
     @property
     def is_approximate(self) -> bool:
@@ -201,7 +221,7 @@ class VaeTokenizer(VolumeTokenizer):
         """
         exact = VaeTokenizer(
             self.weights.id, revision=self.weights.revision or None, intensity=self.intensity,
-            clip=self.clip, batch_size=self.batch_size, device=self.device,
+            clip=self.clip, arithmetic="fp32", device=self.device,
         )  # fmt: skip
         some = slice(_EVERY // 2, None, _EVERY)
         found = time_course_error(
@@ -243,12 +263,10 @@ class VaeTokenizer(VolumeTokenizer):
         MachineError
             If memory does not take a single slice.
         """
-        import torch
-
+        from fmritok.device import fetch
         from fmritok.tokenizers.vae.slices import tokens_from_latents
 
-        latents = torch.from_numpy(self.latents(frames, intensity))
-        tokens: Tokens = tokens_from_latents(latents).numpy()
+        tokens: Tokens = fetch(tokens_from_latents(self._encode(frames, intensity))).numpy()
         return tokens
 
     def latents(
@@ -267,20 +285,26 @@ class VaeTokenizer(VolumeTokenizer):
         -------
         np.ndarray of shape (3, n_frames, n_slices, channels, cells, cells), float32
         """
-        import torch
+        from fmritok.device import fetch
 
+        values: npt.NDArray[np.float32] = fetch(self._encode(frames, intensity, some)).numpy()
+        return values
+
+    def _encode(
+        self, frames: Frames, intensity: Intensity, some: slice = slice(None)
+    ) -> torch.Tensor:
+        """Return latents on the device; frames become slices there, too."""
+        from fmritok.device import send
         from fmritok.tokenizers.vae.slices import slices_of
 
-        slices = slices_of(torch.from_numpy(intensity.forward(frames)), some)
+        device = self._autoencoder.device
+        slices = slices_of(intensity.normalize(send(as_tensor(frames), device)), some)
         means = None
         if self.arithmetic == "delta":
             mean = frames.mean(0) if intensity.mean is None else intensity.mean
-            near = slices_of(torch.from_numpy(intensity.forward(mean[None])), some)
+            near = slices_of(intensity.normalize(send(as_tensor(mean[None]), device)), some)
             means = [along[0] for along in near]
-        values: npt.NDArray[np.float32] = self._autoencoder.encode(
-            slices, means, intensity.fill
-        ).numpy()
-        return values
+        return self._autoencoder.encode(slices, means, intensity.fill)
 
     def decode(self, tokens: Tokens, intensity: Intensity) -> Frames:
         """Decode tokens: the mean of what the three slicing axes give.

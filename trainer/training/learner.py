@@ -101,12 +101,17 @@ class Learner:
         groups = groups or parameter_groups(model, config.optim.decay)
         self.optimizer = build_optimizer(groups, config.optim)
         self._wrapped: nn.Module = model
+        self._graphs = False
 
     def prepare(self) -> None:
         """Compile the model, and connect it to the other processes."""
         compiles = self.config.train.compile
         if compiles_by_default(self.device) if compiles is None else compiles:
-            compile_blocks(self.model)
+            # Graphs write gradients where they did before: parts of a batch, or other processes
+            # that still send them, would lose theirs.
+            alone = self.ranks.size == 1 and self.config.train.accumulate == 1
+            self._graphs = self.config.train.graphs and alone
+            compile_blocks(self.model, graphs=self._graphs)
         if self.ranks.size > 1 and not self.shard:
             self._wrapped = DistributedDataParallel(self.model)
 
@@ -181,6 +186,8 @@ class Learner:
         if self._drops:
             # A resumed training repeats itself: dropout, too, follows from the windows' numbers.
             torch.manual_seed(int(batch.draws[0]))
+        if self._graphs:  # results of the last batch may be overwritten from here on
+            torch.compiler.cudagraph_mark_step_begin()
         with self.autocast():
             output: ObjectiveOutput = model(
                 batch.to(self.device), progress=progress, measure=measure

@@ -1,6 +1,6 @@
 """Measure the training step on a GPU: time, memory and share of the chip's peak.
 
-    python benchmarks/speed/gpu_training.py --peak-tflops 790
+    python benchmarks/on_gpu/training_steps.py --peak-tflops 790
 
 Masked-token modelling on random tokens with the layer sizes of recipe tablet, bf16, by number of
 windows and of frames (27 tokens each). ``usual`` is "as usually done": eager layers, torch's fused
@@ -13,14 +13,22 @@ seconds. ``print_rows`` is for scripts that join several tables.
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import product
+from pathlib import Path
 
 import click
+from rows import Rows
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
 from training_step import measure
 
-WAYS = ("usual", "ours", "ours-compiled", "ours-compiled-selective", "ours-compiled-deterministic")
+WAYS = (
+    "usual", "ours", "ours-compiled", "ours-compiled-graphs", "ours-compiled-selective",
+    "ours-compiled-deterministic",
+)  # fmt: skip
 HEADER = "windows frames way                           ms/step  ratio  tokens/s    GiB   peak"
 
 
@@ -52,20 +60,11 @@ def print_rows(
     budget : float
         Seconds after which no row begins.
     """
-    end = time.monotonic() + budget
-    say(HEADER)
+    rows = Rows(HEADER, budget, say)
     usual: dict[tuple[int, int], float] = {}
-    for case, way in product(cases, ways):
-        if time.monotonic() > end:
-            say(f"(no time left: {budget:.0f} s)")
-            return
-        name = f"{case[0]:>7} {case[1]:>6} {way:<28}"
-        try:
-            got = _measured(way, case, layers, steps, device)
-        except Exception as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            say(f"{name} failed: {said[:80]}")
-            continue
+
+    def row(case: tuple[int, int], way: str) -> tuple[str, None]:
+        got = _measured(way, case, layers, steps, device)
         seconds = got["seconds"]
         if way == "usual":
             usual[case] = seconds
@@ -73,10 +72,12 @@ def print_rows(
         share = ""
         if peak_tflops:
             share = f"{2 * got['multiplications'] / seconds / peak_tflops / 1e12:.1%}"
-        say(
-            f"{name} {1000 * seconds:>8.1f} {ratio:>6} {27 * case[0] * case[1] / seconds:>9,.0f} "
-            f"{got['bytes'] / 2**30:>6.2f} {share:>6}"
-        )
+        tokens = 27 * case[0] * case[1] / seconds
+        memory = got["bytes"] / 2**30
+        return f"{1000 * seconds:>8.1f} {ratio:>6} {tokens:>9,.0f} {memory:>6.2f} {share:>6}", None
+
+    for case, way in product(cases, ways):
+        rows.add(f"{case[0]:>7} {case[1]:>6} {way:<28}", partial(row, case, way))
 
 
 def _measured(

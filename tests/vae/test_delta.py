@@ -11,6 +11,7 @@ import torch
 from autoencoders import save_random_autoencoder
 from torch.overrides import TorchFunctionMode
 
+from fmritok.errors import FmritokError
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.vae import delta_rules
@@ -223,6 +224,59 @@ def test_a_step_without_a_rule_is_computed_and_named_once(images):
     wanted = encode(bases[:1].double() + deviations.double()) - encode(bases[:1].double())
     assert len(told) == 1
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@torch.library.custom_op("fmritok_tests::wobble", mutates_args=())
+def wobble(x: torch.Tensor, by: float) -> torch.Tensor:
+    """Stand for an operation that no one knows."""
+    return torch.sin(by * x) + x.flip(-1)
+
+
+def masked_attention(x: torch.Tensor) -> torch.Tensor:
+    """Attend by hand to what a causal mask leaves, in one head for each channel."""
+    attended = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+    mask = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool).tril()
+    return attended + torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
+UNKNOWN = {
+    "wobble": lambda x: torch.ops.fmritok_tests.wobble(x * 3, 2.0),
+    "layer_norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
+    "scaled_dot_product_attention": masked_attention,
+    "amax": lambda x: x * x.amax((2, 3), keepdim=True),
+    "where": lambda x: torch.where(torch.arange(96) % 2 == 0, x, x.sqrt() * 2),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+@torch.inference_mode()
+def test_what_has_no_rule_is_computed_in_fp32_on_base_and_deviation(name, images):
+    """As exactly as fp32 has it, before and after steps with rules."""
+    bases, deviations = images
+    encode = lambda x: torch.relu(UNKNOWN[name](x.pow(2) + 1))  # noqa: E731
+    encoder = DeltaEncoder(encode)
+    base = encoder.base(bases[:1])
+    with pytest.warns(UserWarning, match="no rule for .* computed in float32 on base and"):
+        found = encoder.deviations(base.notes_of(0), deviations)
+    exact = encode((bases[:1] + deviations).double()) - encode(bases[:1].double())
+    assert found.dtype == torch.float32
+    assert exact.abs().max() > 1e-3
+    assert (found - exact).abs().max() < 1e-5 * encode(bases[:1].double()).abs().max()
+
+
+IN_PLACE = {
+    "add_": lambda x: (x * 2).add_(1),
+    "setitem": lambda x: x.__setitem__(slice(0, 1), 0),
+    "gt": lambda x: x * (x > 0),
+    "item": lambda x: x * x.sum().item(),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+@torch.inference_mode()
+def test_what_cannot_be_carried_is_refused_instead_of_being_wrong(name, images):
+    with pytest.raises(FmritokError, match=f"got {name}. Use --arithmetic fp32"):
+        DeltaEncoder(IN_PLACE[name]).base(images[0])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""What the user leaves open is chosen by the device, in one place; it is recorded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from autoencoders import save_random_autoencoder
+
+from fmritok.tokenizers.vae import execution
+from fmritok.tokenizers.vae.execution import Execution, choose_arithmetic, choose_execution
+from fmritok.tokenizers.vae.intensity import VolumeStatistics
+from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    monkeypatch.setattr(execution, "count_gpus", lambda: 1)
+    monkeypatch.setattr(execution, "compiles_by_default", lambda device: device.type == "cuda")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(execution, "count_gpus", lambda: 0)
+
+
+def choose(arithmetic, device="auto", batch_size=None, compile=None) -> Execution:
+    return choose_execution(arithmetic, device, batch_size=batch_size, compile=compile)
+
+
+def test_a_cpu_takes_true_fp32_in_small_batches(no_gpu):
+    assert choose_arithmetic("auto", "auto") == "fp32"
+    assert choose("fp32") == Execution("fp32", "cpu", 16, 8, False, False)
+    assert choose("bf16") == Execution("bf16", "cpu", 16, 8, True, False)
+    assert choose("delta") == Execution("delta", "cpu", 16, 64, False, False)
+
+
+def test_a_gpu_takes_delta_in_large_batches(a_gpu):
+    assert choose_arithmetic("auto", "auto") == choose_arithmetic("auto", "cuda:1") == "delta"
+    assert choose_arithmetic("auto", "cpu") == "fp32"
+    assert choose("delta") == Execution("delta", "cuda", 128, 256, True, False)
+    assert choose("fp32", "cuda:1") == Execution("fp32", "cuda", 288, 8, False, False)
+    assert choose("bf16", "cuda") == Execution("bf16", "cuda", 288, 8, True, True)
+
+
+def test_what_the_user_says_is_done(a_gpu):
+    assert choose_arithmetic("fp32", "cuda") == "fp32"
+    found = choose("bf16", batch_size=5, compile=False)
+    assert (found.batch_size, found.compile) == (5, False)
+
+
+def test_choices_are_in_the_notes_and_the_arithmetic_in_provenance_and_options(a_gpu, tmp_path):
+    tokenizer = VaeTokenizer(str(save_random_autoencoder(tmp_path)))
+    assert tokenizer.provenance()["dtype"] == tokenizer.decided["arithmetic"] == "delta"
+    assert tokenizer.notes() | choose("delta").notes() == tokenizer.notes()
+    assert tokenizer.notes()["device"] == "cuda"
+    assert tokenizer.block_frames == 256
+
+
+def test_volumes_are_normalized_sliced_and_regrouped_on_the_device(tmp_path, rng, monkeypatch):
+    """What is sent are volumes; what is fetched are tokens."""
+    from fmritok import device
+
+    moved = []
+    monkeypatch.setattr(device, "send", lambda x, to: moved.append(tuple(x.shape)) or x.to(to))
+    monkeypatch.setattr(device, "fetch", lambda x: moved.append(tuple(x.shape)) or x)
+    tokenizer = VaeTokenizer(str(save_random_autoencoder(tmp_path)), batch_size=8)
+    tokenizer.setup()
+    frames = np.zeros((2, 96, 96, 96), np.float32)
+    frames[:, 40:44, 40:44, 40:44] = rng.uniform(1, 9, (2, 4, 4, 4))
+    tokenizer.encode(frames, tokenizer.fit(VolumeStatistics(9.0)))
+    assert moved == [(2, 96, 96, 96), (2, 27, 3072)]
+
+
+@pytest.mark.parametrize("mode", ["max", "zscore"])
+def test_intensities_are_the_bits_of_numpy(mode, rng):
+    frames = rng.uniform(-5, 200, (4, 96, 96, 96)).astype(np.float32)
+    mean, std = frames.mean(0), frames.std(0)
+    std[0] = 0
+    intensity = VaeTokenizer(intensity=mode).fit(VolumeStatistics(191.3, mean, std))
+    if mode == "max":
+        wanted = np.maximum(frames, 0) / np.float32(191.3) * np.float32(2) - np.float32(1)
+    else:
+        factor = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
+        wanted = np.clip((frames - mean) * factor, -4, 4) / np.float32(4)
+    frames.setflags(write=False)
+    np.testing.assert_array_equal(intensity.forward(frames), wanted)
+    assert torch.equal(intensity.normalize(torch.tensor(frames)), torch.from_numpy(wanted))
