@@ -54,7 +54,8 @@ class FinetunedReadout(Number):
             predicted_B: Tensor = self.mean + self.sd * outputs_BX[:, 0]
             return predicted_B
         others = [place for place in range(outputs_BX.shape[1]) if place != self.number]
-        return outputs_BX[:, self.number] - torch.logsumexp(outputs_BX[:, others], 1)
+        logit_B: Tensor = outputs_BX[:, self.number] - torch.logsumexp(outputs_BX[:, others], 1)
+        return logit_B
 
 
 def _place(classes: tuple[str, ...], of_class: str) -> int:

@@ -187,7 +187,7 @@ class Learner:
             # A resumed training repeats itself: dropout, too, follows from the windows' numbers.
             torch.manual_seed(int(batch.draws[0]))
         if self._graphs:  # results of the last batch may be overwritten from here on
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with self.autocast():
             output: ObjectiveOutput = model(
                 batch.to(self.device), progress=progress, measure=measure
