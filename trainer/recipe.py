@@ -114,7 +114,8 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
     """Read the configuration of a checkpoint.
 
     Those of release 0.1 have the options of all objectives. Options of other objectives than the
-    chosen one are left out.
+    chosen one are left out. ``stride`` of ``mae`` had another meaning there: whole patches were left
+    out. It is read as 1, which the weights fit: a resumed training predicts all hidden patches.
 
     Raises
     ------
@@ -130,6 +131,8 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
             for option, value in section.items()
             if option in known or not owners_of(option)
         }
+        if named["objective"].get("name") == "mae" and "mask_ratio_of" not in section:
+            named["objective"]["stride"] = 1
     return checked_config(named)
 
 
