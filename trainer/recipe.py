@@ -114,8 +114,8 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
     """Read the configuration of a checkpoint.
 
     Those of release 0.1 have the options of all objectives. Options of other objectives than the
-    chosen one are left out. ``stride`` of ``mae`` had another meaning there: whole patches were left
-    out. It is read as 1, which the weights fit: a resumed training predicts all hidden patches.
+    chosen one are left out. ``stride`` of ``mae`` had another meaning: it left out whole patches. It
+    is read as 1, which the weights fit: a resumed training predicts all hidden patches.
 
     Raises
     ------
