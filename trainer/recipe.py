@@ -114,7 +114,7 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
     """Read the configuration of a checkpoint.
 
     Those of release 0.1 have the options of all objectives. Options of other objectives than the
-    chosen one are left out. ``stride`` of ``mae`` had another meaning: it left out whole patches. It
+    chosen one are left out. ``stride`` of ``mae`` had another meaning: it left out patches. It
     is read as 1, which the weights fit: a resumed training predicts all hidden patches.
 
     Raises
