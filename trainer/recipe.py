@@ -116,7 +116,9 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
     """Read the configuration of a checkpoint.
 
     Those of release 0.1 have the options of all objectives. Options of other objectives than the
-    chosen one are left out. Options that came later have the value of the older models.
+    chosen one are left out. Options that came later have the value of the older models. ``stride``
+    of ``mae`` had another meaning: it left out patches. It is read as 1, which the weights fit: a
+    resumed training predicts all hidden patches.
 
     Raises
     ------
@@ -135,6 +137,8 @@ def saved_config(tree: Mapping[str, Any]) -> Config:
             for option, value in section.items()
             if option in known or not owners_of(option)
         }
+        if named["objective"].get("name") == "mae" and "mask_ratio_of" not in section:
+            named["objective"]["stride"] = 1
     return checked_config(named)
 
 

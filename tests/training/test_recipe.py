@@ -220,9 +220,11 @@ def test_a_model_of_a_release_without_the_option_keeps_its_causal_convolution():
 
 def test_a_saved_configuration_with_the_options_of_all_objectives_is_read():
     everything = {"mask_ratio": 0.3, "stride": 2, "precision": 0.05, "noise": 0.1}
-    for name, kept in (("mtm", {"mask_ratio": 0.3}), ("mae", {"mask_ratio": 0.3, "stride": 2}),
+    for name, kept in (("mtm", {"mask_ratio": 0.3}), ("mae", {"mask_ratio": 0.3, "stride": 1}),
                        ("distill", {"epsilon": 0.05, "noise": 0.1})):  # fmt: skip
         config = saved_config({"objective": {"name": name, **everything}})
         assert config.objective == objective_class(name).Config(name=name, **kept)
+    today = {"name": "mae", "stride": 2, "mask_ratio_of": "cells"}
+    assert saved_config({"objective": today}).objective.stride == 2, "its meaning is another today"
     with pytest.raises(ConfigError, match=r"objective\.colour: .*an unknown one"):
         saved_config({"objective": {"name": "mtm", "colour": 3}})
