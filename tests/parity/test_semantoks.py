@@ -20,7 +20,7 @@ from fmritok.trainer.model.embeddings import SingleNetworkEmbedding
 from fmritok.trainer.model.inputs import fold_inputs
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
-from fmritok.trainer.objectives.coding_rate import rate_loss, token_loss
+from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss, token_loss
 from fmritok.trainer.objectives.distill import (
     SelfDistillation,
     network_weight,
@@ -184,6 +184,10 @@ def test_coding_rate_and_cosine_of_hidden_tokens_are_the_same(folder):
     stored, theirs = np.load(folder / "parts_inputs.npz"), np.load(folder / "parts_outputs.npz")
     rates = [torch.from_numpy(stored[f"rate_{who}"]) for who in ("student", "teacher")]
     assert_equal(rate_loss(*rates, epsilon=0.05), theirs["rate"][0])
+    spread_out = [coding_rate((a + b) / 2, epsilon=0.05) for a, b in zip(*rates, strict=True)]
+    expansion = torch.stack(spread_out).mean().float()
+    assert_equal(expansion, theirs["rate"][3])
+    assert_equal(rate_loss(*rates, epsilon=0.05) + expansion, -theirs["rate"][1])
     mask = torch.from_numpy(stored["patch_mask"])
     tokens = []
     for who in ("student", "teacher"):
@@ -238,7 +242,7 @@ def test_schedules_are_the_same_from_zero(folder):
 def test_masks_hide_as_many_networks_and_patches_as_often(folder):
     theirs = np.load(folder / "masks.npz")
     config = build_config(read_recipe("semantoks-published")).objective
-    draws = torch.arange(4000) * 7919
+    draws = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, 4000))
     hidden = np.concatenate([
         slice_mask(draws[i : i + 1], None, config, n_patches=5, n_cells=9, view=0).numpy()
         for i in range(len(draws))
@@ -256,6 +260,11 @@ def test_masks_hide_as_many_networks_and_patches_as_often(folder):
         wanted = theirs[name] / theirs[name].sum()
         np.testing.assert_allclose(found / found.sum(), wanted, rtol=0, atol=0.06, err_msg=name)
         assert ((found > 0) == (theirs[name] > 0)).all()
+    for found, name in (
+        (hidden[~in_time].all(1).mean(0), "network_times_hidden"),
+        (hidden[in_time].all(2).mean(0), "temporal_times_hidden"),
+    ):
+        np.testing.assert_allclose(found, theirs[name] / 4000, rtol=0, atol=0.06, err_msg=name)
     starts = np.zeros((6, 6))
     for patch in hidden[in_time].all(2):
         starts[patch.sum(), patch.argmax()] += 1

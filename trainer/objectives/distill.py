@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from fmritok.device import send
-from fmritok.trainer.config import require
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model.inputs import PatchInputs, deviations, fold_inputs, normalise_frames
 from fmritok.trainer.model.model import TokenTransformer
@@ -30,9 +28,8 @@ from fmritok.trainer.objectives.coding_rate import (
     spread,
     token_loss,
 )
-from fmritok.trainer.objectives.student import Embedded, Student, Summary
+from fmritok.trainer.objectives.student import DistillConfig, Embedded, Student
 from fmritok.trainer.objectives.views import (
-    ViewConfig,
     augment,
     crop_frames,
     default_crop,
@@ -87,83 +84,18 @@ class SelfDistillation(nn.Module):
         Frames of the windows that crops are taken from.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(ViewConfig):
-        """Options of self-distillation.
-
-        Attributes
-        ----------
-        summary : {"cls", "mean", "cells"}
-            Compare CLS of two views, the mean of their tokens, or the means of each cell's tokens
-            over time, side by side.
-        centre : bool
-            Subtract the mean over the batch from the embeddings. Each part of a step
-            (``train.accumulate``) has a mean of its own, and needs several windows.
-        momentum : float
-            Momentum of the teacher at the start; it rises to 1.
-        head_width, projection : int
-            Hidden and final width of the head.
-        head_std : float or None
-            Standard deviation of the head's weights at the start (truncated normal, biases 0).
-            None: those of torch's layers.
-        mask_std : float
-            Standard deviation of the mask vector at the start.
-        epsilon : float
-            Distortion of the coding rate.
-        token_weight : float
-            Weight of the hidden tokens.
-        network_weight, network_share : float
-            Weight of the networks (or cells) at the start; it falls to 0 over the first
-            ``network_share`` of the training.
-        """
-
-        name: str = "distill"
-        summary: Summary = "cls"
-        centre: bool = False
-        momentum: float = 0.99
-        head_width: int = 256
-        projection: int = 64
-        head_std: float | None = None
-        mask_std: float = 0.0
-        epsilon: float = 0.05
-        token_weight: float = 0.5
-        network_weight: float = 0.5
-        network_share: float = 0.05
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            for name in ("head_width", "projection"):
-                value = getattr(self, name)
-                require(value >= 1, f"objective.{name}", "1 or more", value)
-            for name in ("momentum", "network_share"):
-                value = getattr(self, name)
-                require(0 <= value <= 1, f"objective.{name}", "between 0 and 1", value)
-            fits = self.head_std is None or self.head_std > 0
-            require(fits, "objective.head_std", "above 0, or null", self.head_std)
-            for name in ("token_weight", "network_weight", "mask_std"):
-                value = getattr(self, name)
-                require(value >= 0, f"objective.{name}", "0 or more", value)
-            require(self.epsilon > 0, "objective.epsilon", "above 0", self.epsilon)
-
+    Config = DistillConfig
     figures: ClassVar = (
         Figure("loss", "loss_collapsed", "self-distillation", "collapsed embedding"),
     )
 
-    def __init__(self, encoder: TokenTransformer, config: Config, *, window: int) -> None:
+    def __init__(self, encoder: TokenTransformer, config: DistillConfig, *, window: int) -> None:
         super().__init__()
         self.config = config
         self.window = config.crop or default_crop(
             window, encoder.grid.layout.patch, apart=config.apart
         )
-        self.student = Student(
-            encoder,
-            summary=config.summary,
-            centre=config.centre,
-            head_width=config.head_width,
-            projection=config.projection,
-            head_std=config.head_std,
-            mask_std=config.mask_std,
-        )
+        self.student = Student(encoder, config)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
 
     @property
