@@ -134,7 +134,7 @@ def tokenize(dataset: str, root: Path, store: Path, groups: Sequence[str], *opti
 
 
 def train(
-    data: str, store: Path, group_name: str, objective: str, out: Path, more: Sequence[str]
+    data: str, store: Path, group_name: str, out: Path, options: Sequence[str], recipe: str = "tiny"
 ) -> list[tuple[object, ...]]:
     """Train once; return a row per held-out part."""
     import torch
@@ -149,15 +149,15 @@ def train(
 
     set_verbosity(Verbosity.QUIET)
     group = TokenStore(store).group(group_name)
-    options = [*OPTIONS[data, group_name], f"objective.name={objective}", *more]
+    options = list(options)
     if data == "real":
         # The first split that trains on the long part alone.
         options += ["data.validation_fraction=0.6"]
         seeds = (s for s in range(99) if len(found := split_runs(group.runs, fraction=0.6, seed=s)
                  .train) == 1 and EARLY in found[0])  # fmt: skip
         options += [f"data.split_seed={next(seeds)}"]
-    config = build_config(override(read_recipe("tiny"), options))
-    steps = config.train.steps
+    config = build_config(override(read_recipe(recipe), options))
+    steps, objective = config.train.steps, config.objective.name
     rhythm = replace(config.train, validate_every=steps, checkpoint_every=steps)
     setup = Setup(folder=TrainingFolder(out), device=torch.device("cpu"))
     trainer = Trainer(replace(config, train=rhythm), group, setup)
@@ -251,7 +251,8 @@ def main(
         for (kind, group), store in stores.items():
             for objective in objectives.split(","):
                 training = Path(place) / f"{kind}-{group}-{objective}"
-                for row in train(kind, store, group, objective, training, overrides):
+                options = [*OPTIONS[kind, group], f"objective.name={objective}", *overrides]
+                for row in train(kind, store, group, training, options):
                     say(ROW.format(*row))
 
 
