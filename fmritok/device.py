@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fmritok.errors import FmritokError, expected
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
 
 __all__ = [
-    "choose_device", "compiles_by_default", "count_cores", "count_gpus", "fetch",
-    "free_gpu_memory", "local_rank", "peak_memory", "send", "visible_gpus",
+    "choose_device", "compiles_by_default", "count_cores", "count_gpus", "current",
+    "fetch", "free_gpu_memory", "local_rank", "peak_memory", "send", "visible_gpus",
 ]  # fmt: skip
 
 
@@ -103,7 +106,8 @@ def free_gpu_memory() -> None:
 def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor of the host on a device, without waiting for the device."""
     if device.type == "cuda" and x.device.type == "cpu":
-        x = x.pin_memory()
+        with current(device):
+            x = x.pin_memory()
     return x.to(device, non_blocking=True)
 
 
@@ -113,10 +117,18 @@ def fetch(x: torch.Tensor) -> torch.Tensor:
         return x.cpu()
     import torch
 
-    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-    host.copy_(x, non_blocking=True)
-    torch.cuda.current_stream(x.device).synchronize()
+    with current(x.device):
+        host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+        host.copy_(x, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
     return host
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one of this thread within; each thread begins with the first GPU."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def peak_memory(device: torch.device) -> int:

@@ -129,7 +129,8 @@ def _statistics(blocks: _Blocks, where: str) -> tuple[Tensor, Tensor, Tensor, Te
 
     # Sum in float64: float32 has few digits for deviations of 0.01 around a constant of 3.
     total: Any = 0
-    low = high = None
+    low: Tensor | None = None
+    high: Tensor | None = None
     for _, block in blocks:
         for frame in block:  # in this order on every device
             total = total + frame.double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fmritok.device import (
     compiles_by_default,
     count_cores,
     count_gpus,
+    fetch,
     peak_memory,
     send,
     visible_gpus,
@@ -118,20 +120,35 @@ def test_layers_are_compiled_on_a_gpu_that_has_what_it_takes(four_gpus, monkeypa
         has.add(missing)
 
 
-def test_tensors_are_pinned_before_they_are_sent_to_a_gpu():
-    sent = []
+class Host:
+    """A tensor of the host that notes what is done to it."""
 
-    class Host:
-        device = torch.device("cpu")
+    device = torch.device("cpu")
 
-        def pin_memory(self):
-            sent.append("pinned")
-            return self
+    def __init__(self, done):
+        self.done = done
 
-        def to(self, device, non_blocking):
-            sent.append((device, non_blocking))
+    def pin_memory(self):
+        self.done.append("pinned")
+        return self
 
-    send(Host(), torch.device("cuda:1"))
-    assert sent == ["pinned", (torch.device("cuda:1"), True)]
+    def to(self, device, non_blocking):
+        self.done.append((device, non_blocking))
+
+
+def test_tensors_are_pinned_for_a_gpu_and_sent_without_waiting(monkeypatch):
+    """Pinning uses the current GPU of the thread, which may be another one."""
+    gpu, done = torch.device("cuda:1"), []
+
+    @contextmanager
+    def as_current(device):
+        done.append(("begin", device))
+        yield
+        done.append(("end", device))
+
+    monkeypatch.setattr(torch.cuda, "device", as_current)
+    send(Host(done), gpu)
+    assert done == [("begin", gpu), "pinned", ("end", gpu), (gpu, True)]
     x = torch.ones(3)
     assert send(x, torch.device("cpu")) is x
+    assert torch.equal(fetch(x), x)

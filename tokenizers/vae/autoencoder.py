@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cached_property
 from typing import TypeVar
 
 import torch
 
-from fmritok.device import choose_device, fetch, free_gpu_memory, send
+from fmritok.device import choose_device, current, fetch, free_gpu_memory, send
 from fmritok.errors import MachineError, expected
 from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.grid import SHAPE
@@ -186,11 +185,9 @@ class SliceAutoencoder:
 
         All of the work is done again: one call never mixes two batch sizes.
         """
-        on_gpu = self.device.type == "cuda"
         while True:
             try:
-                # A thread's current GPU is the first one, until it is told another.
-                with _ONE_AT_A_TIME, torch.cuda.device(self.device) if on_gpu else nullcontext():
+                with _ONE_AT_A_TIME, current(self.device):
                     return work()
             except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
                 if not is_out_of_memory(error):
