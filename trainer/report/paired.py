@@ -102,6 +102,6 @@ def _metric(part: pd.DataFrame, tree: Mapping[str, Any], weights: Floats) -> Flo
         return number_metrics(truth, score, weights, sd=float(part["sd"].iloc[0]))[name]
     classes = [column[2:-1] for column in part.columns if column.startswith("p(")]
     numbers = {one: number for number, one in enumerate(classes)}
-    codes = part["truth"].map(numbers).to_numpy(np.int64)
+    codes = part["truth"].map(numbers).to_numpy().astype(np.int64)
     scores = part[[f"p({name})" for name in classes]].to_numpy(float)
     return class_metrics(codes, scores, weights)[name]
