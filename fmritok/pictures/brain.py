@@ -160,14 +160,16 @@ def draw_parcels(
     """
     limit = robust_limit(values) if limit is None else limit
     order = np.argsort(np.abs(values))  # strong ones on top
+    centre = (places.max(0) + places.min(0)) / 2
+    half = 0.56 * float(np.ptp(places, axis=0).max())  # the same scale in all views
     for one, (view, x, y) in zip(axes, _VIEWS, strict=True):
         shown = one.scatter(
             places[order, x], places[order, y], c=values[order], cmap=colours, s=26,
             vmin=-limit if low is None else low, vmax=limit, edgecolors=GREY, linewidths=0.3,
         )  # fmt: skip
         one.set_title(view, weight="normal")
-        one.set_aspect("equal")
-        one.margins(0.12)
+        one.set(aspect="equal", xlim=(centre[x] - half, centre[x] + half),
+                ylim=(centre[y] - half, centre[y] + half))  # fmt: skip
         one.set_axis_off()
         if x == 0:
             mark_sides(one)

@@ -124,7 +124,7 @@ def draw_saliency(group: TokenGroup, found: Saliency, title: str) -> Figure:
             )[0]  # fmt: skip
             shown = draw_flat(axes, image, shading=shading, colours=colours, low=low)
             axes.set_title(name)
-            figure.colorbar(shown, ax=axes, shrink=0.7, extend="both", label="attribution")
+            figure.colorbar(shown, ax=axes, shrink=0.7, extend=_beyond(low), label="attribution")
         return figure
     if "coordinates" not in group.static:
         order = np.argsort(-found.strength.sum(1))[:_MOST_BARS]
@@ -133,10 +133,15 @@ def draw_saliency(group: TokenGroup, found: Saliency, title: str) -> Figure:
             axes.set_xticks(range(len(order)), order.tolist(), rotation=90)
             axes.set(title=name, xlabel="token", ylabel="attribution")
         return figure
-    rows = figure.subplots(2, 3)
-    for line, (name, values, colours, low) in zip(rows, both, strict=True):
-        shown = draw_parcels(line, group.array("coordinates"), values.sum(1), colours=colours,
+    for part, (name, values, colours, low) in zip(figure.subfigures(2, 1), both, strict=True):
+        views = part.subplots(1, 3)
+        shown = draw_parcels(views, group.array("coordinates"), values.sum(1), colours=colours,
                              low=low, limit=robust_limit(values.sum(1)))  # fmt: skip
-        line[0].set_title(f"{name}\nfrom above", weight="normal")
-        figure.colorbar(shown, ax=list(line), shrink=0.7, extend="both", label="attribution")
+        part.suptitle(name, x=0.01, ha="left", fontsize=10)
+        part.colorbar(shown, ax=list(views), shrink=0.7, extend=_beyond(low), label="attribution")
     return figure
+
+
+def _beyond(low: float | None) -> str:
+    """Return which ends of a bar of colours values may lie beyond."""
+    return "both" if low is None else "max"

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from people import a_task, scored_row, some_units
 from people import write_scores as write
+from scipy.stats import binomtest
 
 from fmritok.pictures.style import house_style
 from fmritok.trainer.evaluation.results import Results, read_results, summary
 from fmritok.trainer.report.paired import paired_difference
-from fmritok.trainer.report.score_figures import draw_predictions, draw_rows
+from fmritok.trainer.report.score_figures import _wilson, draw_predictions, draw_rows
 from fmritok.trainer.report.scores import join_scores
 from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import SplitRule
@@ -105,3 +106,11 @@ def test_the_confusion_matrix_counts_predictions(folder):
     at = classes.index("M")
     assert shares[at, at] == pytest.approx((men["predicted"] == "M").mean())
     assert np.asarray(shares).sum(1) == pytest.approx(1)
+
+
+def test_the_calibration_has_intervals_where_all_or_none_are_true():
+    shares, counts = np.array([0.0, 0.3, 1.0]), np.array([8, 10, 8])
+    low, high = _wilson(shares, counts)
+    for share, n, a, b in zip(shares, counts, low, high, strict=True):
+        wanted = binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
+        assert (a, b) == pytest.approx((wanted.low, wanted.high), abs=1e-4)

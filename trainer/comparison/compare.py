@@ -120,7 +120,8 @@ def compare(
     with writing("Comparison", out, then="Then run it again: finished trainings are kept."):
         write_whole(out / "compare.csv", table.to_csv(index=False))
         with house_style():
-            write_whole(out / "compare.png", png(draw_rows(scores)))
+            title = f"{task.name}: {len(contestants)} encoders under one protocol"
+            write_whole(out / "compare.png", png(draw_rows(scores, title)))
     return Comparison(table, _protocol(contestants), scores)
 
 

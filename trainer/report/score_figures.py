@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_predictions", "draw_rows"]
 
 _BINS = 8
+_BELOW = 0.24  # rows, of chance below a score
 _MOST_CURVES = 5
 _FEW = 8  # units of a bin of the calibration
 #: Where nothing is learned, and the largest value.
@@ -34,10 +35,10 @@ _RANGES = {"acc": (0, 1), "balanced_accuracy": (0, 1), "macro_f1": (0, 1), "auro
            "map": (0, 1)}  # fmt: skip
 
 
-def draw_rows(scores: TaskScores) -> Figure:
-    """Draw each row's mean with its interval, and what permuted labels reach."""
+def draw_rows(scores: TaskScores, title: str = "") -> Figure:
+    """Draw each row's mean with its interval, and below it what permuted labels reach."""
     rows, metric = scores.rows[::-1], scores.metric
-    figure = figure_of(8.5, 0.42 * len(rows) + 1.2)
+    figure = figure_of(8.5, 0.42 * len(rows) + (1.5 if title else 1.2), title)
     axes = figure.subplots()
     for place, row in enumerate(rows):
         one, colour = row.figure(metric), GREY if row.baseline else BLUE
@@ -46,8 +47,9 @@ def draw_rows(scores: TaskScores) -> Figure:
                       solid_capstyle="butt")  # fmt: skip
         axes.plot(one["mean"], place, "o", color=colour, ms=6)
         if one["chance"]:
-            axes.plot(one["chance"]["mean"], place, "|", color=VERMILION, ms=12, mew=2)
-            axes.plot([one["chance"]["mean"], one["chance"]["limit"]], [place, place],
+            below = place - _BELOW
+            axes.plot(one["chance"]["mean"], below, "|", color=VERMILION, ms=7, mew=2)
+            axes.plot([one["chance"]["mean"], one["chance"]["limit"]], [below, below],
                       color=VERMILION, lw=1, alpha=0.7)  # fmt: skip
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -152,11 +154,26 @@ def _calibration(axes: Axes, row: ScoredRow, classes: list[str]) -> None:
             if len(part)]  # fmt: skip
     x = [found[part].mean() for part in bins]
     y = np.array([true[part].mean() for part in bins])
-    error = [1.96 * np.sqrt(max(p * (1 - p), 1e-9) / len(part))
-             for p, part in zip(y, bins, strict=True)]  # fmt: skip
+    low, high = _wilson(y, np.array([len(part) for part in bins]))
     axes.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1)
-    axes.errorbar(x, y, yerr=error, fmt="o-", color=BLUE, ms=4, lw=1, elinewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=name, ylabel="share that is true")
+    axes.errorbar(x, y, yerr=[y - low, high - y], fmt="o-", color=BLUE, ms=4, lw=1, elinewidth=1)
+    axes.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        aspect="equal",
+        xlabel=name,
+        ylabel="share that is true",
+    )
+
+
+def _wilson(
+    share: npt.NDArray[np.float64], n: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the 95 % interval of shares by Wilson; that of 0 of n and n of n has a width, too."""
+    z2 = 1.96**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * share * (1 - share) / n + (z2 / (2 * n)) ** 2) / (1 + z2 / n)
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)
 
 
 def _scatter(axes: Axes, row: ScoredRow) -> None:
