@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmritok.trainer.recipe import build_config, read_recipe, recipe_names
+from fmritok.trainer.recipe import build_config, read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Recipe and name of each method; its tests are tests/parity/test_RECIPE*.py.
@@ -154,9 +154,6 @@ def summary(recorder: Recorder) -> str:
     for recipe, name in METHODS.items():
         differences = equal_outputs(recorder, recipe)
         equal = f"{len(differences)} outputs, largest difference {max(differences, default=0):.1g}"
-        if f"{recipe}-published" not in recipe_names():
-            rows.append(f"| {name} | {equal} | | no recipe yet |")
-            continue
         chosen = ", ".join(f"`{name}`" for name, *_ in by_choice(recipe))
         rows.append(f"| {name} | {equal} | `{recipe}`: {chosen} | `--recipe {recipe}-published` |")
     return "\n".join(rows)
@@ -175,8 +172,6 @@ def details(recorder: Recorder) -> str:
             )
             page.append(f"| {recorder.names[test]} | {figures}")
         page.append("")
-        if f"{recipe}-published" not in recipe_names():
-            continue
         page += [f"Recipe `{recipe}` differs from `{recipe}-published` in these options. Each can "
                  "be set alone; `trainer/recipes` says why.", "",
                  f"| option | `{recipe}` | as published |", "|---|---|---|"]  # fmt: skip
