@@ -74,7 +74,7 @@ $(SCORES)/%-baseline/scores.json: $(SCORES)/.trained
 	$(BIN)/fmritok baseline $(OF_TASK) --kind connectivity --kind dummy
 
 $(SCORES)/%-probe/scores.json: $(SCORES)/.trained
-	$(BIN)/fmritok probe $(OF_TASK) --from $(SCORES)/training --untrained \
+	$(BIN)/fmritok probe $(OF_TASK) --from $(SCORES)/training --untrained --pool cells \
 		--head linear --head attentive --head knn --attentive-epochs 10 --attentive-steps 10
 
 $(SCORES)/%-finetune/scores.json: $(SCORES)/.trained
