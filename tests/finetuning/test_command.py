@@ -39,7 +39,7 @@ def _run(store, out, *more, task="demo-sex", epochs=15):
 
 
 @pytest.mark.parametrize(("task", "metric", "found"), [("demo-sex", "auroc", 0.8),
-                                                       ("demo-age", "r", 0.4)])  # fmt: skip
+                                                       ("demo-age", "r", 0.3)])  # fmt: skip
 def test_a_planted_effect_is_found_and_not_in_permuted_labels(
     task, metric, found, store, training, tmp_path
 ):

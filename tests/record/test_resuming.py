@@ -324,6 +324,7 @@ def test_resuming_from_a_wrong_path_creates_no_folder(group, tmp_path):
 # checkpoint of step 6. Its metrics.jsonl has the rows of all six steps: what a resumed training
 # has to repeat.
 FORMAT_1 = Path(__file__).parent / "format1_training"
+AS_SAVED = ["train.seed=3", "model.convolution=causal"]  # the options of FORMAT_1
 
 
 @pytest.fixture
@@ -336,7 +337,7 @@ def test_a_training_of_format_1_resumes_exactly_and_reports_missing_checks(
 ):
     wanted = read_metrics(old)
     with caplog.at_level(logging.WARNING):
-        trainer = _trainer(group, old, "train.seed=3", resume=old)
+        trainer = _trainer(group, old, *AS_SAVED, resume=old)
     assert "it has no checksums. Its files and tokens were not" in caplog.text
     assert trainer.position.step == 3
     trainer.run()
@@ -352,12 +353,12 @@ def test_a_training_of_format_1_resumes_exactly_and_reports_missing_checks(
 def test_a_training_of_format_1_keeps_its_split(group, old):
     """It was drawn by train.seed, which no longer draws it."""
     saved = json.loads((old / "split.json").read_text())
-    trainer = _trainer(group, old, "train.seed=3", resume=old)
+    trainer = _trainer(group, old, *AS_SAVED, resume=old)
     trainer.close()
     assert list(trainer.split.validation) == saved["validation"]["runs"]
     (old / "split.json").unlink()
     with pytest.raises(CheckpointError, match="expected a readable split.json"):
-        _trainer(group, old, "train.seed=3", resume=old)
+        _trainer(group, old, *AS_SAVED, resume=old)
 
 
 def test_a_sweep_over_seeds_keeps_the_held_out_subjects(group, tmp_path):

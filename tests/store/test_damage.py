@@ -320,7 +320,7 @@ def judge(yard: Yard, damage: Damage, command: str, answer: Answer, sound: Answe
         if answer.figures == sound.figures or (_is_left_out(yard, damage) and command != "decode"):
             return ""
         return "other figures, and no error"
-    if "Probe more subjects" in answer.output and _is_left_out(yard, damage):
+    if "Tokenize more subjects" in answer.output and _is_left_out(yard, damage):
         return ""  # without the run there are too few
     if answer.exit_code != 1:
         return f"exit status {answer.exit_code}: {answer.output.strip().splitlines()[-1]}"
