@@ -133,7 +133,8 @@ def draw_saliency(group: TokenGroup, found: Saliency, title: str) -> Figure:
             axes.set_xticks(range(len(order)), order.tolist(), rotation=90)
             axes.set(title=name, xlabel="token", ylabel="attribution")
         return figure
-    for part, (name, values, colours, low) in zip(figure.subfigures(2, 1), both, strict=True):
+    parts: Any = figure.subfigures(2, 1)
+    for part, (name, values, colours, low) in zip(parts, both, strict=True):
         views = part.subplots(1, 3)
         shown = draw_parcels(views, group.array("coordinates"), values.sum(1), colours=colours,
                              low=low, limit=robust_limit(values.sum(1)))  # fmt: skip
