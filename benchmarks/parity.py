@@ -94,6 +94,11 @@ def run_tests() -> Recorder:
         with mock.patch.object(*comparing[1], recorder.recording(torch.testing.assert_close)):
             code = pytest.main(["-q", str(ROOT / "tests" / "parity")], plugins=[recorder])
     wrong = [name for name, outcome in recorder.outcomes.items() if outcome != "passed"]
+    if "skipped" in recorder.outcomes.values():
+        raise click.ClickException(
+            "Figures of the published code: expected a folder parity under FMRITOK_TEST_DATA, "
+            f"got {len(wrong)} comparisons that did not run. Set FMRITOK_TEST_DATA."
+        )
     if code or wrong:
         raise click.ClickException(f"not all comparisons passed: {', '.join(wrong) or code}")
     return recorder
