@@ -60,7 +60,7 @@ def store(tmp_path_factory):
     _run("tokenize", "--dataset", "hcp", "--root", root / "hcp", "--store", root / "t.zarr",
          *(x for name in ("vae", "flatmap", "network") for x in ("--tokenizer", name)),
          "--set", "network.band=null", "--set", "network.tr=null", "--device", DEVICE,
-         "--executor", "serial")  # fmt: skip
+         "--executor", "serial", "--no-compile")  # fmt: skip
     return root / "t.zarr"
 
 

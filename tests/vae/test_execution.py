@@ -38,7 +38,7 @@ def test_a_cpu_takes_true_fp32_in_small_batches(no_gpu):
 def test_a_gpu_takes_delta_in_large_batches(a_gpu):
     assert choose_arithmetic("auto", "auto") == choose_arithmetic("auto", "cuda:1") == "delta"
     assert choose_arithmetic("auto", "cpu") == "fp32"
-    assert choose("delta") == Execution("delta", "cuda", 128, 256, True, False)
+    assert choose("delta") == Execution("delta", "cuda", 128, 256, True, True)
     assert choose("fp32", "cuda:1") == Execution("fp32", "cuda", 288, 8, False, False)
     assert choose("bf16", "cuda") == Execution("bf16", "cuda", 288, 8, True, True)
 

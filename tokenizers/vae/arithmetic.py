@@ -32,6 +32,7 @@ __all__ = [
     "SAME_WITHIN",
     "Arithmetic",
     "check_arithmetic",
+    "equal_batches",
     "fp32_products",
     "half_type",
     "rounded",
@@ -49,23 +50,18 @@ _PRODUCTS = frozenset(["bmm", "conv2d", "linear", "matmul"])
 _LOST_BITS = 13
 
 
-def check_arithmetic(arithmetic: str, compile: bool) -> str:
+def check_arithmetic(arithmetic: str) -> str:
     """Return a known arithmetic.
 
     Raises
     ------
     FmritokError
-        If there is none of that name, or ``delta`` is to be compiled.
+        If there is none of that name.
     """
     if arithmetic not in ARITHMETICS:
         raise FmritokError(
             expected("Arithmetic", "of tokenizer vae", f"one of {', '.join(ARITHMETICS)}",
                      arithmetic, "Choose one of them; docs/precision.md has their errors.")
-        )  # fmt: skip
-    if compile and arithmetic == "delta":
-        raise FmritokError(
-            expected("Tokenizer vae", "with --arithmetic delta", "no --compile", "--compile",
-                     "Leave it out: delta is not compiled.")
         )  # fmt: skip
     return arithmetic
 
@@ -110,6 +106,18 @@ def fp32_products(arithmetic: str, device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(old[1])
         for switch, before in zip(switches, new, strict=True):
             switch.fp32_precision = before
+
+
+@contextmanager
+def equal_batches() -> Iterator[None]:
+    """Let cuDNN try its kernels within, once for each shape: it pays if batches are of one size."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def _switches() -> list[Any]:

@@ -13,7 +13,7 @@ from fmritok.device import choose_device, current, fetch, free_gpu_memory, send
 from fmritok.errors import MachineError, expected
 from fmritok.faults import is_out_of_memory
 from fmritok.tokenizers.grid import SHAPE
-from fmritok.tokenizers.vae.arithmetic import fp32_products, half_type, rounded
+from fmritok.tokenizers.vae.arithmetic import equal_batches, fp32_products, half_type, rounded
 from fmritok.tokenizers.vae.delta import DeltaEncoder
 from fmritok.tokenizers.vae.execution import Execution
 from fmritok.tokenizers.vae.positions import encode_positions
@@ -53,7 +53,7 @@ class SliceAutoencoder:
     def model(self) -> torch.nn.Module:
         """The autoencoder without its decoder, on the device."""
         model = self._place(load_autoencoder(self._weights, decoder=False))
-        if self._execution.compile:
+        if self._execution.compile and self._arithmetic != "delta":
             model.encoder.compile(mode="default")  # type: ignore[union-attr, operator]
         return model
 
@@ -63,7 +63,8 @@ class SliceAutoencoder:
 
     @cached_property
     def _delta(self) -> DeltaEncoder:
-        return DeltaEncoder(lambda images: latent_of(self.model, images))
+        compiled = self._execution.compile
+        return DeltaEncoder(lambda images: latent_of(self.model, images), compile=compiled)
 
     def encode(
         self, slices: list[torch.Tensor], means: list[torch.Tensor] | None, fill: float
@@ -95,7 +96,7 @@ class SliceAutoencoder:
                 if self._arithmetic == "delta":
                     assert means is not None
                     return self._by_position(self._delta, slices, means, fill)
-                with rounded(self._arithmetic, self.device):
+                with rounded(self._arithmetic, self.device), equal_batches():
                     return self._by_frame(slices, fill)
 
         return self._within_memory(work)

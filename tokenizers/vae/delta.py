@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from fmritok.tokenizers.vae.delta_compiled import CompiledWalk
 from fmritok.tokenizers.vae.delta_products import HalfProducts
 from fmritok.tokenizers.vae.delta_walk import BasePass, DeviationPass, Note
 
@@ -61,6 +62,8 @@ class DeltaEncoder:
         :mod:`fmritok.tokenizers.vae.delta_products`.
     dtype : torch.dtype
         Of all other steps of the deviation pass.
+    compile : bool
+        Whether the deviation pass is compiled, once for each shape of deviations.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class DeltaEncoder:
         *,
         half: bool = True,
         dtype: torch.dtype = torch.float32,
+        compile: bool = False,
     ) -> None:
         self.encode, self.half, self.dtype = encode, half, dtype
+        self._walk = CompiledWalk(self._deviations) if compile else self._deviations
         self._half_product = HalfProducts()
         self._unknown: set[str] = set()
 
@@ -100,7 +105,10 @@ class DeltaEncoder:
         torch.Tensor of shape (n_frames, channels, cells, cells)
             The deviations of the frames' latents from the image's.
         """
-        return DeviationPass(self, notes).through(deviations.to(self.dtype))
+        return self._walk(notes, deviations.to(self.dtype))
+
+    def _deviations(self, notes: Sequence[Note], deviations: Tensor) -> Tensor:
+        return DeviationPass(self, notes).through(deviations)
 
     def product(self, func: Callable[..., Tensor], x: Tensor, weight: Tensor, rest: Any) -> Tensor:
         """Apply the weights of a convolution or linear layer to deviations, without the bias."""

@@ -73,7 +73,7 @@ def choose_execution(
         batch_size = (128 if arithmetic == "delta" else 288) if on_gpu else 16
     if compile is None:
         # Half the time, measured for 16 bits. It takes as long as 800 volumes do.
-        compile = half and on_gpu and compiles_by_default(_torch_device(device))
+        compile = on_gpu and (half or arithmetic == "delta") and compiles_by_default(_torch_device(device))
     block_frames = 8
     if arithmetic == "delta":  # the mean is encoded once a block
         block_frames = 256 if on_gpu else 64

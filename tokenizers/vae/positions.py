@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fmritok.tokenizers.vae.arithmetic import equal_batches
 from fmritok.tokenizers.vae.delta import Base, DeltaEncoder
 
 __all__ = ["encode_positions"]
@@ -55,7 +56,8 @@ def encode_positions(
                 part = slices[first : first + frames, position] - means[position]
                 filled = part.new_zeros(frames, *part.shape[1:])
                 filled[: len(part)] = part
-                found = encoder.deviations(notes, _colour(filled))[: len(part)]
+                with equal_batches():
+                    found = encoder.deviations(notes, _colour(filled))[: len(part)]
                 latents[first : first + len(part), position] = (latent + found).float()
     return latents
 

@@ -69,14 +69,14 @@ class VaeTokenizer(VolumeTokenizer):
     device : str
         Where to encode; ``auto`` takes a GPU if there is one.
     compile : bool, optional
-        Whether to run the encoder through ``torch.compile``; not with ``delta``.
+        Whether to run the encoder through ``torch.compile``.
     dtype : str, optional
         Older name of ``arithmetic``, in the notes of older stores.
 
     Raises
     ------
     FmritokError
-        If there is no such arithmetic, or ``delta`` is to be compiled.
+        If there is no such arithmetic.
     """
 
     name: ClassVar[str] = "vae"
@@ -101,7 +101,7 @@ class VaeTokenizer(VolumeTokenizer):
         self.intensity = intensity
         self.clip = clip
         named = choose_arithmetic(dtype or arithmetic, device)
-        self.arithmetic = check_arithmetic(named, bool(compile))
+        self.arithmetic = check_arithmetic(named)
         self.batch_size = batch_size
         self.device = device
         self.compile = compile
