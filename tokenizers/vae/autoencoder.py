@@ -63,8 +63,11 @@ class SliceAutoencoder:
 
     @cached_property
     def _delta(self) -> DeltaEncoder:
-        compiled = self._execution.compile
-        return DeltaEncoder(lambda images: latent_of(self.model, images), compile=compiled)
+        return DeltaEncoder(
+            lambda images: latent_of(self.model, images),
+            compile=self._execution.compile,
+            channels_last=self._execution.channels_last,
+        )
 
     def encode(
         self, slices: list[torch.Tensor], means: list[torch.Tensor] | None, fill: float

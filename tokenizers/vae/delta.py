@@ -64,6 +64,9 @@ class DeltaEncoder:
         Of all other steps of the deviation pass.
     compile : bool
         Whether the deviation pass is compiled, once for each shape of deviations.
+    channels_last : bool
+        Memory layout of the base's convolutions. It should be that of the deviations, which is
+        that of the encoder's weights; torch has no other than NCHW for float64 on a GPU.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class DeltaEncoder:
         half: bool = True,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        channels_last: bool = False,
     ) -> None:
         self.encode, self.half, self.dtype = encode, half, dtype
+        self.channels_last = channels_last
         self._walk = CompiledWalk(self._deviations) if compile else self._deviations
         self._half_product = HalfProducts()
         self._unknown: set[str] = set()

@@ -16,6 +16,13 @@ from fmritok.tokenizers.vae.delta_walk import Note
 
 __all__ = ["CompiledWalk"]
 
+#: Of inductor: it may compute a step again where it is used, in place of a tensor in memory.
+_OPTIONS = {
+    "realize_opcount_threshold": 100,
+    "realize_reads_threshold": 8,
+    "realize_acc_reads_threshold": 16,
+}
+
 Tensor = torch.Tensor
 Walk = Callable[[Sequence[Note], Tensor], Tensor]
 
@@ -42,7 +49,13 @@ class CompiledWalk:
         if shape not in self._compiled:
             self._walk(notes, deviations[:1])  # makes the fp16 weights, which a trace must not make
             chain = make_fx(lambda notes, x: self._walk(notes, x))(notes, deviations)
+            options = self._options() if self._backend == "inductor" else None
             self._compiled[shape] = torch.compile(
-                chain, backend=self._backend, fullgraph=True, dynamic=False
+                chain, backend=self._backend, fullgraph=True, dynamic=False, options=options
             )
         return self._compiled[shape](notes, deviations)
+
+    @staticmethod
+    def _options() -> dict[str, int]:
+        known = torch._inductor.list_options()
+        return {name: value for name, value in _OPTIONS.items() if name in known}

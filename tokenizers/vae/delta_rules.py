@@ -84,8 +84,9 @@ def sigmoid(b: Tensor, d: Tensor) -> Tensor:
 
 
 def silu(b: Tensor, d: Tensor, inplace: bool = False) -> Tensor:
-    """Multiply ``x`` by ``sigmoid(x)``."""
-    return d * torch.sigmoid(b + d) + b * sigmoid(b, d)
+    """Multiply ``x`` by ``sigmoid(x) = (1 + tanh(x / 2)) / 2``."""
+    whole = torch.tanh((b + d) / 2)
+    return (d * (1 + whole) + b * torch.tanh(d / 2) * (1 - whole * torch.tanh(b / 2))) / 2
 
 
 def softmax(b: Tensor, d: Tensor, dim: int = -1, **_: Any) -> Tensor:

@@ -127,6 +127,8 @@ class BasePass(_Pass):
         carried = _carried((args, named))
         plain, plain_named = _values((args, named), carried[0].value.dtype)
         made = func(*plain, **plain_named)
+        if name == "conv2d" and self.encoder.channels_last:
+            made = made.contiguous(memory_format=torch.channels_last)
         if not _is_linear(name, args, named):
             known = name in RULES or name in PRODUCTS
             results = [] if known else _new_numbers(name, made, named)
