@@ -53,7 +53,7 @@ def main(
         chosen = [way for way in ways.split(",") if not (small and way.endswith("+compile"))]
         print_encoder(weights, device, 2 if small else 256, 130 * patience, chosen)
     if "tokenize" in parts:
-        print_tokenize(weights, device, *((2, 3) if small else (4, 100)), 110 * patience)
+        print_tokenize(weights, device, *((2, 3) if small else (4, 256)), 110 * patience)
     if "training" in parts:
         cases = [(1, 2)] if small else [(4, 256), (1, 256), (1, 1024), (1, 4096)]
         layers, steps = (1, 2) if small else (12, 6)

@@ -200,6 +200,11 @@ class VolumeTokenizer(Tokenizer):
         """Frames that :meth:`encode` gets at a time; the last block of a run has fewer."""
         return 8
 
+    @property
+    def timing_frames(self) -> int:
+        """Frames to encode together in order to tell the time of one."""
+        return 1
+
     def measure_error(self, frames: Frames, intensity: Intensity) -> dict[str, Any]:
         """Measure the error of time courses on frames spread over a run; nothing if exact.
 

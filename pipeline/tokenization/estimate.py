@@ -143,7 +143,6 @@ def measured_error(
         or is_created(location, planned.spec.name)
     ):
         return None
-    tokenizer.setup()
     for run in cohort.runs[cohort.runs["problem"] == ""].to_dict("records"):
         files = files_of_row(run)
         try:
@@ -181,7 +180,7 @@ def with_measured_notes(planned: PlannedGroup, error: Mapping[str, Any] | None) 
 def _seconds_a_frame(tokenizer: VolumeTokenizer) -> float:
     """Measure the time of a frame of noise, which has no background."""
     tokenizer.setup()
-    count = 16 if tokenizer.block_frames > 16 else 1  # a tokenizer may batch frames
+    count = tokenizer.timing_frames
     frames = np.random.default_rng(0).uniform(1, 100, (count, *SHAPE)).astype(np.float32)
     still = np.ones(SHAPE, np.float32)
     intensity = tokenizer.fit(VolumeStatistics(100.0, still, still))

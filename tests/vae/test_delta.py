@@ -17,6 +17,7 @@ from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.vae import delta_rules
 from fmritok.tokenizers.vae.autoencoder import latent_of
 from fmritok.tokenizers.vae.delta import DeltaEncoder
+from fmritok.tokenizers.vae.delta_compiled import CompiledWalk
 from fmritok.tokenizers.vae.delta_products import HalfProducts
 from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 from fmritok.tokenizers.vae.weights import load_autoencoder, resolve_weights
@@ -75,6 +76,23 @@ def test_delta_in_float64_equals_the_plain_encoder(kind, tmp_path, images):
     assert size > 1e-4
     assert (base.latents - mean).abs().max() < 1e-9
     assert (found - (frames - mean[1])).abs().max() < 1e-9 * size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_the_traced_walk_gives_the_bits_of_the_walk(kind, tmp_path, images):
+    """For other images and deviations than those of the trace, too; a shape is traced once."""
+    bases, deviations = images[0][..., :32, :32], images[1][..., :32, :32]
+    model = autoencoder(kind, tmp_path)
+    encoder = DeltaEncoder(lambda x: latent_of(model, x))
+    base, walks = encoder.base(bases), []
+    walk = lambda *a: walks.append(1) or encoder._deviations(*a)  # noqa: E731
+    compiled = CompiledWalk(walk, backend="eager")
+    for image, factor in ((0, 1), (1, 3)):
+        notes, d = base.notes_of(image), factor * deviations
+        assert torch.equal(compiled(notes, d), encoder.deviations(notes, d))
+    assert len(walks) == 2  # one for the weights, one for the trace
+    assert compiled(base.notes_of(0), deviations[:3]).shape[0] == 3
 
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:

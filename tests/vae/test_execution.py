@@ -38,7 +38,7 @@ def test_a_cpu_takes_true_fp32_in_small_batches(no_gpu):
 def test_a_gpu_takes_delta_in_large_batches(a_gpu):
     assert choose_arithmetic("auto", "auto") == choose_arithmetic("auto", "cuda:1") == "delta"
     assert choose_arithmetic("auto", "cpu") == "fp32"
-    assert choose("delta") == Execution("delta", "cuda", 128, 256, True, True)
+    assert choose("delta") == Execution("delta", "cuda", 128, 512, True, True)
     assert choose("fp32", "cuda:1") == Execution("fp32", "cuda", 288, 8, False, False)
     assert choose("bf16", "cuda") == Execution("bf16", "cuda", 288, 8, True, True)
 
@@ -54,7 +54,7 @@ def test_choices_are_in_the_notes_and_the_arithmetic_in_provenance_and_options(a
     assert tokenizer.provenance()["dtype"] == tokenizer.decided["arithmetic"] == "delta"
     assert tokenizer.notes() | choose("delta").notes() == tokenizer.notes()
     assert tokenizer.notes()["device"] == "cuda"
-    assert tokenizer.block_frames == 256
+    assert tokenizer.block_frames == 512
 
 
 def test_volumes_are_normalized_sliced_and_regrouped_on_the_device(tmp_path, rng, monkeypatch):

@@ -69,6 +69,20 @@ class SliceAutoencoder:
             channels_last=self._execution.channels_last,
         )
 
+    def prepare(self) -> None:
+        """Load the encoder onto the device, and compile it if it is to be.
+
+        Raises
+        ------
+        MachineError
+            If memory does not take a single slice.
+        """
+        _ = self.model
+        if self._execution.compile:
+            blank = torch.zeros(1, 1, *SHAPE[1:], device=self.device)
+            blank[..., 0] = 1  # what is all background is not encoded
+            self.encode([blank], [blank[0]], fill=0)
+
     def encode(
         self, slices: list[torch.Tensor], means: list[torch.Tensor] | None, fill: float
     ) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The deviation pass as one compiled function.
 
-The walk of :mod:`fmritok.tokenizers.vae.delta_walk` costs time in Python, and each of its steps reads
-and writes GPU memory. For a fixed number of frames it is always the same chain of torch's
-operations. The chain is traced once, and compiled: all steps between two products become one.
+The walk of :mod:`fmritok.tokenizers.vae.delta_walk` costs time in Python, and each of its steps
+reads and writes GPU memory. For a fixed number of frames it is always the same chain of torch's
+operations. The chain is traced once, and compiled: the steps between two products become a few.
 """
 
 from __future__ import annotations

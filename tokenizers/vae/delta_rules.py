@@ -22,6 +22,8 @@ __all__ = ["FORMULAS", "PRODUCTS", "ROOTS", "RULES", "SUMMED", "divide"]
 Tensor = torch.Tensor
 #: Softmax: from this deviation of a score on, the plain difference is exact enough.
 _LARGE = 1.0
+#: Below it, the exponential function has a float32. So large a deviation has no cancellation.
+_OVERFLOW = 64.0
 
 
 def clamp(b: Tensor, d: Tensor, low: float | None = None, high: float | None = None,
@@ -84,9 +86,14 @@ def sigmoid(b: Tensor, d: Tensor) -> Tensor:
 
 
 def silu(b: Tensor, d: Tensor, inplace: bool = False) -> Tensor:
-    """Multiply ``x`` by ``sigmoid(x) = (1 + tanh(x / 2)) / 2``."""
-    whole = torch.tanh((b + d) / 2)
-    return (d * (1 + whole) + b * torch.tanh(d / 2) * (1 - whole * torch.tanh(b / 2))) / 2
+    """With s the sigmoid: ``s(b + d) - s(b) = -s(b + d) s(-b) (e^-d - 1)``.
+
+    On a GPU this is the step that takes longest, so it is spelled out with few functions.
+    """
+    whole, rest = torch.sigmoid(b + d), torch.sigmoid(-b)
+    small = d.clamp(-_OVERFLOW, _OVERFLOW)
+    found = whole * (d - b * rest * torch.expm1(-small))
+    return torch.where(d.abs() < _OVERFLOW, found, (b + d) * whole - b * (1 - rest))
 
 
 def softmax(b: Tensor, d: Tensor, dim: int = -1, **_: Any) -> Tensor:
