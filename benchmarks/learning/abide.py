@@ -57,7 +57,8 @@ def main(
 ) -> None:
     """Pretrain, score, and print a table of each task and split."""
     began, store = time.monotonic(), out / "tokens.zarr"
-    if not store.exists():
+    anew = not store.exists()
+    if anew:
         tokenize_abide(data, store)
     fine = None if finetuned == "none" else finetuned
     run = functools.partial(
@@ -75,7 +76,10 @@ def main(
         click.echo(tables[-1])
     if docs is not None:
         command = shlex.join(["python", "benchmarks/learning/abide.py", *sys.argv[1:]])
-        docs.write_text(_page(command, tables, (time.monotonic() - began) / 60))
+        took = f"{(time.monotonic() - began) / 60:.0f} minutes on {os.cpu_count()} cores"
+        if not anew:
+            took += ", with trainings and features of earlier goes"
+        docs.write_text(_page(command, tables, took))
 
 
 def _table(tree: dict[str, Any], kind: str) -> str:
@@ -105,10 +109,10 @@ def _shown(number: float | None) -> str:
     return "" if number is None else f"{number:.3f}"
 
 
-def _page(command: str, tables: list[str], minutes: float) -> str:
+def _page(command: str, tables: list[str], took: str) -> str:
     return "\n\n".join([
         "# ABIDE I: 734 subjects of 15 sites",
-        f"Output of `{command}`, {minutes:.0f} minutes on this machine. Each seed holds out other "
+        f"Output of `{command}`: {took}. Each seed holds out other "
         "subjects (a fifth) or other sites (three of 15; in five seeds each once), from "
         "pretraining, too. Intervals: bootstrap over subjects. `mean` and `cells`: features of a "
         "linear probe, see [probes](probes.md). `and`: the mean of two models' predictions.",

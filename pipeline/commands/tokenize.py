@@ -40,9 +40,10 @@ def _tokenizer_options(function: Function) -> Function:
         click.option("--device", default="auto", show_default=True,
                      help="vae: device that encodes: auto, cpu, cuda, cuda:1, ..."),
         click.option("--compile/--no-compile", "compiled", default=None,
-                     show_default="on a GPU with bf16 or fp16",
-                     help="vae: compile the autoencoder with torch.compile. On a GPU it takes as "
-                     "long as about 800 volumes, which then take half the time."),
+                     show_default="on a GPU with delta, bf16 or fp16",
+                     help="vae: compile the autoencoder with torch.compile. It takes each worker "
+                     "about a minute on a GPU; a volume then takes a quarter to a half of the "
+                     "time."),
         click.option("--batch-size", type=click.IntRange(1), show_default="by the device",
                      help="vae: slices encoded together. Half of them are if memory runs out."),
         click.option("--arithmetic", "--dtype", "arithmetic", default="auto", show_default=True,

@@ -72,6 +72,23 @@ def test_volumes_are_normalized_sliced_and_regrouped_on_the_device(tmp_path, rng
     assert moved == [(2, 96, 96, 96), (2, 27, 3072)]
 
 
+def test_setup_compiles_delta_and_the_tokens_stay_the_same(tmp_path, rng, monkeypatch):
+    """The compiler itself is left out: it takes a minute."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda chain, **_: compiled.append(chain) or chain)
+    weights = str(save_random_autoencoder(tmp_path))
+    frames = np.zeros((3, 96, 96, 96), np.float32)
+    frames[:, 40:44, 40:44, 40:44] = rng.uniform(1, 9, (3, 4, 4, 4))
+    found = []
+    for compile in (False, True):
+        tokenizer = VaeTokenizer(weights, arithmetic="delta", batch_size=2, compile=compile)
+        tokenizer.setup()
+        assert len(compiled) == compile
+        found.append(tokenizer.encode(frames, tokenizer.fit(VolumeStatistics(9.0))))
+    assert len(compiled) == 1
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("mode", ["max", "zscore"])
 def test_intensities_are_the_bits_of_numpy(mode, rng):
     frames = rng.uniform(-5, 200, (4, 96, 96, 96)).astype(np.float32)
