@@ -10,7 +10,12 @@ from autoencoders import save_random_autoencoder
 from fmritok.errors import FmritokError
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.fidelity import spread_frames, time_course_error
-from fmritok.tokenizers.vae.arithmetic import SAME_WITHIN, fp32_products, rounded
+from fmritok.tokenizers.vae.arithmetic import (
+    SAME_WITHIN,
+    equal_batches,
+    fp32_products,
+    rounded,
+)
 from fmritok.tokenizers.vae.intensity import VolumeStatistics
 from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 
@@ -45,6 +50,14 @@ def test_ieee_products_are_on_around_the_encoder_only(products, chosen):
     with pytest.raises(RuntimeError, match="stop"), fp32_products("fp32", CPU):
         raise RuntimeError("stop")
     assert settings() == before
+
+
+def test_cudnn_tries_its_kernels_within_only():
+    before = torch.backends.cudnn.benchmark
+    with pytest.raises(RuntimeError, match="stop"), equal_batches():
+        assert torch.backends.cudnn.benchmark is True
+        raise RuntimeError("stop")
+    assert torch.backends.cudnn.benchmark is before is False
 
 
 def test_the_encoder_runs_with_ieee_products(products, tmp_path, rng):
