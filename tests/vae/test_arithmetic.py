@@ -53,11 +53,12 @@ def test_ieee_products_are_on_around_the_encoder_only(products, chosen):
 
 
 def test_cudnn_tries_its_kernels_within_only():
-    before = torch.backends.cudnn.benchmark
-    with pytest.raises(RuntimeError, match="stop"), equal_batches():
+    assert torch.backends.cudnn.benchmark is False
+    with equal_batches():
         assert torch.backends.cudnn.benchmark is True
+    with pytest.raises(RuntimeError, match="stop"), equal_batches():
         raise RuntimeError("stop")
-    assert torch.backends.cudnn.benchmark is before is False
+    assert torch.backends.cudnn.benchmark is False
 
 
 def test_the_encoder_runs_with_ieee_products(products, tmp_path, rng):
