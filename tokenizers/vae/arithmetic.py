@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -50,7 +50,7 @@ _PRODUCTS = frozenset(["bmm", "conv2d", "linear", "matmul"])
 _LOST_BITS = 13
 
 
-def check_arithmetic(arithmetic: str) -> str:
+def check_arithmetic(arithmetic: str) -> Arithmetic:
     """Return a known arithmetic.
 
     Raises
@@ -63,7 +63,7 @@ def check_arithmetic(arithmetic: str) -> str:
             expected("Arithmetic", "of tokenizer vae", f"one of {', '.join(ARITHMETICS)}",
                      arithmetic, "Choose one of them; docs/precision.md has their errors.")
         )  # fmt: skip
-    return arithmetic
+    return cast("Arithmetic", arithmetic)
 
 
 def half_type(arithmetic: str) -> torch.dtype | None:

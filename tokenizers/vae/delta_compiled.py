@@ -8,6 +8,7 @@ operations. The chain is traced once, and compiled: the steps between two produc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -56,6 +57,6 @@ class CompiledWalk:
         return self._compiled[shape](notes, deviations)
 
     @staticmethod
-    def _options() -> dict[str, int]:
+    def _options() -> dict[str, Any]:
         known = torch._inductor.list_options()
         return {name: value for name, value in _OPTIONS.items() if name in known}

@@ -225,13 +225,14 @@ class VaeTokenizer(VolumeTokenizer):
             over features, ``frames``.
         """
         some = slice(_EVERY // 2, None, _EVERY)
+        compared: tuple[Arithmetic, ...] = (self.arithmetic, "fp32")
         own, exact = (
             VaeTokenizer(
                 self.weights.id, revision=self.weights.revision or None, intensity=self.intensity,
                 clip=self.clip, arithmetic=arithmetic, device=self.device,
                 batch_size=self.batch_size, compile=False,
             ).latents(frames, intensity, some).swapaxes(0, 1)
-            for arithmetic in (self.arithmetic, "fp32")
+            for arithmetic in compared
         )  # fmt: skip
         found = time_course_error(own, exact)
         return {
