@@ -96,6 +96,18 @@ def test_planted_effects_are_found_and_permuted_labels_are_not():
     assert abs(np.mean([one.permuted["r"] for one in found])) < 0.3
 
 
+def test_permuted_labels_stay_with_their_family():
+    ages = some_units(a_task("age", "regression"))
+    family = ages.labels.family
+    columns = crossval._columns(ages, 20, 0)
+    assert (columns[:, 0] == ages.labels.values).all()
+    of_families = {tuple(sorted(ages.labels.values[family == name])) for name in set(family)}
+    for permuted in columns[:, 1:].T:
+        assert (permuted != ages.labels.values).any()
+        found = {tuple(sorted(permuted[family == name])) for name in set(family)}
+        assert found == of_families
+
+
 def test_a_confound_that_makes_the_label_is_gone_once_it_is_regressed_out():
     runs, phenotypes = people(60)
     phenotypes["sex"] = np.where(np.arange(60) // 2 % 3 == 0, "F", "M")  # one site is F alone

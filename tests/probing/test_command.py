@@ -108,7 +108,9 @@ def test_another_pretraining_is_compared_with_the_tested_subjects(made, tmp_path
                                "data.validation_fraction=0")  # fmt: skip
     done = _probe(made, tmp_path / "a", "--target", "sex", "--pretraining", everybody)
     assert done.exit_code == 0, done.output
-    assert read_results(tmp_path / "a")[0]["overlap"]["seen"] == 12
+    tree, _ = read_results(tmp_path / "a")
+    assert tree["overlap"]["seen"] == 12
+    assert tree["rows"][0]["overlap"] == tree["overlap"]
 
 
 @pytest.mark.parametrize(
