@@ -43,7 +43,7 @@ def test_tested_units_change_nothing_that_is_fitted(task, by):
         after = cross_validate(units, [fold], _features(units, changed), by=inner)[0]
         np.testing.assert_array_equal(after.scores[1:], prediction.scores[1:])
         own = units.labels.values[fold.test].copy()
-        units.labels.values[fold.test] = own[::-1]
+        units.labels.values[fold.test] = 2 * own if own.dtype.kind == "f" else "M"
         after = cross_validate(units, [fold], _features(units, values), by=inner)[0]
         np.testing.assert_array_equal(after.scores, prediction.scores)
         units.labels.values[fold.test] = own
@@ -135,6 +135,7 @@ def test_without_features_the_most_frequent_class_or_the_mean_is_predicted():
     ages = some_units(a_task("age", "regression"))
     for one in cross_validate(ages, folds_of(ages, SplitRule("family", 3, 1)), None):
         np.testing.assert_allclose(one.scores, ages.labels.values[one.fold.train].mean())
+        assert one.sd == pytest.approx(ages.labels.values[one.fold.train].std())
         assert one.metrics["r"] == 0
 
 
