@@ -118,7 +118,8 @@ class Progress:
         done, total : float
             Work; the time left is estimated from it.
         unit : str
-            Of the work, such as ``runs``. Another one than before begins another part of the step.
+            Of the work, such as ``runs``. Another one than before begins another part of the step,
+            or goes on with one: the time left is estimated from what is done from now on.
         count : str, optional
             What is shown of it; default: ``DONE of TOTAL UNIT``.
         remarks : sequence of str
@@ -127,7 +128,7 @@ class Progress:
         if unit != self._unit or done < self._done:
             self._unit = unit
             if self._total:
-                self._start, self._begun_at = time.monotonic(), 0.0
+                self._start, self._begun_at = time.monotonic(), done
         self._done, self._total, self._remarks = done, total, remarks
         of = f" of {total:,.0f}" if total else ""
         self._count = count or f"{done:,.0f}{of} {unit}"

@@ -9,6 +9,7 @@ slow drifts removed), and the same for the networks of the built-in atlas.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
@@ -17,7 +18,16 @@ import pandas as pd
 from nilearn.glm.first_level import make_first_level_design_matrix
 
 from fmritok.pictures.brain import draw_flat
-from fmritok.pictures.style import BLUE, GREY, VERMILION, figure_of, house_style, robust_limit, save
+from fmritok.pictures.style import (
+    BLUE,
+    GREY,
+    INK,
+    VERMILION,
+    figure_of,
+    house_style,
+    robust_limit,
+    save,
+)
 from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.tokenizers.flatmap.shading import sulcal_shading
 from fmritok.tokenizers.flatmap.tokenizer import FlatmapTokenizer
@@ -52,15 +62,24 @@ def draw(
     figure.colorbar(shown, ax=above, shrink=0.7, extend="both", label="correlation (r)")
     order = np.argsort(-means)
     colours = [VERMILION if means[i] > 0 else BLUE for i in order]
-    below.bar(range(len(order)), means[order], color=colours, width=0.7)
-    below.errorbar(range(len(order)), means[order], yerr=errors[order], fmt="none", ecolor=GREY,
-                   capsize=2)  # fmt: skip
-    below.axhline(0, color=GREY, lw=0.8)
-    below.set_xticks(range(len(order)), [f"{names[i]} ({counts[i]})" for i in order], rotation=30,
-                     ha="right")  # fmt: skip
-    below.set_ylabel("correlation (r)")
-    below.set_title("networks (parcels): mean over parcels and its standard error", weight="normal")
+    below.barh(range(len(order)), means[order], color=colours, height=0.7)
+    below.errorbar(means[order], range(len(order)), xerr=errors[order], fmt="none", ecolor=INK,
+                   elinewidth=0.8, capsize=2)  # fmt: skip
+    below.axvline(0, color=GREY, lw=0.8)
+    below.invert_yaxis()
+    below.set_yticks(range(len(order)), [f"{_words(names[i])} ({counts[i]})" for i in order])
+    below.tick_params(axis="y", length=0)
+    below.set_xlabel("correlation (r)")
+    below.set_title(
+        "networks (number of parcels): mean over parcels and its standard error", weight="normal"
+    )
     save(figure, out, dpi=100)
+
+
+def _words(name: str) -> str:
+    """Write a network's name as words."""
+    joined = re.sub(r"(?<=o)(?=[A-Z])", "-", name)  # fronto-parietal
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", joined).capitalize()
 
 
 @click.command()

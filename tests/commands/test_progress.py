@@ -177,3 +177,14 @@ def test_cluster_workers_report_progress(monkeypatch):
         c.submit(work, pure=False).result()
         eventually(lambda: len(told) == 4)
     assert told == [("run", 0.25), ("run", 0.5), ("run", 0.75), ("run", 1.0)]
+
+
+def test_a_part_that_goes_on_is_timed_from_where_it_was():
+    """Folds of one encoder, features of the next one, its folds."""
+    with Progress("probe", console=Console(file=io.StringIO())) as shown:
+        shown(5, 20, "folds")
+        shown(3, 3, "batches")
+        shown(5, 20, "folds")
+        shown._start -= 60
+        shown(10, 20, "folds")
+        assert shown.left == "2 min left"

@@ -43,7 +43,7 @@ def test_tested_units_change_nothing_that_is_fitted(task, by):
         after = cross_validate(units, [fold], _features(units, changed), by=inner)[0]
         np.testing.assert_array_equal(after.scores[1:], prediction.scores[1:])
         own = units.labels.values[fold.test].copy()
-        units.labels.values[fold.test] = own[::-1]
+        units.labels.values[fold.test] = 2 * own if own.dtype.kind == "f" else "M"
         after = cross_validate(units, [fold], _features(units, values), by=inner)[0]
         np.testing.assert_array_equal(after.scores, prediction.scores)
         units.labels.values[fold.test] = own
@@ -96,6 +96,18 @@ def test_planted_effects_are_found_and_permuted_labels_are_not():
     assert abs(np.mean([one.permuted["r"] for one in found])) < 0.3
 
 
+def test_permuted_labels_stay_with_their_family():
+    ages = some_units(a_task("age", "regression"))
+    family = ages.labels.family
+    columns = crossval._columns(ages, 20, 0)
+    assert (columns[:, 0] == ages.labels.values).all()
+    of_families = {tuple(sorted(ages.labels.values[family == name])) for name in set(family)}
+    for permuted in columns[:, 1:].T:
+        assert (permuted != ages.labels.values).any()
+        found = {tuple(sorted(permuted[family == name])) for name in set(family)}
+        assert found == of_families
+
+
 def test_a_confound_that_makes_the_label_is_gone_once_it_is_regressed_out():
     runs, phenotypes = people(60)
     phenotypes["sex"] = np.where(np.arange(60) // 2 % 3 == 0, "F", "M")  # one site is F alone
@@ -123,6 +135,7 @@ def test_without_features_the_most_frequent_class_or_the_mean_is_predicted():
     ages = some_units(a_task("age", "regression"))
     for one in cross_validate(ages, folds_of(ages, SplitRule("family", 3, 1)), None):
         np.testing.assert_allclose(one.scores, ages.labels.values[one.fold.train].mean())
+        assert one.sd == pytest.approx(ages.labels.values[one.fold.train].std())
         assert one.metrics["r"] == 0
 
 

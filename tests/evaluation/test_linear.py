@@ -65,6 +65,24 @@ def test_strengths_are_chosen_with_relatives_on_one_side():
     assert choose_strength(x, classes, twins, 2) < choose_strength(x, classes, strangers, 2)
 
 
+def test_inner_folds_scale_features_by_their_own_training_units(monkeypatch):
+    """No decomposition of the inner folds has the units that a penalty is scored on."""
+    sizes, x = [], _features(30, 7)
+
+    class Counted(Rotated):
+        def __init__(self, x):
+            sizes.append(len(x))
+            super().__init__(x)
+
+    monkeypatch.setattr(linear, "Rotated", Counted)
+    family = np.arange(30).astype(str)
+    ridge(x, np.arange(30.0)[:, None], family, x)
+    assert sizes == [20, 20, 20, 30]
+    sizes.clear()
+    choose_strength(x, np.arange(30) % 2, family, 2)
+    assert sizes == [20, 20, 20]
+
+
 def test_too_few_families_for_a_choice_still_give_a_prediction():
     x = _features(4, 9)
     found = ridge(x, np.arange(4.0)[:, None], np.array(["a"] * 4), x)

@@ -10,6 +10,8 @@ import pytest
 from people import a_task, some_units
 
 from fmritok.trainer.errors import ConfigError, TrainingError
+from fmritok.trainer.evaluation import results as module
+from fmritok.trainer.evaluation.heads import linear
 from fmritok.trainer.evaluation.results import (
     FILES,
     Results,
@@ -20,7 +22,7 @@ from fmritok.trainer.evaluation.results import (
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.evaluation.unit_features import Fixed
 from fmritok.trainer.tasks.splits import folds_of
-from fmritok.trainer.tasks.task import read_task
+from fmritok.trainer.tasks.task import SplitRule, read_task
 
 
 def _results(task=None, strength=1.5):
@@ -84,6 +86,35 @@ def test_differences_are_paired(tmp_path):
     assert len(tree["differences"]) == 3
 
 
+def test_intervals_draw_families_and_not_their_members(tmp_path, monkeypatch):
+    drawn = []
+    whole = module.drawn_counts
+    monkeypatch.setattr(
+        module, "drawn_counts", lambda names, **more: drawn.append(names) or whole(names, **more)
+    )
+    write_results(tmp_path, _of_sex(1.5), draws=10)
+    family = _of_sex(1.5).units.labels.family
+    assert len(set(family)) == 15
+    assert [names.tolist() for names in drawn] == [family.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("by", "inner"),
+    [("family", "family"), ("subject", "subject"), ("site", "site"), ("leave-site-out", "site")],
+)
+def test_inner_folds_keep_together_what_the_folds_of_the_task_do(by, inner):
+    units, seen = some_units(a_task(split=SplitRule(by, 3, 1))), []
+
+    def head(problem, features):
+        seen.append(problem.group.tolist())
+        return linear(problem, features)
+
+    x = np.random.default_rng(0).standard_normal((len(units), 4))
+    score_features(units, folds_of(units, units.task.split), "x", Fixed(x, units.ids), head=head)
+    groups = {"family": units.labels.family, "subject": units.subject, "site": units.site}
+    assert seen == [groups[inner].tolist()] * 3
+
+
 def test_results_that_do_not_fit_together_are_refused(tmp_path):
     write_results(tmp_path / "a", _of_sex(1.5), draws=10)
     write_results(tmp_path / "b", _of_sex(0.5), draws=10)
@@ -99,8 +130,6 @@ def test_results_that_do_not_fit_together_are_refused(tmp_path):
 
 
 def test_an_interrupted_writing_leaves_no_scores(tmp_path, monkeypatch):
-    from fmritok.trainer.evaluation import results as module
-
     write_results(tmp_path, _of_sex(1.5), draws=10)
 
     def full(path, content):

@@ -10,6 +10,7 @@ from probed import probed_store, quick_training
 from tiny import fmritok
 
 from fmritok.trainer.evaluation.results import read_results
+from fmritok.trainer.probing import rows
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,18 @@ def test_all_heads_and_untrained_twins_are_rows_on_the_same_folds(made, tmp_path
     assert trained["overlap"]["seen"] == tree["overlap"]["seen"] == 6
     assert "6 of 12 tested subjects were seen by" in done.output
     assert "overlap" not in untrained
+
+
+def test_every_fold_of_every_row_is_told(made, tmp_path, monkeypatch):
+    """Two tasks and heads, trained and untrained, with and less the confounds, in six folds."""
+    told = []
+    monkeypatch.setattr(rows, "report", lambda *progress: told.append(progress))
+    done = _probe(made, tmp_path, "--target", "sex", "--target", "trial_type", "--event-delay", 0,
+                  "--event-window", 2.88, "--untrained", "--head",
+                  "linear", "--head", "knn", "--regress", "age")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert sorted(set(told)) == [(number, 96, "folds") for number in range(97)]
+    assert told == sorted(told)
 
 
 def test_several_tasks_and_targets_have_a_folder_each(made, tmp_path):
@@ -95,7 +108,9 @@ def test_another_pretraining_is_compared_with_the_tested_subjects(made, tmp_path
                                "data.validation_fraction=0")  # fmt: skip
     done = _probe(made, tmp_path / "a", "--target", "sex", "--pretraining", everybody)
     assert done.exit_code == 0, done.output
-    assert read_results(tmp_path / "a")[0]["overlap"]["seen"] == 12
+    tree, _ = read_results(tmp_path / "a")
+    assert tree["overlap"]["seen"] == 12
+    assert tree["rows"][0]["overlap"] == tree["overlap"]
 
 
 @pytest.mark.parametrize(

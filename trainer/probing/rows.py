@@ -12,8 +12,16 @@ import pandas as pd
 import torch
 
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.progress import report
 from fmritok.trainer.evaluation.crossval import Row
-from fmritok.trainer.evaluation.heads import Head, linear, neighbours, published_logistic
+from fmritok.trainer.evaluation.heads import (
+    Floats,
+    Head,
+    Problem,
+    linear,
+    neighbours,
+    published_logistic,
+)
 from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.evaluation.unit_features import Fixed
@@ -87,6 +95,7 @@ def probe(
     sources = open_sources(opened, trainings, group)
     questions = [ask(task, sources, opened, options, where, split) for task in tasks]
     rows: list[list[Row]] = [[] for _ in tasks]
+    count = _FoldCount(len(sources) * sum(_folds_to_fit(one, options) for one in questions))
     for number, source in enumerate(sources):
         progress(f"{source.name}: features")
         seeds = sorted({seed for one in questions for seed in one.seeds})
@@ -108,8 +117,35 @@ def probe(
                 at = _place(needs, need_of(units, source, form, options.crops))
                 by_form[form] = [(needs[at], of_encoder[at]) for of_encoder in features]
             progress(f"{source.name}: {units.task.name}, {len(units)} {units.task.unit}s")
-            own += _rows(source, question, number, by_form, seeds, options, device, opened, split)
+            own += _rows(source, question, number, by_form, seeds, options, device, opened, split,
+                         count)  # fmt: skip
     return [_results(question, own) for question, own in zip(questions, rows, strict=True)]
+
+
+class _FoldCount:
+    """Tells how many folds are predicted; an attentive head tells its steps itself."""
+
+    def __init__(self, total: int) -> None:
+        self._done, self._total = 0, total
+
+    def of(self, head: Head) -> Head:
+        """Return a head whose folds are counted."""
+
+        def counted(problem: Problem, features: Any) -> list[Floats]:
+            report(self._done, self._total, "folds")
+            scores = head(problem, features)
+            self._done += 1
+            report(self._done, self._total, "folds")
+            return scores
+
+        return counted
+
+
+def _folds_to_fit(question: Question, options: ProbeOptions) -> int:
+    """Return how many folds the heads of one source are fitted on."""
+    heads = len([head for head in options.heads if head != "attentive"])
+    rows = heads * (1 + options.untrained) * (1 + (question.confounds is not None))
+    return rows * len(question.folds)
 
 
 def _rows(
@@ -122,6 +158,7 @@ def _rows(
     device: torch.device,
     store: TokenStore,
     split: SplitOptions,
+    count: _FoldCount,
 ) -> list[Row]:
     """Score all heads on one source: its encoder, then untrained ones."""
     units = question.units[number]
@@ -134,6 +171,7 @@ def _rows(
         form: Form = "tokens" if head == "attentive" else options.pool
         n_folds = (1 + options.untrained) * len(question.folds)
         scored = _head(head, options, device, n_folds)
+        scored = scored if head == "attentive" else count.of(scored)
         named = "" if question.retrieves else f" ({head})"
         of_encoders = by_form[form]
         how = {**shared, "head": None if question.retrieves else head, "pool": form}

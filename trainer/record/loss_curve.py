@@ -33,7 +33,9 @@ Rows = Sequence[dict[str, Any]]
 def plot_losses(folder: TrainingFolder, shown: Sequence[Figure]) -> None:
     """Draw the loss curve of a training into its folder; see :func:`draw_losses`."""
     with house_style():
-        picture = draw_losses(read_metrics(folder.path), shown, title=folder.path.name)
+        picture = draw_losses(
+            read_metrics(folder.path), shown, title=f"Losses of {folder.path.name}"
+        )
         write_whole(folder.picture, png(picture))
 
 
@@ -52,7 +54,7 @@ def draw_losses(rows: Rows, shown: Sequence[Figure], *, title: str) -> Picture:
     for one in shown:
         panels.setdefault(one.name, []).append(one)
     picture = figure_of(5.2 * max(len(panels), 1), 3.6, title)
-    grid = picture.subplots(1, max(len(panels), 1), squeeze=False)[0]
+    grid = picture.subplots(1, max(len(panels), 1), squeeze=False, gridspec_kw={"wspace": 0.08})[0]
     for axes, figures in zip(grid, panels.values(), strict=False):
         draw_panel(axes, rows, figures)
     return picture
@@ -81,8 +83,8 @@ def draw_panel(axes: Axes, rows: Rows, figures: Sequence[Figure]) -> None:
     last = [row[name] for row in validation if name in row][-1:]
     trivial = [row[figures[0].trivial] for row in validation if figures[0].trivial in row][-1:]
     if last and trivial:
-        axes.set_title(f"{last[0]:.3g} at the end ({figures[0].trivial_label} {trivial[0]:.3g})",
-                       weight="normal")  # fmt: skip
+        compared = f"{figures[0].trivial_label} {trivial[0]:.3g}"
+        axes.set_title(f"validation {last[0]:.3g} at the end ({compared})", weight="normal")
 
 
 def _along(rows: Rows, name: str) -> tuple[list[int], list[float]]:
