@@ -129,6 +129,9 @@ class ModelConfig:
     input_dropout, mlp_dropout, attention_dropout : float
         Shares that are set to 0 in training: features of embedded tokens; features of the MLP,
         after its nonlinearity and of its output; weights of attention.
+    drop_path : float
+        Share of the windows that skip the attention, and of those that skip the MLP, of the
+        encoder's last layer in training; from 0 in the first layer it rises evenly.
     cls_std : float
         Standard deviation of CLS and registers at the start; xavier has its own.
     """
@@ -156,6 +159,7 @@ class ModelConfig:
     input_dropout: float = 0.0
     mlp_dropout: float = 0.0
     attention_dropout: float = 0.0
+    drop_path: float = 0.0
     registers: int = 0
     position: Position = "auto"
     min_period: float = 2.0
@@ -173,7 +177,7 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
         for name in ("registers", "layer_scale", "cls_std"):
             require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
-        for name in ("input_dropout", "mlp_dropout", "attention_dropout"):
+        for name in ("input_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name}", "0 or more and below 1", value)
         fits = not self.attention_dropout or self.attention in ("auto", "sdpa")

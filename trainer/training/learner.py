@@ -91,6 +91,7 @@ class Learner:
             config.model.input_dropout,
             config.model.mlp_dropout,
             config.model.attention_dropout,
+            config.model.drop_path,
         )
         self._drops = any(drops)
         self._bf16 = dtype == "bf16" or (dtype == "auto" and device.type == "cuda")
