@@ -107,7 +107,7 @@ BRAINMARKS := .venv-brainmarks
 
 test-brainmarks: setup
 	$(PYTHON) -m venv $(BRAINMARKS)
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> $$($(BRAINMARKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth
 	$(BRAINMARKS)/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps brainmarks==0.1.1 -e .
 	$(BRAINMARKS)/bin/python -m pip install --quiet $(PIP_ARGS) cloudpathlib datasets einops gdown \

@@ -57,7 +57,10 @@ class DataConfig:
         Random windows of each training run in an epoch.
     windows_per_read, read_frames : int
         ``windows_per_read`` consecutive windows are drawn from the same ``read_frames`` frames
-        (null: ``window``), so one disk read serves all of them.
+        (null: ``training_window``), so one disk read serves all of them.
+    tr_scale : float or None
+        Stretch the windows of training in time at random: between ``tr_scale * window`` and
+        ``window / tr_scale`` frames are interpolated to ``window`` frames. None: not.
     batch_size : int
         Windows of a step, over all processes and all parts (``train.accumulate``) of it.
     validation_fraction : float
@@ -77,6 +80,7 @@ class DataConfig:
     windows_per_run: int = 4
     windows_per_read: int = 1
     read_frames: int | None = None
+    tr_scale: float | None = None
     batch_size: int = 6
     validation_fraction: float = 0.2
     hold_out: str | None = None
@@ -94,11 +98,19 @@ class DataConfig:
         fits = self.windows_per_run % self.windows_per_read == 0
         wanted = f"a divisor of data.windows_per_run = {self.windows_per_run}"
         require(fits, "data.windows_per_read", wanted, self.windows_per_read)
-        fits = self.read_frames is None or self.read_frames >= self.window
-        wanted = f"at least data.window = {self.window}, or null"
+        fits = self.tr_scale is None or 0 < self.tr_scale < 1
+        require(fits, "data.tr_scale", "above 0 and below 1, or null", self.tr_scale)
+        least = self.training_window
+        fits = self.read_frames is None or self.read_frames >= least
+        wanted = f"at least {least}, the frames of a window in training, or null"
         require(fits, "data.read_frames", wanted, self.read_frames)
         fits = 0 <= self.validation_fraction < 1
         require(fits, "data.validation_fraction", "0 or more and below 1", self.validation_fraction)
+
+    @property
+    def training_window(self) -> int:
+        """Frames that are read for a window of training."""
+        return self.window if self.tr_scale is None else round(self.window / self.tr_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +141,9 @@ class ModelConfig:
     input_dropout, mlp_dropout, attention_dropout : float
         Shares that are set to 0 in training: features of embedded tokens; features of the MLP,
         after its nonlinearity and of its output; weights of attention.
+    drop_path : float
+        Share of the windows that skip the attention, and of those that skip the MLP, of the
+        encoder's last layer in training; from 0 in the first layer it rises evenly.
     cls_std : float
         Standard deviation of CLS and registers at the start; xavier has its own.
     """
@@ -156,6 +171,7 @@ class ModelConfig:
     input_dropout: float = 0.0
     mlp_dropout: float = 0.0
     attention_dropout: float = 0.0
+    drop_path: float = 0.0
     registers: int = 0
     position: Position = "auto"
     min_period: float = 2.0
@@ -173,7 +189,7 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"model.{name}", "1 or more", getattr(self, name))
         for name in ("registers", "layer_scale", "cls_std"):
             require(getattr(self, name) >= 0, f"model.{name}", "0 or more", getattr(self, name))
-        for name in ("input_dropout", "mlp_dropout", "attention_dropout"):
+        for name in ("input_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name}", "0 or more and below 1", value)
         fits = not self.attention_dropout or self.attention in ("auto", "sdpa")

@@ -14,7 +14,8 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.command("report")
 @click.option("--store", required=True, help="Token store: a folder or a URL.")
 @click.option("--training", "trainings", multiple=True, type=_FOLDER,
-              help="Folder of a training, for its loss curve; repeatable.")  # fmt: skip
+              help="Folder of a training, for its loss curve, or of `fmritok export`; "
+              "repeatable.")  # fmt: skip
 @click.option("--scores", multiple=True, type=_FOLDER,
               help="Folder that `baseline`, `probe` or `finetune` wrote; repeatable. Folders of "
               "one task share a table.")  # fmt: skip

@@ -151,6 +151,13 @@ def _on_group(methods: Methods, group: dict[str, Any]) -> None:
 def _on_training(methods: Methods, training: TrainingFacts) -> None:
     config, facts = training.config, dict(training.facts)
     objective = config.objective.name
+    if training.origin is not None:
+        methods.say(
+            f"A Transformer ({facts['model']}) had the released weights of {training.origin}, "
+            f"pretrained without labels by {_OBJECTIVES.get(objective, objective)}",
+            "transformer", objective,
+        )  # fmt: skip
+        return
     methods.say(
         f"A Transformer ({facts['model']}) was pretrained without labels by "
         f"{_OBJECTIVES.get(objective, objective)} for {facts['length']} of {facts['window']}, with "

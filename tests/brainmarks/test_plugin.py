@@ -118,6 +118,15 @@ def train(folder: Path, *cohort: object) -> Path:
     return folder / "training"
 
 
+@pytest.fixture(scope="module")
+def exported(parcels):
+    """Export the encoder of the training on parcels."""
+    folder = parcels.parent / "exported"
+    done = fmritok("export", parcels, "--out", folder)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
 @pytest.fixture
 def brainmarks(tmp_path):
     """Run a module of Brainmarks without a network, beside the simulated data set."""
@@ -155,8 +164,10 @@ def write_brain_mask(home: Path) -> None:
     nib.save(image, folder / "tpl-MNI152NLin6Asym_res-02_desc-brain_mask.nii.gz")
 
 
-def test_their_smoke_test_passes_on_parcels(parcels, brainmarks):
-    assert "2 passed" in brainmarks(parcels, "models.test_models", "test_model[fmritok")
+@pytest.mark.parametrize("source", ["parcels", "exported"])
+def test_their_smoke_test_passes_on_parcels(source, request, brainmarks):
+    found = request.getfixturevalue(source)
+    assert "2 passed" in brainmarks(found, "models.test_models", "test_model[fmritok")
 
 
 @pytest.mark.parametrize("space", ["fslr64k", "fslr91k", "mni"])
@@ -180,8 +191,10 @@ sys.exit(pytest.main(["-q", "-k", "fmritok", test_models.__file__]))
 QUICK = ("device=cpu", "num_workers=1", "amp=false", "model_kwargs.windows=2")
 
 
-def test_their_logistic_regression_finds_what_was_simulated(parcels, brainmarks):
-    brainmarks(parcels, "main_logistic", "fmritok", "cls", "simulated", "--overrides", *QUICK,
+@pytest.mark.parametrize("source", ["parcels", "exported"])
+def test_their_logistic_regression_finds_what_was_simulated(source, request, brainmarks):
+    found = request.getfixturevalue(source)
+    brainmarks(found, "main_logistic", "fmritok", "cls", "simulated", "--overrides", *QUICK,
                "n_trials=2")  # fmt: skip
     (path,) = brainmarks.folder.rglob("eval_table.csv")
     table = pd.read_csv(path)

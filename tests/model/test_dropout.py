@@ -10,9 +10,11 @@ import torch
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.model.backends import Sdpa, SdpaByLength
+from fmritok.trainer.model.drop_path import draw_paths, path_shares
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.model.packing import Packing
+from fmritok.trainer.objectives.mae import MaskedAutoencoder
 
 SMALL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, input="residual")
 OPTIONS = ("input_dropout", "mlp_dropout", "attention_dropout")
@@ -65,7 +67,58 @@ def test_weights_of_attention_are_dropped(packed):
     assert torch.allclose(plan.attend(q, k, torch.ones(1, 2, 64, 8)), torch.ones(1))
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize("unequal", [False, True])
+def test_windows_skip_layers_whole_more_often_in_later_layers(unequal, checkpointing):
+    """Half of the windows skip the attention of the last layer, half its MLP, a quarter both."""
+    model = _model(layers=2, drop_path=0.5, checkpointing=checkpointing)
+    generator = torch.Generator().manual_seed(0)
+    embedded = model.embed(torch.randn(200, 6, 5, 7, generator=generator)).detach()
+    valid = VALID[:2].repeat(100, 1) if unequal else None
+
+    def run():
+        torch.manual_seed(0)
+        out = model(embedded, None, TIMES[:1].expand(200, -1), valid)
+        tokens = out.tokens if valid is None else out.tokens * valid[:, :, None, None]
+        return torch.cat([out.cls[:, None], tokens.flatten(1, 2)], 1).detach()
+
+    dropped, whole = run(), run_eval(model, run)
+    model.blocks[1] = _Skipped()
+    first = run_eval(model, run)
+    skipped = (dropped == first).flatten(1).all(1)
+    assert float(skipped.float().mean()) == pytest.approx(0.25, abs=0.08)
+    assert not (dropped == whole).flatten(1).all(1).any(), "what is left is scaled"
+
+
+class _Skipped(torch.nn.Module):
+    def forward(self, x_BLW, *_):
+        return x_BLW
+
+
+def run_eval(model, run):
+    model.eval()
+    found = run()
+    model.train()
+    return found
+
+
+def test_what_layers_add_keeps_its_mean():
+    factors = draw_paths(torch.zeros(4000, 3, 8), 0.25)
+    assert factors.shape == (4000, 3, 2)
+    assert (factors == factors[:, :1]).all(), "one draw for a window"
+    assert factors.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert float(factors.mean()) == pytest.approx(1, abs=0.03)
+    assert path_shares(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert path_shares(0.3, 1) == [0]
+    assert draw_paths(torch.zeros(1, 1, 1), 0.0) is None
+
+
+def test_decoders_do_not_skip_layers():
+    decoder = MaskedAutoencoder(_model(drop_path=0.5), MaskedAutoencoder.Config(), window=6).decoder
+    assert decoder.config.drop_path == 0
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "drop_path"])
 def test_shares_outside_0_to_1_are_refused(option):
     with pytest.raises(ConfigError, match=rf"model\.{option}: expected 0 or more and below 1"):
         replace(SMALL, **{option: 1.0})

@@ -85,6 +85,40 @@ def test_the_page_is_whole_and_needs_nothing_else(folder):
         assert words in page.text, words
 
 
+def test_an_exported_encoder_is_reported_without_a_loss_curve(folder, tmp_path):
+    done = fmritok("export", folder / "training", "--out", tmp_path / "model",
+                   "--license", "cc-by-4.0")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page, _ = report(folder, "--training", tmp_path / "model", out="model.html")
+    trained, _ = report(folder, "--training", folder / "training", out="training.html")
+    assert page.images == trained.images - 1
+    for words in ("Model model has no loss curve", "Give the folder of the training",
+                  "cc-by-4.0", "3 steps with batches of"):  # fmt: skip
+        assert words in page.text, words
+    for words in ("Verdict:", "network (tokenizer network)", "was pretrained without labels"):
+        assert words in page.text, words
+        assert words in trained.text, words
+
+
+def test_imported_weights_are_not_reported_as_a_training(folder, data, tmp_path):
+    done = fmritok("import", "tablet", data / "parity" / "tablet", "--out", tmp_path / "model",
+                   "--set", "vae.weights=dcae-tiny")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page, _ = report(folder, "--training", tmp_path / "model", out="imported.html")
+    for words in ("apache-2.0", "had the released weights of TABLeT"):
+        assert words in page.text, words
+    for words in ("steps with batches of", "AdamW", "Give the folder of the training"):
+        assert words not in page.text, words
+
+
+def test_a_damaged_export_is_named_in_the_page(folder, tmp_path):
+    assert fmritok("export", folder / "training", "--out", tmp_path / "model").exit_code == 0
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"nothing")
+    page, _ = report(folder, "--training", tmp_path / "model", out="damaged-model.html")
+    assert f"Training {tmp_path / 'model'} is left out" in page.text
+    assert "model.safetensors" in page.text
+
+
 def test_damaged_and_missing_parts_are_named_in_the_page(folder, tmp_path):
     damaged = shutil.copytree(folder / "scores", tmp_path / "damaged")
     (damaged / "predictions.csv").write_text("nothing")

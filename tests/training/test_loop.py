@@ -169,7 +169,8 @@ def test_a_branched_training_keeps_the_earlier_metrics(group, tmp_path):
 
 
 def test_a_training_with_dropout_goes_on_exactly_and_is_validated_without(group, tmp_path):
-    dropout = ["model.input_dropout=0.2", "model.mlp_dropout=0.2", "model.attention_dropout=0.2"]
+    dropout = ["model.input_dropout=0.2", "model.mlp_dropout=0.2", "model.attention_dropout=0.2",
+               "model.drop_path=0.3", "model.layers=2"]  # fmt: skip
     trainer = _trainer(group, tmp_path / "a", *dropout)
     modes = []
     trainer.model.register_forward_pre_hook(lambda model, _: modes.append(model.training))
@@ -179,8 +180,27 @@ def test_a_training_with_dropout_goes_on_exactly_and_is_validated_without(group,
     early = TrainingFolder(tmp_path / "a").checkpoints()[0]
     _trainer(group, tmp_path / "b", *dropout, resume=early).run()
     assert _figures(tmp_path / "b") == _figures(tmp_path / "a")
-    _trainer(group, tmp_path / "c").run()
+    _trainer(group, tmp_path / "c", "model.layers=2").run()
     assert _figures(tmp_path / "c") != _figures(tmp_path / "a")
+
+
+def test_a_training_on_stretched_windows_goes_on_exactly_and_is_validated_on_others(
+    group, tmp_path
+):
+    stretched = ["data.tr_scale=0.8"]
+    trainer = _trainer(group, tmp_path / "a", *stretched)
+    seen = {True: [], False: []}
+    trainer.model.register_forward_pre_hook(
+        lambda model, batch: seen[model.training].append(batch[0])
+    )
+    trainer.run()
+    assert {batch.tokens.shape[1] for batches in seen.values() for batch in batches} == {16}
+    own = [batch.times[:, 1] for batch in seen[True]]
+    assert len(torch.cat(own).unique()) > 5, "TRs"
+    assert all(len(batch.times[:, 1].unique()) == 1 for batch in seen[False])
+    early = TrainingFolder(tmp_path / "a").checkpoints()[0]
+    _trainer(group, tmp_path / "b", *stretched, resume=early).run()
+    assert _figures(tmp_path / "b") == _figures(tmp_path / "a")
 
 
 def test_resuming_with_other_options_or_tokens_is_refused_by_name(group, tmp_path, make_store):

@@ -141,7 +141,7 @@ def test_overrides_are_applied_in_order_and_leave_the_recipe_alone():
             "data.windows_per_read=3",
             r"windows_per_read: expected a divisor of data.windows_per_run = 4",
         ),
-        ("data.read_frames=9", r"data\.read_frames: expected at least data\.window = 32"),
+        ("data.read_frames=9", r"data\.read_frames: expected at least 32, the frames of a window"),
         ("data.window=0", r"data\.window: expected 1 or more, got 0"),
         ("optim.lr=0", r"optim\.lr: expected above 0"),
         ("network.lowpas=1", r"Option network: .*an unknown one\. Choose one of them\."),

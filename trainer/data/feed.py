@@ -84,7 +84,7 @@ class Feed:
         """Return the windows of an epoch; with weights, each store gets its share."""
         data, seed = self.config.data, self.config.train.seed
         options: WindowOptions = {
-            "window": data.window,
+            "window": data.training_window,
             "windows_per_run": data.windows_per_run,
             "windows_per_read": data.windows_per_read,
             "read_frames": data.read_frames,

@@ -19,6 +19,7 @@ from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.model.attention import Attention, Context, make_norm
 from fmritok.trainer.model.backends import Plan
 from fmritok.trainer.model.choice import Setting, plan_attention
+from fmritok.trainer.model.drop_path import draw_paths, path_shares
 from fmritok.trainer.model.packing import Packing
 from fmritok.trainer.model.rotary import Rotation
 
@@ -88,15 +89,17 @@ class Block(nn.Module):
         plan: Plan,
         context: Context | None = None,
         wanted_BN: Tensor | None = None,
+        paths_BL2: Tensor | None = None,
     ) -> Tensor:
         """Return [B L W]; with ``wanted_BN``, only those tokens [B N W], attending to all.
 
-        Checkpointing is inside: compiled layers then know what to keep, and a divided model
-        (FSDP) does not gather weights again for it.
+        ``paths_BL2`` are factors of what attention and MLP add to each token. Checkpointing is
+        inside: compiled layers then know what to keep, and a divided model (FSDP) does not gather
+        weights again for it.
         """
 
         def layer(x_BLW: Tensor) -> Tensor:
-            return self._layer(x_BLW, by, plan, context, wanted_BN)
+            return self._layer(x_BLW, by, plan, context, wanted_BN, paths_BL2)
 
         out: Tensor
         if self.checkpointing == "none" or not torch.is_grad_enabled():
@@ -115,6 +118,7 @@ class Block(nn.Module):
         plan: Plan,
         context: Context | None,
         wanted_BN: Tensor | None,
+        paths_BL2: Tensor | None,
     ) -> Tensor:
         one, other = (1.0, 1.0) if self.scales is None else self.scales
         normed_BLW = self.attention_norm(x_BLW)
@@ -124,6 +128,9 @@ class Block(nn.Module):
             by = None if by is None else Rotation(
                 *(_take(part[:, 0], wanted_BN)[:, None] for part in by)
             )  # fmt: skip
+            paths_BL2 = None if paths_BL2 is None else _take(paths_BL2, wanted_BN)
+        if paths_BL2 is not None:
+            one, other = one * paths_BL2[..., :1], other * paths_BL2[..., 1:]
         x_BLW = x_BLW + one * self.attention(normed_BLW, by, plan, context)
         x_BLW = x_BLW + other * self.mlp(self.mlp_norm(x_BLW))
         return x_BLW
@@ -152,6 +159,7 @@ def run_blocks(
         False for padding. With a context: [B M], the padding of the context. None: no padding.
         It is read on the host: if it lies on a GPU, the host waits for the GPU.
     config : ModelConfig
+        Its ``drop_path`` acts on layers that are in training.
     context : Context, optional
     wanted_BN : torch.Tensor of shape (B, N), int64, optional
         Tokens to return. Without packing, the last layer computes only these.
@@ -164,25 +172,28 @@ def run_blocks(
     keep_BL = None if keep_BL is None else keep_BL.cpu()
     if keep_BL is not None and bool(keep_BL.all()):
         keep_BL = None
+    *first, last = blocks
+    shares = path_shares(config.drop_path if last.training else 0.0, 1 + len(first))
+    paths = [draw_paths(x_BLW, share) for share in shares]
     packing = None
     if config.packing and keep_BL is not None and context is None:
         packing = Packing.of(keep_BL, x_BLW.device)
         x_BLW = packing.pack(x_BLW)
+        paths = [None if path is None else packing.pack(path) for path in paths]
         if by is not None:
             by = Rotation(*(packing.pack(part[:, 0])[:, None] for part in by))
     wanted = "sdpa" if config.attention_dropout else config.attention
     plan = plan_attention(wanted, _setting(x_BLW, config, packing), keep_BL, packing)
-    *first, last = blocks
     if config.attention_dropout and last.training:
         plan = plan.with_dropout(config.attention_dropout)
-    for block in first:
-        x_BLW = block(x_BLW, by, plan, context)
+    for block, path in zip(first, paths, strict=False):
+        x_BLW = block(x_BLW, by, plan, context, None, path)
     if packing is not None:
-        x_BLW = packing.unpack(last(x_BLW, by, plan))
+        x_BLW = packing.unpack(last(x_BLW, by, plan, None, None, paths[-1]))
         return x_BLW if wanted_BN is None else _take(x_BLW, wanted_BN)
     if wanted_BN is not None:
         plan = plan.for_queries(wanted_BN.shape[1])
-    out: Tensor = last(x_BLW, by, plan, context, wanted_BN)
+    out: Tensor = last(x_BLW, by, plan, context, wanted_BN, paths[-1])
     return out
 
 

@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         width, heads = config.decoder_width, config.decoder_heads
         self.config = replace(
             model, width=width, layers=config.decoder_layers, heads=heads, kv_heads=heads,
-            mlp_width=_MLP_RATIO * width,
+            mlp_width=_MLP_RATIO * width, drop_path=0.0,
         )  # fmt: skip
         self.kind, self.placed = config.decoder, config.decoder_position
         self.entry = nn.Linear(model.width, width)

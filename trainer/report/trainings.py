@@ -1,4 +1,4 @@
-"""Facts and loss curves of trainings for the report."""
+"""Facts of trainings and of exported encoders for the report; loss curves of trainings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fmritok.errors import FmritokError
 from fmritok.trainer.config import Config
 from fmritok.trainer.objectives.registry import objective_class
+from fmritok.trainer.pretrained.model_folder import ModelFolder
 from fmritok.trainer.record.checkpoint import Checkpoint
-from fmritok.trainer.record.finding import find_checkpoint
+from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.record.loss_curve import draw_losses
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training.verdict import verdict
@@ -23,7 +24,7 @@ __all__ = ["TrainingFacts", "read_training"]
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What the report says of a training.
+    """What the report says of a training, or of a model folder.
 
     Attributes
     ----------
@@ -36,6 +37,8 @@ class TrainingFacts:
         Name of the token group that was trained on.
     provenance : dict
         Settings of its tokens.
+    origin : str or None
+        Method whose released weights were imported; None for a training.
     notes : list of str
         What is missing, and why.
     """
@@ -47,19 +50,22 @@ class TrainingFacts:
     figure: Figure | None
     group: str
     provenance: dict[str, Any]
+    origin: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def read_training(path: Path) -> TrainingFacts:
-    """Read the last checkpoint of a training and its metrics.
+    """Read the last checkpoint of a training and its metrics, or a model folder.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, or it is damaged.
+        If there is neither, or it is damaged.
     """
-    checkpoint = find_checkpoint(path)
-    folder = checkpoint.folder.parent.parent if path == checkpoint.folder else path
+    found = find_trained(path)
+    if isinstance(found, ModelFolder):
+        return _of_model(found)
+    folder = found.folder.parent.parent if path == found.folder else path
     name = folder.name or str(folder)
     notes: list[str] = []
     rows: list[dict[str, Any]] = []
@@ -67,33 +73,67 @@ def read_training(path: Path) -> TrainingFacts:
         rows = read_metrics(folder)
     except (OSError, FmritokError) as error:
         notes.append(f"Training {name} has no loss curve: {error}")
-    figures = objective_class(checkpoint.config.objective.name).figures
+    figures = objective_class(found.config.objective.name).figures
     said, figure = verdict(rows, figures), None
     if rows and said is not None:
         figure = draw_losses(rows, figures, title="")
     elif not notes:
         notes.append(f"Training {name} has no loss curve: its metrics have no finished step.")
-    group = checkpoint.state.get("group", {})
+    facts = [
+        ("checkpoint", str(found.folder)),
+        *_facts(found, found.config.data.window),
+        *_of_training(found.config, found.step),
+    ]
     return TrainingFacts(
-        name, checkpoint.config, _facts(checkpoint), said, figure, str(group.get("name", "")),
-        dict(group.get("contract", {}).get("provenance", {})), notes,
+        name, found.config, facts, said, figure, found.group_name, _provenance(found), notes=notes
+    )
+
+
+def _of_model(found: ModelFolder) -> TrainingFacts:
+    """Return what a model folder says of itself; the metrics stayed in the training."""
+    name, known = found.folder.name or str(found.folder), found.facts
+    facts = [
+        ("model folder", str(found.folder)),
+        ("licence of the weights", found.license or "none is stated"),
+        *_facts(found, found.window),
+    ]
+    origin, source = known.get("origin"), "its training"
+    if origin is not None:
+        source = f"weights of {origin['method']}"
+        facts.append(("weights of", f"{origin['method']} ({origin['source']})"))
+    elif found.step is not None:
+        facts += _of_training(found.config, found.step)
+    note = f"Model {name} has no loss curve: it was made of {source}, without metrics."
+    if origin is None:
+        note += " Give the folder of the training for one."
+    return TrainingFacts(
+        name, found.config, facts, known.get("verdict"), None, found.group_name,
+        _provenance(found), origin=None if origin is None else str(origin["method"]), notes=[note],
     )  # fmt: skip
 
 
-def _facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    config, state = checkpoint.config, checkpoint.state
-    group = state.get("group", {})
-    provenance = group.get("contract", {}).get("provenance", {})
+def _provenance(found: Checkpoint | ModelFolder) -> dict[str, Any]:
+    return dict(found.state["group"].get("contract", {}).get("provenance", {}))
+
+
+def _facts(found: Checkpoint | ModelFolder, window: int) -> list[tuple[str, str]]:
+    """Return the facts that every encoder has."""
+    config, tokenizer = found.config, _provenance(found).get("tokenizer", "?")
     model = config.model
     return [
-        ("checkpoint", str(checkpoint.folder)),
-        ("sha256 of the weights", checkpoint.sha256()),
-        ("token group", f"{group.get('name', '?')} (tokenizer {provenance.get('tokenizer', '?')})"),
+        ("sha256 of the weights", found.sha256()),
+        ("token group", f"{found.group_name} (tokenizer {tokenizer})"),
         ("objective", config.objective.name),
-        ("length", f"{checkpoint.step:,} steps with batches of {config.data.batch_size} windows"),
-        ("window", f"{config.data.window} frames"),
+        ("window", f"{window} frames"),
         ("model", f"{model.layers} layers, width {model.width}, {model.heads} heads, "
                   f"input {model.input}"),
+    ]  # fmt: skip
+
+
+def _of_training(config: Config, step: int) -> list[tuple[str, str]]:
+    """Return how an encoder was trained."""
+    return [
+        ("length", f"{step:,} steps with batches of {config.data.batch_size} windows"),
         ("optimizer", f"AdamW, learning rate {config.optim.lr:g}, weight decay "
                       f"{config.optim.weight_decay:g}"),
         ("seed", str(config.train.seed)),

@@ -30,6 +30,7 @@ from fmritok.trainer.training.optim import (
     weight_decay,
 )
 from fmritok.trainer.training.sharding import exchanging_gradients, shard_model, whole
+from fmritok.trainer.training.stretching import stretched
 
 __all__ = ["Learner", "Step"]
 
@@ -91,6 +92,7 @@ class Learner:
             config.model.input_dropout,
             config.model.mlp_dropout,
             config.model.attention_dropout,
+            config.model.drop_path,
         )
         self._drops = any(drops)
         self._bf16 = dtype == "bf16" or (dtype == "auto" and device.type == "cuda")
@@ -173,7 +175,8 @@ class Learner:
         with self.autocast():  # one for all parts: weights are cast to bfloat16 once a step
             for part in parts:
                 with exchanging_gradients(self._wrapped, part is parts[-1]):
-                    output = self._forward(self._wrapped, part, progress=progress, measure=measure)
+                    seen = stretched(part.to(self.device), self.config.data)
+                    output = self._forward(self._wrapped, seen, progress=progress, measure=measure)
                     with torch.autocast(self.device.type, enabled=False):
                         torch.autograd.backward(output.loss.total)
                 detached = Mean(output.loss.total.detach(), output.loss.n_values)
