@@ -6,6 +6,7 @@
 # PIP_ARGS goes to pip, for instance to choose another build of torch.
 
 export PYTHONSAFEPATH := 1   # this folder holds a tokenizers/ that must not shadow HuggingFace's
+export PYTHONDONTWRITEBYTECODE :=   # the commands of demo and tests start many Pythons: compile once
 PYTHON   ?= python3
 VENV     ?= .venv
 BIN      := $(VENV)/bin
@@ -91,7 +92,7 @@ train: setup
 
 # Two at a time, each module's tests in one process. What is slow, and larger samples of
 # crashes and damages, are for .ci/run.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) -m "not slow" $(ARGS)

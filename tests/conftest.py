@@ -43,10 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the tests of a file on one process, and give those of every case the time they take."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    """Give tests of every case the time they take."""
     if config.getoption("--all-cases") or config.getoption("--cases"):
         for item in items:
             if item.path.name.endswith(("_crashes.py", "_damage.py")):

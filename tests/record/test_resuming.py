@@ -370,7 +370,6 @@ def test_a_sweep_over_seeds_keeps_the_held_out_subjects(group, tmp_path):
     assert len(held_out) == 1
 
 
-@pytest.mark.xdist_group("two ranks")
 def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(group, tmp_path, two_ranks):
     """Though each of them was given another folder, and the latest checkpoint is damaged."""
     _stopped(group, tmp_path / "a", "train.checkpoint_every=2", keep=2)

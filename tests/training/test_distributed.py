@@ -22,8 +22,6 @@ from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training import distributed
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches, is_placeholder, split_batch
 
-pytestmark = pytest.mark.xdist_group("two ranks")
-
 
 @pytest.fixture
 def store(make_store):

@@ -22,7 +22,7 @@ OTHER = {"tokens_per_s", "stall_share", "memory_bytes", "effective_rank", "embed
 FILES = ("model", "optimizer")
 
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("two ranks")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
