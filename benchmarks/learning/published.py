@@ -76,17 +76,17 @@ they overlap by three quarters. Rows `(trained)` are of the training data.
 
 **Compare the forms with care.** `tablet` predicts deviations from the run's mean (`model.input` is
 `both`), `tablet-published` whole tokens (`absolute`), which are mostly anatomy. Its mean token is
-the anatomy of the very run, which hidden cells do not show: a ratio above 1 says that the model
-does not predict the anatomy of single cells as exactly as the mean does. Tokens of `flatmap` and
-`network` are z-scored in time: there both inputs have a mean near 0. With one training each,
-differences of a few hundredths mean nothing.
+the anatomy of the very run, which hidden cells do not show. It also has no positions, as the
+released code: all hidden tokens of a window get one prediction. Its ratio is therefore far above 1,
+and says little about activity. Tokens of `flatmap` and `network` are z-scored in time: there both
+inputs have a mean near 0. With one training each, differences of a few hundredths mean nothing.
 
 | data | recipe | held out | windows | loss | mean token or collapsed | ratio | align |
 |---|---|---|---|---|---|---|---|
 """
 FOOT = """
-Took {minutes:.0f} minutes of CPU time, {tokens:.0f} of them for cohorts and tokens (those that
-`--folder` had were kept).
+Took {minutes:.0f} minutes of CPU time, {tokens:.0f} of them for cohorts and tokens; those that
+`--folder` had were kept.
 """
 
 
