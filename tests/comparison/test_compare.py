@@ -105,17 +105,18 @@ def test_a_comparison_ends_with_a_table_and_a_picture_and_keeps_its_trainings(st
     first = fmritok(*arguments)
     assert first.exit_code == 0, first.output
     table = pd.read_csv(tmp_path / "out" / "compare.csv")
-    assert set(table["model"]) == {
-        "connectivity (pearson)", "dummy", "network, mtm", "network, mtm, untrained",
-        "cells, mtm", "cells, mtm, untrained", "network, mtm, fine-tuned",
-        "network, mtm, from scratch", "cells, mtm, fine-tuned", "cells, mtm, from scratch",
-    }  # fmt: skip
-    assert table["model"].tolist()[:2] == ["connectivity (pearson)", "dummy"]
-    seen = table.set_index("model").loc[["network, mtm", "cells, mtm"], "tokens"]
-    assert seen.nunique() == 1
+    rows = [
+        f"{group}, mtm, {how}" for group in ("network", "cells")
+        for how in ("probe", "untrained probe", "fine-tuned", "from scratch")
+    ]  # fmt: skip
+    assert table["model"].tolist() == ["connectivity (pearson)", "dummy", *rows]
+    pretrained = table["model"].str.endswith((", mtm, probe", "fine-tuned"))
+    assert table["tokens"].notna().tolist() == pretrained.tolist()
+    assert table["tokens"].nunique() == 1
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
     out = json.loads(first.stdout)
     assert any("Tokens seen" in line for line in out["protocol"])
+    assert any("on the task (epochs: at most 1)" in line for line in out["protocol"])
     tree, predictions = read_results(tmp_path / "out" / "scores")
     units = predictions["unit"] + predictions["fold"].astype(str)
     tested = [set(of_row) for _, of_row in units.groupby(predictions["row"])]

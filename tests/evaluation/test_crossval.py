@@ -96,6 +96,19 @@ def test_planted_effects_are_found_and_permuted_labels_are_not():
     assert abs(np.mean([one.permuted["r"] for one in found])) < 0.3
 
 
+def test_permuted_labels_are_scored_against_themselves():
+    """A head that knows the labels of each column, permuted or not, is always right."""
+    units = some_units()
+
+    def knowing(problem, features):
+        return [np.eye(2)[column] for column in problem.columns[problem.test].T]
+
+    folds = folds_of(units, SplitRule("family", 3, 1))
+    for one in cross_validate(units, folds, "none", head=knowing, permutations=5):
+        assert one.metrics["acc"] == 1
+        assert one.permuted["acc"].tolist() == [1] * 5
+
+
 def test_permuted_labels_stay_with_their_family():
     ages = some_units(a_task("age", "regression"))
     family = ages.labels.family

@@ -53,6 +53,24 @@ def test_what_is_planted_is_found_and_nothing_else(head, task):
 
 
 @pytest.mark.parametrize(("head", "task"), ALL)
+def test_every_column_of_labels_is_learned_from_itself(head, task):
+    """Real labels in one feature, permuted ones in another."""
+    units = some_units(task, 60)
+    (fold, *_) = folds_of(units, SplitRule("family", 4, 1))
+    problem = _problem(units, fold)
+    permuted = np.random.default_rng(5).permutation(problem.columns, axis=0)
+    problem = Problem(units, fold, np.hstack([problem.columns, permuted]), problem.group)
+    x = _planted(units, 4.0)
+    x[:, 3] += 4.0 * (permuted[:, 0] - permuted.mean()) / permuted.std()
+    scores = head(problem, Fixed(x, units.ids))
+    truth = problem.columns[problem.test].T
+    found = [[abs(np.corrcoef(s[:, -1], y)[0, 1]) for y in truth] for s in scores]
+    for column in range(2):
+        assert found[column][column] > 0.6
+        assert found[column][column] > found[column][1 - column] + 0.2
+
+
+@pytest.mark.parametrize(("head", "task"), ALL)
 def test_tested_units_change_nothing_that_is_fitted(head, task):
     """Scaling, the penalty, the neighbours: of the training side alone."""
     units = some_units(task)

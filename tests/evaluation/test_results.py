@@ -72,6 +72,8 @@ def test_what_is_written_is_read_back_and_follows_from_the_predictions(task, tmp
     assert low <= figures["good"][name]["mean"] <= high
     assert low < 1
     assert figures["good"][name]["chance"]["permutations"] == 6
+    permuted = [one.permuted[name] for one in results.rows[0].predictions]
+    assert figures["good"][name]["chance"]["mean"] == pytest.approx(np.mean(permuted))
     assert figures["dummy"][name]["chance"] is None
     assert len({fold["sha256"] for fold in tree["folds"]}) == 6
     assert len(results_table(tree).columns[0]._cells) == 3 * len(figures["good"])

@@ -243,8 +243,23 @@ def test_a_loss_that_is_no_number_names_the_runs(store, training, tmp_path, monk
         fine_tuned(store, tmp_path, source=training)
 
 
-def test_the_epoch_is_chosen_on_validation_and_patience_ends_a_fold(store, training, tmp_path):
-    fine_tuned(store, tmp_path, "train.epochs=12", "train.patience=2", source=training)
+def test_the_epoch_is_chosen_on_validation_and_patience_ends_a_fold(
+    store, training, tmp_path, monkeypatch
+):
+    predicted, predict = [], FoldTraining._predict
+
+    def spy(self, side):
+        if side is self.job.fold.test:
+            now = self.model.state_dict()
+            same = all(torch.equal(now[name], value) for name, value in self.best.items())
+            predicted.append((self.course.epoch - self.course.best, same))
+        return predict(self, side)
+
+    monkeypatch.setattr(FoldTraining, "_predict", spy)
+    fine_tuned(store, tmp_path, "train.epochs=12", "train.patience=2", "optim.lr=3e-2",
+               source=training)  # fmt: skip
+    assert (2, True) in predicted  # two epochs later, by the weights of the best one
+    assert all(same for _, same in predicted)
     for file in (tmp_path / "folds").iterdir():
         outcome = json.loads(file.read_text())["outcome"]
         curve = pd.DataFrame(outcome["curve"])

@@ -91,7 +91,14 @@ def compare(
         return
     from rich.table import Table
 
-    shown = Table("model", made.scores.metric, "95 % interval", "steps", "tokens seen", "hours")
+    shown = Table(
+        "model",
+        made.scores.metric.replace("_", " "),
+        "95 % interval",
+        "steps",
+        "tokens seen",
+        "hours of data",
+    )
     for row in made.table.astype(object).where(made.table.notna(), None).to_dict("records"):
         span = "-" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
         trained = row.get("steps") is not None

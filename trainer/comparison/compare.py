@@ -16,6 +16,7 @@ from fmritok.trainer.comparison.finetuned import finetuned_rows
 from fmritok.trainer.comparison.protocol import Contestant, plan_comparison, unequal
 from fmritok.trainer.comparison.scoring import require_served, score_encoders
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.results import write_results
 from fmritok.trainer.finetuning.config import FinetuneConfig
 from fmritok.trainer.recipe import read_recipe
@@ -113,7 +114,7 @@ def compare(
     if finetuning is not None:
         rows = finetuned_rows(store, task, results.units, trained, finetuning, out / "finetune",
                               where=where, device=device, progress=progress)  # fmt: skip
-        results = replace(results, rows=(*results.rows, *rows))
+        results = replace(results, rows=_by_encoder((*results.rows, *rows), contestants))
     write_results(out / "scores", results)
     (scores,) = join_scores([out / "scores"])
     table = _table(scores, contestants)
@@ -122,7 +123,17 @@ def compare(
         with house_style():
             title = f"{task.name}: {len(contestants)} encoders under one protocol"
             write_whole(out / "compare.png", png(draw_rows(scores, title)))
-    return Comparison(table, _protocol(contestants), scores)
+    return Comparison(table, _protocol(contestants, finetuning), scores)
+
+
+def _by_encoder(rows: Sequence[Row], contestants: Sequence[Contestant]) -> tuple[Row, ...]:
+    """Put the rows of an encoder together, after those that need none."""
+    starts = [f"{one.name}, " for one in contestants]
+
+    def place(row: Row) -> int:
+        return next((i for i, start in enumerate(starts) if row.name.startswith(start)), -1)
+
+    return tuple(sorted(rows, key=place))
 
 
 def _train(one: Contestant, under: Path, device: torch.device) -> Path:
@@ -148,7 +159,9 @@ def _said(one: Contestant) -> str:
 
 
 def _table(scores: TaskScores, contestants: Sequence[Contestant]) -> pd.DataFrame:
-    seen = {one.name: one.seen for one in contestants}
+    seen = {
+        f"{one.name}, {how}": one.seen for one in contestants for how in ("probe", "fine-tuned")
+    }
     rows: list[dict[str, Any]] = []
     for row in scores.rows:
         figure = row.figure(scores.metric)
@@ -159,13 +172,20 @@ def _table(scores: TaskScores, contestants: Sequence[Contestant]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def _protocol(contestants: Sequence[Contestant]) -> list[str]:
+def _protocol(contestants: Sequence[Contestant], finetuning: FinetuneConfig | None) -> list[str]:
     first = contestants[0]
     seconds = first.config.data.window * first.tr
+    rows = "Rows of an encoder: linear probe of its frozen features; the same of untrained weights"
+    if finetuning is not None:
+        rows += (
+            "; fine-tuned and trained from scratch on the task (epochs: at most "
+            f"{finetuning.train.epochs}), without permuted labels"
+        )
     return [
         "Equal: runs, subjects and held-out sides; optimizer steps; "
         f"windows of about {seconds:.0f} s; model, optimizer and recipe.",
         "Tokens seen are made equal by the number of windows in a batch: "
         + "; ".join(f"{one.name}: {_said(one)}" for one in contestants) + ".",
+        f"{rows}.",
         *unequal(contestants),
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fmritok.progress import Progress
 from fmritok.trainer.comparison.protocol import Contestant
 from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.finetuning.config import FinetuneConfig
@@ -62,7 +63,8 @@ def finetuned_rows(
     for one, training in trained:
         progress(f"fine-tuning {one.name}")
         options = Options(group=one.group.name, where=where, source=training)
-        found = finetune(store, task, config, out / one.folder, options, device=device)
+        with Progress("finetune"):
+            found = finetune(store, task, config, out / one.folder, options, device=device)
         if found.units.ids.tolist() != units.ids.tolist():
             raise AssertionError("a comparison has the same runs in all groups")
         for row in found.rows:

@@ -11,6 +11,7 @@ import torch
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.progress import Progress
 from fmritok.trainer.baselines.connectivity import connectivity
 from fmritok.trainer.baselines.material import parcel_series
 from fmritok.trainer.comparison.protocol import Contestant
@@ -91,7 +92,7 @@ def score_encoders(
     """
     how = ProbeOptions(pool="cells", untrained=True, permutations=permutations)
     folders = [folder for _, folder in trained]
-    with TemporaryDirectory() as cache:
+    with TemporaryDirectory() as cache, Progress("probe"):
         (probed,) = probe(
             str(store.location), [task], folders, how, cache=FeatureCache(Path(cache)),
             device=device, where=where, progress=progress,
@@ -106,7 +107,7 @@ def score_encoders(
                                    permutations=permutations, details=more)  # fmt: skip
             break
     rows += score_features(units, folds, "dummy", None)
-    names = [name for one, _ in trained for name in (one.name, f"{one.name}, untrained")]
+    names = [f"{one.name}, {how}" for one, _ in trained for how in ("probe", "untrained probe")]
     seen = [more for one, _ in trained for more in (one.seen, {})]
     for row, name, more in zip(probed.rows, names, seen, strict=True):
         rows.append(replace(row, name=name, details={**row.details, **more}))

@@ -58,8 +58,10 @@ def draw_rows(scores: TaskScores, title: str = "") -> Figure:
     elif metric in ("r", "spearman"):
         axes.set_xlim(min(-0.25, axes.get_xlim()[0]), 1)
     axes.grid(axis="x", lw=0.4, alpha=0.5)
-    axes.set_xlabel(f"{metric.replace('_', ' ')}: mean and 95 % interval; grey: baselines; red: "
-                    "permuted labels, their mean and 95 % limit")  # fmt: skip
+    said = f"{metric.replace('_', ' ')}: mean and 95 % interval; grey: baselines"
+    if any(row.figure(metric)["chance"] for row in rows):
+        said += "; orange: permuted labels, their mean and 95 % limit"
+    axes.set_xlabel(said)
     return figure
 
 
