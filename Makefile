@@ -27,17 +27,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # Under three minutes on two quiet cores, half of them for stage 2.
-COHORT := $(DEMO)/cohort --subjects 6 --minutes 0.45 --run rfMRI_REST1_LR
+COHORT := $(DEMO)/cohort --subjects 6 --minutes 0.4 --run rfMRI_REST1_LR
 
 demo: setup
 	@echo "1 of 4: simulate a cohort of six subjects (about 15 s)"
 	$(BIN)/fmritok demo-data $(COHORT)
-	@echo "2 of 4: encode its 228 volumes once, into a token store (about 80 s)"
+	@echo "2 of 4: encode its 198 volumes once, into a token store (about 70 s)"
 	$(BIN)/fmritok tokenize --dataset demo --root $(DEMO)/cohort --store $(DEMO)/tokens.zarr
 	rm -rf $(DEMO)/training
-	@echo "3 of 4: train a small Transformer on the tokens (about 30 s)"
+	@echo "3 of 4: train a small Transformer on the tokens (about 25 s)"
 	$(BIN)/fmritok train --store $(DEMO)/tokens.zarr --out $(DEMO)/training --recipe tiny \
-		--set train.steps=100
+		--set train.steps=80 --set train.validate_every=20
 	@echo "4 of 4: decode tokens, compare the model with predicting the mean, draw (about 10 s)"
 	$(BIN)/python tools/demo_page.py --cohort $(DEMO)/cohort \
 		--store $(DEMO)/tokens.zarr --training $(DEMO)/training --out $(DEMO)/demo.png

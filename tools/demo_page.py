@@ -90,8 +90,9 @@ def _deviations(
     z = np.divide(tokens - mean, std, out=np.zeros_like(tokens), where=std > 0)
     lines = []
     for cell in range(z.shape[1]):
-        left, _, _ = np.linalg.svd(z[:, cell].astype(np.float64), full_matrices=False)
-        lines.append(left[:, 0] / max(left[:, 0].std(), 1e-12))
+        frames = z[:, cell].astype(np.float64)
+        first = np.linalg.eigh(frames @ frames.T).eigenvectors[:, -1]
+        lines.append(first / max(first.std(), 1e-12))
     return np.stack(lines)
 
 

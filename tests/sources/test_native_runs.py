@@ -33,17 +33,15 @@ def fsl_warp(native: nib.Nifti1Image, to_native: np.ndarray) -> nib.Nifti1Image:
     return image
 
 
-@pytest.fixture
-def biobank(data, tmp_path):
+@pytest.fixture(scope="module")
+def biobank(data, tmp_path_factory):
     """Zip the first 100 frames of the real native run, with the warp of its real registration."""
     native = nib.load(next((data / "bold_native").glob("sub-sf02*bold.nii.gz"))).slicer[..., :100]
     to_native = np.loadtxt(next((data / "bold_mni").glob("sub-sf02*affine.txt")))
-    folder = tmp_path / "unpacked"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("unpacked")
     nib.save(native, folder / "run.nii.gz")
     nib.save(fsl_warp(native, to_native), folder / "warp.nii.gz")
-    root = tmp_path / "ukb"
-    root.mkdir()
+    root = tmp_path_factory.mktemp("ukb")
     with zipfile.ZipFile(root / "1000001_20227_2_0.zip", "w") as archive:
         ica = "fMRI/rfMRI.ica"
         archive.write(folder / "run.nii.gz", f"{ica}/filtered_func_data_clean.nii.gz")
@@ -77,12 +75,13 @@ def test_the_warped_run_gives_the_tokens_of_the_resampled_one(biobank, data, tmp
 
 
 def test_without_its_warp_the_native_run_is_refused(biobank, tmp_path):
-    path = next(biobank.glob("*.zip"))
+    path, root = next(biobank.glob("*.zip")), tmp_path / "ukb"
+    root.mkdir()
     with zipfile.ZipFile(path) as archive:
         run = archive.read("fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz")
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(root / path.name, "w") as archive:
         archive.writestr("fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz", run)
-    arguments = ["tokenize", "--dataset", "ukb", "--root", biobank, "--store", tmp_path / "t.zarr"]
+    arguments = ["tokenize", "--dataset", "ukb", "--root", root, "--store", tmp_path / "t.zarr"]
     result = CliRunner().invoke(main, [*map(str, arguments), *OPTIONS])
     assert result.exit_code == 1
     assert "example_func2standard_warp.nii.gz" in result.output

@@ -32,7 +32,7 @@ def sound(fast_folder: Path) -> Files:
 
 
 #: Drawn stores of each kind; 60 and more were tried.
-EXAMPLES = int(os.environ.get("FMRITOK_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("FMRITOK_EXAMPLES", "3"))
 
 
 ODD = st.sampled_from([

@@ -28,22 +28,12 @@ OPTIONS = ("--tokenizer", "network", "--set", "network.band=null", "--set", "net
            "--executor", "serial")  # fmt: skip
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """Start an S3 server on loopback; credentials come from the environment only."""
+@pytest.fixture(scope="module")
+def address():
+    """Start an S3 server on loopback, and return its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    for name in ("AWS_PROFILE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         env={**os.environ, "PYTHONSAFEPATH": "1"},
@@ -54,12 +44,29 @@ def bucket(monkeypatch):
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.1)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
-    forkserver._forkserver._stop()  # started by an earlier test, it has no credentials to pass on
-    yield "s3://bucket"
+    yield f"http://127.0.0.1:{port}"
     server.kill()
     server.wait()
+
+
+@pytest.fixture
+def bucket(address, monkeypatch, request):
+    """Make a bucket of the test's own; credentials come from the environment only."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": address,
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    name = request.node.name.replace("_", "-")
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir(name)
+    forkserver._forkserver._stop()  # started by an earlier test, it has no credentials to pass on
+    yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
 
 

@@ -129,7 +129,7 @@ def test_the_table_does_not_import_torch():
 def tree(tmp_path):
     root = tmp_path / "hcp"
     for i in range(3):
-        write_run(root, f"10000{i}", frames=3 + i)
+        write_run(root, f"10000{i}", frames=2)
     return root
 
 

@@ -154,9 +154,10 @@ def test_an_inexact_arithmetic_is_told_and_kept_with_its_error(tree, tmp_path, w
     assert "changes the time courses" not in again.output
 
 
-def test_delta_tokens_are_those_of_fp32_within_half_a_percent(tree, tmp_path, weights):
+def test_delta_tokens_are_those_of_fp32_within_half_a_percent(tmp_path, weights):
     """Through the command; a group of delta is not continued in fp32."""
-    stores = {}
+    tree, stores = tmp_path / "hcp", {}
+    write_run(tree, "100002", frames=4)
     for arithmetic in ("fp32", "delta"):
         stores[arithmetic] = store = tmp_path / f"{arithmetic}.zarr"
         made = tokenize(tree, store, weights, "--arithmetic", arithmetic, "--precision", "float16")
