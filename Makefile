@@ -33,7 +33,7 @@ demo: setup
 	@echo "1 of 4: simulate a cohort of six subjects (about 15 s)"
 	$(BIN)/fmritok demo-data $(COHORT)
 	@echo "2 of 4: encode its 198 volumes once, into a token store (about 70 s)"
-	$(BIN)/fmritok tokenize --dataset demo --root $(DEMO)/cohort --store $(DEMO)/tokens.zarr
+	$(BIN)/fmritok tokenize --dataset demo --root $(DEMO)/cohort --store $(DEMO)/tokens.zarr --no-compile
 	rm -rf $(DEMO)/training
 	@echo "3 of 4: train a small Transformer on the tokens (about 25 s)"
 	$(BIN)/fmritok train --store $(DEMO)/tokens.zarr --out $(DEMO)/training --recipe tiny \
