@@ -274,3 +274,16 @@ def test_a_second_fine_tuning_in_the_folder_is_refused(store, training, tmp_path
                        "--out", tmp_path, "--folds", 2, "--seeds", 1)  # fmt: skip
     assert done.exit_code == 1
     assert "another one that is running" in " ".join(done.output.split())
+
+
+def test_the_control_is_trained_on_permuted_labels(store, training, tmp_path, monkeypatch):
+    jobs, run = [], FoldTraining.run
+    monkeypatch.setattr(
+        FoldTraining, "run", lambda self, stop: jobs.append(self.job) or run(self, stop)
+    )
+    results = fine_tuned(store, tmp_path, "train.epochs=1", source=training, control=True)
+    codes = results.units.codes
+    assert [one.labels is None for one in jobs] == [True, True, False, False]
+    for one in jobs[2:]:
+        assert sorted(one.labels) == sorted(codes)
+        assert (one.labels != codes)[one.fold.train].any()
