@@ -188,7 +188,7 @@ def test_workers_and_decoding_get_the_arithmetic_that_was_decided(tree, tmp_path
     assert made.exit_code == 0, made.output
     group = inspect(store)["groups"]["vae"]
     assert group["provenance"]["dtype"] == group["notes"]["options"]["arithmetic"] == "delta"
-    assert (group["notes"]["device"], group["notes"]["block_frames"]) == ("cuda", 256)
+    assert (group["notes"]["device"], group["notes"]["block_frames"]) == ("cuda", 512)
     run = "hcp_100000_rfMRI_REST1_LR"
     decoded = fmritok("decode", "--store", store, "--run", run, "--out", tmp_path / "d.nii.gz")
     assert decoded.exit_code == 0, decoded.output
