@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	touch $@
 
-# Under three minutes on two quiet cores, half of them for stage 2.
+# About three minutes on two quiet cores, more than half of them for stage 2.
 COHORT := $(DEMO)/cohort --subjects 6 --minutes 0.4 --run rfMRI_REST1_LR
 
 demo: setup
