@@ -125,6 +125,8 @@ def cross_validate(
     ConfigError
         If units have no sites and these are to be kept together.
     """
+    from threadpoolctl import threadpool_limits
+
     group = grouping(units, by)
     found, columns, seed = [], np.zeros((0, 0)), None
     for fold in folds:
@@ -132,7 +134,9 @@ def cross_validate(
             seed, columns = fold.seed, _columns(units, permutations, fold.seed)
         problem = Problem(units, fold, columns, group)
         train, test = problem.train, problem.test
-        scores = constant(problem) if features is None else head(problem, features)
+        # Products of a fold are small: threads wait for each other ten times longer than they work.
+        with threadpool_limits(1, user_api="blas"):
+            scores = constant(problem) if features is None else head(problem, features)
         sd = float(columns[train, 0].std()) if units.task.kind == "regression" else 1.0
         ones = np.ones((1, len(test)))
         metrics = [
