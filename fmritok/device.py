@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "choose_device", "compiles_by_default", "count_cores", "count_gpus", "current",
+    "Fetch", "choose_device", "compiles_by_default", "count_cores", "count_gpus", "current",
     "fetch", "free_gpu_memory", "local_rank", "peak_memory", "send", "visible_gpus",
 ]  # fmt: skip
 
@@ -113,15 +113,41 @@ def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def fetch(x: torch.Tensor) -> torch.Tensor:
     """Return a tensor of a device on the host, by way of pinned memory from a GPU."""
-    if not x.is_cuda:
-        return x.cpu()
-    import torch
+    return Fetch(x).wait()
 
-    with current(x.device):
-        host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-        host.copy_(x, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
-    return host
+
+class Fetch:
+    """A copy from a device to the host that was begun.
+
+    Parameters
+    ----------
+    x : Tensor
+        A GPU goes on computing: the copy follows what it was given to do so far.
+    """
+
+    def __init__(self, x: torch.Tensor) -> None:
+        import torch
+
+        self._done: torch.cuda.Event | None = None
+        if not x.is_cuda:
+            self._host = x.cpu()
+            return
+        with current(x.device):
+            self._host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+            self._host.copy_(x, non_blocking=True)
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the copy is complete."""
+        return self._done is None or bool(self._done.query())  # type: ignore[no-untyped-call]
+
+    def wait(self) -> torch.Tensor:
+        """Wait for the copy, and return it."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._host
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

@@ -67,6 +67,7 @@ def _measure(
     from fmritok.trainer.recipe import build_config, read_recipe
     from fmritok.trainer.training.distributed import Ranks
     from fmritok.trainer.training.learner import Learner
+    from fmritok.trainer.training.step import BegunSteps
 
     device = torch.device(device_name)
     config: Config = build_config(read_recipe("tablet"))
@@ -131,13 +132,14 @@ def _measure(
         idle = torch.cuda.memory_allocated(device)
     else:
         idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    begun: BegunSteps[None] = BegunSteps(lambda done, _: done.loss)
     start = time.perf_counter()
     for step in range(steps):
         if step == 1:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             start = time.perf_counter()
-        learner.learn(large, step, measure=False)
+        begun.add(learner.learn(large, step, measure=False), None)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device)

@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from trainers import trainer_on_cpu
 
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
@@ -26,6 +27,7 @@ from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.loop import Trainer
+from fmritok.trainer.training.step import Step
 
 SMALL = [
     "data.window=16", "data.windows_per_run=5", "data.batch_size=3", "data.validation_fraction=0.3",
@@ -80,11 +82,10 @@ def test_a_stopped_training_resumes_exactly(group, tmp_path, monkeypatch):
     out, resume, stops = tmp_path / "parts", None, iter([4, 10, 11, 25])
     step = Trainer._step
 
-    def step_and_stop(self, meter):
-        row = step(self, meter)
-        if row["step"] == stop:
+    def step_and_stop(self, *arguments):
+        step(self, *arguments)
+        if self.position.step == stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        return row
 
     monkeypatch.setattr(Trainer, "_step", step_and_stop)
     for stop in stops:
@@ -234,8 +235,13 @@ def test_init_from_takes_weights_only(group, tmp_path):
         assert torch.equal(a, b)
 
 
-def test_a_loss_that_is_not_a_number_stops_and_names_the_runs(group, tmp_path, monkeypatch):
-    trainer = _trainer(group, tmp_path)
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_a_loss_that_is_not_a_number_stops_and_names_the_runs(
+    group, tmp_path, monkeypatch, is_behind
+):
+    """No checkpoint is made of it, also if the next step was begun before the loss was read."""
+    monkeypatch.setattr(Step, "is_behind", is_behind)
+    trainer = _trainer(group, tmp_path, "train.checkpoint_every=2")
     poisoned = str(trainer.index.run_id[0])
     row, statistics = int(group.run(poisoned)["row"]), TokenGroup.statistics
 
@@ -248,7 +254,21 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_runs(group, tmp_path, m
         trainer.run()
     steps = [row["step"] for row in read_metrics(tmp_path)]
     assert len(steps) < 8
-    assert all(np.isfinite(p.detach().numpy()).all() for p in trainer.model.parameters())
+    for saved in (tmp_path / "checkpoints").glob("*/model.safetensors"):
+        assert all(weight.isfinite().all() for weight in load_file(saved).values())
+        assert f"{steps[-1] // 2 * 2:08}" in str(saved)
+
+
+def test_figures_that_are_read_a_step_later_are_the_same(group, tmp_path, monkeypatch):
+    _trainer(group, tmp_path / "at_once").run()
+    monkeypatch.setattr(Step, "is_behind", True)
+    _trainer(group, tmp_path / "later").run()
+    assert _figures(tmp_path / "at_once") == _figures(tmp_path / "later")
+    at_once, later = (
+        (find_checkpoint(tmp_path / name).folder / "model.safetensors").read_bytes()
+        for name in ("at_once", "later")
+    )
+    assert at_once == later
 
 
 def test_one_subject_trains_without_validation_and_says_so(make_store, tmp_path, caplog):

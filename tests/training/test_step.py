@@ -16,9 +16,10 @@ from fmritok.trainer.model import blocks
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.training import learner
+from fmritok.trainer.training import step
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.learner import Learner
+from fmritok.trainer.training.step import BegunSteps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,23 +62,37 @@ def _batch(lengths=(12, 5, 12), seed=0):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("packing", ["true", "false"])
-def test_nothing_is_read_from_the_device_but_the_figures_at_the_end(name, packing, monkeypatch):
+def test_a_step_reads_nothing_from_the_device_but_its_figures(name, packing, monkeypatch):
     """The device ``meta`` has shapes and no data: whatever reads a value from it fails."""
     made = _learner(*OBJECTIVES[name], f"model.packing={packing}", device="meta")
-    read = []
-
-    def ones(figures):
-        read.append([figure.device.type for figure in figures])
-        return [1.0] * len(figures)
-
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # not for meta
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
-    with mock.patch.object(learner, "_read", ones):
-        done = made.learn(_batch(), 0, measure=False)
-    assert done.loss == done.grad_norm == 1
-    assert read == [["meta", "meta"]]
+    with mock.patch.object(step, "Fetch") as fetched:
+        made.learn(_batch(), 0, measure=False)
+    [(figures,)] = [call.args for call in fetched.call_args_list]
+    assert (figures.device.type, figures.shape) == ("meta", (2,))
     with pytest.raises((RuntimeError, NotImplementedError), match=r"[Mm]eta"):
         made.learn(_batch(), 1, measure=False)
+
+
+class _Fake:
+    """A step that a GPU computes, or a CPU has computed."""
+
+    def __init__(self, is_behind):
+        self.is_behind = self.is_computing = is_behind
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_figures_of_a_gpu_are_read_when_the_next_step_was_begun(is_behind):
+    read = []
+    begun = BegunSteps(lambda _, number: read.append(number))
+    for number in range(3):
+        begun.add(_Fake(is_behind), number)
+        assert read == list(range(number if is_behind else number + 1))
+        assert begun.is_computing == is_behind
+    begun.finish()
+    assert read == [0, 1, 2]
+    assert not begun.is_computing
 
 
 @pytest.mark.parametrize("packing", ["true", "false"])
@@ -137,10 +152,10 @@ def test_every_batch_of_layers_in_graphs_begins_with_a_mark_and_changes_no_numbe
     assert len(compiled) == 2
     assert all(how["options"]["triton.cudagraphs"] is True for how in compiled)
     with mock.patch.object(torch.compiler, "cudagraph_mark_step_begin") as mark:
-        for step in range(3):
-            one, other = (each.learn(_batch(), step, measure=False) for each in (plain, made))
-            assert one == other
-            assert mark.call_count == step + 1
+        for number in range(3):
+            one, other = (each.learn(_batch(), number, measure=False) for each in (plain, made))
+            assert (one.loss, one.grad_norm) == (other.loss, other.grad_norm)
+            assert mark.call_count == number + 1
         made.evaluate([_batch()], lambda: False)
         assert mark.call_count == 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from fmritok.errors import FmritokError
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.fidelity import time_course_error
-from fmritok.tokenizers.vae import delta_rules
+from fmritok.tokenizers.vae import delta_products, delta_rules, delta_walk
 from fmritok.tokenizers.vae.autoencoder import latent_of
 from fmritok.tokenizers.vae.delta import DeltaEncoder
 from fmritok.tokenizers.vae.delta_compiled import CompiledWalk
@@ -143,8 +144,32 @@ def test_products_stay_within_fp16_for_large_and_small_numbers():
             assert error(found[frame], exact[frame]) < 1e-3
         assert not found[3].any()
         alone = product(conv, x[:1], weights, (1, 1))
+        bound = lambda: 3 * x.abs().amax((1, 2, 3), keepdim=True)  # noqa: E731
+        assert error(product(conv, x, weights, (1, 1), bound)[:3], found[:3]) < 1e-3
         assert error(found[:1], alone) < 1e-3  # of another batch size, hence another order of sums
     assert error(conv(x.half(), weight.half(), None, 1, 1)[0].double(), exact[0] / 1e9) > 0.5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("step", [torch.relu, torch.nn.functional.silu, torch.tanh])
+def test_a_product_after_a_step_of_known_slope_does_not_measure_what_it_gets(step):
+    """On a GPU that would compute the step twice."""
+    x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
+    measured = []
+
+    def measure(x, channels=1):
+        measured.append(x)
+        return x.abs().amax((1, 2, 3), keepdim=True)
+
+    encoder = DeltaEncoder(lambda x: torch.nn.functional.conv2d(step(x), weight))
+    notes = encoder.base(x[:1]).notes_of(0)
+    with (
+        mock.patch.object(delta_products, "magnitude", measure),
+        mock.patch.object(delta_walk, "magnitude", measure),
+    ):
+        encoder.deviations(notes, x)
+    [read] = measured
+    assert torch.equal(read, x) == (step is not torch.tanh)
 
 
 def linear_attention(x: torch.Tensor) -> torch.Tensor:
@@ -227,6 +252,9 @@ def test_every_rule_is_exact_for_small_and_large_deviations():
         wrong = (found - exact).abs() / (scale + 1e-30)
         assert wrong[exact != 0].median() < 2e-7, name
         assert found.isfinite().all(), name
+        if name in delta_rules.SLOPES:
+            steepest = (found.double() / d.double()).abs().max()
+            assert steepest <= delta_rules.SLOPES[name] < 1.01 * steepest, name
 
 
 def test_a_step_without_a_rule_is_computed_and_named_once(images):

@@ -115,11 +115,18 @@ class DeltaEncoder:
     def _deviations(self, notes: Sequence[Note], deviations: Tensor) -> Tensor:
         return DeviationPass(self, notes).through(deviations)
 
-    def product(self, func: Callable[..., Tensor], x: Tensor, weight: Tensor, rest: Any) -> Tensor:
+    def product(
+        self,
+        func: Callable[..., Tensor],
+        x: Tensor,
+        weight: Tensor,
+        rest: Any,
+        bound: Callable[[], Tensor] | None = None,
+    ) -> Tensor:
         """Apply the weights of a convolution or linear layer to deviations, without the bias."""
         if not self.half:
             return func(x, weight.to(self.dtype), None, *rest)
-        return self._half_product(func, x, weight, rest)
+        return self._half_product(func, x, weight, rest, bound)
 
     def warn_of(self, name: str) -> None:
         """Say once that a step has no rule."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["HalfProducts"]
+__all__ = ["HalfProducts", "magnitude"]
 
 Tensor = torch.Tensor
 #: Bound on fp16 numbers before and after a product; a quarter of the largest.
@@ -51,7 +51,14 @@ class HalfProducts:
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}
 
-    def __call__(self, func: Callable[..., Tensor], x: Tensor, weight: Tensor, rest: Any) -> Tensor:
+    def __call__(
+        self,
+        func: Callable[..., Tensor],
+        x: Tensor,
+        weight: Tensor,
+        rest: Any,
+        bound: Callable[[], Tensor] | None = None,
+    ) -> Tensor:
         """Return the product in the type of the deviations.
 
         Parameters
@@ -62,12 +69,12 @@ class HalfProducts:
         weight : torch.Tensor
         rest : sequence
             Further arguments of ``func``, after the bias.
+        bound : callable, optional
+            Returns a bound of the magnitudes of each frame, with the axes of ``x``.
         """
         kept = self._kept.get(id(weight)) or self._keep(weight)
-        # Over channels first: a compiler does this together with the step that makes them.
         channels = -1 if func is torch.nn.functional.linear else 1
-        largest = torch.linalg.vector_norm(x, torch.inf, channels, keepdim=True)
-        largest = largest.amax(tuple(range(1, x.ndim)), keepdim=True)
+        largest = magnitude(x, channels) if bound is None else bound()
         factor = _power_of_two(_ROOM / (largest * kept.sum).clamp(_TINY))
         narrow = (x * factor).half()
         if x.is_cuda:
@@ -84,6 +91,15 @@ class HalfProducts:
         kept = _Kept(weight, (weight.float() * factor).half(), factor, most)
         self._kept[id(weight)] = kept
         return kept
+
+
+def magnitude(x: Tensor, channels: int = 1) -> Tensor:
+    """Return the largest magnitude of each frame; it has the axes of ``x``.
+
+    Over the axis of channels first: a compiler does this together with the step that makes them.
+    """
+    largest = torch.linalg.vector_norm(x, torch.inf, channels, keepdim=True)
+    return largest.amax(tuple(range(1, x.ndim)), keepdim=True)
 
 
 def _power_of_two(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["FORMULAS", "PRODUCTS", "ROOTS", "RULES", "SUMMED", "divide"]
+__all__ = ["FORMULAS", "PRODUCTS", "ROOTS", "RULES", "SLOPES", "SUMMED", "TERMS", "divide"]
 
 Tensor = torch.Tensor
 #: Softmax: from this deviation of a score on, the plain difference is exact enough.
@@ -85,15 +85,20 @@ def sigmoid(b: Tensor, d: Tensor) -> Tensor:
     return tanh(b / 2, d / 2) / 2
 
 
-def silu(b: Tensor, d: Tensor, inplace: bool = False) -> Tensor:
+def silu(b: Tensor, d: Tensor, inplace: bool = False, *, term: Tensor | None = None) -> Tensor:
     """With s the sigmoid: ``s(b + d) - s(b) = -s(b + d) s(-b) (e^-d - 1)``.
 
     On a GPU this is the step that takes longest, so it is spelled out with few functions.
     """
-    whole, rest = torch.sigmoid(b + d), torch.sigmoid(-b)
-    small = d.clamp(-_OVERFLOW, _OVERFLOW)
-    found = whole * (d - b * rest * torch.expm1(-small))
-    return torch.where(d.abs() < _OVERFLOW, found, (b + d) * whole - b * (1 - rest))
+    term = silu_term(b) if term is None else term
+    whole, small = torch.sigmoid(b + d), d.clamp(-_OVERFLOW, _OVERFLOW)
+    found = whole * (d - term * torch.expm1(-small))
+    return torch.where(d.abs() < _OVERFLOW, found, (b + d) * whole - (b - term))
+
+
+def silu_term(b: Tensor) -> Tensor:
+    """``b s(-b)``, which is ``b`` less the base's result."""
+    return b * torch.sigmoid(-b)
 
 
 def softmax(b: Tensor, d: Tensor, dim: int = -1, **_: Any) -> Tensor:
@@ -163,6 +168,11 @@ RULES: Mapping[str, Callable[..., Tensor]] = {
     "rsqrt": rsqrt, "sigmoid": sigmoid, "silu": silu, "softmax": softmax, "sqrt": sqrt,
     "square": power, "tanh": tanh,
 }  # fmt: skip
+#: What a rule needs of the base alone, which all frames share: its keyword ``term``.
+TERMS: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": silu_term}
+#: Largest slopes: a result deviates by no more than that many times the deviation. Not of steps
+#: that may flatten all of an image: products in fp16 would lose what is left.
+SLOPES: Mapping[str, float] = {"relu": 1.0, "silu": 1.1}
 #: Of two tensors that both deviate: ``rule(a, da, b, db)``.
 PRODUCTS: Mapping[str, Callable[..., Tensor]] = {
     "bmm": matmul, "div": divide, "imul": multiply, "itruediv": divide, "matmul": matmul,

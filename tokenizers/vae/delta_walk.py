@@ -6,14 +6,24 @@ calls becomes a ``step`` of the pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from fmritok.errors import FmritokError, expected
-from fmritok.tokenizers.vae.delta_rules import FORMULAS, PRODUCTS, ROOTS, RULES, SUMMED, divide
+from fmritok.tokenizers.vae.delta_products import magnitude
+from fmritok.tokenizers.vae.delta_rules import (
+    FORMULAS,
+    PRODUCTS,
+    ROOTS,
+    RULES,
+    SLOPES,
+    SUMMED,
+    TERMS,
+    divide,
+)
 
 if TYPE_CHECKING:
     from fmritok.tokenizers.vae.delta import DeltaEncoder
@@ -52,18 +62,21 @@ class _Carried(torch.Tensor):
     walk : _Pass
     whole : torch.Tensor, optional
         Base and deviation together, where they were computed together.
+    bound : callable, optional
+        Returns a bound of the magnitudes of each frame's deviations, which are not read for it.
     """
 
     value: Tensor
     walk: _Pass
     whole: Tensor | None
+    bound: Callable[[], Tensor] | None
 
     @staticmethod
     def __new__(cls, value: Tensor, walk: _Pass, whole: Tensor | None = None) -> _Carried:
         made: _Carried = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, value.shape, dtype=value.dtype, device=value.device
         )
-        made.value, made.walk, made.whole = value, walk, whole
+        made.value, made.walk, made.whole, made.bound = value, walk, whole, None
         return made
 
     @classmethod
@@ -133,6 +146,8 @@ class BasePass(_Pass):
             known = name in RULES or name in PRODUCTS
             results = [] if known else _new_numbers(name, made, named)
             noted = [one.value for one in carried] + results
+            if name in TERMS:
+                noted.append(TERMS[name](noted[0]))
             self.notes.append(tuple(value.to(self.encoder.dtype) for value in noted))
         return self.wrap(made)
 
@@ -150,7 +165,8 @@ class DeviationPass(_Pass):
             return self.non_linear(name, func, args, named, next(self.notes))
         plain, plain_named = _values((args, named), self.encoder.dtype)
         if name in _WEIGHTED:
-            return self.wrap(self.encoder.product(func, plain[0], plain[1], plain[3:]))
+            made = self.encoder.product(func, plain[0], plain[1], plain[3:], args[0].bound)
+            return self.wrap(made)
         whole = self.whole(func, args, named)
         if name == "pad":  # what is added does not deviate
             plain, plain_named = plain[:2], {}
@@ -178,9 +194,15 @@ class DeviationPass(_Pass):
         elif name in RULES:
             if name in ROOTS:
                 plain_named["whole"] = wholes[0]
+            if name in TERMS:
+                plain_named["term"] = note[1]
             made = RULES[name](note[0], *plain, **plain_named)
         else:
             return self.wrap(self.without_rule(name, func, (args, named), note))
+        if name in SLOPES:
+            found = self.wrap(made)
+            found.bound = lambda: SLOPES[name] * magnitude(plain[0])
+            return found
         if name not in SUMMED:
             return self.wrap(made)
         pairs = zip(carried, wholes, note, strict=True)

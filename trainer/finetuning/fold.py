@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from fmritok.errors import expected
 from fmritok.trainer.config import Config, TrainConfig
-from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.data.windows import Windows
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.evaluation.crossval import metrics_of
@@ -39,6 +39,7 @@ from fmritok.trainer.record.checkpoint import Checkpoint
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.sharding import whole_tensors
+from fmritok.trainer.training.step import BegunSteps, Step
 from fmritok.trainer.training.stopping import StopRequest
 
 __all__ = ["FoldTraining"]
@@ -174,20 +175,28 @@ class FoldTraining:
         batches = self.windows.batches(
             windows, seen=course.seen, workers=self.workers, pin_memory=self.device.type == "cuda"
         )
+        begun = BegunSteps(self._settle)
         for batch in batches:
             with torch.random.fork_rng(devices=self._devices):
                 torch.manual_seed(self.job.seed(STEP, course.step))
                 done = self.learner.learn(batch, course.step, measure=False)
-            if not done.is_finite:
-                raise self._not_finite(batch, done.loss)
+            begun.add(done, batch.runs)
             course.step, course.seen = course.step + 1, batch.seen
-            course.loss, course.losses = course.loss + done.loss, course.losses + 1
             if stop.signal:
+                begun.finish()
                 self._save()
                 raise self._stopped(stop.signal)
             share = course.seen / len(windows)
             self.told((course.epoch + share) / self.job.config.train.epochs)
+        begun.finish()
         course.epoch, course.seen = course.epoch + 1, 0
+
+    def _settle(self, done: Step, runs: Tensor) -> None:
+        """Read the loss of a step."""
+        if not done.is_finite:
+            raise self._not_finite(runs, done.loss)
+        self.course.loss += done.loss
+        self.course.losses += 1
 
     def _validate(self) -> None:
         """Score the validation side, and keep the weights of the best epoch."""
@@ -277,9 +286,9 @@ class FoldTraining:
             signal,
         )  # fmt: skip
 
-    def _not_finite(self, batch: Batch, loss: float) -> TrainingError:
-        runs = ", ".join(sorted(set(self.windows.index.run_id[batch.runs.numpy()].tolist()))[:5])
+    def _not_finite(self, runs: Tensor, loss: float) -> TrainingError:
+        names = ", ".join(sorted(set(self.windows.index.run_id[runs.numpy()].tolist()))[:5])
         return TrainingError(
-            expected("Loss", f"of {self.job.name} on the runs {runs}", "finite numbers",
+            expected("Loss", f"of {self.job.name} on the runs {names}", "finite numbers",
                      f"{loss}", "Check these runs with `fmritok verify`; else lower optim.lr.")
         )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,26 +30,10 @@ from fmritok.trainer.training.optim import (
     weight_decay,
 )
 from fmritok.trainer.training.sharding import exchanging_gradients, shard_model, whole
+from fmritok.trainer.training.step import Step
 from fmritok.trainer.training.stretching import stretched
 
-__all__ = ["Learner", "Step"]
-
-
-class Step(NamedTuple):
-    """Result of a step, over all processes."""
-
-    loss: float
-    grad_norm: float
-    lr: float
-    measures: dict[str, float]
-    """empty unless requested"""
-    n_windows: int
-    n_frames: int
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether loss and gradient are finite; otherwise the weights were not changed."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+__all__ = ["Learner"]
 
 
 class Learner:
@@ -104,6 +88,9 @@ class Learner:
         self.optimizer = build_optimizer(groups, config.optim)
         self._wrapped: nn.Module = model
         self._graphs = False
+        self._copying: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def prepare(self) -> None:
         """Compile the model, and connect it to the other processes."""
@@ -118,7 +105,7 @@ class Learner:
             self._wrapped = DistributedDataParallel(self.model)
 
     def learn(self, batch: Batch, step: int, *, measure: bool) -> Step:
-        """Take one step. The host reads from the device once, when all gradients are there.
+        """Begin one step. The host waits for nothing that a GPU computes.
 
         Parameters
         ----------
@@ -142,15 +129,12 @@ class Learner:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, (self.ranks.size / totals[""].n_values).float())
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip or math.inf))
-        values = _read([*(mean.value for mean in totals.values()), norm])
-        figures = dict(zip([*totals, "norm"], values, strict=True))
-        loss, grad_norm = figures.pop(""), figures.pop("norm")
-        done = Step(loss, grad_norm, lr, figures, n_windows, n_frames)
-        if done.is_finite:
-            self.optimizer.step()
-            self.model.after_step(step / self.n_steps)
+        self.optimizer.step()
+        self.model.after_step(step / self.n_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        return done
+        measures = {name: mean.value for name, mean in totals.items()}
+        loss = measures.pop("")
+        return Step(loss, norm, measures, lr=lr, n_windows=n_windows, n_frames=n_frames)
 
     def evaluate(
         self, batches: Iterable[Batch], stopped: Callable[[], object]
@@ -175,13 +159,26 @@ class Learner:
         with self.autocast():  # one for all parts: weights are cast to bfloat16 once a step
             for part in parts:
                 with exchanging_gradients(self._wrapped, part is parts[-1]):
-                    seen = stretched(part.to(self.device), self.config.data)
+                    seen = stretched(self._moved(part), self.config.data)
                     output = self._forward(self._wrapped, seen, progress=progress, measure=measure)
                     with torch.autocast(self.device.type, enabled=False):
                         torch.autograd.backward(output.loss.total)
                 detached = Mean(output.loss.total.detach(), output.loss.n_values)
                 outputs.append(output._replace(loss=detached))
         return outputs
+
+    def _moved(self, batch: Batch) -> Batch:
+        """Copy a batch to the device, while a GPU still computes the step before."""
+        if self._copying is None:
+            return batch.to(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copying):
+            moved = batch.to(self.device)
+        computing.wait_stream(self._copying)
+        for value in moved:
+            if isinstance(value, Tensor) and value.is_cuda:
+                value.record_stream(computing)
+        return moved
 
     def _forward(
         self, model: nn.Module, batch: Batch, *, progress: float, measure: bool
@@ -230,9 +227,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(trains)
-
-
-def _read(figures: list[Tensor]) -> list[float]:
-    """Return figures of the device to the host, in one copy."""
-    values: list[float] = torch.stack([figure.double() for figure in figures]).tolist()
-    return values

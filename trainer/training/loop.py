@@ -8,10 +8,11 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from fmritok.device import peak_memory
 from fmritok.errors import expected
@@ -40,10 +41,11 @@ from fmritok.trainer.record.resuming import (
 from fmritok.trainer.record.saved_group import SavedGroup
 from fmritok.trainer.training.display import TrainingDisplay
 from fmritok.trainer.training.faults import losing_others, within_memory
-from fmritok.trainer.training.learner import Learner, Step
+from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.progress import Position, Summary
 from fmritok.trainer.training.setup import Setup
 from fmritok.trainer.training.sharding import WholeTensors, whole_tensors
+from fmritok.trainer.training.step import BegunSteps, Step
 from fmritok.trainer.training.stopping import StopRequest
 
 __all__ = ["Trainer"]
@@ -52,6 +54,15 @@ _MORE_MEMORY = (
     "Start a new training with a smaller data.batch_size or data.window, a larger train.accumulate "
     "(the batch in parts) or model.checkpointing=full. --init-from takes the weights of this one."
 )
+
+
+class _Noted(NamedTuple):
+    """What the metrics say of a step besides its figures."""
+
+    step: int
+    epoch: int
+    runs: Tensor
+    logged: bool
 
 
 class Trainer:
@@ -203,37 +214,44 @@ class Trainer:
 
     def _train(self, meter: Meter, stop: StopRequest, display: TrainingDisplay) -> None:
         """Train, validate and save until the end or a signal."""
-        if self._validate_if_due(stop, display):  # left undone before the resume
+        if self._is_validation_due and self._validate(stop, display):  # left undone
             self._save()
+        begun = BegunSteps(partial(self._settle, meter, display))
         while self.position.step < self.n_steps:
-            row = self._step(meter)
-            display.step_done(row["step"], row["loss"], meter.overall)
-            self._validate_if_due(stop, display)
+            self._step(meter, begun)
+            if self._is_validation_due:
+                begun.finish()
+                self._validate(stop, display)
             step = self.position.step
             signal = stop.agreed(self.ranks)
             due = step % self.config.train.checkpoint_every == 0
             if signal or due or step == self.n_steps:
+                begun.finish()
                 self._save()
             if signal and (step < self.n_steps or self._is_validation_due):
                 raise self._stopped(signal)
 
-    def _step(self, meter: Meter) -> dict[str, Any]:
-        """Train on the next batch, and write its metrics."""
-        step = self.position.step
-        logged = (step + 1) % self.config.train.log_every == 0 or step + 1 == self.n_steps
-        batch = meter.next()
-        done = self.learner.learn(batch, step, measure=logged)
-        if not done.is_finite:
-            raise self._not_finite(batch, done)
+    def _step(self, meter: Meter, begun: BegunSteps[_Noted]) -> None:
+        """Begin to train on the next batch."""
+        step = self.position.step + 1
+        logged = step % self.config.train.log_every == 0 or step == self.n_steps
+        batch = meter.next(lambda: begun.is_computing)
+        done = self.learner.learn(batch, step - 1, measure=logged)
         seen = done.n_windows
         if batch.epoch == self.position.epoch:
             seen += self.position.seen
-        self.position = replace(self.position, step=step + 1, epoch=batch.epoch, seen=seen)
+        self.position = replace(self.position, step=step, epoch=batch.epoch, seen=seen)
+        begun.add(done, _Noted(step, batch.epoch, batch.runs, logged))
+
+    def _settle(self, meter: Meter, display: TrainingDisplay, done: Step, noted: _Noted) -> None:
+        """Read the figures of a step, and write its metrics."""
+        if not done.is_finite:
+            raise self._not_finite(done, noted)
         rate = meter.finish(done.n_frames * self.group.n_tokens)
         self._last_measures = done.measures or self._last_measures
         row = {
-            "step": step + 1,
-            "epoch": batch.epoch,
+            "step": noted.step,
+            "epoch": noted.epoch,
             **done.measures,
             "loss": done.loss,
             "lr": done.lr,
@@ -242,13 +260,11 @@ class Trainer:
             "memory_bytes": peak_memory(self.device),
         }
         if self.metrics is not None:
-            self.metrics.write("train", row, plot=logged)
-        return row
+            self.metrics.write("train", row, plot=noted.logged)
+        display.step_done(noted.step, done.loss, meter.overall)
 
-    def _validate_if_due(self, stop: StopRequest, display: TrainingDisplay) -> bool:
-        """Validate if it is due; return whether a validation was completed."""
-        if not self._is_validation_due:
-            return False
+    def _validate(self, stop: StopRequest, display: TrainingDisplay) -> bool:
+        """Validate; return whether it was completed."""
         step = self.position.step
         # Several processes finish a validation: they sum their figures together.
         figures = self.learner.evaluate(
@@ -289,14 +305,13 @@ class Trainer:
             signal,
         )  # fmt: skip
 
-    def _not_finite(self, batch: Batch, step: Step) -> TrainingError:
-        shares = [self.index.run_id[batch.runs.cpu().numpy()].tolist()] * self.ranks.size
+    def _not_finite(self, step: Step, noted: _Noted) -> TrainingError:
+        shares = [self.index.run_id[noted.runs.cpu().numpy()].tolist()] * self.ranks.size
         if self.ranks.size > 1:
             dist.all_gather_object(shares, shares[0])
         runs = ", ".join(sorted({run for share in shares for run in share}))
-        number = self.position.step + 1
         return TrainingError(
-            expected("Loss of step", f"{number} on the runs {runs}", "finite numbers",
+            expected("Loss of step", f"{noted.step} on the runs {runs}", "finite numbers",
                      f"loss {step.loss} and gradient norm {step.grad_norm}",
                      "Check these runs with `fmritok verify`; else lower optim.lr.")
         )  # fmt: skip
