@@ -107,7 +107,8 @@ def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor of the host on a device, without waiting for the device."""
     if device.type == "cuda" and x.device.type == "cpu":
         with current(device):
-            x = x.pin_memory()
+            # Rows that an expanded tensor has once in memory cannot be pinned as they are.
+            x = x.contiguous().pin_memory()
     return x.to(device, non_blocking=True)
 
 

@@ -300,7 +300,7 @@ class TrainConfig:
         and its resumption, differ in the order of sums.
     graphs : bool
         Replay compiled layers as CUDA graphs, which helps where the host limits small batches.
-        Only with one process, ``accumulate`` 1 and windows of one length. Not tested on a GPU.
+        Only with one process, ``accumulate`` 1 and windows of one length.
     """
 
     seed: int = 0

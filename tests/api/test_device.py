@@ -128,6 +128,10 @@ class Host:
     def __init__(self, done):
         self.done = done
 
+    def contiguous(self):
+        self.done.append("contiguous")
+        return self
+
     def pin_memory(self):
         self.done.append("pinned")
         return self
@@ -137,7 +141,10 @@ class Host:
 
 
 def test_tensors_are_pinned_for_a_gpu_and_sent_without_waiting(monkeypatch):
-    """Pinning uses the current GPU of the thread, which may be another one."""
+    """Pinning uses the current GPU of the thread, which may be another one.
+
+    It fails for expanded tensors, whose rows are one row in memory.
+    """
     gpu, done = torch.device("cuda:1"), []
 
     @contextmanager
@@ -148,7 +155,7 @@ def test_tensors_are_pinned_for_a_gpu_and_sent_without_waiting(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", as_current)
     send(Host(done), gpu)
-    assert done == [("begin", gpu), "pinned", ("end", gpu), (gpu, True)]
+    assert done == [("begin", gpu), "contiguous", "pinned", ("end", gpu), (gpu, True)]
     x = torch.ones(3)
     assert send(x, torch.device("cpu")) is x
     assert torch.equal(fetch(x), x)

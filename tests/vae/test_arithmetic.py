@@ -56,6 +56,8 @@ def test_cudnn_tries_its_kernels_within_only():
     assert torch.backends.cudnn.benchmark is False
     with equal_batches():
         assert torch.backends.cudnn.benchmark is True
+        with equal_batches(tries=False):
+            assert torch.backends.cudnn.benchmark is False
     with pytest.raises(RuntimeError, match="stop"), equal_batches():
         raise RuntimeError("stop")
     assert torch.backends.cudnn.benchmark is False

@@ -30,17 +30,18 @@ def choose(arithmetic, device="auto", batch_size=None, compile=None) -> Executio
 
 def test_a_cpu_takes_true_fp32_in_small_batches(no_gpu):
     assert choose_arithmetic("auto", "auto") == "fp32"
-    assert choose("fp32") == Execution("fp32", "cpu", 16, 8, False, False)
-    assert choose("bf16") == Execution("bf16", "cpu", 16, 8, True, False)
-    assert choose("delta") == Execution("delta", "cpu", 16, 64, False, False)
+    assert choose("fp32") == Execution("fp32", "cpu", 16, 8, False, False, False)
+    assert choose("bf16") == Execution("bf16", "cpu", 16, 8, True, False, False)
+    assert choose("delta") == Execution("delta", "cpu", 16, 64, False, False, False)
 
 
 def test_a_gpu_takes_delta_in_large_batches(a_gpu):
     assert choose_arithmetic("auto", "auto") == choose_arithmetic("auto", "cuda:1") == "delta"
     assert choose_arithmetic("auto", "cpu") == "fp32"
-    assert choose("delta") == Execution("delta", "cuda", 128, 512, True, True)
-    assert choose("fp32", "cuda:1") == Execution("fp32", "cuda", 288, 8, False, False)
-    assert choose("bf16", "cuda") == Execution("bf16", "cuda", 288, 8, True, True)
+    assert choose("delta") == Execution("delta", "cuda", 128, 512, True, True, True)
+    assert choose("fp32", "cuda:1") == Execution("fp32", "cuda", 288, 8, False, False, True)
+    assert not choose("delta", compile=False).tries_kernels
+    assert choose("bf16", "cuda") == Execution("bf16", "cuda", 288, 8, True, True, True)
 
 
 def test_what_the_user_says_is_done(a_gpu):

@@ -109,11 +109,11 @@ def fp32_products(arithmetic: str, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def equal_batches() -> Iterator[None]:
+def equal_batches(tries: bool = True) -> Iterator[None]:
     """Let cuDNN try its kernels within, once for each shape: it pays if batches are of one size."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
-    cudnn.benchmark = True
+    cudnn.benchmark = tries
     try:
         yield
     finally:

@@ -113,7 +113,8 @@ class SliceAutoencoder:
                 if self._arithmetic == "delta":
                     assert means is not None
                     return self._by_position(self._delta, slices, means, fill)
-                with rounded(self._arithmetic, self.device), equal_batches():
+                tries = equal_batches(self._execution.tries_kernels)
+                with rounded(self._arithmetic, self.device), tries:
                     return self._by_frame(slices, fill)
 
         return self._within_memory(work)
@@ -169,9 +170,12 @@ class SliceAutoencoder:
         blank = torch.full((1, 3, *slices[0].shape[2:]), fill, device=self.device)
         empty = delta.base(blank).latents[0].float()
         along = [
-            encode_positions(delta, *axis, empty, fill, frames=self._fitting)
+            encode_positions(
+                delta, *axis, empty, fill,
+                frames=self._fitting, tries_kernels=self._execution.tries_kernels,
+            )
             for axis in zip(slices, means, strict=True)
-        ]
+        ]  # fmt: skip
         return torch.stack(along)
 
     def _encode_batch(self, slices: torch.Tensor, fill: float) -> torch.Tensor:

@@ -31,6 +31,8 @@ class Execution:
         Memory layout of convolutions.
     compile : bool
         Whether the encoder goes through ``torch.compile``.
+    tries_kernels : bool
+        Whether cuDNN tries its kernels on the first batch. In true fp32 that takes 20 s.
     """
 
     arithmetic: str
@@ -39,6 +41,7 @@ class Execution:
     block_frames: int
     channels_last: bool
     compile: bool
+    tries_kernels: bool
 
     def notes(self) -> dict[str, Any]:
         """Return all of it by name, to be recorded."""
@@ -65,8 +68,10 @@ def choose_execution(
         As the user named it, such as ``auto`` or ``cuda:1``.
     batch_size : int, optional
     compile : bool, optional
+        False is for few volumes: cuDNN tries no kernels either.
     """
     kind = _kind(device)
+    tries_kernels = kind == "cuda" and compile is not False
     on_gpu, half = kind == "cuda", arithmetic in ("bf16", "fp16")
     if batch_size is None:
         # All slices of a volume, or enough frames for large products; a CPU gains nothing by more.
@@ -82,7 +87,9 @@ def choose_execution(
     if arithmetic == "delta":  # the mean is encoded once a block
         block_frames = 512 if on_gpu else 64
     channels_last = half or (on_gpu and arithmetic != "fp32")
-    return Execution(arithmetic, kind, batch_size, block_frames, channels_last, compile)
+    return Execution(
+        arithmetic, kind, batch_size, block_frames, channels_last, compile, tries_kernels
+    )
 
 
 def _kind(device: str) -> str:

@@ -21,6 +21,7 @@ def encode_positions(
     fill: float,
     *,
     frames: int,
+    tries_kernels: bool,
 ) -> torch.Tensor:
     """Encode the slices along one axis.
 
@@ -35,6 +36,8 @@ def encode_positions(
         Latent of a slice that is all ``fill``. Positions of nothing else are not encoded.
     frames : int
         Frames in a batch. The last is filled up, because another size may round differently.
+    tries_kernels : bool
+        Whether cuDNN tries its kernels on the first batch.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def encode_positions(
                 part = slices[first : first + frames, position] - means[position]
                 filled = part.new_zeros(frames, *part.shape[1:])
                 filled[: len(part)] = part
-                with equal_batches():
+                with equal_batches(tries_kernels):
                     found = encoder.deviations(notes, _colour(filled))[: len(part)]
                 latents[first : first + len(part), position] = (latent + found).float()
     return latents

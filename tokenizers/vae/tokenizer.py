@@ -69,7 +69,7 @@ class VaeTokenizer(VolumeTokenizer):
     device : str
         Where to encode; ``auto`` takes a GPU if there is one.
     compile : bool, optional
-        Whether to run the encoder through ``torch.compile``.
+        Whether to run the encoder through ``torch.compile``. False is for few volumes.
     dtype : str, optional
         Older name of ``arithmetic``, in the notes of older stores.
 
