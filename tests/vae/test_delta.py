@@ -351,6 +351,21 @@ def test_time_courses_of_a_real_run_are_kept(run, mode):
         assert plain.median > 10 * delta.median
 
 
+@pytest.mark.parametrize("mode", ["max", "zscore"])
+def test_a_base_pass_in_float32_changes_little_but_the_mean(run, mode, monkeypatch):
+    """As on a GPU: by less than the plain encoder in float32 does."""
+    frames = run.frames_at(range(run.n_frames))
+    plain = some_latents(run, mode, "fp32", frames)
+    exact = some_latents(run, mode, "delta", frames)
+    monkeypatch.setattr(DeltaEncoder, "_base_dtype", lambda *_: torch.float32)
+    found = some_latents(run, mode, "delta", frames)
+    assert 0 < time_course_error(found, exact).median < 0.001
+    std = exact.std(0)
+    offset, usual = (np.median((np.abs(x.mean(0) - exact.mean(0)) / std)[std > 0])
+                     for x in (found, plain))  # fmt: skip
+    assert 0 < offset < min(usual, 0.001)
+
+
 def test_a_wild_frame_costs_only_itself(run):
     """A frame that moved by five voxels is encoded too, and the others do not notice it."""
     frames = run.frames_at(range(6))
