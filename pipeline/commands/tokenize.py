@@ -28,8 +28,8 @@ from fmritok.terminal import remark
 if TYPE_CHECKING:
     from fmritok.pipeline.catalog.cohort import Cohort
     from fmritok.pipeline.tokenization.dask_faults import Outcome
+    from fmritok.pipeline.tokenization.job import Job, RunTask
     from fmritok.pipeline.tokenization.plan import PlannedGroup
-    from fmritok.pipeline.tokenization.task import Job, RunTask
 
 Function = Callable[..., Any]
 
@@ -255,8 +255,8 @@ def tokenize(
         measured_error,
         with_measured_notes,
     )
+    from fmritok.pipeline.tokenization.job import Job
     from fmritok.pipeline.tokenization.plan import check_cohort, commit_plan
-    from fmritok.pipeline.tokenization.task import Job
 
     if scheduler and cluster:
         raise click.UsageError("--scheduler uses a cluster that is there; --cluster starts one. "
