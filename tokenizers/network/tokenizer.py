@@ -18,7 +18,8 @@ import scipy.sparse
 from fmritok.errors import FmritokError, RunError, expected
 from fmritok.terminal import spreadsheet_cell
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid
-from fmritok.tokenizers.network.atlas import EMBEDDED_ATLAS, Atlas, load_atlas
+from fmritok.tokenizers.network.atlas import Atlas, load_atlas
+from fmritok.tokenizers.network.atlas_table import EMBEDDED_ATLAS
 from fmritok.tokenizers.network.columns import find_parcels
 from fmritok.tokenizers.spaces import ParcelSpace, SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
@@ -35,7 +36,7 @@ class NetworkTokenizer(SeriesTokenizer):
     ----------
     atlas : str
         ``seitzman300`` (shipped with nilearn), or the path of a table; see
-        :mod:`fmritok.tokenizers.network.atlas`.
+        :mod:`fmritok.tokenizers.network.atlas_table`.
     band : tuple of float, optional
         Pass band: lowest and highest frequency, Hz. None: no filter.
     tr : float, optional
