@@ -20,22 +20,14 @@ from torch.utils.data import DataLoader
 from fmritok.errors import ProvenanceMismatchError, StoreError
 from fmritok.pipeline.store.chunks import shard_files
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.trainer.data.drawing import all_windows, random_windows
 from fmritok.trainer.data.loader import _as_it_is
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
-from fmritok.trainer.data.reading import (
-    Meter,
-    WindowReader,
-    window_loader,
-)
-from fmritok.trainer.data.windows import (
-    Request,
-    RunIndex,
-    WindowBatches,
-    all_windows,
-    random_windows,
-)
+from fmritok.trainer.data.reading import WindowReader, window_loader
+from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches
 from fmritok.trainer.data.workers import prepare_worker
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.record.throughput import Meter
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
 
 

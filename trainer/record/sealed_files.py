@@ -1,4 +1,7 @@
-"""Files of a folder that are compared with their sha256 before they are read."""
+"""A folder of an encoder: files compared with their sha256, named by a state that has its digest.
+
+Checkpoints and model folders are of this kind.
+"""
 
 from __future__ import annotations
 
