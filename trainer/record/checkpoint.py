@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fmritok.errors import expected
+from fmritok.pipeline.store.disk import sync_folder
 from fmritok.pipeline.store.documents.seal import canonical_json
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.record.encoder_folder import WEIGHTS, EncoderFolder
@@ -89,12 +89,12 @@ def write_checkpoint(
         whole["files"] = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
         (partial / _STATE).write_bytes(canonical_json(with_digest(whole)))
         for path in (*partial.iterdir(), partial):
-            sync(path)
+            sync_folder(path)
         _put_in_place(partial, target)
     except (OSError, SafetensorError):
         shutil.rmtree(partial, ignore_errors=True)  # make room
         raise
-    sync(target.parent)
+    sync_folder(target.parent)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -193,15 +193,6 @@ class Checkpoint(EncoderFolder):
         # Parameters that never had a gradient have no state. Format 1 cannot tell this from damage.
         lacking = self.is_sealed or not self.step
         load_optimizer_state(self.files.path(_OPTIMIZER), model, optimizer, lacking=lacking)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
