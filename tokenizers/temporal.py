@@ -6,15 +6,16 @@ float64, a block of places at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import RunError, expected
+from fmritok.errors import FmritokError, RunError, expected, wrong_usage
 
-__all__ = ["bandpass", "resample", "resampled_frames", "standardize", "varying"]
+__all__ = ["bandpass", "check_tr", "resample", "resampled_frames", "standardize", "varying"]
 
 Series = npt.NDArray[np.float32]
 
@@ -80,6 +81,23 @@ def bandpass(series: Series, tr: float, low: float, high: float) -> Series:
         lambda x: sosfiltfilt(sos, x - x.mean(axis=1, keepdims=True), axis=1),
         series.shape[1],
     )
+
+
+def check_tr(option: str, tr: float | None) -> None:
+    """Refuse seconds between token frames that are no number above 0; None is no resampling.
+
+    Raises
+    ------
+    FmritokError
+    """
+    if tr is None:
+        return
+    is_number = isinstance(tr, int | float) and not isinstance(tr, bool)
+    if not (is_number and math.isfinite(tr) and tr > 0):
+        raise wrong_usage(FmritokError(
+            expected("Option", option, "seconds between frames, above 0, or null", repr(tr),
+                     f"Change it with --set {option}=SECONDS.")
+        ))  # fmt: skip
 
 
 def resampled_frames(

@@ -82,7 +82,8 @@ def repetition_time(
     if sidecar.n_times and n_frames and sidecar.n_times != n_frames:
         questions.append((told, "the sidecar lists the times of another number of frames"))
     if given is not None:
-        problem = "" if _can_be(given) else _refusal("given with --tr", given, "Correct --tr.")
+        advice = f"Correct --tr{_unit(given)}."
+        problem = "" if _can_be(given) else _refusal("given with --tr", given, advice)
         return Seconds(given, problem, tuple(questions))
     is_lost = not _can_be(header) or (header == _LOST_TR and not _among(header, usual or [header]))
     if _can_be(sidecar.tr):

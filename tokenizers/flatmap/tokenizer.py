@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from fmritok.errors import FmritokError, RunError, expected
+from fmritok.errors import FmritokError, RunError, expected, wrong_usage
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.flatmap.cortex import (
     EMBEDDED_TEMPLATE,
@@ -32,7 +32,7 @@ from fmritok.tokenizers.flatmap.shading import sulcal_shading
 from fmritok.tokenizers.spaces import SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
-from fmritok.tokenizers.temporal import resample, resampled_frames, standardize, varying
+from fmritok.tokenizers.temporal import check_tr, resample, resampled_frames, standardize, varying
 
 __all__ = ["FlatmapTokenizer", "Resampling", "Standardize"]
 
@@ -88,11 +88,12 @@ class FlatmapTokenizer(SeriesTokenizer):
             ("move_surfaces", move_surfaces, (True, False)),
         ):
             if value not in values:
-                raise FmritokError(
+                raise wrong_usage(FmritokError(
                     expected("Option", f"flatmap.{option}", f"one of {', '.join(map(str, values))}",
                              repr(value), f"Choose one with --set flatmap.{option}=VALUE.")
-                )  # fmt: skip
+                ))  # fmt: skip
         self.reference = template
+        check_tr("flatmap.tr", tr)
         self.tr = tr
         self.standardize = standardize
         self.resampling = resampling

@@ -209,10 +209,11 @@ def _cohort(task: Task, runs: pd.DataFrame, where: Sequence[str]) -> pd.DataFram
             )  # fmt: skip
         there = sorted(set(runs[column].astype(str)))
         if not set(values) & set(there):
+            value = there[0] if len(there) == 1 else "VALUE"
             raise ConfigError(
                 expected("Runs", f"of task {task.name}", f"{column} {' or '.join(values)}",
                          f"{column} {', '.join(there) or 'of no run'}",
-                         f"If these runs are meant, give --where {column}=VALUE.")
+                         f"If these runs are meant, give --where {column}={value}.")
             )  # fmt: skip
         conditions += [f"{column}={value}" for value in values if value in there]
     return runs_where(runs, conditions)
