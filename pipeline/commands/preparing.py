@@ -32,7 +32,7 @@ def tokenizer_options(function: Function) -> Function:
                      "about a minute on a GPU; a volume then takes a quarter to a half of the "
                      "time."),
         click.option("--batch-size", type=click.IntRange(1), show_default="by the device",
-                     help="vae: slices encoded together. Half of them are if memory runs out."),
+                     help="vae: slices encoded together; halved when memory runs out."),
         click.option("--arithmetic", "--dtype", "arithmetic", default="auto", show_default=True,
                      type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16", "delta"]),
                      help="vae: arithmetic of the autoencoder; the error of all but fp32 is "
@@ -56,7 +56,7 @@ def tokenizer_options(function: Function) -> Function:
                      help="Name of the token group, one for each --tokenizer; default: the "
                      "tokenizer's name."),
         click.option("--tokenizer", "tokenizers", multiple=True, metavar="NAME",
-                     show_default="vae, for parcels network",
+                     show_default="vae; network for --dataset parcels",
                      help="Tokenizer, such as vae, flatmap or network; repeat it to encode each "
                      "run with several."),
     ):  # fmt: skip
@@ -88,9 +88,9 @@ def prepare(options: dict[str, Any], store: str) -> tuple[Cohort, list[PlannedGr
         except StoreError as error:
             raise wrong_usage(error) from error.__cause__
     settings = _settings(options)
-    unused = set(settings) - set(tokenizers) - {"vae"}
-    if unused:
-        raise click.UsageError(f"--set: {min(unused)} is not among the tokenizers of this call")
+    for other in sorted(set(settings) - set(tokenizers) - {"vae"}):
+        raise click.UsageError(f"--set: expected an option of {', '.join(tokenizers)}, got one of "
+                               f"{other}. Add --tokenizer {other}, or leave it out.")  # fmt: skip
     groups = []
     for tokenizer, name in zip(tokenizers, names, strict=True):
         arguments = settings.get(tokenizer, {})
@@ -145,6 +145,7 @@ def _settings(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
         key, equals, value = text.partition("=")
         tokenizer, dot, option = key.partition(".")
         if not (equals and dot and option):
-            raise click.UsageError(f"--set: expected TOKENIZER.OPTION=VALUE, got {text!r}")
+            raise click.UsageError(f"--set: expected TOKENIZER.OPTION=VALUE, got {text!r}. "
+                                   "For example: --set network.atlas=FOLDER")  # fmt: skip
         settings.setdefault(tokenizer, {})[option] = yaml.safe_load(value)
     return settings

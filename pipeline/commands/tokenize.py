@@ -22,7 +22,7 @@ from fmritok.pipeline.commands.tokenize_output import (
     report,
 )
 from fmritok.progress import Progress
-from fmritok.terminal import remark
+from fmritok.terminal import Verbosity, remark, verbosity
 
 if TYPE_CHECKING:
     from fmritok.pipeline.tokenization.dask_faults import Outcome
@@ -139,7 +139,8 @@ def tokenize(
             estimate(cohort, planned, location, timed=dry_run, error=error)
             for planned, error in zip(groups, errors, strict=True)
         ]
-    print_estimates(estimates, store)
+    if dry_run or verbosity() > Verbosity.QUIET:
+        print_estimates(estimates, store)
     if dry_run:
         with told_apart("plan", store):
             check_cohort(location, groups, cohort, redo=redo, say=remark)
