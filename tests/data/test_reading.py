@@ -27,7 +27,6 @@ from fmritok.trainer.data.reading import WindowReader, window_loader
 from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches
 from fmritok.trainer.data.workers import prepare_worker
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.record.throughput import Meter
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
 
 
@@ -106,17 +105,6 @@ def test_a_store_in_memory_cannot_be_read_by_workers(make_store):
     with pytest.raises(ConfigError, match=r"--loader-workers: expected 0, because memory://"):
         window_loader(group, index, _batches(index), workers=1)
     assert next(iter(window_loader(group, index, _batches(index), workers=0))).n_frames > 0
-
-
-def test_the_meter_tells_waiting_from_working(monkeypatch):
-    clock = iter([0.0, 9.0, 10.0, 10.0, 11.0, 14.0])  # before, after next; finish
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    meter = Meter(["a", "b"])
-    assert meter.next() == "a"
-    assert meter.finish(100) == (10.0, 0.9)
-    assert meter.next() == "b"
-    assert meter.finish(100) == (25.0, 0.25)
-    assert meter.overall == (25.0, 0.25)  # the first step started the workers
 
 
 def test_windows_of_any_length_are_read_to_their_places(opened):
