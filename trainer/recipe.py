@@ -52,9 +52,8 @@ def read_recipe(name_or_path: str, package: str = _PACKAGE) -> Tree:
     ConfigError
         If there is no such recipe, or it is not a tree of options.
     """
-    tree = read_yaml(
-        package, name_or_path, what="Recipe", wanted="a tree of options", see="See recipe tiny."
-    )
+    see = f"For an example see `--recipe {recipe_names(package)[-1]} --print-config`."
+    tree = read_yaml(package, name_or_path, what="Recipe", wanted="a tree of options", see=see)
     if tree is None:
         wanted = f"{', '.join(recipe_names(package))} or the path of a YAML file"
         raise ConfigError(

@@ -57,16 +57,19 @@ class CheckedYaml:
     def mapping(
         self, value: Any, where: str, keys: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Return a mapping with text keys, which must be among ``keys`` if they are given."""
+        """Return a mapping with text keys, which must be among ``keys`` if they are given.
+
+        ``where`` is the key whose value it is; empty for the whole file.
+        """
         if not isinstance(value, dict):
-            raise self.refusal(where, "keys with values", repr(value), "Correct it.")
+            raise self.refusal(where or "content", "keys with values", repr(value), "Correct it.")
         found = {str(key): one for key, one in value.items()}
         known = found if keys is None else keys
         for key in found:
             if key not in known:
                 near = get_close_matches(key, known, n=1)
                 raise self.refusal(
-                    f"key of {where}",
+                    f"key of {where}" if where else "key",
                     f"one of {', '.join(known)}",
                     repr(key),
                     f"Did you mean {near[0]}?" if near else "Remove it.",

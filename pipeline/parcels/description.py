@@ -137,7 +137,7 @@ def read_description(root: Path) -> Description:
     root = root.expanduser().absolute()
     path = root / FILE_NAME if root.is_dir() else root
     yaml = CheckedYaml(path)
-    tree = yaml.mapping(yaml.content, "the file", _KEYS)
+    tree = yaml.mapping(yaml.content, "", _KEYS)
     for key in ("pattern", "atlas"):
         if key not in tree:
             raise yaml.refusal(key, "a value", "none", f"Add {key} to the file.")

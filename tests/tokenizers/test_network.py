@@ -264,7 +264,7 @@ def test_a_band_is_two_frequencies(band):
         NetworkTokenizer(band=band)
 
 
-@pytest.mark.parametrize("tr", [0, -1.0, float("nan"), "2", True])
+@pytest.mark.parametrize("tr", [0, -1.0, float("nan"), float("inf")])
 def test_seconds_between_frames_of_tokens_are_above_0(tr):
     for name in ("network", "flatmap"):
         with pytest.raises(FmritokError, match=rf"{name}\.tr: expected seconds .* --set {name}"):

@@ -183,10 +183,11 @@ def without_units(units: Units, leave: npt.NDArray[np.bool_], reason: str) -> Un
     excluded = {**units.excluded, reason: _counted(units.ids[leave])}
     task, column = units.task, units.task.target[0]
     present = sorted(set(kept.values.tolist()))
+    left_out = {why: one["count"] for why, one in excluded.items()}
     if task.kind == "regression":
-        require_two(task, column, present)
+        require_two(task, column, present, left_out)
     else:
-        require_classes(task, column, present)
+        require_classes(task, column, present, left_out)
         task = with_classes(task, present)
     return replace(
         units, task=task, labels=kept, ids=units.ids[~leave], subject=units.subject[~leave],
