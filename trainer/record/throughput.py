@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ __all__ = ["Meter", "Rate"]
 class Meter:
     """Iterates over batches and measures the time of each step and the time waiting for data.
 
+    A step may begin before the one before is finished: its time counts from there on.
+
     Parameters
     ----------
     batches : iterable of Batch
@@ -25,21 +27,33 @@ class Meter:
     def __init__(self, batches: Iterable[Batch]) -> None:
         self._batches = iter(batches)
         self._start = self._waited = 0.0
-        self._steps = 0
+        self._begun = self._finished = 0
         self._total = np.zeros(3)
 
-    def next(self) -> Batch:
-        """Wait for the next batch."""
-        self._start = time.perf_counter()
+    def next(self, is_computing: Callable[[], bool] = lambda: False) -> Batch:
+        """Begin a step: wait for the next batch.
+
+        Parameters
+        ----------
+        is_computing : callable
+            Whether the device still computes the step before. Then it did not wait.
+        """
+        start = time.perf_counter()
+        if self._begun == self._finished:
+            self._start = start
         batch = next(self._batches)
-        self._waited = time.perf_counter() - self._start
+        if not is_computing():
+            self._waited += time.perf_counter() - start
+        self._begun += 1
         return batch
 
     def finish(self, n_tokens: int) -> Rate:
-        """End the step that :meth:`next` began, and return its rate."""
-        step = np.array([n_tokens, time.perf_counter() - self._start, self._waited])
-        self._steps += 1
-        if self._steps > 1:  # the first step includes the start of the workers
+        """End the oldest step that :meth:`next` began, and return its rate."""
+        now = time.perf_counter()
+        step = np.array([n_tokens, now - self._start, self._waited])
+        self._start, self._waited = now, 0.0
+        self._finished += 1
+        if self._finished > 1:  # the first step includes the start of the workers
             self._total += step
         return Rate.of(step)
 
