@@ -51,12 +51,15 @@ def choose_device(name: str = "auto", *, error: type[FmritokError] = FmritokErro
     try:
         device = torch.device(name)
         if device.type == "cuda":
+            if not torch.cuda.is_available():  # a build without CUDA raises AttributeError
+                raise RuntimeError("torch finds no GPU")
             torch.cuda.set_device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as problem:
+        reason, *_ = str(problem).splitlines()
         raise error(
-            expected("Option", "--device", "a device that torch can use here",
-                     f"{name!r} ({problem})", "Leave it out.")
+            expected("Option", "--device", "a device that torch can use here, such as cpu or cuda",
+                     f"{name!r} ({reason})", "Leave it out.")
         ) from problem  # fmt: skip
     return device
 

@@ -24,8 +24,8 @@ KINDS = (
 def list_names(kind: str, as_json: bool) -> None:
     """List the names of recipes, tokenizers, datasets and so on.
 
-    KIND is tokenizers, datasets, recipes, objectives, templates, atlases or tasks. Those of other
-    installed distributions are listed, too.
+    KIND is tokenizers, datasets, recipes, objectives, templates, atlases, tasks or
+    finetune-recipes. Those of other installed distributions are listed, too.
     """
     rows = list(_rows(kind))
     if as_json:

@@ -10,6 +10,7 @@ from typing import Any
 from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.registry import Registry
 from fmritok.tokenizers.base import Tokenizer
+from fmritok.tokenizers.option_types import check_types
 
 __all__ = ["TOKENIZERS", "build_tokenizer"]
 
@@ -37,7 +38,7 @@ def build_tokenizer(name: str, options: Mapping[str, Any]) -> Tokenizer:
     Raises
     ------
     FmritokError
-        If the name or an option is unknown.
+        If the name or an option is unknown, or a value is of another type.
     """
     kind: type[Tokenizer] = TOKENIZERS.find(name)
     known = [p for p in signature(kind).parameters]
@@ -49,4 +50,5 @@ def build_tokenizer(name: str, options: Mapping[str, Any]) -> Tokenizer:
                          "an unknown one",
                          f"Did you mean {name}.{near[0]}?" if near else "Choose one of them.")
             ))  # fmt: skip
+    check_types(name, kind, options)
     return kind(**options)

@@ -6,15 +6,16 @@ float64, a block of places at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import RunError, expected
+from fmritok.errors import FmritokError, RunError, expected, wrong_usage
 
-__all__ = ["bandpass", "resample", "resampled_frames", "standardize", "varying"]
+__all__ = ["bandpass", "check_tr", "resample", "resampled_frames", "standardize", "varying"]
 
 Series = npt.NDArray[np.float32]
 
@@ -74,12 +75,29 @@ def bandpass(series: Series, tr: float, low: float, high: float) -> Series:
                      "Choose a lower band.")
         )  # fmt: skip
     sos = butter(_BANDPASS_ORDER, (low, high), "bandpass", fs=1 / tr, output="sos")
-    _check_length(series, sos, f"a band of {low:g} to {high:g} Hz")
+    _check_length(series, sos, f"a band of {low:g} to {high:g} Hz", off="network.band")
     return _by_place(
         series,
         lambda x: sosfiltfilt(sos, x - x.mean(axis=1, keepdims=True), axis=1),
         series.shape[1],
     )
+
+
+def check_tr(option: str, tr: float | None) -> None:
+    """Refuse seconds between token frames that are no number above 0; None is no resampling.
+
+    Raises
+    ------
+    FmritokError
+    """
+    if tr is None:
+        return
+    is_number = isinstance(tr, int | float) and not isinstance(tr, bool)
+    if not (is_number and math.isfinite(tr) and tr > 0):
+        raise wrong_usage(FmritokError(
+            expected("Option", option, "seconds between frames, above 0, or null", repr(tr),
+                     f"Change it with --set {option}=SECONDS.")
+        ))  # fmt: skip
 
 
 def resampled_frames(
@@ -147,7 +165,7 @@ def resample(
     if antialias and target_tr > tr:
         edge = _ANTIALIAS_SHARE * tr / target_tr
         sos = cheby1(_ANTIALIAS_ORDER, _ANTIALIAS_RIPPLE_DB, edge, output="sos")
-        _check_length(series, sos, f"a slower sampling of {target_tr:g} s")
+        _check_length(series, sos, f"a slower sampling of {target_tr:g} s", off="TOKENIZER.tr")
 
     def sampled(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if sos is not None:
@@ -190,12 +208,11 @@ def _blocks(series: Series) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
         yield rows, series[rows].astype(np.float64)
 
 
-def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str) -> None:
-    """Refuse runs that are shorter than the padding of the filter."""
+def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str, *, off: str) -> None:
+    """Refuse runs that are shorter than the padding of the filter, which ``off`` switches off."""
     needed = 3 * (2 * len(sos) + 1) + 1
     if series.shape[1] < needed:
         raise RunError(
             expected("Run", f"for {what}", f"at least {needed} frames", series.shape[1],
-                     "Leave the run out, or switch the filter off (--set network.tr=null or "
-                     "network.band=null).")
+                     f"Leave the run out, or switch the filter off with --set {off}=null.")
         )  # fmt: skip

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,7 +14,7 @@ from fmritok.trainer.config import Config
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.objectives.registry import DEFAULT, options_of, owners_of
 from fmritok.trainer.options import Tree, checked_config, new_name, with_new_names
-from fmritok.trainer.shipped import shipped_names, shipped_title
+from fmritok.trainer.shipped import read_yaml, shipped_names, shipped_title
 
 __all__ = [
     "Tree",
@@ -54,25 +52,12 @@ def read_recipe(name_or_path: str, package: str = _PACKAGE) -> Tree:
     ConfigError
         If there is no such recipe, or it is not a tree of options.
     """
-    if name_or_path in recipe_names(package):
-        text = (resources.files(package) / f"{name_or_path}.yaml").read_text()
-    elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text()
-    else:
+    see = f"For an example see `--recipe {recipe_names(package)[-1]} --print-config`."
+    tree = read_yaml(package, name_or_path, what="Recipe", wanted="a tree of options", see=see)
+    if tree is None:
         wanted = f"{', '.join(recipe_names(package))} or the path of a YAML file"
         raise ConfigError(
             expected("Option", "--recipe", wanted, repr(name_or_path), "Check the name.")
-        )
-    try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            expected("Recipe", name_or_path, "valid YAML", error, "Correct the file.")
-        ) from error
-    if not isinstance(tree, dict):
-        kind = type(tree).__name__
-        raise ConfigError(
-            expected("Recipe", name_or_path, "a tree of options", f"a {kind}", "See recipe tiny.")
         )
     return tree
 

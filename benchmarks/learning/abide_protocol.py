@@ -20,7 +20,7 @@ from fmritok.cli import main as fmritok
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.baselines.rows import baseline
 from fmritok.trainer.evaluation.crossval import FoldPrediction, Row, metrics_of
-from fmritok.trainer.evaluation.results import Results
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.finetuning.config import finetune_config
 from fmritok.trainer.finetuning.engine import Options, finetune
 from fmritok.trainer.probing.cache import FeatureCache

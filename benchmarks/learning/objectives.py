@@ -189,8 +189,9 @@ def train(
 
 def evaluate(trainer, run_ids: Sequence[str]) -> tuple[int, Mapping[str, float]]:
     """Return the number of windows of runs and the figures of the trained model on them."""
+    from fmritok.trainer.data.drawing import all_windows
     from fmritok.trainer.data.reading import window_loader
-    from fmritok.trainer.data.windows import RunIndex, all_windows
+    from fmritok.trainer.data.windows import RunIndex
 
     window = trainer.config.data.window
     index = RunIndex.of(trainer.group.runs, run_ids)

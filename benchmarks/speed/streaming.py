@@ -150,8 +150,9 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     from fmritok.pipeline.store.records import RunRecord, write_record
     from fmritok.pipeline.store.schema import GroupSpec
     from fmritok.pipeline.store.writer import write_run
+    from fmritok.trainer.data.drawing import random_windows
     from fmritok.trainer.data.reading import window_loader
-    from fmritok.trainer.data.windows import RunIndex, WindowBatches, random_windows
+    from fmritok.trainer.data.windows import RunIndex, WindowBatches
 
     location, rng, n_runs = Location(root / "tokens.zarr"), np.random.default_rng(0), 500
     spec = GroupSpec(name="vae", n_tokens=27, dim=128, precision="int8", shard_frames=64)

@@ -37,7 +37,7 @@ def import_released(
     figures: Path | None,
     license: str | None,
 ) -> None:
-    """Convert WEIGHTS of METHOD to a folder as `fmritok export` writes it.
+    """Convert published WEIGHTS to a folder like that of `fmritok export`.
 
     WEIGHTS is a file (safetensors, or a checkpoint of torch) or a folder with one file. A hub model
     is downloaded with `fmritok fetch model ID`, which prints its folder. Every tensor is checked;

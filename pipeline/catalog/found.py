@@ -11,7 +11,7 @@ from typing import TypeVar
 from fmritok.errors import CatalogError, expected, wrong_usage
 from fmritok.pipeline.catalog.events import Event
 from fmritok.pipeline.catalog.run_checks import FAULTS_OF_FILES
-from fmritok.pipeline.headers.timing import Sidecar
+from fmritok.pipeline.headers.sidecar import Sidecar
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.progress import tracked
 

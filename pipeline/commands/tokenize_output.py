@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fmritok.pipeline.store.location import Location
     from fmritok.pipeline.tokenization.dask_faults import Outcome
     from fmritok.pipeline.tokenization.estimate import Estimate
-    from fmritok.pipeline.tokenization.task import RunTask
+    from fmritok.pipeline.tokenization.job import RunTask
     from fmritok.progress import Progress
 
 __all__ = ["RunProgress", "print_estimates", "report", "say_questioned"]

@@ -33,7 +33,7 @@ from fmritok.pipeline.datasets.bids_files import (
     volume_rank,
 )
 from fmritok.pipeline.datasets.bids_participants import read_participants
-from fmritok.pipeline.headers.timing import read_sidecar
+from fmritok.pipeline.headers.sidecar import read_sidecar
 from fmritok.pipeline.tables.remarks import Reason, Remark
 from fmritok.pipeline.tables.small_files import UnreadableError, not_fetched
 from fmritok.pipeline.tables.text_numbers import numbers_of

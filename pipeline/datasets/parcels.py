@@ -19,7 +19,7 @@ from fmritok.pipeline.catalog.cohort import Cohort, Input
 from fmritok.pipeline.catalog.found import Found, RunFile, checked_root
 from fmritok.pipeline.catalog.phenotypes import Phenotypes
 from fmritok.pipeline.datasets.bids_files import safe_id
-from fmritok.pipeline.headers.timing import Sidecar, read_sidecar
+from fmritok.pipeline.headers.sidecar import Sidecar, read_sidecar
 from fmritok.pipeline.parcels.description import Description, read_description
 from fmritok.pipeline.parcels.layout import SeriesLayout
 from fmritok.pipeline.parcels.pattern import FoundSeries, find_series

@@ -32,7 +32,8 @@ from fmritok.pipeline.catalog.building import build_cohort
 from fmritok.pipeline.catalog.cohort import Cohort, Input
 from fmritok.pipeline.catalog.found import Found, RunFile, checked_root, gather
 from fmritok.pipeline.datasets.ukb_phenotypes import read_ukb_phenotypes
-from fmritok.pipeline.sources.files import open_zip, read_small
+from fmritok.pipeline.sources.files import read_small
+from fmritok.pipeline.sources.zip_members import open_zip
 from fmritok.pipeline.tables.remarks import Reason, Remark
 from fmritok.pipeline.tables.small_files import UnreadableError, decode_text, read_text
 from fmritok.pipeline.tables.text_numbers import one_number

@@ -1,55 +1,29 @@
-"""NIfTI headers: shape, data type, affine and repetition time from the first bytes of a file.
+"""NIfTI headers: checked shape, data type, affine, scaling and repetition time of a volume file.
 
-nibabel unpacks the fields. Extensions are skipped: the data begin at ``vox_offset``.
+Extensions are skipped: the data begin at ``vox_offset``.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import RunError, expected
+from fmritok.pipeline.headers.first_bytes import FileStart, raw_header, refusal
 from fmritok.pipeline.headers.transforms import chosen_transform
-from fmritok.pipeline.sources.files import open_binary, read_fully
 
-__all__ = [
-    "FileStart", "VolumeHeader", "file_start", "parse_volume_header", "raw_header", "scaling",
-    "value_type",
-]  # fmt: skip
+__all__ = ["VolumeHeader", "parse_volume_header", "scaling", "value_type"]
 
-#: Bytes of a NIfTI-2 header, which is longer than a NIfTI-1 header.
-HEADER_BYTES = 540
-_GZIP = b"\x1f\x8b"
-_MAGIC = {348: b"n+1", 540: b"n+2"}
 _CIFTI_INTENTS = range(3000, 3100)
 #: Seconds per unit, by NIfTI's code of the unit of time; 0 is "unknown".
 _SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 _NOT_TIME = (32, 40, 48)  # Hz, ppm, rad/s
 _UNITS = 0x3F  # the bits of xyzt_units that NIfTI uses
-_COPY = "Copy the file again from its source."
-
-
-@dataclass(frozen=True)
-class FileStart:
-    """The first bytes of a file, decompressed.
-
-    Attributes
-    ----------
-    content : bytes
-    size : int, optional
-        Size of the whole file, bytes; None if it is compressed or in a zip file.
-    """
-
-    content: bytes
-    size: int | None
 
 
 @dataclass(frozen=True)
@@ -95,74 +69,6 @@ class VolumeHeader:
         return self.shape[3] if len(self.shape) == 4 else 1
 
 
-def file_start(path: Path, n_bytes: int) -> FileStart:
-    """Read the first bytes of a file, decompressed if its name ends in ``.gz``.
-
-    Raises
-    ------
-    RunError
-        If the extension and the compression of the file do not match.
-    """
-    is_named_gzip = path.suffix == ".gz"
-    with open_binary(path) as raw:
-        if not is_named_gzip:
-            start = FileStart(read_fully(raw, n_bytes), _size(raw))
-            if start.content[:2] == _GZIP:
-                raise _refusal(path, "a file that is not compressed, as its name says",
-                               "gzip data", f"Rename it to {path.name}.gz.")  # fmt: skip
-            return start
-        try:
-            with gzip.open(raw, "rb") as file:
-                return FileStart(read_fully(file, n_bytes), None)
-        except gzip.BadGzipFile:
-            pass
-    with open_binary(path) as raw:
-        first = raw.read(4)
-    if first[:2] != _GZIP and _byte_order(first):
-        raise _refusal(path, "gzip data, as its name says", "a NIfTI file that is not compressed",
-                       f"Rename it to {path.stem}.")  # fmt: skip
-    raise _refusal(path, "a readable NIfTI header", "no gzip data", _COPY)
-
-
-def raw_header(content: bytes, path: Path) -> Any:
-    """Parse the fields of a NIfTI header with nibabel.
-
-    Parameters
-    ----------
-    content : bytes
-        The first :data:`HEADER_BYTES` of a file, or all of a shorter one.
-    path : Path
-        File name for errors.
-
-    Returns
-    -------
-    nibabel.Nifti1Header or nibabel.Nifti2Header
-
-    Raises
-    ------
-    RunError
-    """
-    order = _byte_order(content)
-    if order is None:
-        raise _refusal(path, "a readable NIfTI header",
-                       "other data" if len(content) >= 348 else f"{len(content)} bytes in all",
-                       _COPY)  # fmt: skip
-    length = int.from_bytes(content[:4], "little" if order == "<" else "big")
-    if len(content) < length:
-        raise _refusal(path, f"a readable NIfTI header of {length} bytes",
-                       f"{len(content)} bytes in all", _COPY)  # fmt: skip
-    kind = nib.Nifti2Header if length == 540 else nib.Nifti1Header
-    header: Any = kind(content[:length], order, check=False)  # type: ignore[no-untyped-call]
-    magic = bytes(header["magic"].item())
-    if magic[:3] != _MAGIC[length]:
-        got = {b"ni1": "the header of a pair of files", b"ni2": "the header of a pair of files",
-               b"": "an ANALYZE header, which has no position of voxels"}  # fmt: skip
-        raise _refusal(path, "a NIfTI file of header and data",
-                       got.get(magic[:3], "an unknown kind of header"),
-                       "Convert it to one .nii.gz file.")  # fmt: skip
-    return header
-
-
 def parse_volume_header(start: FileStart, path: Path) -> VolumeHeader:
     """Parse a NIfTI header, and check that its values are plausible.
 
@@ -176,8 +82,9 @@ def parse_volume_header(start: FileStart, path: Path) -> VolumeHeader:
 
 def _parsed(header: Any, size: int | None, path: Path) -> VolumeHeader:
     if int(header["intent_code"]) in _CIFTI_INTENTS:
-        raise _refusal(path, "volumes", "a CIFTI file",
-                       "Name it .dtseries.nii, and use --input surface.")  # fmt: skip
+        raise refusal(
+            path, "volumes", "a CIFTI file", "Name it .dtseries.nii, and use --input surface."
+        )
     shape = _shape(header, path)
     dtype = value_type(header, path)
     offset = _offset(header, size, path)
@@ -205,29 +112,14 @@ def _parsed(header: Any, size: int | None, path: Path) -> VolumeHeader:
     )
 
 
-def _size(raw: IO[bytes]) -> int | None:
-    try:
-        return os.fstat(raw.fileno()).st_size
-    except (OSError, AttributeError):
-        return None
-
-
-def _byte_order(start: bytes) -> str | None:
-    """Detect the byte order from the first field, the length of the header."""
-    for order, name in (("<", "little"), (">", "big")):
-        if int.from_bytes(start[:4], name) in _MAGIC:  # type: ignore[arg-type]
-            return order
-    return None
-
-
 def _shape(header: Any, path: Path) -> tuple[int, ...]:
     """Return the lengths of the axes, without axes of length 1 after the third."""
     dim = [int(n) for n in header["dim"]]
     if not 1 <= dim[0] <= 7:
-        raise _refusal(path, "a number of axes (dim[0]) of 1 to 7", dim[0], _COPY)
+        raise refusal(path, "a number of axes (dim[0]) of 1 to 7", dim[0])
     shape = tuple(dim[1 : dim[0] + 1])
     if len(shape) < 3 or min(shape) < 1:
-        raise _refusal(path, "three axes of at least one voxel each", f"shape {shape}", _COPY)
+        raise refusal(path, "three axes of at least one voxel each", f"shape {shape}")
     return (*shape[:3], *(n for n in shape[3:] if n > 1)) if len(shape) > 4 else shape
 
 
@@ -242,15 +134,14 @@ def value_type(header: Any, path: Path) -> np.dtype[Any]:
     try:
         dtype = np.dtype(header.get_data_dtype())
     except (KeyError, nib.spatialimages.HeaderDataError):
-        raise _refusal(path, "a datatype that NIfTI knows", int(header["datatype"]),
-                       _COPY) from None  # fmt: skip
+        raise refusal(path, "a datatype that NIfTI knows", int(header["datatype"])) from None
     if dtype.kind == "c":
-        raise _refusal(path, "real intensities", "complex ones",
-                       "Give the magnitude of the image.")  # fmt: skip
+        raise refusal(path, "real intensities", "complex ones", "Give the magnitude of the image.")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         what = "colours" if dtype.fields else f"datatype {int(header['datatype'])}"
-        raise _refusal(path, "integers or floats of at most 64 bits", what,
-                       "Convert the image to float32.")  # fmt: skip
+        raise refusal(
+            path, "integers or floats of at most 64 bits", what, "Convert the image to float32."
+        )
     return dtype
 
 
@@ -259,10 +150,9 @@ def _offset(header: Any, size: int | None, path: Path) -> int:
     if stored == 0:
         return least
     if not (math.isfinite(stored) and stored >= least and stored == int(stored)):
-        raise _refusal(path, f"data from byte {least} or later (vox_offset)", f"{stored:g}", _COPY)
+        raise refusal(path, f"data from byte {least} or later (vox_offset)", f"{stored:g}")
     if size is not None and stored > size:
-        raise _refusal(path, f"data within its {size} bytes", f"a vox_offset of {stored:.0f}",
-                       _COPY)  # fmt: skip
+        raise refusal(path, f"data within its {size} bytes", f"a vox_offset of {stored:.0f}")
     return int(stored)
 
 
@@ -277,10 +167,11 @@ def scaling(header: Any, path: Path) -> tuple[float, float]:
     try:
         slope, intercept = header.get_slope_inter()
     except nib.spatialimages.HeaderDataError:
-        raise _refusal(path, "an intercept (scl_inter) that is a number",
-                       f"{float(header['scl_inter'])}", _COPY) from None  # fmt: skip
+        raise refusal(
+            path, "an intercept (scl_inter) that is a number", f"{float(header['scl_inter'])}"
+        ) from None
     if math.isinf(float(header["scl_slope"])):
-        raise _refusal(path, "a slope (scl_slope) that is a number", "inf", _COPY)
+        raise refusal(path, "a slope (scl_slope) that is a number", "inf")
     return (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
 
 
@@ -294,8 +185,10 @@ def _repetition_time(header: Any) -> tuple[float, list[str]]:
     elif code not in _SECONDS or units & ~_UNITS:
         questions.append("the header's unit of time is not defined by NIfTI: taken for seconds")
     if float(header["toffset"]) != 0:
-        questions.append("the header has its first frame at another time than 0 (toffset): events "
-                         "are taken to count from the first frame")  # fmt: skip
+        questions.append(
+            "the header has its first frame at another time than 0 (toffset): events "
+            "are taken to count from the first frame"
+        )
     if code in _NOT_TIME or not (math.isfinite(stored) and stored > 0):
         return math.nan, questions
     return round(stored * _SECONDS.get(code, 1.0), 6), questions
@@ -308,9 +201,8 @@ def _check_size(
     volume = math.prod(shape[:3]) * dtype.itemsize
     wanted = math.prod(shape) * dtype.itemsize
     if not wanted <= size - offset < wanted + volume:
-        raise _refusal(path, f"{wanted // volume} whole frames",
-                       f"{(size - offset) // volume} in its {size} bytes", _COPY)  # fmt: skip
-
-
-def _refusal(path: Path, wanted: str, got: object, next_step: str) -> RunError:
-    return RunError(expected("File", path, wanted, got, next_step))
+        raise refusal(
+            path,
+            f"{wanted // volume} whole frames",
+            f"{(size - offset) // volume} in its {size} bytes",
+        )

@@ -10,12 +10,8 @@ from pathlib import Path
 
 from fmritok.errors import MachineError, RunError, expected
 from fmritok.faults import told_apart
-from fmritok.pipeline.headers.nifti import (
-    HEADER_BYTES,
-    VolumeHeader,
-    file_start,
-    parse_volume_header,
-)
+from fmritok.pipeline.headers.first_bytes import HEADER_BYTES, file_start, refusal
+from fmritok.pipeline.headers.nifti import VolumeHeader, parse_volume_header
 from fmritok.pipeline.headers.placement import not_in_mni
 from fmritok.pipeline.headers.surface import SurfaceHeader, read_cifti_header, read_gifti_header
 from fmritok.pipeline.parcels.layout import SeriesLayout
@@ -75,9 +71,7 @@ def looked_at(path: Path, wanted: str) -> Iterator[None]:
         got = f"{type(error).__name__}: {error}".rstrip(": .")
         if isinstance(error, NotAFileError | IsADirectoryError):
             got = error.strerror or got
-        raise RunError(
-            expected("File", path, wanted, got, "Copy the file again from its source.")
-        ) from error
+        raise refusal(path, wanted, got) from error
 
 
 def read_header(path: Path) -> VolumeHeader:

@@ -11,8 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from fmritok.errors import RunError, expected
-from fmritok.pipeline.headers.nifti import HEADER_BYTES, file_start, raw_header, value_type
+from fmritok.errors import RunError
+from fmritok.pipeline.headers.first_bytes import HEADER_BYTES, file_start, raw_header, refusal
+from fmritok.pipeline.headers.nifti import value_type
 from fmritok.pipeline.sources.files import open_binary, read_fully
 
 __all__ = ["SurfaceHeader", "raw_cifti_header", "read_cifti_header", "read_gifti_header"]
@@ -115,10 +116,7 @@ def read_gifti_header(path: Path) -> SurfaceHeader:
         file: Any = gzip.open(raw, "rb") if path.suffix == ".gz" else raw
         start = read_fully(file, 4096)
         if b"<GIFTI" not in start:
-            raise RunError(
-                expected("File", path, "a GIFTI file", "other data",
-                         "Copy the file again from its source.")
-            )  # fmt: skip
+            raise refusal(path, "a GIFTI file", "other data")
         for text, is_new in _overlapping(start, file):
             starts = [found.start() for found in re.finditer(rb"<DataArray\s", text)]
             arrays += sum(start >= is_new for start in starts)
@@ -146,7 +144,4 @@ def _overlapping(start: bytes, file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def _no_cifti(path: Path, got: str) -> RunError:
-    return RunError(
-        expected("File", path, "a CIFTI-2 time series (dtseries.nii, ptseries.nii)", got,
-                 "Copy the file again from its source.")
-    )  # fmt: skip
+    return refusal(path, "a CIFTI-2 time series (dtseries.nii, ptseries.nii)", got)

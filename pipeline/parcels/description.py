@@ -23,15 +23,13 @@ from the header of ``ptseries.nii``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from fmritok.errors import CatalogError, expected, wrong_usage
 from fmritok.pipeline.headers.timing import TR_RANGE_S
-from fmritok.pipeline.tables.small_files import UnreadableError, read_text
+from fmritok.pipeline.parcels.checked_yaml import CheckedYaml
 
 __all__ = ["FILE_NAME", "Description", "PhenotypeTable", "TimeTable", "read_description"]
 
@@ -138,174 +136,120 @@ def read_description(root: Path) -> Description:
     """
     root = root.expanduser().absolute()
     path = root / FILE_NAME if root.is_dir() else root
-    return _Reader(path).description()
-
-
-class _Reader:
-    """The tree of a YAML file, checked while it is read."""
-
-    def __init__(self, path: Path) -> None:
-        import yaml
-
-        self.path = path
-        try:
-            tree = yaml.safe_load(read_text(path))
-        except (UnreadableError, yaml.YAMLError, RecursionError) as error:
-            got = " ".join(str(error).split()) or type(error).__name__
-            raise wrong_usage(CatalogError(
-                expected("Description of the cohort", path, "a YAML file with `pattern` and "
-                         "`atlas`", got, "Write one: docs/parcels.md has examples.")
-            )) from error  # fmt: skip
-        self.tree = self._mapping(tree, "the file", _KEYS)
-
-    def description(self) -> Description:
-        folder = self.path.parent
-        for key in ("pattern", "atlas"):
-            if key not in self.tree:
-                raise self._refusal(key, "a value", "none", f"Add {key} to the file.")
-        patterns = self._texts("pattern", self.tree["pattern"])
-        frames = self._text("frames", self.tree.get("frames", ""))
-        if frames not in ("rows", "columns", ""):
-            raise self._refusal("frames", "rows or columns", repr(frames),
-                                "Say which axis of the files is time.")  # fmt: skip
-        root = folder / self._text("root", self.tree.get("root", "."))
-        if not root.is_dir():
-            raise self._refusal("root", "a folder", root, "Correct the path.")
-        digits = self.tree.get("id_digits", 0)
-        if type(digits) is not int or digits < 0:
-            raise self._refusal("id_digits", "a number of digits", repr(digits), "Correct it.")
-        skip = self.tree.get("skip", [])
-        return Description(
-            self.path,
-            root.resolve(),
-            patterns,
-            self._atlas(self.tree["atlas"]),
-            frames,  # type: ignore[arg-type]
-            skip if type(skip) is int and skip >= 0 else self._texts("skip", skip),
-            self._text("task", self.tree.get("task", "")),
-            digits,
-            self._times(self.tree.get("tr")),
-            self._phenotypes(self.tree.get("phenotypes")),
+    yaml = CheckedYaml(path)
+    tree = yaml.mapping(yaml.content, "", _KEYS)
+    for key in ("pattern", "atlas"):
+        if key not in tree:
+            raise yaml.refusal(key, "a value", "none", f"Add {key} to the file.")
+    patterns = yaml.texts("pattern", tree["pattern"])
+    frames = yaml.text("frames", tree.get("frames", ""))
+    if frames not in ("rows", "columns", ""):
+        raise yaml.refusal(
+            "frames", "rows or columns", repr(frames), "Say which axis of the files is time."
         )
+    folder = path.parent / yaml.text("root", tree.get("root", "."))
+    if not folder.is_dir():
+        raise yaml.refusal("root", "a folder", folder, "Correct the path.")
+    digits = tree.get("id_digits", 0)
+    if type(digits) is not int or digits < 0:
+        raise yaml.refusal("id_digits", "a number of digits", repr(digits), "Correct it.")
+    skip = tree.get("skip", [])
+    return Description(
+        path,
+        folder.resolve(),
+        patterns,
+        _atlas(yaml, tree["atlas"]),
+        frames,  # type: ignore[arg-type]
+        skip if type(skip) is int and skip >= 0 else yaml.texts("skip", skip),
+        yaml.text("task", tree.get("task", "")),
+        digits,
+        _times(yaml, tree.get("tr")),
+        _phenotypes(yaml, tree.get("phenotypes")),
+    )
 
-    def _atlas(self, value: Any) -> dict[str, Any]:
-        if isinstance(value, str):
-            return {"atlas": self._atlas_path("atlas", value)}
-        keys = ("table", "networks_from", *_ATLAS_COLUMNS)
-        about = {k: self._text(f"atlas.{k}", v) for k, v in
-                 self._mapping(value, "atlas", keys).items()}  # fmt: skip
-        if "table" not in about:
-            raise self._refusal("atlas", "a table", "none", "Add the name of the atlas's table.")
-        options: dict[str, Any] = {"atlas": self._atlas_path("atlas", about.pop("table"))}
-        if "networks_from" in about:
-            options["networks_from"] = self._atlas_path("atlas", about.pop("networks_from"))
-        return options | ({"columns": about} if about else {})
 
-    def _atlas_path(self, key: str, name: str) -> str:
-        """Return the path of a table or folder, or the name of an atlas that is built in."""
-        path = self.path.parent / Path(name).expanduser()
-        if path.exists():
-            return str(path)
-        if "/" in name or "." in name:
-            raise self._refusal(key, "a table of parcels", f"{path}, which is not there",
-                                "Correct the path.")  # fmt: skip
-        return name
+def _atlas(yaml: CheckedYaml, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"atlas": _atlas_path(yaml, "atlas", value)}
+    keys = ("table", "networks_from", *_ATLAS_COLUMNS)
+    about = {k: yaml.text(f"atlas.{k}", v) for k, v in
+             yaml.mapping(value, "atlas", keys).items()}  # fmt: skip
+    if "table" not in about:
+        raise yaml.refusal("atlas", "a table", "none", "Add the name of the atlas's table.")
+    options: dict[str, Any] = {"atlas": _atlas_path(yaml, "atlas", about.pop("table"))}
+    if "networks_from" in about:
+        options["networks_from"] = _atlas_path(yaml, "atlas", about.pop("networks_from"))
+    return options | ({"columns": about} if about else {})
 
-    def _times(self, value: Any) -> float | dict[str, float] | TimeTable | None:
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            return self.seconds("tr", value)
-        if "table" not in value:
-            return {str(site): self.seconds(f"tr of site {site}", v) for site, v in value.items()}
-        about = self._mapping(value, "tr", ("table", "seconds", *_OF_TIMES))
-        by = [name for name in _OF_TIMES if name in about]
-        if len(by) != 1 or "seconds" not in about:
-            raise self._refusal(
-                "tr", "`seconds` and one of `site`, `subject` and `file`, each a column of the "
-                "table", ", ".join(about), "Such as {table: trs.csv, site: SITE, seconds: TR}.",
-            )  # fmt: skip
-        texts = {k: self._text(f"tr.{k}", v) for k, v in about.items()}
-        return TimeTable(self._file("tr.table", texts["table"]), by[0], texts[by[0]],  # type: ignore[arg-type]
-                         texts["seconds"])  # fmt: skip
 
-    def seconds(self, where: str, value: Any) -> float:
-        """Return a repetition time, s."""
-        low, high = TR_RANGE_S
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and low <= value <= high:
-            return float(value)
-        looks = " (these look like milliseconds)" if is_number and value / 1000 >= low else ""
-        raise self._refusal(where, f"seconds, {low:g} to {high:g}", f"{value!r}{looks}",
-                            "Correct it.")  # fmt: skip
-
-    def _phenotypes(self, value: Any) -> PhenotypeTable | None:
-        if value is None:
-            return None
-        if isinstance(value, str):
-            return PhenotypeTable(self._file("phenotypes", value))
-        about = self._mapping(value, "phenotypes", ("table", "subject", "missing", "columns"))
-        if "table" not in about:
-            raise self._refusal("phenotypes", "a table", "none", "Add the name of the table.")
-        columns, codes, units = {}, {}, {}
-        for name, of in self._mapping(about.get("columns", {}), "phenotypes.columns").items():
-            where = f"phenotypes.columns.{name}"
-            if not isinstance(of, dict):
-                columns[name] = self._text(where, of)
-                continue
-            of = self._mapping(of, where, ("column", "codes", "unit"))
-            columns[name] = self._text(where, of.get("column", name))
-            units[name] = self._text(where, of.get("unit", ""))
-            if "codes" in of:
-                meant = self._mapping(of["codes"], f"{where}.codes")
-                codes[name] = {k: self._text(where, v) for k, v in meant.items()}
-        return PhenotypeTable(
-            self._file("phenotypes.table", self._text("phenotypes.table", about["table"])),
-            self._text("phenotypes.subject", about.get("subject", "")),
-            self._texts("phenotypes.missing", about.get("missing", [])),
-            columns,
-            codes,
-            units,
+def _atlas_path(yaml: CheckedYaml, key: str, name: str) -> str:
+    """Return the path of a table or folder, or the name of an atlas that is built in."""
+    path = yaml.path.parent / Path(name).expanduser()
+    if path.exists():
+        return str(path)
+    if "/" in name or "." in name:
+        raise yaml.refusal(
+            key, "a table of parcels", f"{path}, which is not there", "Correct the path."
         )
+    return name
 
-    def _file(self, key: str, name: str) -> Path:
-        """Return the path of a file beside the description; ``*`` in its name is allowed."""
-        path = self.path.parent / Path(name).expanduser()
-        found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-        if len(found) != 1 or not found[0].is_file():
-            raise self._refusal(key, "one file", f"{path}, which is "
-                                + ("not there" if len(found) < 2 else f"{len(found)} files"),
-                                "Correct the path.")  # fmt: skip
-        return found[0]
 
-    def _mapping(
-        self, value: Any, where: str, keys: Collection[str] | None = None
-    ) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise self._refusal(where, "keys with values", repr(value), "Correct it.")
-        found = {str(key): one for key, one in value.items()}
-        known = found if keys is None else keys
-        for key in found:
-            if key not in known:
-                near = get_close_matches(key, known, n=1)
-                raise self._refusal(
-                    f"key of {where}",
-                    f"one of {', '.join(known)}",
-                    repr(key),
-                    f"Did you mean {near[0]}?" if near else "Remove it.",
-                )
-        return found
+def _times(yaml: CheckedYaml, value: Any) -> float | dict[str, float] | TimeTable | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        return _seconds(yaml, "tr", value)
+    if "table" not in value:
+        return {str(site): _seconds(yaml, f"tr of site {site}", v) for site, v in value.items()}
+    about = yaml.mapping(value, "tr", ("table", "seconds", *_OF_TIMES))
+    by = [name for name in _OF_TIMES if name in about]
+    if len(by) != 1 or "seconds" not in about:
+        raise yaml.refusal(
+            "tr",
+            "`seconds` and one of `site`, `subject` and `file`, each a column of the table",
+            ", ".join(about),
+            "Such as {table: trs.csv, site: SITE, seconds: TR}.",
+        )
+    texts = {k: yaml.text(f"tr.{k}", v) for k, v in about.items()}
+    return TimeTable(yaml.file("tr.table", texts["table"]), by[0], texts[by[0]],  # type: ignore[arg-type]
+                     texts["seconds"])  # fmt: skip
 
-    def _text(self, where: str, value: Any) -> str:
-        if isinstance(value, dict | list) or value is None or isinstance(value, bool):
-            raise self._refusal(where, "text", repr(value),
-                                "Put it in quotes, as text with braces has to be.")  # fmt: skip
-        return str(value)
 
-    def _texts(self, where: str, value: Any) -> tuple[str, ...]:
-        values = value if isinstance(value, list) else [value]
-        return tuple(self._text(where, one) for one in values)
+def _seconds(yaml: CheckedYaml, where: str, value: Any) -> float:
+    """Return a repetition time, s."""
+    low, high = TR_RANGE_S
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and low <= value <= high:
+        return float(value)
+    looks = " (these look like milliseconds)" if is_number and value / 1000 >= low else ""
+    raise yaml.refusal(where, f"seconds, {low:g} to {high:g}", f"{value!r}{looks}", "Correct it.")
 
-    def _refusal(self, key: str, wanted: str, got: object, next_step: str) -> CatalogError:
-        error = CatalogError(expected(f"{key} in", self.path, wanted, got, next_step))
-        return wrong_usage(error)
+
+def _phenotypes(yaml: CheckedYaml, value: Any) -> PhenotypeTable | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return PhenotypeTable(yaml.file("phenotypes", value))
+    about = yaml.mapping(value, "phenotypes", ("table", "subject", "missing", "columns"))
+    if "table" not in about:
+        raise yaml.refusal("phenotypes", "a table", "none", "Add the name of the table.")
+    columns, codes, units = {}, {}, {}
+    for name, of in yaml.mapping(about.get("columns", {}), "phenotypes.columns").items():
+        where = f"phenotypes.columns.{name}"
+        if not isinstance(of, dict):
+            columns[name] = yaml.text(where, of)
+            continue
+        of = yaml.mapping(of, where, ("column", "codes", "unit"))
+        columns[name] = yaml.text(where, of.get("column", name))
+        units[name] = yaml.text(where, of.get("unit", ""))
+        if "codes" in of:
+            meant = yaml.mapping(of["codes"], f"{where}.codes")
+            codes[name] = {k: yaml.text(where, v) for k, v in meant.items()}
+    return PhenotypeTable(
+        yaml.file("phenotypes.table", yaml.text("phenotypes.table", about["table"])),
+        yaml.text("phenotypes.subject", about.get("subject", "")),
+        yaml.texts("phenotypes.missing", about.get("missing", [])),
+        columns,
+        codes,
+        units,
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmritok.errors import CatalogError, expected
-from fmritok.pipeline.headers.timing import TR_RANGE_S, Sidecar
+from fmritok.pipeline.headers.sidecar import Sidecar
+from fmritok.pipeline.headers.timing import TR_RANGE_S
 from fmritok.pipeline.parcels.description import Description, TimeTable
 from fmritok.pipeline.tables.small_files import UnreadableError
 from fmritok.pipeline.tables.text_table import CSV, TextTable, find_column

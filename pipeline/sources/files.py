@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
-import lzma
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,44 +12,22 @@ from pathlib import Path
 from typing import IO, Any
 
 from fmritok.errors import RunError, expected
+from fmritok.pipeline.sources.zip_members import find_member, open_member, open_zip, split_zip
 from fmritok.regular import TooLargeError, machine_memory, open_regular
 
 __all__ = [
-    "HashedFile", "ZipError", "check_claim", "check_room", "damage_named", "file_sha256",
-    "file_stamp", "open_binary", "open_zip", "read_fully", "read_small", "split_zip",
+    "HashedFile", "check_claim", "check_room", "damage_named", "file_sha256", "file_stamp",
+    "open_binary", "read_fully", "read_small",
 ]  # fmt: skip
 
 #: Exceptions that mean a damaged file.
 _DAMAGE = (OSError, EOFError, zlib.error)
-#: Exceptions of zipfile for unreadable members: encrypted ones (RuntimeError), unknown compression
-#: (NotImplementedError), impossible sizes and offsets.
-_ZIP_DAMAGE = (
-    RuntimeError, ValueError, OverflowError, EOFError, zlib.error, lzma.LZMAError, struct.error,
-    zipfile.BadZipFile, zipfile.LargeZipFile,
-)  # fmt: skip
 #: Largest compression ratio of deflate.
 _MOST_DEFLATED = 1032
 #: Bytes per read of a stream. Headers may claim more bytes than there are.
 _PART = 1 << 24
 #: Bytes that a file may have after its data.
 _SMALL_REST = 1 << 26
-
-
-def split_zip(path: Path) -> tuple[Path, str]:
-    """Split a path into a zip file and a member, as if the zip file were a folder.
-
-    Returns
-    -------
-    path : Path
-        The file on disk.
-    member : str
-        Name within the zip file; empty for an ordinary path.
-    """
-    if not path.exists():
-        for parent in path.parents:
-            if parent.suffix == ".zip" and parent.is_file():
-                return parent, path.relative_to(parent).as_posix()
-    return path, ""
 
 
 @contextmanager
@@ -73,26 +48,8 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
         with open_regular(path) as file:
             yield file
         return
-    with open_zip(outer) as archive, _open_member(archive, path, member) as found:
+    with open_zip(outer) as archive, open_member(archive, path, member) as found:
         yield found
-
-
-@contextmanager
-def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip file; only its index is read.
-
-    Raises
-    ------
-    ZipError
-        If it is damaged.
-    OSError
-        If it is no regular file.
-    """
-    with open_regular(path) as file:
-        with _zip_damage(path):
-            archive = zipfile.ZipFile(file)
-        with archive:
-            yield archive
 
 
 def read_small(path: Path, at_most: int, archive: zipfile.ZipFile | None = None) -> bytes:
@@ -111,7 +68,7 @@ def read_small(path: Path, at_most: int, archive: zipfile.ZipFile | None = None)
         As :func:`open_binary`, or if the file is larger than ``at_most``.
     """
     member = path.relative_to(str(archive.filename)).as_posix() if archive else ""
-    opened = _open_member(archive, path, member) if archive else open_binary(path)
+    opened = open_member(archive, path, member) if archive else open_binary(path)
     with opened as file:
         data = read_fully(file, at_most + 1)
     if len(data) > at_most:
@@ -171,7 +128,7 @@ def file_stamp(path: Path) -> tuple[int, int]:
     if not member:
         return status.st_size, status.st_mtime_ns
     with open_zip(outer) as archive:
-        return _member(archive, path, member).file_size, status.st_mtime_ns
+        return find_member(archive, path, member).file_size, status.st_mtime_ns
 
 
 def file_sha256(path: Path) -> str:
@@ -247,59 +204,6 @@ def read_fully(file: Any, size: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class ZipError(OSError):
-    """An unreadable zip file or member. The text gives the reason."""
-
-    def __init__(self, path: Path, error: Exception) -> None:
-        text = f"{str(error) or type(error).__name__} ({path.name})"
-        super().__init__(text)
-        self.filename, self.strerror = str(path), text
-
-
-class _Member(io.RawIOBase):
-    """A member of a zip file. Any damage raises :class:`ZipError`."""
-
-    def __init__(self, member: IO[bytes], path: Path) -> None:
-        self._member, self._path = member, path
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with _zip_damage(self._path):
-            data = self._member.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-@contextmanager
-def _zip_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _ZIP_DAMAGE as error:
-        raise ZipError(path, error) from error
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # an impossible offset
-            raise
-        raise ZipError(path, error) from error
-
-
-@contextmanager
-def _open_member(archive: zipfile.ZipFile, path: Path, member: str) -> Iterator[IO[bytes]]:
-    info = _member(archive, path, member)
-    with _zip_damage(path):
-        found = archive.open(info)
-    with found:
-        yield io.BufferedReader(_Member(found, path))
-
-
-def _member(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:
-    try:
-        return archive.getinfo(member)
-    except KeyError as error:
-        raise FileNotFoundError(2, "no such member of the zip file", str(path)) from error
 
 
 @contextmanager

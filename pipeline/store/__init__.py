@@ -11,6 +11,7 @@ module                    contents
 ``records``               completion records: a run exists when its record exists
 ``precision``             int8 residuals and float16: convert tokens, and back
 ``verify``                compare everything with its checksums; drop damaged runs
+``damage``                what is damaged; files of a group compared with its seal
 ``location``              a local folder or an fsspec URL; atomic writes
 ``disk``                  files on a local disk: atomic writes, bounded reads
 ``names``                 valid names of groups, runs, tables, columns and files

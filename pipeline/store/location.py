@@ -317,7 +317,14 @@ class Location:
         import fsspec
 
         # A forked process must not inherit a connection. fsspec caches per process.
-        fs, root = fsspec.core.url_to_fs(self.url)
+        try:
+            fs, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise StoreError(
+                expected("Store URL", self.url, "a protocol that fsspec can open, such as s3://",
+                         str(error).rstrip("."),
+                         "Correct --store, or install the package that the protocol needs.")
+            ) from error  # fmt: skip
         return fs, posixpath.join(root, _checked(key)) if key else str(root)
 
 

@@ -14,13 +14,11 @@ import pandas as pd
 
 from fmritok.errors import StoreError, expected, wrong_usage
 from fmritok.pipeline.store.documents.root import group_names, read_root
-from fmritok.pipeline.store.group import GroupState, read_group
+from fmritok.pipeline.store.group import read_group
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import crc_column
 from fmritok.pipeline.store.precision import dequantize
-from fmritok.pipeline.store.records import list_records
 from fmritok.pipeline.store.tables.annotations import read_annotation
-from fmritok.pipeline.store.tables.runs_table import RunsTable
+from fmritok.pipeline.store.tables.runs_table import current_tables
 
 __all__ = ["RunStatistics", "TokenGroup", "TokenStore", "open_store"]
 
@@ -71,7 +69,7 @@ class TokenGroup:
         self.dim = int(self.contract["dim"])
         self.precision = str(self.contract["precision"])
         self._arrays = state.direct()
-        self.all_runs, self._crcs = _current(state)
+        self.all_runs, self._crcs = current_tables(state)
         self._static = state.static()
 
     def __len__(self) -> int:
@@ -104,7 +102,7 @@ class TokenGroup:
     @cached_property
     def all_runs(self) -> pd.DataFrame:
         """Table of all runs, including planned and failed ones."""
-        return _current(read_group(self.location, self.name))[0]
+        return current_tables(read_group(self.location, self.name))[0]
 
     @cached_property
     def _static(self) -> dict[str, npt.NDArray[Any]]:
@@ -289,32 +287,3 @@ class TokenStore:
     def events(self) -> pd.DataFrame:
         """Events during runs: ``run_id, onset, duration, trial_type``; seconds."""
         return read_annotation(self.location, "events")
-
-
-def _current(state: GroupState) -> tuple[pd.DataFrame, dict[str, npt.NDArray[np.uint32]]]:
-    """Return the runs table, updated with records newer than the table.
-
-    Returns
-    -------
-    table : pd.DataFrame
-        The ``runs`` table with a column ``row``, without the checksums of rows.
-    crcs : dict of str to np.ndarray of shape (n_chunks,) or (n_runs,), uint32
-        Expected crc32c of each chunk, by array.
-    """
-    location, name = state.location, state.document.path
-    present = set(list_records(location, name))
-    runs, chunks = state.table("runs"), state.table("chunks")
-    planned = runs["run_id"][runs["status"] == "planned"]
-    if planned.isin(present).any():
-        table = RunsTable.of(state)
-        table.fold(location, name, present)
-        runs, chunks = table.tables().values()
-    lost = (runs["status"] == "done") & ~runs["run_id"].isin(present)
-    runs.loc[lost, "status"] = "planned"
-    crcs = {"tokens": chunks["crc32c"].to_numpy().astype(np.uint32)}
-    for array in state.document.growing:
-        if array != "tokens":
-            column = runs.pop(crc_column(array))
-            crcs[array] = column.fillna(0).to_numpy(np.int64).astype(np.uint32)
-    runs["row"] = np.arange(len(runs))
-    return runs, crcs

@@ -9,29 +9,20 @@ arrays.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from fmritok.errors import StoreError
 from fmritok.pipeline.store.chunks.shard_files import forget_all
+from fmritok.pipeline.store.damage import Damage, damaged_files
 from fmritok.pipeline.store.documents.root import ROOT_WAIT_S, forget_group, group_names, read_root
-from fmritok.pipeline.store.documents.seal import (
-    Document,
-    array_document,
-    exists_document,
-    read_document,
-    read_sealed,
-    sha256,
-)
+from fmritok.pipeline.store.documents.seal import exists_document
 from fmritok.pipeline.store.group import GroupState, read_group
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locks.locking import MOMENT_S, one_writer
-from fmritok.pipeline.store.names import GROUP_TABLES
 from fmritok.pipeline.store.records import (
     RunRecord,
     list_records,
@@ -39,45 +30,12 @@ from fmritok.pipeline.store.records import (
     record_key,
     remove_record,
 )
-from fmritok.pipeline.store.tables.annotations import annotation_of
 from fmritok.pipeline.store.tables.mending import mend_tables
-from fmritok.pipeline.store.tables.switch import table_of
 from fmritok.pipeline.store.writer import stored_sha256
 
-__all__ = ["Damage", "drop_runs", "unfinished_groups", "verify_store"]
+__all__ = ["drop_runs", "unfinished_groups", "verify_store"]
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """One damaged object of a store.
-
-    Attributes
-    ----------
-    group : str
-        Token group; empty for the root.
-    run_id : str
-        Damaged run; empty for metadata.
-    where : str
-        Damaged object or array.
-    what : str
-        Kind of damage.
-    is_gone : bool
-        Whether a whole token group is missing.
-    """
-
-    group: str
-    run_id: str
-    where: str
-    what: str
-    is_gone: bool = False
-
-    @property
-    def is_table(self) -> bool:
-        """Whether a table of a token group is damaged. It can be rebuilt from the records."""
-        tables = tuple(f"{self.group}/{name}" for name in GROUP_TABLES)
-        return bool(self.group) and not self.run_id and self.where.startswith(tables)
 
 
 def unfinished_groups(location: Location) -> list[str]:
@@ -113,13 +71,13 @@ def verify_store(location: Location, progress: Progress | None = None) -> Iterat
         yield Damage("", "", "zarr.json", str(error))
         return
     forget_all()
-    yield from _verify_files(location, "")
+    yield from damaged_files(location, "")
     names = group_names(root)
     records = {name: list_records(location, name) for name in names}
     seen, total = 0, sum(map(len, records.values()))
     for name in names:
         damaged = False
-        for found in _verify_files(location, name):
+        for found in damaged_files(location, name):
             damaged = True
             yield found
         if damaged:  # its runs cannot be verified
@@ -172,82 +130,13 @@ def drop_runs(location: Location, damage: Iterable[Damage]) -> int:
             elif run_id in runs.index and read_record(location, name, run_id) is None:
                 dropped += 1  # deleted already: the next tokenization redoes the run
         for name in sorted({found.group for found in damage if found.is_table}):
-            if any(found.is_table for found in _verify_files(location, name)):
+            if any(found.is_table for found in damaged_files(location, name)):
                 mend_tables(location, name)
         for found in damage:
             if found.is_gone and not exists_document(location, found.group):
                 with one_writer(location, wait_s=ROOT_WAIT_S):
                     forget_group(location, found.group)
     return dropped
-
-
-def _verify_files(location: Location, path: str) -> Iterator[Damage]:
-    """Compare all files of a group with the seal."""
-    if path and not exists_document(location, path):
-        yield Damage(path, "", f"{path}/zarr.json", "the token group is gone", is_gone=True)
-        return
-    try:
-        document, files = read_sealed(location, path)
-    except StoreError as error:
-        found = list(_each_file(location, path))
-        yield from found or [Damage(path, "", f"{path}/zarr.json".lstrip("/"), str(error))]
-        return
-    yield from _verify_content(location, document, files)
-
-
-def _verify_content(
-    location: Location, document: Document, files: Mapping[str, bytes]
-) -> Iterator[Damage]:
-    """Check the content of sealed files, which may be edited and sealed again."""
-    path = document.path
-    state = GroupState(location, document, files)
-    checks: list[tuple[str, Callable[[], object]]]
-    if path:
-        checks = [(n, partial(table_of, location, document, files, n)) for n in GROUP_TABLES]
-        checks += [("zarr.json", state.direct), ("zarr.json", state.static)]
-    else:
-        tables = document.attributes["tables"]
-        checks = [(n, partial(annotation_of, location, document, files, n)) for n in tables]
-    is_sound = True
-    for name, check in checks:
-        try:
-            check()
-        except StoreError as error:
-            is_sound = False
-            yield Damage(path, "", document.key(name), str(error))
-    if path and is_sound:
-        try:
-            state.table("runs")
-        except StoreError as error:
-            yield Damage(path, "", document.key("runs"), str(error))
-
-
-def _each_file(location: Location, path: str) -> Iterator[Damage]:
-    try:
-        document = read_document(location, path)
-    except StoreError as error:
-        yield Damage(path, "", f"{path}/zarr.json".lstrip("/"), str(error))
-        return
-    for name, wanted in document.files.items():
-        try:
-            data = location.read_many([document.key(name)]).get(document.key(name))
-        except StoreError as error:
-            yield Damage(path, "", document.key(name), str(error))
-            continue
-        if data is None:
-            yield Damage(path, "", document.key(name), "is missing")
-        elif sha256(data) != wanted:
-            yield Damage(path, "", document.key(name), "differs from its seal")
-    for name in document.growing:
-        yield from _verify_metadata(location, document, name)
-
-
-def _verify_metadata(location: Location, document: Document, name: str) -> Iterator[Damage]:
-    key = document.key(f"{name}/zarr.json")
-    try:
-        array_document(location, document, name, location.read_many([key]).get(key))
-    except StoreError as error:
-        yield Damage(document.path, "", key, str(error))
 
 
 def _verify_run(

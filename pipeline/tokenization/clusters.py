@@ -121,13 +121,19 @@ def read_cluster(path: Path) -> ClusterConfig:
     """
     import yaml
 
+    keys = {"cluster", "options", "workers"}
+    cause: Exception | None = None
     try:
-        return ClusterConfig(**yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, TypeError) as error:
-        raise wrong_usage(FmritokError(
-            expected("Cluster file", path, "YAML with cluster, options and workers",
-                     f"{type(error).__name__}: {error}", "Start from one in docs/clusters.")
-        )) from error  # fmt: skip
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(tree, dict) and "cluster" in tree and keys.issuperset(tree):
+            return ClusterConfig(**tree)
+        got = f"the keys {', '.join(map(str, tree))}" if isinstance(tree, dict) else repr(tree)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        got, cause = f"{type(error).__name__}: {error}", error
+    raise wrong_usage(FmritokError(
+        expected("Cluster file", path, "YAML with cluster, options and workers", got,
+                 "Start from one in docs/clusters.")
+    )) from cause  # fmt: skip
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from fmritok.errors import MachineError, expected
 from fmritok.pipeline.store.records import RunRecord
-from fmritok.pipeline.tokenization.task import Job, RunTask, fail_run
+from fmritok.pipeline.tokenization.job import Job, RunTask
+from fmritok.pipeline.tokenization.task import fail_run
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -21,12 +21,13 @@ from fmritok.pipeline.tokenization.dask_faults import (
     scheduler_watched,
     stopping_error,
 )
+from fmritok.pipeline.tokenization.job import Job, RunTask
 from fmritok.pipeline.tokenization.local_cluster import (
     default_workers,
     started_here,
     worker_gpus,
 )
-from fmritok.pipeline.tokenization.task import Job, RunTask, tokenize_run
+from fmritok.pipeline.tokenization.task import tokenize_run
 from fmritok.pipeline.tokenization.telling import Follow, followed
 
 if TYPE_CHECKING:

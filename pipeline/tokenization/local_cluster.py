@@ -13,7 +13,7 @@ from fmritok.errors import MachineError, expected
 if TYPE_CHECKING:
     from distributed import LocalCluster
 
-    from fmritok.pipeline.tokenization.task import Job
+    from fmritok.pipeline.tokenization.job import Job
 
 __all__ = ["default_workers", "started_here", "worker_gpus"]
 

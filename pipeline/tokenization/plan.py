@@ -26,7 +26,7 @@ from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.tables.annotations import ANNOTATIONS, write_annotations
 from fmritok.pipeline.tokenization.binding import Binding, check_others_at_work, compare_sources
-from fmritok.pipeline.tokenization.task import GroupJob, RunPart, RunTask
+from fmritok.pipeline.tokenization.job import GroupJob, RunPart, RunTask
 from fmritok.tokenizers.base import Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.spaces import ParcelSpace
 from fmritok.tokenizers.stored import kept_options

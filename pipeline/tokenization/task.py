@@ -9,115 +9,30 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from fmritok.errors import FmritokError, MachineError, RunError, expected
 from fmritok.faults import Place, stored, told_apart
 from fmritok.pipeline.sources.checking import checked_blocks
-from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run, source_sha256
+from fmritok.pipeline.sources.opening import RunSource, open_run, source_sha256
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.precision import Precision, store_precision
+from fmritok.pipeline.store.precision import store_precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.writer import refuse_not_finite, write_run
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
+from fmritok.pipeline.tokenization.job import Job, RunPart, RunTask
 from fmritok.pipeline.tokenization.telling import Follow, Teller
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 
-__all__ = ["GroupJob", "Job", "RunPart", "RunTask", "fail_run", "tokenize_run"]
+__all__ = ["fail_run", "ready_tokenizer", "tokenize_run"]
 
 Encoding = VolumeEncoding | SeriesEncoding
 
 #: Threads of one worker load weights once, and share them.
 _LOADING = threading.Lock()
-
-
-@dataclass(frozen=True)
-class GroupJob:
-    """Tokenizer and store dtype of one token group.
-
-    Attributes
-    ----------
-    tokenizer, options : str, str
-        Name in the registry, and options as JSON. Each process builds its own tokenizer once.
-    precision : {"int8", "float16"}
-    """
-
-    tokenizer: str
-    options: str
-    precision: Precision
-
-
-@dataclass(frozen=True)
-class Job:
-    """Settings shared by all tasks of one tokenization. Small: it is sent with every task.
-
-    Attributes
-    ----------
-    store : str
-        Path or URL.
-    groups : dict of str to GroupJob
-    scratch : str
-        Folder for temporary files; empty for the system's.
-    threads : int
-        Threads of torch; 0 keeps its default.
-    topic : str
-        Topic of Dask's events to which workers report their progress; empty for none.
-    """
-
-    store: str
-    groups: dict[str, GroupJob]
-    scratch: str = ""
-    threads: int = 0
-    topic: str = ""
-
-
-@dataclass(frozen=True)
-class RunPart:
-    """The part of a run in one group.
-
-    Attributes
-    ----------
-    group : str
-    row : int
-        Row in the group's ``runs`` table and per-run arrays.
-    start, n_frames : int
-        Frames ``start : start + n_frames`` of ``tokens``.
-    columns : dict
-        Values of the run and its source for the ``runs`` table.
-    """
-
-    group: str
-    row: int
-    start: int
-    n_frames: int
-    columns: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RunTask:
-    """One run to tokenize, with the groups in which it is missing.
-
-    Attributes
-    ----------
-    run_id : str
-    files : RunFiles
-    n_frames : int
-        Frames of the file.
-    tr : float
-        Seconds between frames of the file.
-    parts : tuple of RunPart
-    """
-
-    run_id: str
-    files: RunFiles
-    n_frames: int
-    tr: float
-    parts: tuple[RunPart, ...]
 
 
 @lru_cache(maxsize=8)

@@ -159,3 +159,9 @@ def test_tensors_are_pinned_for_a_gpu_and_sent_without_waiting(monkeypatch):
     x = torch.ones(3)
     assert send(x, torch.device("cpu")) is x
     assert torch.equal(fetch(x), x)
+
+
+def test_cuda_without_a_gpu_is_refused_whatever_torch_was_built_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(FmritokError, match=r"--device: .*got 'cuda:0' \(torch finds no GPU\)"):
+        choose_device("cuda")

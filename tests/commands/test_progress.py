@@ -13,7 +13,7 @@ from tiny import fmritok, tokenize_options, write_atlas, write_cohort
 from fmritok import progress, terminal
 from fmritok.pipeline.commands import tokenize_output
 from fmritok.pipeline.tokenization import telling
-from fmritok.pipeline.tokenization.task import RunTask
+from fmritok.pipeline.tokenization.job import RunTask
 from fmritok.progress import Progress, report, tracked
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (\w+): (.*)")

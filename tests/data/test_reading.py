@@ -20,20 +20,11 @@ from torch.utils.data import DataLoader
 from fmritok.errors import ProvenanceMismatchError, StoreError
 from fmritok.pipeline.store.chunks import shard_files
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.trainer.data.drawing import all_windows, random_windows
 from fmritok.trainer.data.loader import _as_it_is
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
-from fmritok.trainer.data.reading import (
-    Meter,
-    WindowReader,
-    window_loader,
-)
-from fmritok.trainer.data.windows import (
-    Request,
-    RunIndex,
-    WindowBatches,
-    all_windows,
-    random_windows,
-)
+from fmritok.trainer.data.reading import WindowReader, window_loader
+from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches
 from fmritok.trainer.data.workers import prepare_worker
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
@@ -114,30 +105,6 @@ def test_a_store_in_memory_cannot_be_read_by_workers(make_store):
     with pytest.raises(ConfigError, match=r"--loader-workers: expected 0, because memory://"):
         window_loader(group, index, _batches(index), workers=1)
     assert next(iter(window_loader(group, index, _batches(index), workers=0))).n_frames > 0
-
-
-def test_the_meter_tells_waiting_from_working(monkeypatch):
-    clock = iter([0.0, 9.0, 10.0, 10.0, 11.0, 14.0])  # before, after next; finish
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    meter = Meter(["a", "b"])
-    assert meter.next() == "a"
-    assert meter.finish(100) == (10.0, 0.9)
-    assert meter.next() == "b"
-    assert meter.finish(100) == (25.0, 0.25)
-    assert meter.overall == (25.0, 0.25)  # the first step started the workers
-
-
-def test_the_time_of_steps_in_flight_counts_once_and_a_busy_device_does_not_wait(monkeypatch):
-    clock = iter([0.0, 1.0, 1.0, 10.0, 10.0, 14.0, 18.0, 20.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    meter = Meter(["a", "b", "c"])
-    meter.next()  # from 0 to 1
-    meter.next(lambda: True)  # from 1 on, while "a" is computed
-    assert meter.finish(100) == (10.0, 0.1)  # "a", at 10
-    meter.next()  # from 10 to 14, with "b" done
-    assert meter.finish(100) == (12.5, 0.5)  # "b", at 18
-    assert meter.finish(100) == (50.0, 0.0)  # "c", at 20
-    assert meter.overall == (20.0, 0.4)
 
 
 def test_windows_of_any_length_are_read_to_their_places(opened):

@@ -130,3 +130,9 @@ def test_other_names_of_who_is_held_out_are_refused(run_table, wrong):
     table = _cohort(run_table, 8).assign(site=["s0", "s1", "s2", "s0"] * 2)
     with pytest.raises(ConfigError, match=r"data\.hold_out"):
         split_runs(table, fraction=0.3, seed=0, hold_out=wrong)
+
+
+def test_runs_without_a_site_cannot_be_held_out_by_site(run_table):
+    table = _cohort(run_table, 8).assign(site="")
+    with pytest.raises(ConfigError, match="got 'site=s0', and no run has a site"):
+        split_runs(table, fraction=0.3, seed=0, hold_out="site=s0")

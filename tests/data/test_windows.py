@@ -10,15 +10,10 @@ import pandas as pd
 import pytest
 from streams import random_batches
 
+from fmritok.trainer.data.drawing import all_windows, random_windows, validation_windows
 from fmritok.trainer.data.events import event_windows
 from fmritok.trainer.data.mixing import mixed_windows
-from fmritok.trainer.data.windows import (
-    RunIndex,
-    WindowBatches,
-    all_windows,
-    random_windows,
-    validation_windows,
-)
+from fmritok.trainer.data.windows import RunIndex, WindowBatches
 from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
 

@@ -26,8 +26,9 @@ from fmritok.trainer.errors import TrainingError
 TRAINER = """
 import sys
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.trainer.data.drawing import all_windows
 from fmritok.trainer.data.reading import window_loader
-from fmritok.trainer.data.windows import RunIndex, all_windows
+from fmritok.trainer.data.windows import RunIndex
 
 if __name__ == "__main__":
     group = TokenStore(sys.argv[1]).group()

@@ -170,7 +170,7 @@ def test_two_files_of_one_run_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("pattern:", "patern:", "key of the file in .*got 'patern'. Did you mean pattern"),
+        ("pattern:", "patern:", "key in .*got 'patern'. Did you mean pattern"),
         ("atlas: atlas.tsv", "", "atlas in .*expected a value, got none"),
         ("atlas.tsv", "atlas2.tsv", "a table of parcels, got .*which is not there"),
         ("tr: 2.0", "tr: 2000", r"seconds, 0.1 to 20, got 2000 \(these look like milliseconds\)"),

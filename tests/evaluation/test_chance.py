@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmritok.trainer.evaluation.chance import Score, chance
 from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from fmritok.trainer.evaluation.statistics.chance import Score, chance
 
 
 def _scores(name, real, *permuted):

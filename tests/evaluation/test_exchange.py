@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmritok.trainer.evaluation.exchange import exchanges
+from fmritok.trainer.evaluation.statistics.exchange import exchanges
 
 
 def _names(sizes):

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 from sklearn import metrics as theirs
 
-from fmritok.trainer.evaluation.intervals import bootstrap, drawn_counts, interval
 from fmritok.trainer.evaluation.metrics import (
     METRICS,
     class_metrics,
@@ -15,6 +14,7 @@ from fmritok.trainer.evaluation.metrics import (
     number_metrics,
     retrieval_of_queries,
 )
+from fmritok.trainer.evaluation.statistics.intervals import bootstrap, drawn_counts, interval
 
 
 def _weightings(n_units, generator):

@@ -10,16 +10,11 @@ import pytest
 from people import a_task, some_units
 
 from fmritok.trainer.errors import ConfigError, TrainingError
-from fmritok.trainer.evaluation import results as module
+from fmritok.trainer.evaluation import results, summary
 from fmritok.trainer.evaluation.heads import linear
-from fmritok.trainer.evaluation.results import (
-    FILES,
-    Results,
-    read_results,
-    results_table,
-    write_results,
-)
+from fmritok.trainer.evaluation.results import FILES, read_results, results_table, write_results
 from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.evaluation.unit_features import Fixed
 from fmritok.trainer.tasks.splits import folds_of
 from fmritok.trainer.tasks.task import SplitRule, read_task
@@ -90,9 +85,9 @@ def test_differences_are_paired(tmp_path):
 
 def test_intervals_draw_families_and_not_their_members(tmp_path, monkeypatch):
     drawn = []
-    whole = module.drawn_counts
+    whole = summary.drawn_counts
     monkeypatch.setattr(
-        module, "drawn_counts", lambda names, **more: drawn.append(names) or whole(names, **more)
+        summary, "drawn_counts", lambda names, **more: drawn.append(names) or whole(names, **more)
     )
     write_results(tmp_path, _of_sex(1.5), draws=10)
     family = _of_sex(1.5).units.labels.family
@@ -139,7 +134,7 @@ def test_an_interrupted_writing_leaves_no_scores(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         path.write_text(content)
 
-    monkeypatch.setattr(module, "write_whole", full)
+    monkeypatch.setattr(results, "write_whole", full)
     with pytest.raises(TrainingError, match="Results .* No space left"):
         write_results(tmp_path, _of_sex(0.5), draws=10)
     with pytest.raises(ConfigError):

@@ -13,8 +13,9 @@ from planted import a_demo_task, fine_tuned, planted_store, small_training
 from safetensors.torch import load_file
 from tiny import fmritok
 
+from fmritok.trainer.data.drawing import all_windows
 from fmritok.trainer.data.reading import window_loader
-from fmritok.trainer.data.windows import RunIndex, all_windows
+from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
 from fmritok.trainer.evaluation.features import load_encoder
 from fmritok.trainer.finetuning import engine, fold, job

@@ -12,7 +12,7 @@ import torch
 from labelled import FRAMES, labelled_store
 from tiny import fmritok
 
-from fmritok.trainer.evaluation.results import Results
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.finetuning.config import finetune_config
 from fmritok.trainer.finetuning.engine import Options, finetune
 from fmritok.trainer.tasks.task import SplitRule, Task, read_task

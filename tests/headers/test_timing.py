@@ -15,7 +15,8 @@ from images import bids_path, grayordinates, write_image, write_pair
 
 from fmritok.pipeline.datasets import get_adapter
 from fmritok.pipeline.headers.run_header import run_header
-from fmritok.pipeline.headers.timing import Sidecar, lone_times, read_sidecar, repetition_time
+from fmritok.pipeline.headers.sidecar import Sidecar, read_sidecar
+from fmritok.pipeline.headers.timing import lone_times, repetition_time
 
 IMAGE, JSON = Path("/d/bold.nii.gz"), Path("/d/bold.json")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,9 @@ import torch
 from probed import LENGTHS, probed_store, quick_training
 from tiny import fmritok
 
+from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.pipeline.store.records import list_records, remove_record
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.evaluation.features import encode, load_encoder
 from fmritok.trainer.probing import embedding
@@ -141,3 +144,14 @@ def test_an_interrupted_one_leaves_the_earlier_file(made, tmp_path, monkeypatch)
     assert done.exit_code == 130
     assert out.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
+
+
+def test_a_group_without_a_finished_run_is_one_error(made, tmp_path):
+    shutil.copytree(made / "tokens.zarr", tmp_path / "t.zarr")
+    location = Location(tmp_path / "t.zarr")
+    (name,) = TokenStore(location.url).groups
+    for run_id in list_records(location, name):
+        remove_record(location, name, run_id)
+    done = fmritok("embed", "--store", location.url, "--from", made / "a", "--out", tmp_path / "e")
+    assert done.exit_code == 1
+    assert f"Token group {name} of {location}: expected at least one finished run" in done.output

@@ -98,7 +98,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("broken", ["save_file", "sync", "_put_in_place"])
+@pytest.mark.parametrize("broken", ["save_file", "sync_folder", "_put_in_place"])
 def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch, broken):
     model, optimizer = _model()
     _save(tmp_path, model, optimizer, 1)

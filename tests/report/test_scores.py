@@ -12,7 +12,8 @@ from people import write_scores as write
 from scipy.stats import binomtest
 
 from fmritok.pictures.style import house_style
-from fmritok.trainer.evaluation.results import Results, read_results, summary
+from fmritok.trainer.evaluation.results import read_results
+from fmritok.trainer.evaluation.summary import Results, summary
 from fmritok.trainer.report.paired import paired_difference
 from fmritok.trainer.report.score_figures import _wilson, draw_predictions, draw_rows
 from fmritok.trainer.report.scores import join_scores

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fmritok.errors import StoreError
+from fmritok.pipeline.store.damage import Damage
 from fmritok.pipeline.store.ledger import allocate
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locks import lease
@@ -24,7 +25,7 @@ from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 from fmritok.pipeline.store.locks.locking import check_held, is_held, one_writer
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.schema import GroupSpec
-from fmritok.pipeline.store.verify import Damage, drop_runs, verify_store
+from fmritok.pipeline.store.verify import drop_runs, verify_store
 
 SPEC = GroupSpec("vae", 3, 4, "int8", chunk_frames=8, shard_frames=32)
 

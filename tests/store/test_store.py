@@ -209,3 +209,8 @@ def test_the_first_difference_is_named_by_its_path():
     assert first_difference(saved, {"a": {"b": 1, "c": {"d": 2}}, "e": None}) is None
     assert first_difference(saved, {"a": {"b": 1, "c": {"d": 3}}, "e": 4}) == ("a.c.d", 2, 3)
     assert first_difference({}, {"x": {"y": 1}}) == ("x.y", None, 1)
+
+
+def test_urls_of_unknown_protocols_are_one_error():
+    with pytest.raises(StoreError, match=r"Store URL s4://b/t\.zarr: expected a protocol"):
+        TokenStore("s4://b/t.zarr")

@@ -171,7 +171,7 @@ def test_a_store_that_is_written_shows_finished_runs_only(tree, tmp_path, weight
     ("arguments", "words"),
     [
         (("--tokenizer", "vae", "--input", "surface"), "Tokenizer vae: expected volumes"),
-        (("--set", "network.tr=1"), "network is not among the tokenizers"),
+        (("--set", "network.tr=1"), "got one of network. Add --tokenizer network"),
         (("--set", "vae.wieghts=x"), "Did you mean vae.weights"),
         (("--set", "nonsense"), "TOKENIZER.OPTION=VALUE"),
         ((*ALL, "--group", "a"), "expected 3 names"),

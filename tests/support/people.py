@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from fmritok.trainer.evaluation.crossval import Row
-from fmritok.trainer.evaluation.results import Results, write_results
+from fmritok.trainer.evaluation.results import write_results
 from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.evaluation.unit_features import Fixed
 from fmritok.trainer.tasks.splits import Fold, folds_of
 from fmritok.trainer.tasks.task import SplitRule, Task

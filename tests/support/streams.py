@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from fmritok.trainer.data.windows import RunIndex, WindowBatches, Windows, random_windows
+from fmritok.trainer.data.drawing import random_windows
+from fmritok.trainer.data.windows import RunIndex, WindowBatches, Windows
 
 
 def random_batches(

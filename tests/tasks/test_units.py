@@ -135,7 +135,7 @@ def _broken(case):
         ("labels of runs", "got none; left out: 24 subjects, labels differ between runs"),
         ("constant", "two or more different labels, got 30.0"),
         ("logarithm", "numbers above 0.*got -1"),
-        ("other cohort", "dataset hcp, got dataset demo. .*--where dataset=VALUE"),
+        ("other cohort", "dataset hcp, got dataset demo. .*--where dataset=demo"),
         ("no run", "task among motor, rest, got sleep"),
     ],
 )  # fmt: skip
@@ -155,3 +155,9 @@ def test_units_that_are_left_out_later_are_counted_too():
     assert fewer.ids[fewer.labels.of_row[rows]].tolist() == names.tolist()
     with pytest.raises(ConfigError, match="two or more different labels, got F"):
         without_units(units, units.labels.values == "M", "tried")
+
+
+def test_the_error_of_units_that_are_all_left_out_says_why():
+    units = some_units(None, 6)
+    with pytest.raises(ConfigError, match="got none; left out: 6 subjects, fewer than 20 frames"):
+        without_units(units, np.ones(6, bool), "fewer than 20 frames")

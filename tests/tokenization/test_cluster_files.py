@@ -63,7 +63,8 @@ def test_a_cluster_file_starts_a_cluster(two_runs, tmp_path):
     ("text", "words"),
     [
         ("cluster: [", "YAML with cluster"),
-        ("klaster: x", "YAML with cluster"),
+        ("klaster: x", "YAML with cluster, options and workers, got the keys klaster"),
+        ("hello", "YAML with cluster, options and workers, got 'hello'"),
         ("cluster: distributed.NoSuchCluster", "a class of Dask's cluster packages"),
         ("cluster: distributed.deploy.NoSuchCluster", "a class of Dask's cluster interface"),
         ("cluster: distributed.SpecCluster\noptions: {n_werkers: 1}", "arguments that it has"),

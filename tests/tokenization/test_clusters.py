@@ -23,7 +23,7 @@ from fmritok.pipeline.store.records import RunRecord
 from fmritok.pipeline.store.verify import verify_store
 from fmritok.pipeline.tokenization import execute, local_cluster
 from fmritok.pipeline.tokenization.dask_faults import LostRuns, Patience
-from fmritok.pipeline.tokenization.task import Job, RunTask
+from fmritok.pipeline.tokenization.job import Job, RunTask
 
 RUNS = 24
 

@@ -27,7 +27,7 @@ from fmritok.errors import (
     WeightsError,
 )
 from fmritok.faults import told_apart
-from fmritok.pipeline.headers import nifti
+from fmritok.pipeline.headers import first_bytes
 from fmritok.pipeline.sources.scratch import ScratchArray
 from fmritok.pipeline.sources.volume import VolumeSource
 from fmritok.pipeline.store.location import Location
@@ -204,7 +204,7 @@ def test_a_source_file_that_is_gone_or_unreadable_is_its_run_s_fault(
 def test_too_many_open_files_while_headers_are_read_is_no_run_s_problem(
     tree, tmp_path, weights, monkeypatch
 ):
-    monkeypatch.setattr(nifti, "open_binary", raising(os_error(errno.EMFILE))(None))
+    monkeypatch.setattr(first_bytes, "open_binary", raising(os_error(errno.EMFILE))(None))
     result = tokenize(tree, tmp_path / "t.zarr", weights)
     assert result.exit_code == 1
     assert "ulimit -n" in result.output

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from fmritok.pipeline.tokenization import local_cluster
+from fmritok.pipeline.tokenization.job import GroupJob, Job
 from fmritok.pipeline.tokenization.local_cluster import default_workers, started_here, worker_gpus
-from fmritok.pipeline.tokenization.task import GroupJob, Job
 
 
 def job(**options) -> Job:

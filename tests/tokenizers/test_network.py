@@ -13,6 +13,7 @@ from fmritok.pipeline.sources.opening import RunFiles, open_run
 from fmritok.testing import SeriesTokenizerContract
 from fmritok.tokenizers.network.atlas import load_atlas
 from fmritok.tokenizers.network.tokenizer import NetworkTokenizer
+from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import VolumeSpace
 from fmritok.tokenizers.temporal import bandpass
 
@@ -255,6 +256,19 @@ def test_spheres_have_no_surface(data):
     path = next((data / "cifti").glob("*.dtseries.nii"))
     with pytest.raises(AtlasError, match="cifti_image.*--input volume"):
         NetworkTokenizer().places(open_run(RunFiles(path)).space)
+
+
+@pytest.mark.parametrize("band", [1, "0.01", [0.01], [0.01, "high"], [0.01, 0.1, 0.2]])
+def test_a_band_is_two_frequencies(band):
+    with pytest.raises(FmritokError, match=r"network\.band: expected two frequencies"):
+        NetworkTokenizer(band=band)
+
+
+@pytest.mark.parametrize("tr", [0, -1.0, float("nan"), float("inf")])
+def test_seconds_between_frames_of_tokens_are_above_0(tr):
+    for name in ("network", "flatmap"):
+        with pytest.raises(FmritokError, match=rf"{name}\.tr: expected seconds .* --set {name}"):
+            build_tokenizer(name, {"tr": tr})
 
 
 def test_a_band_the_wrong_way_round_is_refused():

@@ -7,8 +7,8 @@ import io
 from rich.console import Console
 
 from fmritok import terminal
-from fmritok.trainer.data.reading import Rate
 from fmritok.trainer.objectives.base import Figure
+from fmritok.trainer.record.throughput import Rate
 from fmritok.trainer.training.display import TrainingDisplay
 
 RATE = Rate(tokens_per_s=12345.6, stall_share=0.031)

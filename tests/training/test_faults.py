@@ -124,7 +124,7 @@ def test_a_full_disk_stops_with_one_error_and_the_training_can_be_resumed(group,
     ]
 
 
-@pytest.mark.parametrize("broken", ["save_file", "sync", "_put_in_place"])
+@pytest.mark.parametrize("broken", ["save_file", "sync_folder", "_put_in_place"])
 def test_no_half_written_checkpoint_is_left(group, tmp_path, monkeypatch, broken):
     trainer = _trainer(group, tmp_path)
     real = getattr(checkpoint, broken)

@@ -180,6 +180,9 @@ def test_unreadable_recipes_are_refused(tmp_path):
     file.write_text("a: [")
     with pytest.raises(ConfigError, match="expected valid YAML"):
         read_recipe(str(file))
+    file.write_bytes(b"\x96")
+    with pytest.raises(ConfigError, match="mine.yaml: expected a text file, got 'utf-8' codec"):
+        read_recipe(str(file))
     with pytest.raises(ConfigError, match="Section model: expected options by name, got 3"):
         build_config({"model": 3})
 

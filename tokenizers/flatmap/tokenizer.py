@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from fmritok.errors import FmritokError, RunError, expected
+from fmritok.errors import FmritokError, RunError, expected, wrong_usage
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.flatmap.cortex import (
     EMBEDDED_TEMPLATE,
@@ -27,23 +27,19 @@ from fmritok.tokenizers.flatmap.cortex import (
 )
 from fmritok.tokenizers.flatmap.pictures import save_pictures, save_surfaces
 from fmritok.tokenizers.flatmap.pixels import CELL, FlatGrid, build_flat_grid
+from fmritok.tokenizers.flatmap.samples import DEPTHS, ribbon_map, vertex_map
 from fmritok.tokenizers.flatmap.shading import sulcal_shading
-from fmritok.tokenizers.sampling import trilinear
-from fmritok.tokenizers.spaces import LEFT, RIGHT, SampleSpace, SurfaceSpace, VolumeSpace
+from fmritok.tokenizers.spaces import SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
-from fmritok.tokenizers.temporal import resample, resampled_frames, standardize, varying
+from fmritok.tokenizers.temporal import check_tr, resample, resampled_frames, standardize, varying
 
 __all__ = ["FlatmapTokenizer", "Resampling", "Standardize"]
 
 Standardize = Literal["vertex", "pixel"]
 Resampling = Literal["cortexmae", "scipy"]
 
-#: Depths at which a volume is sampled, from the white (0) to the pial surface (1).
-_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _FRAMES_AT_ONCE = 64
-#: Largest share of cortical vertices that a surface file may lack.
-_MISSING_ALLOWED = 0.01
 
 
 class FlatmapTokenizer(SeriesTokenizer):
@@ -92,11 +88,12 @@ class FlatmapTokenizer(SeriesTokenizer):
             ("move_surfaces", move_surfaces, (True, False)),
         ):
             if value not in values:
-                raise FmritokError(
+                raise wrong_usage(FmritokError(
                     expected("Option", f"flatmap.{option}", f"one of {', '.join(map(str, values))}",
                              repr(value), f"Choose one with --set flatmap.{option}=VALUE.")
-                )  # fmt: skip
+                ))  # fmt: skip
         self.reference = template
+        check_tr("flatmap.tr", tr)
         self.tr = tr
         self.standardize = standardize
         self.resampling = resampling
@@ -174,7 +171,7 @@ class FlatmapTokenizer(SeriesTokenizer):
             "tokenizer": self.name,
             "template": template,
             "painting": {"sha256": self.painting.sha256, "interpolation": "barycentric"},
-            "volume_sampling": {"depths": list(_DEPTHS), "interpolation": "trilinear"},
+            "volume_sampling": {"depths": list(DEPTHS), "interpolation": "trilinear"},
             "standardized": f"each {self.standardize} over time",
             "tr": resampled,
             "layout": dict(self.grid.layout),
@@ -235,9 +232,19 @@ class FlatmapTokenizer(SeriesTokenizer):
     def places(self, space: SampleSpace) -> SparseMap:
         """Return the map from samples to template vertices."""
         if space.key not in self._places:
-            build = self._from_volume if isinstance(space, VolumeSpace) else self._from_surface
-            self._places[space.key] = build(space)  # type: ignore[arg-type, operator]
+            self._places[space.key] = self._map_from(space)
         return self._places[space.key]
+
+    def _map_from(self, space: SampleSpace) -> SparseMap:
+        if isinstance(space, VolumeSpace):
+            return ribbon_map(space, self.template)
+        wrong = self.problem(space)
+        if wrong or not isinstance(space, SurfaceSpace):
+            raise RunError(
+                expected("Surface data", f"for template {self.reference}", wrong,
+                         space.description, "Choose the template of the data.")
+            )  # fmt: skip
+        return vertex_map(space, np.unique(self.flat.vertex), template=self.reference)
 
     def encode_series(
         self, series: Series, tr: float, places: SparseMap, signal: npt.NDArray[np.float32]
@@ -282,35 +289,3 @@ class FlatmapTokenizer(SeriesTokenizer):
             for number, cell in enumerate(cells):  # one cell at a time stays in the cache
                 tokens[:, number] = cell.T
             yield tokens
-
-    def _from_surface(self, space: SurfaceSpace) -> SparseMap:
-        """Build the map that selects the template's vertices among the samples of a surface."""
-        wrong = self.problem(space)
-        if wrong:
-            raise RunError(
-                expected("Surface data", f"for template {self.reference}", wrong,
-                         space.description, "Choose the template of the data.")
-            )  # fmt: skip
-        column = np.concatenate([space.columns(part) for part in (LEFT, RIGHT)])
-        needed = np.unique(self.flat.vertex)
-        missing = needed[column[needed] < 0]
-        if len(missing) > _MISSING_ALLOWED * len(needed):
-            raise RunError(
-                expected("Surface data", f"for template {self.reference}",
-                         f"all of its {len(needed)} cortical vertices",
-                         f"{len(missing)} of them missing", "Choose the template of the data.")
-            )  # fmt: skip
-        found = np.flatnonzero(column >= 0)
-        entries = (np.ones(len(found)), (found, column[found]))
-        return SparseMap(scipy.sparse.coo_array(entries, (len(column), space.n_samples)))
-
-    def _from_volume(self, space: VolumeSpace) -> SparseMap:
-        """Build the map that averages trilinear samples between white and pial surface."""
-        total = None
-        for depth in _DEPTHS:
-            points = np.concatenate(
-                [(1 - depth) * h.inner + depth * h.outer for h in self.template.hemispheres]
-            )
-            part = trilinear(space, points) / len(_DEPTHS)
-            total = part if total is None else total + part
-        return SparseMap(total)

@@ -1,30 +1,9 @@
-"""Atlases: tables of parcels with their networks and label images.
-
-An atlas is a tab-separated table with one row per parcel. Label images lie in the same folder::
-
-    name                 network  image                label  cifti_image        cifti_label
-    7Networks_LH_Vis_1   Vis      Schaefer.nii.gz      51     Schaefer.dlabel.nii 51
-    HIP-rh               Tian     Schaefer.nii.gz      1
-    Buckner_1            Buckner  Buckner.nii.gz       1
-
-``image`` is a label image in MNI space, for volumes and for the voxels of CIFTI files.
-``cifti_image`` is a ``dlabel.nii``, for all grayordinates of CIFTI files. It takes precedence.
-Instead of ``image`` and ``label``, a table may have ``x``, ``y``, ``z`` and ``radius`` in mm. Time
-courses of parcels need no radius. A table may have other names of columns, and be a CSV file.
-
-A column ``space`` (one value in all rows) says the space of images and coordinates: ``MNI152``, or
-a version of it, such as ``MNI152NLin6Asym``.
-
-Without a column ``network``, each parcel gets the network of the nearest coordinate of an atlas
-that has networks.
-"""
+"""Atlases: parcels of functional networks, and their voxels or vertices in the samples of a run."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -33,8 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import AtlasError, expected
-from fmritok.regular import check_regular
-from fmritok.tokenizers.mni import MNI152, VERSIONS
+from fmritok.tokenizers.network.atlas_table import (
+    EMBEDDED_ATLAS,
+    check_parcels,
+    embedded_table,
+    read_table,
+    stated_space,
+)
 from fmritok.tokenizers.network.labels import (
     Labels,
     dlabel_on,
@@ -45,14 +29,8 @@ from fmritok.tokenizers.network.labels import (
 from fmritok.tokenizers.network.nearest import NearestNetworks, nearest_networks
 from fmritok.tokenizers.spaces import VOXEL, SurfaceSpace, VolumeSpace
 
-__all__ = ["EMBEDDED_ATLAS", "Atlas", "load_atlas"]
+__all__ = ["Atlas", "load_atlas"]
 
-EMBEDDED_ATLAS = "seitzman300"
-_SPHERE_RADIUS_MM = 5.0
-_PLACES = ({"image", "label"}, {"x", "y", "z"})
-_COLUMNS = ("name", "network", "image", "label", "x", "y", "z", "radius", "cifti_image",
-            "cifti_label", "space")  # fmt: skip
-_MAY_BE_EMPTY = ("image", "label", "x", "y", "z", "radius", "cifti_image", "cifti_label")
 #: Largest share of empty parcels. With more, atlas and data are in different spaces.
 _EMPTY_ALLOWED = 0.5
 
@@ -63,8 +41,8 @@ class Atlas:
     Parameters
     ----------
     table : pd.DataFrame
-        Columns as in the module's description. Rows are sorted by network, networks by their first
-        appearance.
+        Columns as in :mod:`fmritok.tokenizers.network.atlas_table`. Rows are sorted by network,
+        networks by their first appearance.
     folder : Path
         Folder of the label images.
     where : str
@@ -88,21 +66,9 @@ class Atlas:
     ) -> None:
         self.where, self._folder = where, folder
         #: Space of images and coordinates; empty if the table does not say.
-        self.space = _stated_space(table, where)
+        self.space = stated_space(table, where)
         table = table.drop(columns="space", errors="ignore")  # it is not part of the digest
-        if not any(columns <= set(table) for columns in _PLACES) or not {"name", "network"} <= set(
-            table
-        ):
-            raise AtlasError(
-                expected("Atlas", where, "columns name, network and image, label (or x, y, z, "
-                         "radius)", ", ".join(map(str, table.columns)), "Complete the table.")
-            )  # fmt: skip
-        self._check_complete(table)
-        if table["name"].duplicated().any():
-            twice = table["name"][table["name"].duplicated()].iloc[0]
-            raise AtlasError(
-                expected("Atlas", where, "each parcel once", f"{twice} twice", "Rename one.")
-            )
+        check_parcels(table, where)
         first = {name: i for i, name in enumerate(dict.fromkeys(table["network"]))}
         order = np.argsort(table["network"].map(first).to_numpy(), kind="stable")
         self.table = table.iloc[order].reset_index(drop=True)
@@ -111,19 +77,6 @@ class Atlas:
         #: Row of each parcel in the table as it was given.
         self.row = order.astype(np.int64)
         self.nearest = nearest.reordered(order) if nearest else None
-
-    def _check_complete(self, table: pd.DataFrame) -> None:
-        needed = [c for c in ("name", "network", "image") if c in table]
-        numbers = [c for c in ("label", "x", "y", "z", "radius") if c in table]
-        without = table[needed].isna() | (table[needed] == "")
-        without[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").isna()
-        for column in without.columns[without.any()]:
-            row = int(np.flatnonzero(without[column])[0])
-            raise AtlasError(
-                expected("Atlas", self.where, f"a {column} for each parcel",
-                         f"none in row {row + 1}, {table['name'].iloc[row]!r}",
-                         "Complete the table.")
-            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.table)
@@ -267,18 +220,6 @@ class Atlas:
             )  # fmt: skip
 
 
-def _stated_space(table: pd.DataFrame, where: str) -> str:
-    if "space" not in table:
-        return ""
-    values = table["space"].unique().tolist()
-    if len(values) > 1 or values[0] not in (MNI152, *VERSIONS):
-        raise AtlasError(
-            expected("Atlas", where, f"one space for all parcels: {', '.join((MNI152, *VERSIONS))}",
-                     ", ".join(map(str, values)), "Correct the column space, or leave it out.")
-        )  # fmt: skip
-    return str(values[0])
-
-
 def load_atlas(
     reference: str = EMBEDDED_ATLAS,
     columns: Mapping[str, str] | None = None,
@@ -302,10 +243,10 @@ def load_atlas(
         If the atlas cannot be read, or its parcels are far from those of ``networks_from``.
     """
     if reference == EMBEDDED_ATLAS:
-        return Atlas(_seitzman(), Path(), reference)
+        return Atlas(embedded_table(), Path(), reference)
     path = Path(reference).expanduser()
     path = path / "atlas.tsv" if path.is_dir() else path
-    table = _read_table(path, reference, dict(columns or {}))
+    table = read_table(path, reference, dict(columns or {}))
     if "network" in table:
         return Atlas(table, path.parent, str(path))
     near_name = next((name for name in map(str, table) if "network" in name.lower()), None)
@@ -318,50 +259,3 @@ def load_atlas(
     centres = Atlas(table.assign(network="none"), path.parent, str(path)).centres
     networks, nearest = nearest_networks(centres, known, str(path))
     return Atlas(table.assign(network=networks), path.parent, str(path), nearest)
-
-
-def _read_table(path: Path, reference: str, columns: dict[str, str]) -> pd.DataFrame:
-    """Read the table of an atlas as it is written, and give its columns our names."""
-    try:
-        check_regular(path)
-        with path.open(encoding="utf-8-sig") as file:
-            quoted = file.read(1) == '"'
-        theirs = {name: columns.get(name, name) for name in _COLUMNS}
-        comma = path.suffix == ".csv"
-        table = pd.read_csv(
-            path, sep="," if comma else "\t", encoding="utf-8-sig",
-            dtype={theirs["name"]: str, theirs["network"]: str},
-            # "NA" may be a name, and quote marks are plain characters
-            keep_default_na=False, na_values={theirs[column]: [""] for column in _MAY_BE_EMPTY},
-            quoting=csv.QUOTE_MINIMAL if quoted or comma else csv.QUOTE_NONE, index_col=False,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise AtlasError(
-            expected("Atlas", reference, f"{EMBEDDED_ATLAS} or a table of parcels, separated by "
-                     "tabs (.tsv) or commas (.csv)", f"{type(error).__name__}: {error}",
-                     "Check the path.")
-        ) from error  # fmt: skip
-    for ours, name in columns.items():
-        if ours not in _COLUMNS or name not in table:
-            there = [str(column) for column in table]
-            odd, known = (ours, list(_COLUMNS)) if ours not in _COLUMNS else (name, there)
-            near = get_close_matches(odd, known, n=1)
-            raise AtlasError(
-                expected("Columns of atlas", path, f"one of {', '.join(known)}", repr(odd),
-                         f"Did you mean {near[0]}?" if near else "Correct the name.")
-            )  # fmt: skip
-    ours_of = {name: ours for ours, name in columns.items()}
-    hidden = [c for c in table if c in _COLUMNS and c not in ours_of and c in columns]
-    return table.drop(columns=hidden).rename(columns=ours_of)
-
-
-def _seitzman() -> pd.DataFrame:
-    """Return the table of Seitzman 2018, without regions that have no network."""
-    from nilearn.datasets import fetch_coords_seitzman_2018
-
-    found = fetch_coords_seitzman_2018(ordered_regions=True)
-    table = pd.DataFrame(np.asarray(found.rois[["x", "y", "z"]], float), columns=["x", "y", "z"])
-    table.insert(0, "network", [str(n) for n in found.networks])
-    table.insert(0, "name", [f"{r}_{i}" for i, r in enumerate(table["network"])])
-    table["radius"], table["space"] = _SPHERE_RADIUS_MM, MNI152
-    return table[table["network"] != "unassigned"].reset_index(drop=True)

@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from fmritok.errors import FmritokError, RunError, expected
+from fmritok.errors import FmritokError, RunError, expected, wrong_usage
 from fmritok.terminal import spreadsheet_cell
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid
-from fmritok.tokenizers.network.atlas import EMBEDDED_ATLAS, Atlas, load_atlas
+from fmritok.tokenizers.network.atlas import Atlas, load_atlas
+from fmritok.tokenizers.network.atlas_table import EMBEDDED_ATLAS
 from fmritok.tokenizers.network.columns import find_parcels
 from fmritok.tokenizers.spaces import ParcelSpace, SampleSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens
-from fmritok.tokenizers.temporal import bandpass, resample, resampled_frames, standardize
+from fmritok.tokenizers.temporal import bandpass, check_tr, resample, resampled_frames, standardize
 
 __all__ = ["NetworkTokenizer"]
 
@@ -35,7 +36,7 @@ class NetworkTokenizer(SeriesTokenizer):
     ----------
     atlas : str
         ``seitzman300`` (shipped with nilearn), or the path of a table; see
-        :mod:`fmritok.tokenizers.network.atlas`.
+        :mod:`fmritok.tokenizers.network.atlas_table`.
     band : tuple of float, optional
         Pass band: lowest and highest frequency, Hz. None: no filter.
     tr : float, optional
@@ -61,13 +62,9 @@ class NetworkTokenizer(SeriesTokenizer):
         networks_from: str = EMBEDDED_ATLAS,
     ) -> None:
         self.reference, self._columns, self._networks_from = atlas, columns, networks_from
-        self.band = None if band is None else (float(band[0]), float(band[1]))
+        self.band = None if band is None else _pass_band(band)
+        check_tr("network.tr", tr)
         self.tr = tr
-        if self.band is not None and not 0 < self.band[0] < self.band[1]:
-            raise FmritokError(
-                expected("Option", "network.band", "two frequencies, the lower one first, in Hz",
-                         band, "Give for instance network.band=[0.01,0.1], or null.")
-            )  # fmt: skip
         self._places: dict[str, SparseMap] = {}
 
     @cached_property
@@ -196,3 +193,16 @@ class NetworkTokenizer(SeriesTokenizer):
     @property
     def _is_band_limited(self) -> bool:
         return self.band is not None and self.tr is not None and self.band[1] < 0.5 / self.tr
+
+
+def _pass_band(band: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(frequency) for frequency in band)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not 0 < low < high:
+        raise wrong_usage(FmritokError(
+            expected("Option", "network.band", "two frequencies, the lower one first, in Hz",
+                     band, "Give for instance network.band=[0.01,0.1], or null.")
+        ))  # fmt: skip
+    return low, high

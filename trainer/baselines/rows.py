@@ -15,8 +15,8 @@ from fmritok.trainer.baselines.material import mean_tokens, parcel_series, too_s
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.heads import Features
-from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.evaluation.unit_features import Columns, Fixed
 from fmritok.trainer.tasks.confounds import NUISANCE, known_units, nuisance_table
 from fmritok.trainer.tasks.division import SplitOptions, divide

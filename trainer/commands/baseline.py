@@ -37,7 +37,7 @@ def baseline(
     regress: str,
     permutations: int,
 ) -> None:
-    """Score what needs no encoder on a task: connectivity, raw tokens, nuisance, the mean.
+    """Score baselines without an encoder: connectivity, raw tokens, nuisance, the mean.
 
     Linear models, their penalty chosen within the training side of each fold. Writes
     predictions.csv, scores.csv, scores.json, splits.json and the resolved task.yaml.

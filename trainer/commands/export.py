@@ -21,10 +21,10 @@ _PATH = click.Path(path_type=Path)
 def export(training: Path, out: Path, license: str | None) -> None:
     """Write the encoder of TRAINING to a folder that needs neither its store nor its training.
 
-    TRAINING is the folder of a training, one of its checkpoints, or an exported folder. What
-    `load_encoder`, embed, probe, finetune and `train --init-from` take, they take from the result,
-    too. It has the weights of the encoder, recipe, contract and layout of the tokens, and a model
-    card with counts of the cohorts and the last losses; no ids of participants.
+    TRAINING is the folder of a training, one of its checkpoints, or an exported folder. The new
+    folder has the weights of the encoder, the recipe, the contract and layout of the tokens, and a
+    model card with counts of the cohorts and the last losses. It has no ids of participants.
+    `load_encoder`, embed, probe, finetune and `train --init-from` take it in place of a training.
     """
     from fmritok.terminal import echo, log_to_terminal
     from fmritok.trainer.errors import ConfigError

@@ -64,9 +64,9 @@ def finetune(
 ) -> None:
     """Fine-tune an encoder on a task, fold by fold, beside its twin from scratch.
 
-    The epoch is chosen on a validation side, by the task's metric. Of a test unit, the outputs of
-    its windows are averaged. The same command goes on where it was stopped. Chance is the row
-    dummy: labels are not permuted, except in the row that --control adds.
+    The epoch is chosen on a validation side, by the task's metric. The outputs of all windows of a
+    test unit are averaged. To continue after an interruption, run the same command again. The row
+    dummy is the level of chance; --control adds a row with permuted labels.
 
     Writes predictions.csv, scores.csv, scores.json, splits.json, task.yaml, finetune.yaml and a
     curve for each fold.

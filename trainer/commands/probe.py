@@ -95,8 +95,8 @@ def probe(
     """Score heads on the features of frozen encoders, on held-out subjects and families.
 
     Features of a subject are averaged over the windows of its runs; an event has one window.
-    Writes predictions.csv, scores.csv, scores.json, splits.json and the resolved task.yaml, of
-    several tasks to a folder for each.
+    Writes predictions.csv, scores.csv, scores.json, splits.json and the resolved task.yaml. With
+    several tasks, each has a folder of its own.
     """
     from fmritok.device import choose_device
     from fmritok.progress import Progress

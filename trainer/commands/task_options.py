@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fmritok.trainer.evaluation.results import Results
+    from fmritok.trainer.evaluation.summary import Results
     from fmritok.trainer.tasks.division import SplitOptions
     from fmritok.trainer.tasks.task import By, Task
 
@@ -145,7 +145,8 @@ def report_results(
     The results of several tasks go to a folder for each, named after the task.
     """
     from fmritok.terminal import echo, new_console
-    from fmritok.trainer.evaluation.results import Results, results_table, write_results
+    from fmritok.trainer.evaluation.results import results_table, write_results
+    from fmritok.trainer.evaluation.summary import Results
 
     several = [results] if isinstance(results, Results) else list(results)
     names = [one.units.task.name for one in several]

@@ -17,8 +17,8 @@ from fmritok.trainer.baselines.material import parcel_series
 from fmritok.trainer.comparison.protocol import Contestant
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.crossval import Row
-from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.probing.cache import FeatureCache
 from fmritok.trainer.probing.questions import ProbeOptions
 from fmritok.trainer.probing.rows import probe

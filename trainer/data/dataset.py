@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.trainer.data.drawing import all_windows, random_windows
 from fmritok.trainer.data.labels import Labels, labels_of, runs_where
 from fmritok.trainer.data.samples import Form, SampleReader
 from fmritok.trainer.data.split import split_runs
-from fmritok.trainer.data.windows import Request, RunIndex, Windows, all_windows, random_windows
+from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
 
 __all__ = ["WindowDataset"]

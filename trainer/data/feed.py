@@ -6,18 +6,11 @@ from collections.abc import Iterable
 
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.config import Config
+from fmritok.trainer.data.drawing import WindowOptions, random_windows, validation_windows
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
 from fmritok.trainer.data.reading import Batch, window_loader
 from fmritok.trainer.data.split import Split
-from fmritok.trainer.data.windows import (
-    Request,
-    RunIndex,
-    WindowBatches,
-    WindowOptions,
-    Windows,
-    random_windows,
-    validation_windows,
-)
+from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches, Windows
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
 from fmritok.trainer.training.progress import Position
 

@@ -14,13 +14,8 @@ from fmritok.errors import ProvenanceMismatchError, expected
 from fmritok.pipeline.store.documents.difference import first_difference
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.windows import (
-    RunIndex,
-    WindowOptions,
-    Windows,
-    draw_windows,
-    keyed_generator,
-)
+from fmritok.trainer.data.drawing import WindowOptions, draw_windows, keyed_generator
+from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
 
 __all__ = ["MixedGroup", "mixed_windows"]

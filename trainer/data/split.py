@@ -118,10 +118,16 @@ def _named(runs: pd.DataFrame, hold_out: str) -> npt.NDArray[np.bool_]:
     values = [value.strip() for value in named.split(",") if value.strip()]
     columns = [name for name in _NAMED_BY if name in runs]
     there = sorted(set(runs[column].astype(str))) if column in columns else []
+    if there == [""]:
+        raise ConfigError(
+            expected("Option", "data.hold_out", f"a column that says something of the runs, of "
+                     f"{', '.join(columns)}", f"{hold_out!r}, and no run has a {column}",
+                     "Change it with --set data.hold_out=COLUMN=VALUE,...")
+        )  # fmt: skip
     unknown = [value for value in values if value not in there]
     if not values or unknown or len(values) == len(there):
         wanted = (
-            f"some of the {column}s {', '.join(there)}"
+            f"some of the {column}s {', '.join(filter(None, there))}"
             if there
             else (f"COLUMN=VALUE,... with one of {', '.join(columns)}")
         )

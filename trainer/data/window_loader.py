@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fmritok.errors import expected
 from fmritok.trainer.data.dataset import WindowDataset
+from fmritok.trainer.data.drawing import keyed_generator
 from fmritok.trainer.data.loader import batch_loader
-from fmritok.trainer.data.windows import Request, keyed_generator
+from fmritok.trainer.data.windows import Request
 from fmritok.trainer.errors import CheckpointError, ConfigError
 
 __all__ = ["WindowLoader", "window_loader"]

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.trainer.evaluation.exchange import exchanges
 from fmritok.trainer.evaluation.heads import Features, Head, Problem, constant, linear
-from fmritok.trainer.evaluation.intervals import mean_over_folds
 from fmritok.trainer.evaluation.metrics import (
     METRICS,
     class_metrics,
@@ -23,6 +21,8 @@ from fmritok.trainer.evaluation.metrics import (
     number_metrics,
     retrieval_of_queries,
 )
+from fmritok.trainer.evaluation.statistics.exchange import exchanges
+from fmritok.trainer.evaluation.statistics.intervals import mean_over_folds
 from fmritok.trainer.tasks.splits import Fold, grouping
 from fmritok.trainer.tasks.units import Units
 
@@ -118,7 +118,7 @@ def cross_validate(
     by : str
         What inner folds keep together, see :class:`~fmritok.trainer.tasks.task.SplitRule`.
     permutations : int
-        Of the labels, for each seed; see :mod:`fmritok.trainer.evaluation.exchange`.
+        Of the labels, for each seed; see :mod:`fmritok.trainer.evaluation.statistics.exchange`.
 
     Raises
     ------

@@ -20,7 +20,7 @@ from fmritok.progress import report
 from fmritok.trainer.config import require
 from fmritok.trainer.errors import ConfigError, StoppedError
 from fmritok.trainer.evaluation.crossval import Row, cross_validate
-from fmritok.trainer.evaluation.results import Results
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.finetuning.config import FinetuneConfig, from_scratch, to_yaml
 from fmritok.trainer.finetuning.fold import FoldTraining
 from fmritok.trainer.finetuning.folder import FinetuneFolder

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from fmritok.trainer.evaluation.crossval import FoldPrediction, metrics_of
-from fmritok.trainer.evaluation.exchange import exchanges
+from fmritok.trainer.evaluation.statistics.exchange import exchanges
 from fmritok.trainer.finetuning.config import FinetuneConfig
 from fmritok.trainer.finetuning.model import Classifier
 from fmritok.trainer.finetuning.start import Start, torch_seed

@@ -12,7 +12,7 @@ import torch
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.config import ModelConfig
-from fmritok.trainer.data.windows import keyed_generator
+from fmritok.trainer.data.drawing import keyed_generator
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.features import load_encoder
 from fmritok.trainer.model.layout import TokenLayout

@@ -11,15 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.trainer.data.drawing import all_windows, draw_windows, keyed_generator
 from fmritok.trainer.data.reading import Batch, WindowReader
-from fmritok.trainer.data.windows import (
-    Request,
-    RunIndex,
-    Windows,
-    all_windows,
-    draw_windows,
-    keyed_generator,
-)
+from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.evaluation.features import spread_windows
 from fmritok.trainer.finetuning.config import WindowsConfig
 from fmritok.trainer.tasks.units import Units

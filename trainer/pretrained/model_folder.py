@@ -14,34 +14,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
-from torch import nn
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
-from fmritok.trainer.errors import CheckpointError, ConfigError
+from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.model.model import TokenTransformer
-from fmritok.trainer.recipe import saved_config
+from fmritok.trainer.record.encoder_folder import WEIGHTS, EncoderFolder
 from fmritok.trainer.record.saved_group import SavedGroup
-from fmritok.trainer.record.sealed_files import SealedFiles
-from fmritok.trainer.record.tensor_files import load_weights
+from fmritok.trainer.record.sealed_files import SealedFiles, fits_digest, with_digest
 from fmritok.trainer.training.faults import write_whole
 
 __all__ = ["CARD", "CONFIG", "FILES", "ModelFolder", "is_model_folder", "write_model_folder"]
 
 CONFIG, CARD = "config.json", "README.md"
-_WEIGHTS, _LAYOUT, _TOKENIZER = "model.safetensors", "layout.safetensors", "tokenizer.json"
+_LAYOUT, _TOKENIZER = "layout.safetensors", "tokenizer.json"
 #: All files of the folder.
-FILES = (CONFIG, _WEIGHTS, _LAYOUT, _TOKENIZER, CARD)
+FILES = (CONFIG, WEIGHTS, _LAYOUT, _TOKENIZER, CARD)
 _FORMAT, _FAMILY = "fmritok model 1", b'"fmritok model '
 
 
@@ -90,7 +88,7 @@ def write_model_folder(
     notes = group.notes if has_paths else _without_folders(group.notes)
     tokenizer = {"name": group.provenance.get("tokenizer"), **notes}
     contents = {
-        _WEIGHTS: save_tensors(tensors, metadata={"format": "pt"}),
+        WEIGHTS: save_tensors(tensors, metadata={"format": "pt"}),
         _LAYOUT: save_arrays(arrays),
         _TOKENIZER: canonical_json(tokenizer),
     }
@@ -112,8 +110,7 @@ def write_model_folder(
         "files": {name: sha256(content) for name, content in contents.items()},
     }  # fmt: skip
     whole = json.loads(json.dumps(whole))  # tuples to lists, as they are read
-    whole["digest"] = sha256(canonical_json(whole))
-    write_whole(target / CONFIG, canonical_json(whole))
+    write_whole(target / CONFIG, canonical_json(with_digest(whole)))
 
 
 def is_model_folder(path: Path) -> bool:
@@ -127,20 +124,11 @@ def is_model_folder(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class ModelFolder:
-    """A model folder with an intact ``config.json``; other files are checked when they are read.
+class ModelFolder(EncoderFolder):
+    """A model folder; its state is the content of ``config.json``."""
 
-    Attributes
-    ----------
-    folder : Path
-    state : dict
-        Content of ``config.json``.
-    files : SealedFiles
-    """
-
-    folder: Path
-    state: Mapping[str, Any]
-    files: SealedFiles = field(compare=False, repr=False)
+    config_key: ClassVar[str] = "recipe"
+    config_name: ClassVar[str] = "Recipe of model"
 
     @classmethod
     def read(cls, folder: Path) -> ModelFolder:
@@ -155,7 +143,7 @@ class ModelFolder:
         try:
             data = file.read_bytes()
             state = json.loads(data)
-            kind, digest = state.get("format"), state.get("digest")
+            kind = state.get("format")
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise _damaged(file, "the configuration of a model, as JSON", error) from error
         if isinstance(kind, str) and kind != _FORMAT and kind.startswith("fmritok model "):
@@ -163,8 +151,7 @@ class ModelFolder:
                 expected("Model", folder, f"format {_FORMAT!r}", repr(kind),
                          "Use a newer release of fmritok.")
             )  # fmt: skip
-        body = {name: value for name, value in state.items() if name != "digest"}
-        if kind != _FORMAT or digest != sha256(canonical_json(body)):
+        if kind != _FORMAT or not fits_digest(state):
             raise _damaged(file, "a configuration that matches its digest", "another")
         return cls(folder, state, SealedFiles(folder, state["files"], CONFIG, _damaged))
 
@@ -185,11 +172,6 @@ class ModelFolder:
         return int(self.state["window"])
 
     @property
-    def group_name(self) -> str:
-        """Name of the token group that it was trained on."""
-        return str(self.state["group"]["name"])
-
-    @property
     def license(self) -> str | None:
         """Identifier of the weights' licence."""
         said = self.state["license"]
@@ -199,23 +181,6 @@ class ModelFolder:
     def facts(self) -> dict[str, Any]:
         """What is known of the training, or of the import."""
         return dict(self.state["facts"])
-
-    @property
-    def config(self) -> Config:
-        """The recipe.
-
-        Raises
-        ------
-        CheckpointError
-            If it has an option that this release does not know.
-        """
-        try:
-            return saved_config(self.state["recipe"])
-        except ConfigError as error:
-            raise CheckpointError(
-                expected("Recipe of model", self.folder, "options of this release",
-                         f"others ({error})", "Use the fmritok release that wrote it.")
-            ) from error  # fmt: skip
 
     @property
     def group(self) -> SavedGroup:
@@ -230,20 +195,6 @@ class ModelFolder:
         said = json.loads(self.files.path(_TOKENIZER).read_bytes())
         notes = {name: value for name, value in said.items() if name != "name"}
         return SavedGroup(self.group_name, self.state["group"]["contract"], notes, arrays)
-
-    def sha256(self) -> str:
-        """Return the checksum of the weights."""
-        return self.files.sha256(_WEIGHTS)
-
-    def load_weights(self, encoder: nn.Module) -> None:
-        """Load the weights into an encoder.
-
-        Raises
-        ------
-        CheckpointError
-            If they are damaged or do not fit; names the first tensor that does not fit.
-        """
-        load_weights(self.files.path(_WEIGHTS), encoder)
 
 
 def _without_people(config: Config) -> Config:

@@ -20,7 +20,7 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.labels import runs_where
 from fmritok.trainer.data.windows import RunIndex, Windows
-from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.evaluation.features import (
     Encoded,
     FrozenEncoder,
@@ -98,7 +98,8 @@ def embed(
     CheckpointError
         If there is no checkpoint, or it was trained on other tokens.
     TrainingError
-        If an embedding is not finite, or the disk does not take the file.
+        If the group has no finished run, an embedding is not finite, or the disk does not take the
+        file.
     """
     if out.is_dir():
         raise ConfigError(
@@ -107,6 +108,11 @@ def embed(
         )  # fmt: skip
     opened = TokenStore(store)
     (source,) = open_sources(opened, [training], group)
+    if not len(source.group):
+        raise TrainingError(
+            expected("Token group", f"{source.group.name} of {opened.location}",
+                     "at least one finished run", "none", "Run `fmritok tokenize` first.")
+        )  # fmt: skip
     runs = runs_where(source.group.runs, where).sort_values("run_id", ignore_index=True)
     table = _described(runs, opened.phenotypes)
     index = RunIndex.of(runs, runs["run_id"].tolist())

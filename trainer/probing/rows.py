@@ -22,8 +22,8 @@ from fmritok.trainer.evaluation.heads import (
     neighbours,
     published_logistic,
 )
-from fmritok.trainer.evaluation.results import Results
 from fmritok.trainer.evaluation.scoring import score_features
+from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.evaluation.unit_features import Fixed
 from fmritok.trainer.probing.attentive import Attentive, TokenSets
 from fmritok.trainer.probing.cache import FeatureCache

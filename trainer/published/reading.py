@@ -78,7 +78,7 @@ def read_released(path: Path, settings: Path | None = None) -> Released:
         else:
             entries = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's loader raises many exceptions for damaged files
-        got = reason(error)
+        got = f"{type(error).__name__}: {reason(error)}"
         if isinstance(error, UnpicklingError):
             got = "objects that torch's weights-only loader refuses"
         raise CheckpointError(

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -30,12 +29,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fmritok.errors import expected
-from fmritok.pipeline.store.documents.seal import canonical_json, sha256
-from fmritok.trainer.config import Config
-from fmritok.trainer.errors import CheckpointError, ConfigError
-from fmritok.trainer.recipe import saved_config
-from fmritok.trainer.record.sealed_files import SealedFiles, file_sha256
-from fmritok.trainer.record.tensor_files import damaged, load_optimizer_state, load_weights, step_of
+from fmritok.pipeline.store.disk import sync_folder
+from fmritok.pipeline.store.documents.seal import canonical_json
+from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.record.encoder_folder import WEIGHTS, EncoderFolder
+from fmritok.trainer.record.sealed_files import SealedFiles, file_sha256, fits_digest, with_digest
+from fmritok.trainer.record.tensor_files import damaged, load_optimizer_state, step_of
 from fmritok.trainer.training.sharding import WholeTensors
 
 __all__ = [
@@ -50,7 +49,7 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
 RUNS, METRICS, TOKENS = "runs.json", "metrics.jsonl", "tokens.safetensors"
 #: Suffix of a checkpoint while a new one replaces it.
 REPLACED = ".replaced"
@@ -82,21 +81,20 @@ def write_checkpoint(
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir()
     try:
-        save_file(tensors.weights, partial / _MODEL, metadata={"format": "pt"})
+        save_file(tensors.weights, partial / WEIGHTS, metadata={"format": "pt"})
         save_file(tensors.moments, partial / _OPTIMIZER, metadata={"format": "pt"})
         for name, data in texts.items():
             (partial / name).write_bytes(data)
         whole = {"format": _FORMAT, **state}
         whole["files"] = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
-        whole["digest"] = sha256(canonical_json(whole))
-        (partial / _STATE).write_bytes(canonical_json(whole))
+        (partial / _STATE).write_bytes(canonical_json(with_digest(whole)))
         for path in (*partial.iterdir(), partial):
-            sync(path)
+            sync_folder(path)
         _put_in_place(partial, target)
     except (OSError, SafetensorError):
         shutil.rmtree(partial, ignore_errors=True)  # make room
         raise
-    sync(target.parent)
+    sync_folder(target.parent)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -105,20 +103,11 @@ def is_checkpoint(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint with an intact state; other files are checked when they are read.
+class Checkpoint(EncoderFolder):
+    """A checkpoint; its state is the content of ``state.json``."""
 
-    Attributes
-    ----------
-    folder : Path
-    state : dict
-        Content of ``state.json``.
-    files : SealedFiles
-    """
-
-    folder: Path
-    state: Mapping[str, Any]
-    files: SealedFiles = field(compare=False, repr=False)
+    config_key: ClassVar[str] = "config"
+    config_name: ClassVar[str] = "Configuration of checkpoint"
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -153,9 +142,7 @@ class Checkpoint:
                 "checked", folder,
             )  # fmt: skip
         else:
-            body = {name: value for name, value in state.items() if name != "digest"}
-            intact = canonical_json(state) == data
-            intact = intact and state.get("digest") == sha256(canonical_json(body))
+            intact = canonical_json(state) == data and fits_digest(state)
         if not intact or step_of(folder) not in (None, state["step"]):
             raise damaged(file, "a state that matches its digest and the step", "another")
         return cls(folder, state, SealedFiles(folder, state.get("files"), _STATE, damaged))
@@ -172,30 +159,6 @@ class Checkpoint:
         return int(self.state["step"])
 
     @property
-    def config(self) -> Config:
-        """The configuration; options that the release did not have take their default.
-
-        Options of other objectives, which release 0.1 saved, too, are left out.
-
-        Raises
-        ------
-        CheckpointError
-            If it has an option that this release does not know.
-        """
-        try:
-            return saved_config(self.state["config"])
-        except ConfigError as error:
-            raise CheckpointError(
-                expected("Configuration of checkpoint", self.folder, "options of this release",
-                         f"others ({error})", "Use the fmritok release that wrote it.")
-            ) from error  # fmt: skip
-
-    @property
-    def group_name(self) -> str:
-        """Name of the token group that it was trained on."""
-        return str(self.state["group"]["name"])
-
-    @property
     def is_sealed(self) -> bool:
         """Whether it has checksums (format 2)."""
         return "files" in self.state
@@ -208,7 +171,7 @@ class Checkpoint:
         CheckpointError
             Naming the first file that is missing or differs from its checksum.
         """
-        for name in self.state["files"] if self.is_sealed else (_MODEL, _OPTIMIZER):
+        for name in self.state["files"] if self.is_sealed else (WEIGHTS, _OPTIMIZER):
             self.files.path(name)
 
     def has(self, name: str) -> bool:
@@ -218,20 +181,6 @@ class Checkpoint:
     def read_bytes(self, name: str) -> bytes:
         """Return the checked content of a file."""
         return self.files.path(name).read_bytes()
-
-    def sha256(self) -> str:
-        """Return the checksum of the weights."""
-        return self.files.sha256(_MODEL)
-
-    def load_weights(self, model: nn.Module) -> None:
-        """Load the weights into a model.
-
-        Raises
-        ------
-        CheckpointError
-            If they are damaged or do not fit; names the first tensor that does not fit.
-        """
-        load_weights(self.files.path(_MODEL), model)
 
     def load_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Load the state of AdamW, by parameter names.
@@ -244,15 +193,6 @@ class Checkpoint:
         # Parameters that never had a gradient have no state. Format 1 cannot tell this from damage.
         lacking = self.is_sealed or not self.step
         load_optimizer_state(self.files.path(_OPTIMIZER), model, optimizer, lacking=lacking)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

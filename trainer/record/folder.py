@@ -261,7 +261,8 @@ class TrainingFolder:
             )
         elif self.path.suffix == ".safetensors" or list(self.path.glob("*.safetensors")):
             next_step = "For weights alone, start a new training with --init-from FILE."
-        got = "no checkpoint in it" if self.path.exists() else "nothing"
+        got = "no checkpoint in it" if self.path.is_dir() else "nothing"
+        got = "a file" if self.path.is_file() else got
         wanted = "a folder that `fmritok train` wrote, or one of its checkpoints"
         error = CheckpointError(expected("Checkpoint", self.path, wanted, got, next_step))
         raise error if self.path.exists() else wrong_usage(error)

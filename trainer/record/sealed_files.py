@@ -1,14 +1,19 @@
-"""Files of a folder that are compared with their sha256 before they are read."""
+"""Files of a folder that are compared with their sha256 before they are read.
+
+A JSON document names the checksums, and has its own digest.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.errors import CheckpointError
 
-__all__ = ["SealedFiles", "file_sha256"]
+__all__ = ["SealedFiles", "file_sha256", "fits_digest", "with_digest"]
 
 
 class SealedFiles:
@@ -66,3 +71,14 @@ def file_sha256(path: Path) -> str:
     """Return the checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_digest(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON document with its digest."""
+    return {**document, "digest": sha256(canonical_json(document))}
+
+
+def fits_digest(document: Mapping[str, Any]) -> bool:
+    """Tell whether a document is as :func:`with_digest` returned it."""
+    body = {name: value for name, value in document.items() if name != "digest"}
+    return bool(document.get("digest") == sha256(canonical_json(body)))

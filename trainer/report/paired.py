@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.trainer.evaluation.intervals import (
+from fmritok.trainer.evaluation.metrics import class_metrics, mean_metrics, number_metrics
+from fmritok.trainer.evaluation.statistics.intervals import (
     DRAWS,
     bootstrap,
     drawn_counts,
     interval,
     mean_over_folds,
 )
-from fmritok.trainer.evaluation.metrics import class_metrics, mean_metrics, number_metrics
 
 __all__ = ["metric_of_draws", "paired_difference"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
@@ -15,7 +13,7 @@ from fmritok.errors import expected
 from fmritok.trainer.data.labels import EVENT_TARGET
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.metrics import METRICS
-from fmritok.trainer.shipped import shipped_names, shipped_title
+from fmritok.trainer.shipped import read_yaml, shipped_names, shipped_title
 
 __all__ = [
     "By",
@@ -121,36 +119,15 @@ def read_task(name_or_path: str) -> Task:
     ConfigError
         If there is no such task, or a field is unknown, missing or does not go with another.
     """
-    if name_or_path in task_names():
-        text = (resources.files(_PACKAGE) / f"{name_or_path}.yaml").read_text()
-    elif Path(name_or_path).is_file():
-        text = _read(name_or_path)
-    else:
+    tree = read_yaml(
+        _PACKAGE, name_or_path, what="Task", wanted="fields by name", see="See docs/tasks.md."
+    )
+    if tree is None:
         names = task_names()
         step = did_you_mean(name_or_path, names, "List the tasks with `fmritok list tasks`.")
         wanted = f"one of {', '.join(names)}, or the path of a YAML file"
         raise ConfigError(expected("Task", name_or_path, wanted, "an unknown name", step))
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            expected("Task", name_or_path, "valid YAML", error, "Correct the file.")
-        ) from error
-    if not isinstance(tree, Mapping):
-        got = type(tree).__name__
-        raise ConfigError(
-            expected("Task", name_or_path, "fields by name", f"a {got}", "See docs/tasks.md.")
-        )
     return _task(name_or_path, tree)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            expected("Task", path, "a text file", error, "See docs/tasks.md.")
-        ) from error
 
 
 def task_yaml(task: Task) -> str:

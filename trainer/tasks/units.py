@@ -183,10 +183,11 @@ def without_units(units: Units, leave: npt.NDArray[np.bool_], reason: str) -> Un
     excluded = {**units.excluded, reason: _counted(units.ids[leave])}
     task, column = units.task, units.task.target[0]
     present = sorted(set(kept.values.tolist()))
+    left_out = {why: one["count"] for why, one in excluded.items()}
     if task.kind == "regression":
-        require_two(task, column, present)
+        require_two(task, column, present, left_out)
     else:
-        require_classes(task, column, present)
+        require_classes(task, column, present, left_out)
         task = with_classes(task, present)
     return replace(
         units, task=task, labels=kept, ids=units.ids[~leave], subject=units.subject[~leave],
@@ -209,10 +210,11 @@ def _cohort(task: Task, runs: pd.DataFrame, where: Sequence[str]) -> pd.DataFram
             )  # fmt: skip
         there = sorted(set(runs[column].astype(str)))
         if not set(values) & set(there):
+            value = there[0] if len(there) == 1 else "VALUE"
             raise ConfigError(
                 expected("Runs", f"of task {task.name}", f"{column} {' or '.join(values)}",
                          f"{column} {', '.join(there) or 'of no run'}",
-                         f"If these runs are meant, give --where {column}=VALUE.")
+                         f"If these runs are meant, give --where {column}={value}.")
             )  # fmt: skip
         conditions += [f"{column}={value}" for value in values if value in there]
     return runs_where(runs, conditions)

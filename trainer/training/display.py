@@ -7,8 +7,8 @@ from rich.table import Table
 
 from fmritok.progress import Progress
 from fmritok.terminal import Verbosity, verbosity
-from fmritok.trainer.data.reading import Rate
 from fmritok.trainer.objectives.base import Figure
+from fmritok.trainer.record.throughput import Rate
 
 __all__ = ["TrainingDisplay", "figures_table"]
 

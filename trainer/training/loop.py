@@ -21,7 +21,7 @@ from fmritok.terminal import new_console
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.feed import Feed
 from fmritok.trainer.data.mixing import MixedGroup
-from fmritok.trainer.data.reading import Batch, Meter
+from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
@@ -39,6 +39,7 @@ from fmritok.trainer.record.resuming import (
     training_state,
 )
 from fmritok.trainer.record.saved_group import SavedGroup
+from fmritok.trainer.record.throughput import Meter
 from fmritok.trainer.training.display import TrainingDisplay
 from fmritok.trainer.training.faults import losing_others, within_memory
 from fmritok.trainer.training.learner import Learner

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmritok.trainer.data.reading import Rate
 from fmritok.trainer.objectives.base import Figure
+from fmritok.trainer.record.throughput import Rate
 
 __all__ = ["Position", "Summary"]
 

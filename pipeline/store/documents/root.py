@@ -87,6 +87,8 @@ def _write_groups(location: Location, root: Document, names: list[str]) -> None:
 def _is_there(location: Location) -> bool:
     try:
         return location.exists("zarr.json")
+    except StoreError:
+        raise
     except Exception as error:  # every object store has its own exceptions
         raise StoreError(
             expected("Token store", location, "a location that answers",

@@ -18,9 +18,9 @@ from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.group import GroupState
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.names import COLUMNS, SOURCE, crc_column
-from fmritok.pipeline.store.records import RunRecord, read_records
+from fmritok.pipeline.store.records import RunRecord, list_records, read_records
 
-__all__ = ["RunsTable", "empty_tables"]
+__all__ = ["RunsTable", "current_tables", "empty_tables"]
 
 _MISSING: dict[str, Any] = {"text": "", "integer": pd.NA, "number": np.nan}
 _DEFAULTS = {"start": 0, "n_frames": 0, "tr": np.nan} | {
@@ -160,3 +160,32 @@ class RunsTable:
             "runs": runs.astype(types),
             "chunks": pd.DataFrame({"crc32c": self.crcs.astype(np.int64)}),
         }
+
+
+def current_tables(state: GroupState) -> tuple[pd.DataFrame, dict[str, npt.NDArray[np.uint32]]]:
+    """Return the runs table, updated with records newer than the table.
+
+    Returns
+    -------
+    table : pd.DataFrame
+        The ``runs`` table with a column ``row``, without the checksums of rows.
+    crcs : dict of str to np.ndarray of shape (n_chunks,) or (n_runs,), uint32
+        Expected crc32c of each chunk, by array.
+    """
+    location, name = state.location, state.document.path
+    present = set(list_records(location, name))
+    runs, chunks = state.table("runs"), state.table("chunks")
+    planned = runs["run_id"][runs["status"] == "planned"]
+    if planned.isin(present).any():
+        table = RunsTable.of(state)
+        table.fold(location, name, present)
+        runs, chunks = table.tables().values()
+    lost = (runs["status"] == "done") & ~runs["run_id"].isin(present)
+    runs.loc[lost, "status"] = "planned"
+    crcs = {"tokens": chunks["crc32c"].to_numpy().astype(np.uint32)}
+    for array in state.document.growing:
+        if array != "tokens":
+            column = runs.pop(crc_column(array))
+            crcs[array] = column.fillna(0).to_numpy(np.int64).astype(np.uint32)
+    runs["row"] = np.arange(len(runs))
+    return runs, crcs

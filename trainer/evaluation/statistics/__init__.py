@@ -1,0 +1,1 @@
+"""Permutation tests, and intervals by bootstrap."""
