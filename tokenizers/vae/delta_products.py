@@ -32,14 +32,14 @@ class _Kept(NamedTuple):
         Kept, or its id could pass on to another tensor.
     half : torch.Tensor
         ``weight`` times ``factor``.
-    sum : torch.Tensor
-        The largest sum of magnitudes of ``half`` that makes one output.
+    room : torch.Tensor
+        The largest magnitude of deviations that go in, for outputs within fp16.
     """
 
     weight: Tensor
     half: Tensor
     factor: Tensor
-    sum: Tensor
+    room: Tensor
 
 
 class HalfProducts:
@@ -75,7 +75,7 @@ class HalfProducts:
         kept = self._kept.get(id(weight)) or self._keep(weight)
         channels = -1 if func is torch.nn.functional.linear else 1
         largest = magnitude(x, channels) if bound is None else bound()
-        factor = _power_of_two(_ROOM / (largest * kept.sum).clamp(_TINY))
+        factor = _power_of_two(kept.room / largest.clamp(_TINY))
         narrow = (x * factor).half()
         if x.is_cuda:
             made = func(narrow, kept.half, None, *rest)
@@ -88,7 +88,7 @@ class HalfProducts:
         factor = _power_of_two(1 / magnitudes.max().clamp(_TINY))
         # At least 1, because the numbers that go in have to fit, too.
         most = (magnitudes.flatten(1).sum(1).max() * factor).clamp(1)
-        kept = _Kept(weight, (weight.float() * factor).half(), factor, most)
+        kept = _Kept(weight, (weight.float() * factor).half(), factor, _ROOM / most)
         self._kept[id(weight)] = kept
         return kept
 
