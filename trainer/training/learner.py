@@ -84,6 +84,7 @@ class Learner:
             shard_model(model, device, ranks.size, bf16=self._bf16)
         else:
             model.to(device)
+        self._weights = list(model.parameters())  # to look for them costs a millisecond
         groups = groups or parameter_groups(model, config.optim.decay)
         self.optimizer = build_optimizer(groups, config.optim)
         self._wrapped: nn.Module = model
@@ -126,9 +127,9 @@ class Learner:
         sizes = [0 if is_placeholder(batch) else len(batch.draws), batch.n_frames]
         n_windows, n_frames = total_over_ranks(torch.tensor(sizes)).tolist()
         totals = self._total([{"": output.loss, **output.measures} for output in outputs])
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._weights if p.grad is not None]
         torch._foreach_mul_(gradients, (self.ranks.size / totals[""].n_values).float())
-        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip or math.inf))
+        norm = whole(nn.utils.clip_grad_norm_(self._weights, optim.clip or math.inf))
         self.optimizer.step()
         self.model.after_step(step / self.n_steps)
         self.optimizer.zero_grad(set_to_none=True)
