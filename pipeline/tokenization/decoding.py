@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 from fmritok.errors import FmritokError, StoreError, expected, wrong_usage
@@ -79,6 +80,11 @@ def _decode(
             expected(f"Tokens of group {opened.name} as", out,
                      f"a file ending in {' or '.join(kind.file_types) or 'nothing'}",
                      "".join(out.suffixes) or "no ending", "Change --out.")
+        ))  # fmt: skip
+    for option in sorted(set(overrides) - set(signature(kind).parameters)):
+        raise wrong_usage(StoreError(
+            expected("Option", f"--{option}", f"an option of tokenizer {kind.name}, which wrote "
+                     f"group {opened.name}", overrides[option], "Leave it out.")
         ))  # fmt: skip
     stored = stored_tokens(opened, run_id, frames)
     out.parent.mkdir(parents=True, exist_ok=True)

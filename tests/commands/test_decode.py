@@ -17,9 +17,9 @@ def store(tmp_path_factory):
     return folder / "t.zarr"
 
 
-def decode(store, out, frames):
+def decode(store, out, frames, *more):
     return fmritok("decode", "--store", store, "--run", "hcp_100001_tfMRI_MOTOR_LR",
-                   f"--frames={frames}", "--out", out)  # fmt: skip
+                   f"--frames={frames}", "--out", out, *more)  # fmt: skip
 
 
 @pytest.mark.parametrize(("frames", "count"), [
@@ -44,4 +44,12 @@ def test_other_frames_are_refused_and_nothing_is_written(store, tmp_path, frames
     result = decode(store, tmp_path / "run.tsv", frames)
     assert result.exit_code == 2, result.output
     assert result.output.count("expected") == 1
+    assert not (tmp_path / "run.tsv").exists()
+
+
+@pytest.mark.parametrize("option", ["template", "weights"])
+def test_options_of_other_tokenizers_are_refused(store, tmp_path, option):
+    result = decode(store, tmp_path / "run.tsv", ":", f"--{option}", tmp_path)
+    assert result.exit_code == 2, result.output
+    assert f"--{option}: expected an option of tokenizer network" in result.output
     assert not (tmp_path / "run.tsv").exists()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from autoencoders import save_random_autoencoder
 
+from fmritok.errors import FmritokError
 from fmritok.tokenizers.vae import execution
 from fmritok.tokenizers.vae.execution import Execution, choose_arithmetic, choose_execution
 from fmritok.tokenizers.vae.intensity import VolumeStatistics
@@ -104,3 +105,9 @@ def test_intensities_are_the_bits_of_numpy(mode, rng):
     frames.setflags(write=False)
     np.testing.assert_array_equal(intensity.forward(frames), wanted)
     assert torch.equal(intensity.normalize(torch.tensor(frames)), torch.from_numpy(wanted))
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"clip": 0.0}, {"clip": float("nan")}])
+def test_sizes_of_nothing_are_refused(option):
+    with pytest.raises(FmritokError, match=f"vae.{next(iter(option))}: expected a number above 0"):
+        VaeTokenizer(**option)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
@@ -76,7 +77,7 @@ class VaeTokenizer(VolumeTokenizer):
     Raises
     ------
     FmritokError
-        If there is no such arithmetic.
+        If there is no such arithmetic, or a size is not above 0.
     """
 
     name: ClassVar[str] = "vae"
@@ -97,6 +98,12 @@ class VaeTokenizer(VolumeTokenizer):
     ) -> None:
         from fmritok.tokenizers.vae.arithmetic import check_arithmetic
 
+        for option, size in (("batch_size", batch_size), ("clip", clip)):
+            if size is not None and not size > 0:
+                raise wrong_usage(FmritokError(
+                    expected("Option", f"vae.{option}", "a number above 0", size,
+                             f"Change it with --set vae.{option}=VALUE.")
+                ))  # fmt: skip
         self.weights: Weights = resolve_weights(weights, revision)
         self.intensity = intensity
         self.clip = clip
