@@ -147,8 +147,7 @@ def poison_as_rank(rank, folder, store):
 def resume_in_two(rank, folder, store, options):
     """Go on with a training, each process in a folder of its own name."""
     ranks, folder = _join(rank, folder), Path(folder)
-    again = trainer_on_cpu(options, TokenStore(store).group(), folder / f"rank{rank}",
-                           resume=folder / "a", ranks=ranks)  # fmt: skip
+    again = trainer(store, folder / f"rank{rank}", options, resume=folder / "a", ranks=ranks)
     begun = again.position.step
     (folder / f"{rank}.json").write_text(json.dumps([begun, str(again.run().checkpoint)]))
     ranks.leave()

@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
+from children import ChildError, in_child
 from click.testing import CliRunner
 
 from fmritok.cli import main
 from fmritok.pipeline.store.locks import lock_file
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
@@ -85,16 +84,12 @@ def test_a_second_training_is_refused_by_name_and_the_first_is_left_alone(runnin
     assert not (out / ".lock").exists()
 
 
-def test_a_killed_training_leaves_its_folder_free(running, store):
-    process, out = running
-    process.kill()
-    process.wait()
-    assert (out / ".lock").exists()
-    find_checkpoint(out)
-    with pytest.raises(psutil.NoSuchProcess):
-        psutil.Process(process.pid)
-    _hold(out).release()
-    assert not (out / ".lock").exists()
+def test_a_process_that_dies_leaves_its_folder_free(tmp_path):
+    with pytest.raises(ChildError, match="it died"):
+        in_child(lambda: _hold(tmp_path) and os._exit(1))
+    assert (tmp_path / ".lock").exists()
+    _hold(tmp_path).release()
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_an_unused_new_folder_is_removed(tmp_path):

@@ -34,12 +34,13 @@ def write_run(
     values: np.ndarray | None = None,
     affine: np.ndarray = FSL,
 ) -> Path:
-    """Write one run of a smooth blob with a little noise; 20 slices of each axis are not empty."""
+    """Write one run of a smooth blob with a little noise; 8 slices of each axis are not empty."""
     if values is None:
         rng = np.random.default_rng(int(subject) if seed is None else seed)
         values = np.zeros((*SHAPE, frames), np.int16)
-        values[35:55, 45:65, 35:55] = rng.integers(900, 1100, (20, 20, 20, 1))
-        values[35:55, 45:65, 35:55] += rng.integers(-20, 20, (20, 20, 20, frames), dtype=np.int16)
+        blob = values[41:49, 51:59, 41:49]
+        blob[:] = rng.integers(900, 1100, (8, 8, 8, 1))
+        blob += rng.integers(-20, 20, (8, 8, 8, frames), dtype=np.int16)
     folder = root / subject / "MNINonLinear" / "Results" / name
     folder.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(values, affine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import started
-from ranks import RUNS, SMALL, train
+from ranks import RUNS, SMALL, train, trainer
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.reading import WindowReader
@@ -53,6 +54,28 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
     for a, b in zip(_figures(tmp_path / "mtm-one")[1], _figures(tmp_path / "mtm-parts-one")[1],
                     strict=True):  # fmt: skip
         assert a == pytest.approx(b, rel=2e-4, abs=2e-6)
+
+
+def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(store, tmp_path, two_ranks):
+    """Though each of them was given another folder, and the latest checkpoint is damaged."""
+    often = ["train.checkpoint_every=2"]
+    trainer(store, tmp_path / "a", often).run()
+    latest = find_checkpoint(tmp_path / "a")
+    assert latest.step == 7
+    latest.folder.joinpath("runs.json").unlink()
+    two_ranks.do("resume_in_two", tmp_path, store, often)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert said[0] == said[1] == [6, str(tmp_path / "rank0" / "checkpoints" / "step-00000007")]
+    assert not (tmp_path / "rank1").exists()
+    assert not dist.is_initialized()
+
+
+def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_path, two_ranks):
+    two_ranks.do("poison_as_rank", tmp_path, store)
+    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert texts[0] == texts[1]
+    assert "got loss nan and gradient norm nan" in texts[0]
+    assert texts[0].count("demo_") >= 2
 
 
 def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
