@@ -38,7 +38,7 @@ def write_run(
     if values is None:
         rng = np.random.default_rng(int(subject) if seed is None else seed)
         values = np.zeros((*SHAPE, frames), np.int16)
-        blob = values[41:49, 51:59, 41:49]
+        blob = values[41:49, 51:59, 47:55]  # with cortex in it
         blob[:] = rng.integers(900, 1100, (8, 8, 8, 1))
         blob += rng.integers(-20, 20, (8, 8, 8, frames), dtype=np.int16)
     folder = root / subject / "MNINonLinear" / "Results" / name
