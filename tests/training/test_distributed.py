@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 
 import numpy as np
@@ -78,13 +79,31 @@ def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_
     assert texts[0].count("demo_") >= 2
 
 
+def _command(store, out):
+    settings = [x for assignment in SMALL for x in ("--set", assignment)]
+    return ["train", "--store", store, "--out", str(out), "--device", "cpu",
+            "--loader-workers", "0", "--steps", "100000", *settings]  # fmt: skip
+
+
+def test_a_signal_to_one_process_stops_the_command_in_all(store, tmp_path, two_ranks):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    two_ranks.do("command_as_rank", tmp_path, port, _command(store, tmp_path / "out"))
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [status for status, _ in said] == [143, 143]
+    assert "got SIGTERM after step 3" in said[1][1]
+    assert find_checkpoint(tmp_path / "out").step == 3
+    steps = [r["step"] for r in read_metrics(tmp_path / "out") if r["kind"] == "train"]
+    assert steps == [1, 2, 3]
+    assert not dist.is_initialized()
+
+
+@pytest.mark.slow
 def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "--module", "fmritok.cli", "train", "--store", store, "--out", str(out),
-               "--device", "cpu", "--loader-workers", "0", "--steps", "100000"]  # fmt: skip
-    for assignment in SMALL:
-        command += ["--set", assignment]
+               "--module", "fmritok.cli", *_command(store, out)]  # fmt: skip
     process = started(command, out, rows=8)
     os.kill(process.pid, signal.SIGTERM)  # torchrun passes it on
     _, text = process.communicate()
