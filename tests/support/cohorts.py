@@ -34,13 +34,16 @@ def write_run(
     values: np.ndarray | None = None,
     affine: np.ndarray = FSL,
 ) -> Path:
-    """Write one run of a smooth blob with a little noise; 8 slices of each axis are not empty."""
+    """Write one run of a smooth blob with a little noise; 12 slices of each axis are not empty.
+
+    There is cortex in it, and one of the slices whose error ``tokenize`` measures.
+    """
     if values is None:
         rng = np.random.default_rng(int(subject) if seed is None else seed)
         values = np.zeros((*SHAPE, frames), np.int16)
-        blob = values[41:49, 51:59, 47:55]  # with cortex in it
-        blob[:] = rng.integers(900, 1100, (8, 8, 8, 1))
-        blob += rng.integers(-20, 20, (8, 8, 8, frames), dtype=np.int16)
+        blob = values[39:51, 49:61, 44:56]
+        blob[:] = rng.integers(900, 1100, (12, 12, 12, 1))
+        blob += rng.integers(-20, 20, (12, 12, 12, frames), dtype=np.int16)
     folder = root / subject / "MNINonLinear" / "Results" / name
     folder.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(values, affine)
