@@ -31,7 +31,7 @@ def tree(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("groups") / "hcp"
     brain = nib.load(data / "templates/MNI152_T1_2mm_brain_mask_dil.nii.gz").get_fdata() > 0
     middle = np.zeros(SHAPE, bool)
-    middle[25:65, 30:70, 30:60] = True
+    middle[30:54, 40:64, 40:64] = True
     brain &= middle
     rng = np.random.default_rng(1)
     for subject in ("100001", "100002"):
