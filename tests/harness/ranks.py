@@ -54,7 +54,7 @@ def trainer(store, out, options, **how):
 
 
 def train(store, out, options, parts, ranks):
-    options = [*options, f"train.accumulate={parts}", "train.steps=12"]
+    options = [*options, f"train.accumulate={parts}", "train.steps=7"]
     return trainer(store, out, options, ranks=ranks).run()
 
 

@@ -45,7 +45,7 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
         summary = train(store, one, options, parts, Ranks())
         (kinds, rows), (other_kinds, others) = _figures(one), _figures(two)
         assert kinds == other_kinds
-        assert kinds.count("validation") == 3
+        assert kinds.count("validation") == 2
         for a, b in zip(rows, others, strict=True):
             assert a == pytest.approx(b, rel=2e-4, abs=2e-6), name
         states = [find_checkpoint(out).state for out in (one, two)]
