@@ -59,7 +59,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(rng):
     """Of the loss at twice the data, over many cohorts, with offsets of seeds."""
     from power_law import PowerLaw, fit, interval, resample
 
-    law, held, times = PowerLaw(0.6, 0.6, 0.6), 0, 60
+    law, held, times = PowerLaw(0.6, 0.6, 0.6), 0, 30
     for i in range(times):
         noise = 0.01 * rng.standard_normal((3, 1)) + 0.003 * rng.standard_normal((3, len(N)))
         loss = law(N) + noise

@@ -22,19 +22,24 @@ def decode(store, out, frames, *more):
                    f"--frames={frames}", "--out", out, *more)  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    """Return the lines of the whole run."""
+    out = tmp_path_factory.mktemp("whole") / "whole.tsv"
+    assert decode(store, out, ":").exit_code == 0
+    return out.read_text().splitlines()
+
+
 @pytest.mark.parametrize(("frames", "count"), [
     ("5", 1), ("0", 1), ("11", 1), ("5:9", 4), ("5:", 7), (":9", 9), (":", 12), ("0:12", 12),
 ])  # fmt: skip
-def test_one_frame_or_a_range_is_decoded(store, tmp_path, frames, count):
+def test_one_frame_or_a_range_is_decoded(store, whole, tmp_path, frames, count):
     result = decode(store, tmp_path / "run.tsv", frames)
     assert result.exit_code == 0, result.output
     header, *rows = (tmp_path / "run.tsv").read_text().splitlines()
     assert len(rows) == count
-    whole = decode(store, tmp_path / "whole.tsv", ":")
-    assert whole.exit_code == 0
     first = int(frames.split(":")[0] or 0)
-    lines = (tmp_path / "whole.tsv").read_text().splitlines()
-    assert rows == lines[1 + first : 1 + first + count]
+    assert rows == whole[1 + first : 1 + first + count]
 
 
 @pytest.mark.parametrize(

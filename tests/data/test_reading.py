@@ -275,7 +275,7 @@ def test_workers_never_hang_on_a_store_that_is_open_and_being_read(opened, metho
 
 def test_open_files_stay_few(make_store):
     """Memory is measured by `python benchmarks/speed/streaming.py --soak 50000`."""
-    location, _ = make_store([64] * 80, n_tokens=8, dim=256)
+    location, _ = make_store([64] * 80, n_tokens=2, dim=8)
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
     loader = iter(window_loader(

@@ -164,7 +164,7 @@ def test_noise_scores_what_permuted_labels_score(kind):
         units = units_of(a_task("age" if kind == "regression" else "sex", kind), runs, phenotypes)
         features = Fixed(generator.standard_normal((20, 12)), units.ids)
         folds = folds_of(units, SplitRule("family", 5, 1))
-        scored = cross_validate(units, folds, features, permutations=4)
+        scored = cross_validate(units, folds, features, permutations=2)
         # A fold whose tested units are of one class has no AUROC.
         found.append(np.nanmean([one.metrics[figure] for one in scored]))
         chance.append(np.nanmean([one.permuted[figure] for one in scored]))

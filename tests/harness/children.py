@@ -9,7 +9,8 @@ import select
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -54,6 +55,26 @@ def in_child(function: Callable[[], Any], *, seconds: float = _SECONDS) -> Any:
     if not is_good:
         raise ChildError(value)
     return value
+
+
+@contextmanager
+def running_child(function: Callable[[], Any]) -> Iterator[int]:
+    """Call a function in a forked child that is killed in the end; yield its process id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            torch.set_num_threads(1)
+            function()
+        finally:
+            os._exit(0)
+    watched = os.pidfd_open(pid)
+    try:
+        yield pid
+    finally:
+        with suppress(ProcessLookupError, ChildProcessError):  # it was waited for
+            signal.pidfd_send_signal(watched, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(watched)
 
 
 def _ended(pid: int, seconds: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -33,14 +34,23 @@ class Disturbed(Protocol):
 
 
 def chosen(
-    at: Disturbed, request: pytest.FixtureRequest, *, sample: int, seed: str
+    at: Disturbed, request: pytest.FixtureRequest, *, sample: int, seed: str, decisive: str = ""
 ) -> Sequence[int]:
-    """Return the numbers of the operations to disturb: a sample, or with --all-cases all."""
+    """Return the numbers of the operations to disturb: a sample, or with --all-cases all.
+
+    Most operations fill or flush files that nobody reads yet. As many again are drawn from those
+    that match ``decisive``.
+    """
     numbers = range(len(at.operations))
     if request.config.getoption("--all-cases"):
         return numbers
     how_many = request.config.getoption("--cases") or sample
-    return sorted(random.Random(seed).sample(numbers, min(how_many, len(numbers))))
+    chance = random.Random(seed)
+    drawn = set(chance.sample(numbers, min(how_many, len(numbers))))
+    if decisive:
+        matching = [i for i in numbers if re.match(decisive, at.operations[i])]
+        drawn |= set(chance.sample(matching, min(how_many, len(matching))))
+    return sorted(drawn)
 
 
 def judged(at: Disturbed, mode: Any, numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:

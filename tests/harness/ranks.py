@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +13,11 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.distributed as dist
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from trainers import trainer_on_cpu
 
+from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.objectives.coding_rate import coding_rate
@@ -50,7 +54,7 @@ def trainer(store, out, options, **how):
 
 
 def train(store, out, options, parts, ranks):
-    options = [*options, f"train.accumulate={parts}", "train.steps=12"]
+    options = [*options, f"train.accumulate={parts}", "train.steps=7"]
     return trainer(store, out, options, ranks=ranks).run()
 
 
@@ -147,8 +151,27 @@ def poison_as_rank(rank, folder, store):
 def resume_in_two(rank, folder, store, options):
     """Go on with a training, each process in a folder of its own name."""
     ranks, folder = _join(rank, folder), Path(folder)
-    again = trainer_on_cpu(options, TokenStore(store).group(), folder / f"rank{rank}",
-                           resume=folder / "a", ranks=ranks)  # fmt: skip
+    again = trainer(store, folder / f"rank{rank}", options, resume=folder / "a", ranks=ranks)
     begun = again.position.step
     (folder / f"{rank}.json").write_text(json.dumps([begun, str(again.run().checkpoint)]))
     ranks.leave()
+
+
+def command_as_rank(rank, folder, port, arguments):
+    """Run a command as ``torchrun`` starts it; the second process gets a signal after step 3."""
+    of_torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    step = loop.Trainer._step
+
+    def step_and_signal(trainer, meter):
+        row = step(trainer, meter)
+        if rank == 1 and row["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return row
+
+    with (
+        mock.patch.dict(os.environ, of_torchrun),
+        mock.patch.object(loop.Trainer, "_step", step_and_signal),
+    ):
+        told = CliRunner().invoke(main, arguments)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps([told.exit_code, told.output]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -15,11 +16,12 @@ from pathlib import Path
 class TwoRanks:
     """Two processes that call functions of ``ranks.py`` together.
 
-    They import torch once, at the first job. After a job that failed they are replaced.
+    The first imports torch, at the first job, and forks the other one. After a job that failed
+    they are replaced.
     """
 
     def __init__(self) -> None:
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._first: subprocess.Popen[bytes] | None = None
         self._pipes: list[Connection] = []
 
     def do(self, name: str, folder: Path, *arguments: object) -> None:
@@ -27,7 +29,7 @@ class TwoRanks:
 
         Arguments go through JSON. The processes meet by a file in ``folder``.
         """
-        if not self._processes:
+        if self._first is None:
             self._start()
         for pipe in self._pipes:
             pipe.send_bytes(json.dumps([name, str(folder), *arguments]).encode())
@@ -46,30 +48,33 @@ class TwoRanks:
 
     def stop(self) -> None:
         """End both processes."""
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
-            process.kill()
-            process.wait()
+        if self._first is not None:
+            os.killpg(self._first.pid, signal.SIGKILL)
+            self._first.wait()
+        for pipe in self._pipes:
             pipe.close()
-        self._processes, self._pipes = [], []
+        self._first, self._pipes = None, []
 
     def _start(self) -> None:
-        for rank in range(2):
-            own, other = Pipe()
-            command = [sys.executable, __file__, str(rank), str(other.fileno())]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
-            self._processes.append(
-                subprocess.Popen(
-                    command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL, env=environment
-                )
-            )
+        both = [Pipe(), Pipe()]
+        theirs = [other.fileno() for _, other in both]
+        self._first = subprocess.Popen(
+            [sys.executable, __file__, *map(str, theirs)], pass_fds=theirs,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
+        )  # fmt: skip
+        for own, other in both:
             other.close()
             self._pipes.append(own)
 
 
-def _serve(rank: int, jobs: Connection) -> None:
-    """Do jobs until there are no more."""
+def _serve(all_jobs: list[Connection]) -> None:
+    """Import once, fork, and do jobs in both processes until there are no more."""
     sys.path.append(str(Path(__file__).parent))
     functions = importlib.import_module("ranks")
+    rank = 0 if os.fork() else 1
+    jobs = all_jobs[rank]
+    all_jobs[1 - rank].close()
     while True:
         try:
             name, *arguments = json.loads(jobs.recv_bytes())
@@ -84,4 +89,4 @@ def _serve(rank: int, jobs: Connection) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), Connection(int(sys.argv[2])))
+    _serve([Connection(int(number)) for number in sys.argv[1:]])

@@ -48,6 +48,7 @@ def place(scanned, snapshot, tmp_path, monkeypatch, data, fslr):
     return scanned
 
 
+@pytest.mark.slow
 def test_the_page_works(place):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
     atlas = str(place / "atlas")  # only its name was pushed

@@ -54,14 +54,15 @@ def test_all_heads_and_untrained_twins_are_rows_on_the_same_folds(made, tmp_path
 
 
 def test_every_fold_of_every_row_is_told(made, tmp_path, monkeypatch):
-    """Two tasks and heads, trained and untrained, with and less the confounds, in six folds."""
+    """Two tasks and heads, trained and untrained, with and less the confounds, in two folds."""
     told = []
     monkeypatch.setattr(rows, "report", lambda *progress: told.append(progress))
     done = _probe(made, tmp_path, "--target", "sex", "--target", "trial_type", "--event-delay", 0,
                   "--event-window", 2.88, "--untrained", "--head",
-                  "linear", "--head", "knn", "--regress", "age")  # fmt: skip
+                  "linear", "--head", "knn", "--regress", "age", "--seeds", 1, "--folds", 2,
+                  "--permutations", 0)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert sorted(set(told)) == [(number, 96, "folds") for number in range(97)]
+    assert sorted(set(told)) == [(number, 32, "folds") for number in range(33)]
     assert told == sorted(told)
 
 

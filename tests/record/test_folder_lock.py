@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
+from children import ChildError, in_child, running_child
 from click.testing import CliRunner
 
 from fmritok.cli import main
 from fmritok.pipeline.store.locks import lock_file
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
 
@@ -51,22 +50,15 @@ def _hold(folder):
 def running(store, tmp_path):
     """Start a training that does not end by itself, and wait for its first checkpoint."""
     out = tmp_path / "a"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fmritok.cli",
-         *_options(store, "--out", out, "--steps", 1_000_000)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    while not list((out / "checkpoints").glob("step-*")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    yield process, out
-    process.kill()
-    process.wait()
-    process.stderr.close()
+    with running_child(lambda: _train(store, "--out", out, "--steps", 1_000_000)) as pid:
+        while not list((out / "checkpoints").glob("step-*")):
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+            time.sleep(0.02)
+        yield pid, out
 
 
 def test_a_second_training_is_refused_by_name_and_the_first_is_left_alone(running, store, tmp_path):
-    process, out = running
+    pid, out = running
     other_name = tmp_path / "link"
     other_name.symlink_to(out)
     before = {p.name: p.stat().st_ino for p in out.iterdir()}
@@ -75,26 +67,22 @@ def test_a_second_training_is_refused_by_name_and_the_first_is_left_alone(runnin
         code, text = _train(store, *options)
         assert code == 1
         assert f"Folder of the training {out}: expected one training at a time" in text
-        assert f"process {process.pid} on {socket.gethostname()} at work since {since}" in text
+        assert f"process {pid} on {socket.gethostname()} at work since {since}" in text
         assert "Wait for it, stop it, or choose another folder with --out." in text
     assert {p.name: p.stat().st_ino for p in out.iterdir()} == before
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
     steps = [row["step"] for row in read_metrics(out) if row["kind"] == "train"]
     assert steps == [*range(1, len(steps) + 1)]
     assert not (out / ".lock").exists()
 
 
-def test_a_killed_training_leaves_its_folder_free(running, store):
-    process, out = running
-    process.kill()
-    process.wait()
-    assert (out / ".lock").exists()
-    find_checkpoint(out)
-    with pytest.raises(psutil.NoSuchProcess):
-        psutil.Process(process.pid)
-    _hold(out).release()
-    assert not (out / ".lock").exists()
+def test_a_process_that_dies_leaves_its_folder_free(tmp_path):
+    with pytest.raises(ChildError, match="it died"):
+        in_child(lambda: _hold(tmp_path) and os._exit(1))
+    assert (tmp_path / ".lock").exists()
+    _hold(tmp_path).release()
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_an_unused_new_folder_is_removed(tmp_path):

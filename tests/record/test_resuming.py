@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 from click.testing import CliRunner
 from trainers import trainer_on_cpu
 
@@ -368,15 +367,3 @@ def test_a_sweep_over_seeds_keeps_the_held_out_subjects(group, tmp_path):
         trainer.close()
         held_out.add(trainer.split.validation)
     assert len(held_out) == 1
-
-
-def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(group, tmp_path, two_ranks):
-    """Though each of them was given another folder, and the latest checkpoint is damaged."""
-    _stopped(group, tmp_path / "a", "train.checkpoint_every=2", keep=2)
-    find_checkpoint(tmp_path / "a").folder.joinpath("runs.json").unlink()
-    options = [*SMALL, "train.checkpoint_every=2"]
-    two_ranks.do("resume_in_two", tmp_path, group.location.url, options)
-    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    assert said[0] == said[1] == [4, str(tmp_path / "rank0" / "checkpoints" / "step-00000006")]
-    assert not (tmp_path / "rank1").exists()
-    assert not dist.is_initialized()

@@ -67,8 +67,14 @@ def report(folder, *more: object, out: str = "report.html") -> tuple[Page, str]:
     return Page(html), html
 
 
-def test_the_page_is_whole_and_needs_nothing_else(folder):
-    page, html = report(folder, "--training", folder / "training", "--scores", folder / "scores")
+@pytest.fixture(scope="module")
+def whole(folder) -> tuple[Page, str]:
+    """Return the report of all of it."""
+    return report(folder, "--training", folder / "training", "--scores", folder / "scores")
+
+
+def test_the_page_is_whole_and_needs_nothing_else(whole):
+    page, html = whole
     inside = [one for one in page.addresses if one.startswith("#")]
     assert {one[1:] for one in inside} <= set(page.ids)
     others = [one for one in page.addresses if not one.startswith("#")]
@@ -85,12 +91,13 @@ def test_the_page_is_whole_and_needs_nothing_else(folder):
         assert words in page.text, words
 
 
-def test_an_exported_encoder_is_reported_without_a_loss_curve(folder, tmp_path):
+def test_an_exported_encoder_is_reported_without_a_loss_curve(folder, whole, tmp_path):
     done = fmritok("export", folder / "training", "--out", tmp_path / "model",
                    "--license", "cc-by-4.0")  # fmt: skip
     assert done.exit_code == 0, done.output
-    page, _ = report(folder, "--training", tmp_path / "model", out="model.html")
-    trained, _ = report(folder, "--training", folder / "training", out="training.html")
+    scores = ("--scores", folder / "scores")
+    page, _ = report(folder, "--training", tmp_path / "model", *scores, out="model.html")
+    trained, _ = whole
     assert page.images == trained.images - 1
     for words in ("Model model has no loss curve", "Give the folder of the training",
                   "cc-by-4.0", "3 steps with batches of"):  # fmt: skip
@@ -111,27 +118,24 @@ def test_imported_weights_are_not_reported_as_a_training(folder, data, tmp_path)
         assert words not in page.text, words
 
 
-def test_a_damaged_export_is_named_in_the_page(folder, tmp_path):
-    assert fmritok("export", folder / "training", "--out", tmp_path / "model").exit_code == 0
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"nothing")
-    page, _ = report(folder, "--training", tmp_path / "model", out="damaged-model.html")
-    assert f"Training {tmp_path / 'model'} is left out" in page.text
-    assert "model.safetensors" in page.text
-
-
 def test_damaged_and_missing_parts_are_named_in_the_page(folder, tmp_path):
     damaged = shutil.copytree(folder / "scores", tmp_path / "damaged")
     (damaged / "predictions.csv").write_text("nothing")
     silent = shutil.copytree(folder / "training", tmp_path / "silent")
     (silent / "metrics.jsonl").unlink()
+    assert fmritok("export", folder / "training", "--out", tmp_path / "model").exit_code == 0
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"nothing")
     page, _ = report(folder, "--scores", damaged, "--scores", folder / "scores", "--training",
-                     silent, "--training", tmp_path, out="damaged.html")  # fmt: skip
+                     silent, "--training", tmp_path, "--training", tmp_path / "model",
+                     out="damaged.html")  # fmt: skip
     assert "notes" in page.ids
     for words in (
         f"Folder of scores {damaged} is left out",
         "another predictions.csv",
         "Training silent has no loss curve",
         f"Training {tmp_path} is left out",
+        f"Training {tmp_path / 'model'} is left out",
+        "model.safetensors",
     ):
         assert words in page.text, words
     assert page.images == 5
@@ -140,9 +144,8 @@ def test_damaged_and_missing_parts_are_named_in_the_page(folder, tmp_path):
 
 def test_a_store_without_phenotypes_has_a_report_that_says_so(folder, tmp_path):
     write_two_groups(tmp_path / "tokens.zarr", n_subjects=2, phenotypes=False)
-    page, _ = report(tmp_path)
-    assert "no phenotypes" in page.text
     page, _ = report(tmp_path, "--training", folder / "training")
+    assert "no phenotypes" in page.text
     assert "other tokens than this store" not in page.text
     assert "Head motion is unknown" in page.text
 

@@ -135,7 +135,7 @@ def test_a_mask_clears_to_zero_where_integers_have_none(tmp_path):
         np.testing.assert_allclose(found[:, flat], wanted, rtol=1e-6)
 
 
-def surface(frames=30, vertices=10242, seed=0):
+def surface(frames=10, vertices=10242, seed=0):
     return 100 + np.random.default_rng(seed).standard_normal((frames, vertices)).astype(np.float32)
 
 
@@ -189,7 +189,7 @@ def statistics(path, voxels=False) -> VolumeStatistics:
     ids=["denoised", "z-scored", "percent of signal", "mostly negative"],
 )
 def test_max_refuses_runs_that_would_lose_what_is_below_zero(tmp_path, change, share):
-    path = write_image(tmp_path / "r.nii.gz", change(series(12)).astype(np.float32))
+    path = write_image(tmp_path / "r.nii.gz", change(series(6)).astype(np.float32))
     with pytest.raises(RunError, match=f"{share} of all magnitude below 0.*--intensity zscore"):
         fit_intensity("max", statistics(path))
     assert fit_intensity("zscore", statistics(path, voxels=True)).mode == "zscore"

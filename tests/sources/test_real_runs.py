@@ -39,7 +39,7 @@ def checked(result, store):
 
 
 def test_both_mni_runs_through_all_three(data, tmp_path, weights, atlas):
-    result = tokenize("hcp", real_tree(tmp_path / "hcp", data), tmp_path / "t.zarr",
+    result = tokenize("hcp", real_tree(tmp_path / "hcp", data, frames=4), tmp_path / "t.zarr",
                       "--weights", weights, *ALL, "--set", f"network.atlas={atlas}",
                       *SHORT)  # fmt: skip
     store = checked(result, tmp_path / "t.zarr")
@@ -47,9 +47,9 @@ def test_both_mni_runs_through_all_three(data, tmp_path, weights, atlas):
     for name in ("vae", "flatmap", "network"):
         group = store.group(name)
         assert dict(zip(group.runs["run_id"], group.runs["tr"], strict=True)) == seconds
-        for run_id, frames in ((ONE, 12), (TWO, 10)):
+        for run_id in (ONE, TWO):
             values = group.values(run_id)
-            assert values.shape == (frames, group.n_tokens, group.dim)
+            assert values.shape == (4, group.n_tokens, group.dim)
             assert values.std(axis=0).max() > 0
     row = int(store.group("network").run(TWO)["row"])
     coverage = store.group("network").array("coverage", row)
@@ -94,7 +94,7 @@ def test_three_millimetres_through_all_three(data, tmp_path, weights):
     func.mkdir(parents=True)
     image = nib.load(next((data / "bold_mni").glob("sub-sf02*res-3*bold.nii.gz")))
     name = "sub-sf02_task-oneback_space-MNI152NLin2009cAsym_res-3_desc-preproc_bold.nii.gz"
-    nib.save(image.slicer[..., :8], func / name)
+    nib.save(image.slicer[..., :4], func / name)
     result = tokenize("bids", tmp_path / "fp", tmp_path / "t.zarr", "--weights", weights,
                       *ALL, *SHORT)  # fmt: skip
     store = checked(result, tmp_path / "t.zarr")

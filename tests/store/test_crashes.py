@@ -3,8 +3,8 @@
 The next command of the documentation, without faults, then gives the store that would be there if
 nothing had happened; and whoever reads in between sees the old tables or the new ones.
 
-A sample of the operations is tried; ``pytest tests/store/test_crashes.py --all-cases`` tries
-them all.
+A sample of the operations is tried: one for each command and kind of place, and with ``-m slow``
+one for each way to fail. ``pytest tests/store/test_crashes.py --all-cases`` tries them all.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from tiny import fmritok, tokenize_options, write_atlas, write_cohort, write_ser
 SEED = 20261120
 #: Cases of a scenario, of what is done and where, when not all are tried.
 SAMPLE = 1
+#: Writing of the documents that readers open first.
+DOCUMENTS = r"(write|put) t\.zarr/([^/]+/)?zarr\.json"
 
 Make = Callable[["Ground", Place], None]
 
@@ -133,12 +135,14 @@ class Ground:
         """Stop where all runs have their records, and the table does not know it."""
         place.bring(None)
         arguments = self.arguments("first", place.url)
-        outcome, kept = killed_everywhere(arguments, place)
         of_records = [
-            i for i, operation in enumerate(outcome.operations)
+            i for i, operation in enumerate(with_fault(arguments, place, None).operations)
             if "/records/" in operation and operation.split()[0] in ("rename", "put", "fsync")
         ]  # fmt: skip
-        place.bring(kept[of_records[-1] + 1])
+        place.bring(None)
+        after_them = of_records[-1] + 1
+        _, kept = killed_everywhere(arguments, place, {after_them})
+        place.bring(kept[after_them])
         assert len(look(place.url).runs["network"]) == 2
 
 
@@ -165,24 +169,27 @@ class Arena:
         self.begin()
         return look(self.place.url, clear=Exception)  # what is damaged before is no matter here
 
-    @cached_property
+    @property
     def operations(self) -> list[str]:
         """The operations of the command."""
-        self.begin()
-        return with_fault(self.arguments, self.place, None).operations
+        return self.end[-1]
 
     @cached_property
-    def end(self) -> tuple[Picture, int, list[str], str]:
-        """Return what is there without a fault, the exit status, names beside, verify's word."""
+    def end(self) -> tuple[Picture, int, list[str], str, list[str]]:
+        """Return what is there without a fault, and what the command did for it.
+
+        They are the picture, the exit status, names beside the store, verify's word, operations.
+        """
         self.begin()
-        outcome = self.ground.run(self.scenario.command, self.place)
+        outcome = with_fault(self.arguments, self.place, None)
+        operations = outcome.operations
         for command in self.scenario.then[1:]:
             outcome = self.ground.run(command, self.place)
         assert not outcome.traceback, outcome.traceback
         sound = fmritok("verify", "--store", self.place.url)
         assert sound.exit_code == 0, sound.output
         beside = [n for n in self.place.names() if not n.startswith("t.zarr/")]
-        return study(self.place.url), outcome.exit_code, beside, sound.output
+        return study(self.place.url), outcome.exit_code, beside, sound.output, operations
 
     @property
     def arguments(self) -> list[str]:
@@ -201,7 +208,7 @@ class Arena:
         str
             What is wrong; empty if nothing is.
         """
-        wanted, exit_code, beside, sound = self.end
+        wanted, exit_code, beside, sound, _ = self.end
         if outcome is not None and outcome.traceback:
             return f"it ended with a traceback: {outcome.traceback.strip().splitlines()[-1]}"
         try:
@@ -258,12 +265,26 @@ def arena(ground: Ground, fast_folder: Path) -> Callable[[Scenario, str], Arena]
     return get
 
 
+#: What a command is disturbed by: it is killed, or one of its operations fails.
+MODES = {"folder": ("kill", *Folder.modes), "objects": ("kill", *Objects.modes)}
+
+
+def _marks(number: int, kind: str, mode: str) -> list[pytest.MarkDecorator]:
+    """Leave a scenario one mode at each kind of place, another one than the scenario before has."""
+    modes = MODES[kind]
+    chosen = modes[(number + (kind == "objects")) % len(modes)]
+    return [] if mode == chosen else [pytest.mark.slow]
+
+
 CASES = [
-    pytest.param(scenario, kind, mode, id=f"{scenario.name}-{kind}-{mode}".replace(" ", "_"))
-    for scenario in SCENARIOS
-    for kind, place in (("folder", Folder), ("objects", Objects))
-    for mode in ("kill", *place.modes)
-]
+    pytest.param(
+        scenario, kind, mode, marks=_marks(number, kind, mode),
+        id=f"{scenario.name}-{kind}-{mode}".replace(" ", "_"),
+    )
+    for number, scenario in enumerate(SCENARIOS)
+    for kind, modes in MODES.items()
+    for mode in modes
+]  # fmt: skip
 
 
 @dataclass
@@ -284,7 +305,8 @@ def test_the_next_command_heals_whatever_is_left(
     at = arena(scenario, kind)
     at.end, at.old  # noqa: B018  made before any fault
     seed = f"{SEED} {scenario.name} {kind} {mode}"
-    numbers = chosen(at, request, sample=SAMPLE, seed=seed)
+    decisive = DOCUMENTS if mode == "kill" else ""
+    numbers = chosen(at, request, sample=SAMPLE, seed=seed, decisive=decisive)
     tally, at.unfinished = Tally(), 0
     for number, operation, wrong in judged(at, mode, numbers):
         tally.cases += 1

@@ -36,7 +36,7 @@ from fmritok.pipeline.store.reader import TokenStore
 
 SEED = 20261120
 #: Damages of a kind, when not all are tried.
-SAMPLE = 2
+SAMPLE = 1
 #: Fields of one JSON document that are edited.
 FIELDS = 6
 GROUPS = {"packed": ("int8", "zstd"), "plain": ("float16", "none")}
@@ -87,8 +87,8 @@ class Yard:
         for group in GROUPS:
             trained = self._train(group, folder / group)
             assert trained.exit_code == 0, trained
-            # Imported here once, for all children.
-            self.ask(group, str(self.runs[group]["run_id"].iloc[0]))
+        # What the commands need is imported here once, for all children.
+        self.ask(group, str(self.runs[group]["run_id"].iloc[0]))
         self._sound: dict[tuple[str, str], dict[str, Answer]] = {}
 
     def sound(self, group: str, run_id: str) -> dict[str, Answer]:

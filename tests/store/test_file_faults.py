@@ -160,7 +160,7 @@ def test_what_is_kept_is_what_a_real_kill_leaves(ready):
     place, arguments = ready
     place.bring(None)
     count = len(with_fault(arguments, place, None).operations)
-    numbers = set(range(5, count, count // 6))
+    numbers = set(range(5, count, count // 3))
     place.bring(None)
     outcome, kept = killed_everywhere(arguments, place, numbers)
     assert outcome.exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def bucket(address, monkeypatch, request):
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    name = request.node.name.replace("_", "-")
+    name = re.sub("[^a-z0-9]", "-", request.node.name).strip("-")
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir(name)
     forkserver._forkserver._stop()  # started by an earlier test, it has no credentials to pass on
@@ -122,11 +123,12 @@ def test_a_store_on_s3_is_as_good_as_one_on_disk(bucket, tmp_path, monkeypatch):
     assert "rfMRI_REST1_LR" in damaged.output
 
 
-def test_training_streams_from_s3(bucket, tmp_path, make_store):
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_training_streams_from_s3(bucket, tmp_path, make_store, workers):
     store = f"{bucket}/train.zarr"
     make_store([40, 40, 40], url=store, subjects=["1", "2", "3"])
     result = fmritok(
-        "train", "--store", store, "--recipe", "tiny", "--steps", 2, "--loader-workers", 1,
+        "train", "--store", store, "--recipe", "tiny", "--steps", 2, "--loader-workers", workers,
         "--out", tmp_path / "run", "--set", "data.window=16", "--set", "data.batch_size=2",
         "--set", "model.width=32", "--device", "cpu",
     )  # fmt: skip

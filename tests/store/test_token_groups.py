@@ -27,9 +27,12 @@ UNFILTERED = ("--set", "network.band=null")
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, data):
-    """Write two runs of noise in the brain, in one of which a frame is brighter."""
+    """Write two runs of noise in the middle of the brain, in one of which a frame is brighter."""
     root = tmp_path_factory.mktemp("groups") / "hcp"
     brain = nib.load(data / "templates/MNI152_T1_2mm_brain_mask_dil.nii.gz").get_fdata() > 0
+    middle = np.zeros(SHAPE, bool)
+    middle[30:54, 40:64, 40:64] = True
+    brain &= middle
     rng = np.random.default_rng(1)
     for subject in ("100001", "100002"):
         values = np.zeros((*SHAPE, FRAMES), np.int16)

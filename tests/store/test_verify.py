@@ -36,7 +36,7 @@ def test_verify_finds_any_flipped_byte_and_names_the_run(make_store, rng):
     for key in location.find(""):
         path = Path(location.url, key)
         original = path.read_bytes()
-        for position in rng.integers(0, len(original), 3):
+        for position in rng.integers(0, len(original), 2):
             broken = bytearray(original)
             broken[position] ^= int(rng.integers(1, 256))
             path.write_bytes(broken)

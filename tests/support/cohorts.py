@@ -34,12 +34,16 @@ def write_run(
     values: np.ndarray | None = None,
     affine: np.ndarray = FSL,
 ) -> Path:
-    """Write one run of a smooth blob with a little noise; 20 slices of each axis are not empty."""
+    """Write one run of a smooth blob with a little noise; 12 slices of each axis are not empty.
+
+    There is cortex in it, and one of the slices whose error ``tokenize`` measures.
+    """
     if values is None:
         rng = np.random.default_rng(int(subject) if seed is None else seed)
         values = np.zeros((*SHAPE, frames), np.int16)
-        values[35:55, 45:65, 35:55] = rng.integers(900, 1100, (20, 20, 20, 1))
-        values[35:55, 45:65, 35:55] += rng.integers(-20, 20, (20, 20, 20, frames), dtype=np.int16)
+        blob = values[39:51, 49:61, 44:56]
+        blob[:] = rng.integers(900, 1100, (12, 12, 12, 1))
+        blob += rng.integers(-20, 20, (12, 12, 12, frames), dtype=np.int16)
     folder = root / subject / "MNINonLinear" / "Results" / name
     folder.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(values, affine)

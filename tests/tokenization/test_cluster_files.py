@@ -100,10 +100,8 @@ def test_a_cluster_file_imports_and_calls_nothing_but_dask_s_clusters(
         result = tokenize_series(two_runs, store, "--cluster", path)
         assert result.exit_code == 2
         assert f"--trust-cluster {name}" in result.output
-        other = tokenize_series(
-            two_runs, store, "--cluster", path, "--trust-cluster", "mycluster.Other"
-        )
-        assert other.exit_code == 2
+    trusted = ("--trust-cluster", "mycluster.Other")
+    assert tokenize_series(two_runs, store, "--cluster", path, *trusted).exit_code == 2
     assert not trace.exists()
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False,
                "dashboard_address": None}  # fmt: skip

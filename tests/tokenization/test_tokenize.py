@@ -141,6 +141,7 @@ def test_zscore_group_beside_the_other(tree, store, tmp_path, weights):
 
 
 def test_an_inexact_arithmetic_is_told_and_kept_with_its_error(tree, tmp_path, weights):
+    """Its group is not continued in another one; left open, it is the group's."""
     store = tmp_path / "t.zarr"
     made = tokenize(tree, store, weights, "--arithmetic", "bf16")
     assert made.exit_code == 0, made.output
@@ -152,8 +153,14 @@ def test_an_inexact_arithmetic_is_told_and_kept_with_its_error(tree, tmp_path, w
     again = tokenize(tree, store, weights, "--dtype", "bf16")  # the older name of the option
     assert again.exit_code == 0, again.output
     assert "changes the time courses" not in again.output
+    mixed = tokenize(tree, store, weights, "--arithmetic", "fp32")
+    assert mixed.exit_code == 1
+    assert "provenance.dtype = 'bf16'" in mixed.output
+    left_open = tokenize(tree, store, weights)
+    assert left_open.exit_code == 0, left_open.output
 
 
+@pytest.mark.slow
 def test_delta_tokens_are_those_of_fp32_within_half_a_percent(tmp_path, weights):
     """Through the command; a group of delta is not continued in fp32."""
     tree, stores = tmp_path / "hcp", {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from commands import started
+from stores import write_store
 
 from fmritok.cli import main
+from fmritok.pipeline.store.location import Location
 from fmritok.trainer.recipe import read_recipe
 from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
@@ -126,26 +129,55 @@ def test_a_path_without_a_store_is_refused(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+#: Trains, and says in the end what it imported of the packages that only the pipeline needs.
+TRAIN = """
+import atexit, sys
+from fmritok.cli import main
+names = ("nibabel", "nilearn", "diffusers", "dask", "distributed")
+say = lambda: print("imported", [m for m in names if m in sys.modules], file=sys.stderr)
+atexit.register(say)
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Send a signal to all processes of a training; return folder, status and what was said."""
+    folder = tmp_path_factory.mktemp("ended")
+    store = str(folder / "tokens.zarr")
+    write_store(Location(store), [40, 9, 33], n_tokens=3, dim=4)
+
+    @functools.cache
+    def end(number):
+        out = folder / str(number)
+        command = [sys.executable, "-c", TRAIN, "train", "--store", store, "--out", str(out),
+                   "--loader-workers", "1", "--steps", "100000", "--device", "cpu"]  # fmt: skip
+        for assignment in SMALL:
+            command += ["--set", assignment]
+        process = started(command, out, rows=12)
+        os.killpg(process.pid, number)
+        _, text = process.communicate()
+        return out, process.returncode, text
+
+    return end
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_a_signal_to_the_whole_job_saves_and_ends(store, tmp_path, number):
+def test_a_signal_to_the_whole_job_saves_and_ends(ended, number):
     """Clusters and Ctrl-C signal every process of the job, loader workers too."""
-    out = tmp_path / "a"
-    command = [sys.executable, "-m", "fmritok.cli", "train", "--store", store, "--out",
-               str(out), "--loader-workers", "1", "--steps", "100000",
-               "--device", "cpu"]  # fmt: skip
-    for assignment in SMALL:
-        command += ["--set", assignment]
-    process = started(command, out, rows=12)
-    os.killpg(process.pid, number)
-    _, text = process.communicate()
+    out, status, text = ended(number)
     step = find_checkpoint(out).step
-    assert process.returncode == 128 + number
+    assert status == 128 + number
     assert f"got {signal.Signals(number).name} after step {step}" in text
     assert f"go on with --resume {out}" in text
     assert "Traceback" not in text
     assert read_metrics(out)[-1]["step"] == step
+
+
+def test_the_trainer_imports_only_the_store_of_the_pipeline(ended):
+    assert "imported []" in ended(signal.SIGTERM)[2]
 
 
 def test_importing_the_command_imports_nothing_heavy():
@@ -155,16 +187,3 @@ def test_importing_the_command_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_trainer_imports_only_the_store_of_the_pipeline(store, tmp_path):
-    code = (
-        "import sys; from fmritok.cli import main\n"
-        "main(sys.argv[1:], standalone_mode=False)\n"
-        "names = ('nibabel', 'nilearn', 'diffusers', 'dask', 'distributed')\n"
-        "print('imported', [m for m in names if m in sys.modules])"
-    )
-    command = [sys.executable, "-c", code, "train", "--store", store, "--out", str(tmp_path / "a"),
-               "--steps", "1", "--loader-workers", "0", "--device", "cpu"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "imported []" in done.stdout

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import sys
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import started
-from ranks import RUNS, SMALL, train
+from ranks import RUNS, SMALL, train, trainer
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.reading import WindowReader
@@ -43,7 +45,7 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
         summary = train(store, one, options, parts, Ranks())
         (kinds, rows), (other_kinds, others) = _figures(one), _figures(two)
         assert kinds == other_kinds
-        assert kinds.count("validation") == 3
+        assert kinds.count("validation") == 2
         for a, b in zip(rows, others, strict=True):
             assert a == pytest.approx(b, rel=2e-4, abs=2e-6), name
         states = [find_checkpoint(out).state for out in (one, two)]
@@ -55,13 +57,53 @@ def test_two_processes_and_several_parts_have_the_loss_curve_of_one(store, tmp_p
         assert a == pytest.approx(b, rel=2e-4, abs=2e-6)
 
 
+def test_two_processes_share_the_folder_and_the_checkpoint_of_the_first(store, tmp_path, two_ranks):
+    """Though each of them was given another folder, and the latest checkpoint is damaged."""
+    often = ["train.checkpoint_every=2"]
+    trainer(store, tmp_path / "a", often).run()
+    latest = find_checkpoint(tmp_path / "a")
+    assert latest.step == 7
+    latest.folder.joinpath("runs.json").unlink()
+    two_ranks.do("resume_in_two", tmp_path, store, often)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert said[0] == said[1] == [6, str(tmp_path / "rank0" / "checkpoints" / "step-00000007")]
+    assert not (tmp_path / "rank1").exists()
+    assert not dist.is_initialized()
+
+
+def test_a_loss_that_is_not_a_number_names_the_runs_of_all_processes(store, tmp_path, two_ranks):
+    two_ranks.do("poison_as_rank", tmp_path, store)
+    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert texts[0] == texts[1]
+    assert "got loss nan and gradient norm nan" in texts[0]
+    assert texts[0].count("demo_") >= 2
+
+
+def _command(store, out):
+    settings = [x for assignment in SMALL for x in ("--set", assignment)]
+    return ["train", "--store", store, "--out", str(out), "--device", "cpu",
+            "--loader-workers", "0", "--steps", "100000", *settings]  # fmt: skip
+
+
+def test_a_signal_to_one_process_stops_the_command_in_all(store, tmp_path, two_ranks):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    two_ranks.do("command_as_rank", tmp_path, port, _command(store, tmp_path / "out"))
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [status for status, _ in said] == [143, 143]
+    assert "got SIGTERM after step 3" in said[1][1]
+    assert find_checkpoint(tmp_path / "out").step == 3
+    steps = [r["step"] for r in read_metrics(tmp_path / "out") if r["kind"] == "train"]
+    assert steps == [1, 2, 3]
+    assert not dist.is_initialized()
+
+
+@pytest.mark.slow
 def test_torchrun_starts_and_a_signal_stops_all_processes(store, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "--module", "fmritok.cli", "train", "--store", store, "--out", str(out),
-               "--device", "cpu", "--loader-workers", "0", "--steps", "100000"]  # fmt: skip
-    for assignment in SMALL:
-        command += ["--set", assignment]
+               "--module", "fmritok.cli", *_command(store, out)]  # fmt: skip
     process = started(command, out, rows=8)
     os.kill(process.pid, signal.SIGTERM)  # torchrun passes it on
     _, text = process.communicate()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from children import in_child
 from click.testing import CliRunner
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -73,43 +75,39 @@ def test_small_files_are_written_atomically(tmp_path, monkeypatch):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("config.yaml", "old")]
 
 
-# The kernel itself limits the size of files (safetensors hides the errno).
-LIMITED = """
-import resource, sys
-from fmritok.cli import main
-from fmritok.trainer.record.folder import TrainingFolder
+def _train_until_the_disk_is_full(what, group, out):
+    """Train in a child for which the kernel limits files (safetensors hides the errno)."""
+    save, calls = TrainingFolder.save, []
 
-save, calls = TrainingFolder.save, []
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-def save_and_limit(self, *args, **kwargs):
-    calls.append(self)
-    if len(calls) == 2 and sys.argv[1] == "checkpoint":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
-    saved = save(self, *args, **kwargs)
-    if len(calls) == 2 and sys.argv[1] == "metrics":
-        limit = self.metrics.stat().st_size + 50
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    return saved
+    def save_and_limit(self, *args, **kwargs):
+        calls.append(self)
+        if len(calls) == 2 and what == "checkpoint":
+            limit(6000)
+        saved = save(self, *args, **kwargs)
+        if len(calls) == 2 and what == "metrics":
+            limit(self.metrics.stat().st_size + 50)
+        return saved
 
-TrainingFolder.save = save_and_limit
-main(sys.argv[2:])
-"""
+    def train():
+        TrainingFolder.save = save_and_limit
+        told = _command(group, "--out", out)
+        limit(resource.RLIM_INFINITY)
+        return told
+
+    return in_child(train)
 
 
-@pytest.mark.parametrize("what", ["checkpoint", pytest.param("metrics", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["checkpoint", "metrics"])
 def test_a_full_disk_stops_with_one_error_and_the_training_can_be_resumed(group, tmp_path, what):
     out = tmp_path / "a"
     whole = _trainer(group, tmp_path / "whole").run()
-    settings = [x for assignment in SMALL for x in ("--set", assignment)]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, what, "train", "--store", group.location.url,
-         "--loader-workers", "0", "--device", "cpu", "--out", str(out), *settings],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("Error:") == 1, done.stderr
-    text = re.sub(r"\s+", " ", done.stderr)
+    code, text = _train_until_the_disk_is_full(what, group, out)
+    assert code == 1
+    assert "Traceback" not in text
+    assert text.count("Error:") == 1, text
     assert "File too large" in text
     assert "Free space there, or raise the quota. Then go on with --resume" in text
     step, where = (4, "checkpoints/step-00000008") if what == "checkpoint" else (8, "metrics.jsonl")

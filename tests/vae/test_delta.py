@@ -79,7 +79,11 @@ def test_delta_in_float64_equals_the_plain_encoder(kind, tmp_path, images):
     assert (found - (frames - mean[1])).abs().max() < 1e-9 * size
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "dcae-tiny"]
+    + ["dcae-tiny"],
+)
 @torch.inference_mode()
 def test_the_traced_walk_gives_the_bits_of_the_walk(kind, tmp_path, images):
     """For other images and deviations than those of the trace, too; a shape is traced once."""
