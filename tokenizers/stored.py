@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -75,13 +74,6 @@ def rebuild(stored: StoredTokens, kind: type[Tokenizer], overrides: Mapping[str,
     FmritokError
         If the provenance differs. The error names the first differing field.
     """
-    known = inspect.signature(kind).parameters
-    unknown = [name for name in overrides if name not in known]
-    if unknown:
-        raise FmritokError(
-            expected("Option", f"--{unknown[0]} of tokenizer {kind.name}", "none of that name",
-                     overrides[unknown[0]], "Remove it.")
-        )  # fmt: skip
     options = {**stored.notes["options"], **overrides}
     if "weights" in overrides:
         options.pop("revision", None)  # of a hub id

@@ -163,11 +163,10 @@ def command_as_rank(rank, folder, port, arguments):
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     step = loop.Trainer._step
 
-    def step_and_signal(trainer, meter):
-        row = step(trainer, meter)
-        if rank == 1 and row["step"] == 3:
+    def step_and_signal(trainer, *arguments):
+        step(trainer, *arguments)
+        if rank == 1 and trainer.position.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return row
 
     with (
         mock.patch.dict(os.environ, of_torchrun),
