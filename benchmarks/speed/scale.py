@@ -40,7 +40,8 @@ def cohort(n: int) -> Cohort:
                          motion=0.1, right="", warp="", mask="",
                          source_bytes="1000000000", source_time="1000000000000000000")  # fmt: skip
     table["source"] = table["path"] = [f"{s}_20227_2_0/rest.nii.gz" for s in table["subject"]]
-    return Cohort("ukb", table[COLUMNS], pd.DataFrame({"path": [], "reason": []}, dtype=str))
+    table = table.reindex(columns=COLUMNS, fill_value="")
+    return Cohort("ukb", table, pd.DataFrame({"path": [], "reason": []}, dtype=str))
 
 
 def group():

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,38 @@ def test_the_script_for_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
         "      1      2 ours ",
     ):
         assert f"\n{row}" in done.stdout
+
+
+SMALL = {
+    "catalog": ["--runs", 20],
+    "integrity": ["--runs", 20, "--rounds", 1],
+    "memory": ["--frames", 10],
+    "precision": ["--frames", 2, "--every", 48, "--arithmetic", "tf32", "--row", "MNI-max"],
+    "scale": ["--runs", 20],
+    "series": ["--rounds", 1, "--frames", 30],
+    "streaming": ["--frames", 40, "--window", 8, "--rounds", 1, "--only", "zarr"],
+    "training_step": ["--frames", 2, "--layers", 1, "--ways", "usual,ours"],
+    "vae": ["--volumes", 1, "--repeats", 1],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_of_speed_runs_to_its_end(name, data, tmp_path):
+    """On little; ``series`` compares its numbers, too."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "speed" / f"{name}.py", *map(str, SMALL[name])],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "FMRITOK_TEST_DATA": str(data.resolve())}
+        | {"PYTHONSAFEPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    errors = re.findall(r"difference to .*: (\S+)$", done.stdout, re.MULTILINE)
+    assert len(errors) == 2 * (name == "series"), done.stdout
+    assert all(float(error) < 1e-5 for error in errors), done.stdout
+
+
+def test_every_benchmark_of_speed_is_tried():
+    scripts = {path.stem for path in (BENCHMARKS / "speed").glob("*.py")}
+    assert scripts - set(SMALL) == {"layouts", "real_runs"}  # parts of others
