@@ -195,14 +195,16 @@ def whole_run(data: Path, folder: Path, names: tuple[str, ...], rounds: int, fra
 @click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_DATA)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--frames", default=60, show_default=True)
-def main(data: Path, rounds: int, frames: int) -> None:
+@click.option("--vae/--no-vae", "with_vae", default=True, help="Also a run with all three.")
+def main(data: Path, rounds: int, frames: int, with_vae: bool) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", category=FutureWarning)
     for part in (flatmap, network):
         with tempfile.TemporaryDirectory() as folder:
             part(data, Path(folder), rounds)
     both = ("flatmap", "network")
-    for names, length, times in ((both, frames, rounds), (("vae", *both), 36, 1)):
+    all_three = ((("vae", *both), 36, 1),) if with_vae else ()
+    for names, length, times in ((both, frames, rounds), *all_three):
         with tempfile.TemporaryDirectory() as folder:
             whole_run(data, Path(folder), names, times, length)
     print(json.dumps({"cpu": os.cpu_count(), "load_average": os.getloadavg()[0]}))
