@@ -25,9 +25,9 @@ from vae import full_size_folder
 __all__ = ["WAYS", "print_encoder", "reference_of", "simulated"]
 
 #: Arithmetic, with its batch size or ``+compile``.
-WAYS = ("fp32", "published", "tf32", "bf16+compile", "delta", "delta+compile")
-#: Of the volumes, by arithmetic: true fp32 is slow, and delta encodes the mean with each block.
-_TIMED = {"fp32": 8, "delta": 256}
+WAYS = ("fp32", "published", "delta+compile", "bf16+compile", "tf32", "delta")
+#: Volumes to encode: true fp32 is slow, and delta encodes the mean with each block.
+_TIMED = {"fp32": 8, "delta": 128, "delta+compile": 256}
 _OTHERS = 64
 _SOME = slice(6, None, 12)
 
@@ -110,7 +110,7 @@ def _measure(weights: str, way: str, device: str, frames: np.ndarray) -> tuple[s
     start = time.perf_counter()
     encode(frames[:1])
     first = time.perf_counter() - start
-    timed = frames[: _TIMED.get(name, _OTHERS)]
+    timed = frames[: _TIMED.get(way, _OTHERS)]
     start = time.perf_counter()
     encode(timed)
     each = (time.perf_counter() - start) / len(timed)

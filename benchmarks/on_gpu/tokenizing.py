@@ -25,7 +25,7 @@ from rows import Rows
 
 __all__ = ["WAYS", "print_tokenize"]
 
-_HOW = {"one after another": ("--executor", "serial"), "overlapping": ("--workers", "2")}
+_HOW = {"overlapping": ("--workers", "2"), "one after another": ("--executor", "serial")}
 WAYS = tuple(_HOW)
 _AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 _NAME = "rfMRI_REST1_LR"

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
 from training_step import measure
 
 WAYS = (
-    "usual", "ours", "ours-compiled", "ours-compiled-graphs", "ours-compiled-selective",
-    "ours-compiled-deterministic",
+    "usual", "ours-compiled", "ours-compiled-graphs", "ours-compiled-selective",
+    "ours-compiled-deterministic", "ours",
 )  # fmt: skip
 HEADER = "windows frames way                           ms/step  ratio  tokens/s    GiB   peak"
 
@@ -76,7 +76,7 @@ def print_rows(
         memory = got["bytes"] / 2**30
         return f"{1000 * seconds:>8.1f} {ratio:>6} {tokens:>9,.0f} {memory:>6.2f} {share:>6}", None
 
-    for case, way in product(cases, ways):
+    for way, case in product(ways, cases):
         rows.add(f"{case[0]:>7} {case[1]:>6} {way:<28}", partial(row, case, way))
 
 
