@@ -121,7 +121,7 @@ def print_estimates(found: Sequence[Estimate], store: str) -> None:
             f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames; "
             + (f"{needed}; " if one.runs else "")
             + f"{size(one.raw_bytes)} of tokens, about {size(one.stored_bytes)} on disk, "
-            f"{size(one.scratch_bytes)} of working files a worker"
+            f"{size(one.scratch_bytes)} of temporary files a worker"
         )
         if one.done or one.problems:
             echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")

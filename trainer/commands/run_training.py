@@ -105,7 +105,7 @@ def run_training(options: TrainOptions) -> None:
         )  # fmt: skip
         trainer = Trainer(config, _one_group(groups, options.mix), setup)
         _logger.info(
-            "Training on %d runs, validating on %d: %s; %s, %d loader workers",
+            "Training on %d runs, validating on %d: %s; device %s, loader workers: %d",
             len(trainer.index), len(trainer.validation_index), folder.path, device, workers,
         )  # fmt: skip
         summary = trainer.run()

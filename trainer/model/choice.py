@@ -148,4 +148,4 @@ def _trial(name: str, setting: Setting) -> str:
 
 @lru_cache
 def _log_choice(name: str, why: str) -> None:
-    _logger.info("Attention by %s: %s", name, why)
+    _logger.info("Attention backend %s: %s", name, why)
