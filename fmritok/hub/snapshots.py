@@ -65,12 +65,12 @@ def fetched_snapshot(
     return Path(folder)
 
 
-def find_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+def find_snapshot(hub_id: str) -> Path | None:
     """Return the folder of a repository that was fetched before; None if there is none."""
     if not is_hub_id(hub_id):
         return None
     try:
-        return fetched_snapshot(hub_id, revision, offline=True)
+        return fetched_snapshot(hub_id, None, offline=True)
     except HubError:
         return None
 

@@ -56,5 +56,5 @@ def test_labels_follow_their_columns():
     assert task.values[task.of_row].tolist() == runs["task"].tolist()
     with pytest.raises(ConfigError, match=r"^Label iq: expected one of sex, age, .* task"):
         labels_of("iq", runs, phenotypes)
-    with pytest.raises(ConfigError, match=r"^Column same: expected two or more different labels, got x"):
+    with pytest.raises(ConfigError, match="Column same: .* two or more different labels, got x"):
         labels_of("same", runs, phenotypes)
