@@ -154,8 +154,7 @@ def _report(summary: Summary, folder: TrainingFolder) -> None:
     if summary.rate is None:
         echo("The training was finished before: nothing was left to do.")
     else:
-        speed, stall = summary.rate.tokens_per_s, summary.rate.stall_share
-        echo(f"{speed:,.0f} tokens/s, {stall:.1%} of the time waiting for data")
+        echo(f"{summary.rate.tokens_per_s:,.0f} tokens/s")
     said = verdict(read_metrics(folder.path), summary.shown)
     if said is not None:
         echo(said)
