@@ -28,7 +28,7 @@ def say_questioned(cohort: Cohort) -> None:
     """Print doubts about files that are used nevertheless."""
     table = cohort.questioned
     for reason, names in grouped(zip(table["path"], table["reason"], strict=True)):
-        remark(f"Used, but check {len(names)}: {reason} ({first_few(names)})")
+        remark(f"Used, but check ({len(names)}): {reason} ({first_few(names)})")
 
 
 class RunProgress:
@@ -116,7 +116,8 @@ def print_estimates(found: Sequence[Estimate], store: str) -> None:
 
     for one in found:
         known = not math.isnan(one.seconds)
-        needed = f"about {duration(one.seconds)} on one worker" if known else "time not known yet"
+        about = "about " if one.seconds >= 1 else ""
+        needed = f"{about}{duration(one.seconds)} on one worker" if known else "time not known yet"
         echo(
             f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames; "
             + (f"{needed}; " if one.runs else "")

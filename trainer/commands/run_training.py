@@ -153,7 +153,7 @@ def _report(summary: Summary, folder: TrainingFolder) -> None:
         console.print(figures_table(summary.figures, summary.shown))
     if summary.rate is None:
         echo("The training was finished before: nothing was left to do.")
-    else:
+    elif summary.rate.tokens_per_s:  # of all steps but the first
         echo(f"{summary.rate.tokens_per_s:,.0f} tokens/s")
     said = verdict(read_metrics(folder.path), summary.shown)
     if said is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +12,6 @@ from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import TrainingError
 
 __all__ = ["EventWindows", "event_windows"]
-
-_logger = logging.getLogger(__name__)
 
 
 class EventWindows(NamedTuple):
@@ -77,11 +74,6 @@ def event_windows(
                      f"on (a token of the model is {patch} frames)",
                      f"{len(events)} events, all without",
                      "Choose other runs, a shorter window or a shorter delay.")
-        )  # fmt: skip
-    if not fits.all():
-        _logger.warning(
-            "%d of %d events left out: their windows of %g s reach beyond the run",
-            (~fits).sum(), len(fits), window,
         )  # fmt: skip
     order = np.lexsort((first[fits], run[fits]))
     run, first, length = run[fits][order], first[fits][order], length[fits][order]
