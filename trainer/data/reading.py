@@ -25,7 +25,7 @@ from fmritok.pipeline.store.reader import RunStatistics, TokenGroup
 from fmritok.trainer.data.loader import batch_loader
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.data.windows import Request, RunIndex
-from fmritok.trainer.training.faults import is_out_of_memory
+from fmritok.trainer.faults import is_out_of_memory
 
 __all__ = ["Batch", "WindowReader"]
 

@@ -21,9 +21,9 @@ from fmritok.trainer.evaluation.statistics.intervals import (
     DRAWS,
 )
 from fmritok.trainer.evaluation.summary import FORMAT, Results, summary
+from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.tasks.splits import splits_json
 from fmritok.trainer.tasks.task import task_yaml
-from fmritok.trainer.training.faults import write_whole, writing
 
 __all__ = ["FILES", "read_results", "results_table", "write_results"]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from fmritok.errors import expected
 from fmritok.trainer.config import Backend
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.faults import reason
 from fmritok.trainer.model.backends import PLANS, Flex, Math, Plan, Sdpa
 from fmritok.trainer.model.packing import Packing
-from fmritok.trainer.training.faults import reason
 
 __all__ = ["Setting", "choose_backend", "plan_attention", "problem_of"]
 
