@@ -60,7 +60,8 @@ def fetched_snapshot(
             tqdm_class=_reported_bars(), **options,
         )  # fmt: skip
     except Exception as error:  # the hub's client raises many exceptions, also without a copy
-        reason = "no copy on this machine" if offline else f"{type(error).__name__}: {error}"
+        text = " ".join(str(error).split()).rstrip(".")  # the client writes paragraphs
+        reason = "no copy on this machine" if offline else f"{type(error).__name__}: {text}"
         raise HubError(reason) from error
     return Path(folder)
 
