@@ -83,7 +83,8 @@ _BY_NAME = {
 }
 #: Patterns for RuntimeError, torch's most common exception; the first match counts.
 _BY_TEXT = (
-    (r"DefaultCPUAllocator|not enough memory: you tried to allocate", _MEMORY),
+    (r"DefaultCPUAllocator|not enough memory: you tried to allocate|[Cc]annot allocate memory",
+     _MEMORY),
     (r"out of memory|CU\w+_STATUS_ALLOC_FAILED", _GPU_MEMORY),
     (r"CUDA (unknown )?error|CUDA driver|CUDA initialization|No CUDA GPUs|NVIDIA driver|"
      r"CU(BLAS|DNN|SOLVER|SPARSE|FFT)_\w+|cuDNN|HIP error|NVML", _GPU),

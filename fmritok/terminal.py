@@ -99,7 +99,7 @@ def new_console(*, stderr: bool = False, **options: Any) -> Console:
 
 
 def log_to_terminal() -> None:
-    """Print logged messages as they are: of level INFO and above, or as ``-q`` and ``-v`` say."""
+    """Print logged messages as they are: ours as ``-q`` and ``-v`` say, of others only warnings."""
 
     class Formatter(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -107,9 +107,15 @@ def log_to_terminal() -> None:
 
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(message)s"))
+    handler.addFilter(_is_for_users)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     levels = {Verbosity.QUIET: logging.ERROR, Verbosity.VERBOSE: logging.DEBUG}
     logging.getLogger("fmritok").setLevel(levels.get(_chosen, logging.NOTSET))
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Leave out the steps of other packages, such as the fonts that matplotlib finds."""
+    return record.name.partition(".")[0] == "fmritok" or record.levelno >= logging.WARNING
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -69,11 +69,11 @@ class DataConfig:
         ``COLUMN=VALUE,...``: hold out the subjects who have a run with one of these values, such as
         ``site=NYU,UCLA_1``, instead of a share.
     split_seed : int
-        Draws who is held out, and the order of ``subjects``; ``train.seed`` does not change them.
+        Selects the held-out subjects, and the order of ``subjects``; ``train.seed`` does not.
     subjects : int or None
-        Train on so many of the others; None for all.
+        Number of the other subjects to train on; None for all.
     max_validation_windows : int
-        At most this many windows are validated on, spread evenly over the held-out runs.
+        Largest number of validation windows, spread evenly over the held-out runs.
     """
 
     window: int = 32

@@ -190,7 +190,7 @@ def train(
 def evaluate(trainer, run_ids: Sequence[str]) -> tuple[int, Mapping[str, float]]:
     """Return the number of windows of runs and the figures of the trained model on them."""
     from fmritok.trainer.data.drawing import all_windows
-    from fmritok.trainer.data.reading import window_loader
+    from fmritok.trainer.data.reading import WindowReader
     from fmritok.trainer.data.windows import RunIndex
 
     window = trainer.config.data.window
@@ -198,7 +198,7 @@ def evaluate(trainer, run_ids: Sequence[str]) -> tuple[int, Mapping[str, float]]
     windows = all_windows(index, window=window, stride=max(1, window // 4))
     draws = np.random.default_rng(0).integers(0, 2**63 - 1, len(windows))
     batches = list(replace(windows, draw=draws).batches(trainer.config.data.batch_size))
-    loader = window_loader(trainer.group, index, batches, workers=0)
+    loader = WindowReader(trainer.group, index).loader(batches, workers=0)
     return len(windows), trainer.learner.evaluate(loader, lambda: None)
 
 

@@ -151,7 +151,7 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
     from fmritok.pipeline.store.schema import GroupSpec
     from fmritok.pipeline.store.writer import write_run
     from fmritok.trainer.data.drawing import random_windows
-    from fmritok.trainer.data.reading import window_loader
+    from fmritok.trainer.data.reading import WindowReader
     from fmritok.trainer.data.windows import RunIndex, WindowBatches
 
     location, rng, n_runs = Location(root / "tokens.zarr"), np.random.default_rng(0), 500
@@ -174,7 +174,7 @@ def soak(root: Path, n_windows: int, workers: int) -> None:
         lambda epoch: random_windows(index, window=32, windows_per_run=4, seed=0, epoch=epoch),
         batch_size=8,
     )
-    loader = iter(window_loader(group, index, batches, workers=workers))
+    loader = iter(WindowReader(group, index).loader(batches, workers=workers))
     start, every = time.perf_counter(), max(n_windows // 10, 8)
     history: list[list[float]] = []
     for done in range(8, n_windows + 1, 8):

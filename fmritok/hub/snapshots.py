@@ -60,17 +60,18 @@ def fetched_snapshot(
             tqdm_class=_reported_bars(), **options,
         )  # fmt: skip
     except Exception as error:  # the hub's client raises many exceptions, also without a copy
-        reason = "no copy on this machine" if offline else f"{type(error).__name__}: {error}"
+        text = " ".join(str(error).split()).rstrip(".")  # the client writes paragraphs
+        reason = "no copy on this machine" if offline else f"{type(error).__name__}: {text}"
         raise HubError(reason) from error
     return Path(folder)
 
 
-def find_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+def find_snapshot(hub_id: str) -> Path | None:
     """Return the folder of a repository that was fetched before; None if there is none."""
     if not is_hub_id(hub_id):
         return None
     try:
-        return fetched_snapshot(hub_id, revision, offline=True)
+        return fetched_snapshot(hub_id, None, offline=True)
     except HubError:
         return None
 

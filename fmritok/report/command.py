@@ -40,7 +40,7 @@ def report(
     """
     from fmritok.report.page import make_report
     from fmritok.terminal import echo, remark
-    from fmritok.trainer.training.faults import write_whole, writing
+    from fmritok.trainer.faults import write_whole, writing
 
     made = make_report(
         store, trainings=trainings, scores=scores, cohort=cohort, title=title, progress=remark

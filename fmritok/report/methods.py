@@ -66,7 +66,9 @@ class Methods:
         """Add a sentence without its full stop; unknown keys are not cited."""
         numbers = [self._number(key) for key in cited if key in CITATIONS]
         marks = f" [{', '.join(map(str, numbers))}]" if numbers else ""
-        self.sentences.append(f"{text}{marks}.")
+        sentence = f"{text}{marks}."
+        if sentence not in self.sentences:  # a training and its exported encoder are one
+            self.sentences.append(sentence)
 
     @property
     def text(self) -> str:
@@ -118,8 +120,9 @@ def _on_data(methods: Methods, cohort: Cohort) -> None:
 def _on_group(methods: Methods, group: dict[str, Any]) -> None:
     settings = dict(group["settings"])
     kind, name = group["tokenizer"], group["name"]
-    shape = f"{group['tokens']} tokens of {group['dim']} features a frame, stored as "\
-            f"{group['dtype']}"  # fmt: skip
+    features = "1 feature" if group["dim"] == 1 else f"{group['dim']} features"
+    shape = f"{group['tokens']} tokens of {features} a frame, stored as {group['dtype']}"
+    resampled = [f"resampled to {settings['tr.seconds']} s"] if "tr.seconds" in settings else []
     if kind == "vae":
         weights = settings.get("notes.weights.id", settings.get("weights.id", "an autoencoder"))
         methods.say(
@@ -129,20 +132,25 @@ def _on_group(methods: Methods, group: dict[str, Any]) -> None:
         )  # fmt: skip
     elif kind == "flatmap":
         template = settings.get("template.space", "a template")
+        steps = [f"standardized at each vertex of {template}", "interpolated onto a flat map of "
+                 "both hemispheres"]  # fmt: skip
+        if settings.get("standardized", "").startswith("each pixel"):
+            steps = [f"taken at the vertices of {template}", steps[1], "standardized at each pixel"]
+        steps += resampled
         methods.say(
-            f"Group {name}: cortical activity was standardized at each vertex of {template}, "
-            f"interpolated onto a flat map of both hemispheres and cut into cells of 16 x 16 "
+            f"Group {name}: cortical activity was {', '.join(steps)} and cut into cells of 16 x 16 "
             f"pixels ({shape})", "flatmap", template,
         )  # fmt: skip
     elif kind == "network":
         atlas = settings.get("notes.atlas", "an atlas")
-        band = ""
+        steps = []
         if "band_hz.low" in settings:
-            band = f", band-pass filtered ({settings['band_hz.low']} to "\
-                   f"{settings['band_hz.high']} Hz)"  # fmt: skip
+            steps.append(f"band-pass filtered ({settings['band_hz.low']} to "
+                         f"{settings['band_hz.high']} Hz)")  # fmt: skip
+        steps += [*resampled, "standardized over each run"]
         methods.say(
             f"Group {name}: mean time courses of the parcels of {atlas.rsplit('/', 1)[-1]} were "
-            f"standardized over each run{band} ({shape})", "network", atlas,
+            f"{', '.join(steps)} ({shape})", "network", atlas,
         )  # fmt: skip
     else:
         methods.say(f"Group {name} was made by the tokenizer {kind or 'unknown'} ({shape})")

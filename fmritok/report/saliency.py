@@ -66,11 +66,11 @@ def saliency(
     from fmritok.pipeline.store.reader import TokenStore
     from fmritok.terminal import echo, log_to_terminal
     from fmritok.trainer.errors import ConfigError
+    from fmritok.trainer.faults import write_whole, writing
     from fmritok.trainer.saliency.attribution import attribute, saliency_table
     from fmritok.trainer.saliency.explained import explain
     from fmritok.trainer.saliency.readout import batches_of
     from fmritok.trainer.tasks.task import read_task
-    from fmritok.trainer.training.faults import write_whole, writing
 
     log_to_terminal()
     try:

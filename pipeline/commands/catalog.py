@@ -104,7 +104,7 @@ def _print_subjects(console: Console, cohort: Cohort) -> None:
 def _print_reasons(console: Console, title: str, items: Iterable[tuple[str, ...]]) -> None:
     """Print each reason once, with the number of items and a few examples."""
     for reason, names in grouped(items):
-        line = labelled(title, f"{len(names)}: {reason}\n    {first_few(names)}")
+        line = labelled(title, f"({len(names)}): {reason}\n    {first_few(names)}")
         console.print(line, soft_wrap=True)
 
 

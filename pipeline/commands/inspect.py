@@ -135,7 +135,7 @@ def _chosen(
             if value not in there and column != "status":
                 some = ", ".join(sorted(there)[:10]) + (", ..." if len(there) > 10 else "")
                 raise click.UsageError(
-                    f"--where {column}={value}: expected a {column} of the store's runs ({some}), "
+                    f"{column}={value}: expected a {column} of the store's runs ({some}), "
                     "got one that no run has."
                 )
         tables = {n: table[table[column].astype(str).isin(values)] for n, table in tables.items()}

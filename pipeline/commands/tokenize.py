@@ -53,7 +53,7 @@ def plan(store: str, as_json: bool, **options: Any) -> None:
         # JSON has no NaN
         print_json([{k: None if v != v else v for k, v in vars(one).items()} for one in found])
     else:
-        print_estimates(found, store)
+        print_estimates(found)
 
 
 @click.command()
@@ -140,7 +140,7 @@ def tokenize(
             for planned, error in zip(groups, errors, strict=True)
         ]
     if dry_run or verbosity() > Verbosity.QUIET:
-        print_estimates(estimates, store)
+        print_estimates(estimates)
     if dry_run:
         with told_apart("plan", store):
             check_cohort(location, groups, cohort, redo=redo, say=remark)

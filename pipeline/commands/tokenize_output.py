@@ -28,7 +28,7 @@ def say_questioned(cohort: Cohort) -> None:
     """Print doubts about files that are used nevertheless."""
     table = cohort.questioned
     for reason, names in grouped(zip(table["path"], table["reason"], strict=True)):
-        remark(f"Used, but check {len(names)}: {reason} ({first_few(names)})")
+        remark(f"Used, but check ({len(names)}): {reason} ({first_few(names)})")
 
 
 class RunProgress:
@@ -110,21 +110,22 @@ def _reason(run: Any) -> str:
     return str(run.reason) or "its record cannot be read"
 
 
-def print_estimates(found: Sequence[Estimate], store: str) -> None:
+def print_estimates(found: Sequence[Estimate]) -> None:
     """Print what each group takes, how much of it is there already, and a large error."""
     from fmritok.pipeline.tokenization.estimate import error_sentence
 
     for one in found:
         known = not math.isnan(one.seconds)
-        needed = f"about {duration(one.seconds)} on one worker" if known else "time not known yet"
-        echo(
-            f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames; "
-            + (f"{needed}; " if one.runs else "")
-            + f"{size(one.raw_bytes)} of tokens, about {size(one.stored_bytes)} on disk, "
-            f"{size(one.scratch_bytes)} of working files a worker"
+        about = "about " if one.seconds >= 1 else ""
+        needed = f"{about}{duration(one.seconds)} on one worker" if known else "time not known yet"
+        needs = (
+            f"; {needed}; {size(one.raw_bytes)} of tokens, about {size(one.stored_bytes)} on disk, "
+            f"{size(one.scratch_bytes)} of temporary files a worker"
         )
+        echo(f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames"
+             + (needs if one.runs else ""))  # fmt: skip
         if one.done or one.problems:
-            echo(f"{store} has {one.done} runs already; {one.problems} cannot be tokenized")
+            echo(f"{one.group} has {one.done} runs already; {one.problems} cannot be tokenized")
         sentence = error_sentence(one.group, one.error)
         if sentence:
             remark(sentence)

@@ -71,6 +71,8 @@ def looked_at(path: Path, wanted: str) -> Iterator[None]:
         got = f"{type(error).__name__}: {error}".rstrip(": .")
         if isinstance(error, NotAFileError | IsADirectoryError):
             got = error.strerror or got
+        elif isinstance(error, FileNotFoundError):
+            got = "no such file"
         raise refusal(path, wanted, got) from error
 
 

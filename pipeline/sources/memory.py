@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,7 @@ from fmritok.pipeline.parcels.source import is_series
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.tokenizers.spaces import MESHES, SampleSpace, SurfaceSpace
 
-__all__ = ["MemorySource", "files_of", "space_of_samples"]
+__all__ = ["MemorySource", "check_arguments", "files_of", "space_of_samples"]
 
 _FRAMES_A_BLOCK = 64
 
@@ -54,6 +54,44 @@ def space_of_samples(n_samples: int) -> SurfaceSpace | None:
     if odd or half not in MESHES:
         return None
     return SurfaceSpace.of_meshes(MESHES[half], (half, half))
+
+
+def check_arguments(source: Any, given: Mapping[str, object]) -> None:
+    """Refuse arguments that a source has no use for, such as the mask of grayordinates.
+
+    Parameters
+    ----------
+    source : path, nibabel image, or np.ndarray
+    given : dict
+        ``right``, ``warp``, ``mask``, ``affine`` and ``space`` by name; None if not given.
+
+    Raises
+    ------
+    TypeError
+        Naming the first of them.
+    """
+    kind, used = _kind(source)
+    for name, value in given.items():
+        if value is not None and name not in used:
+            raise TypeError(f"{name} does not apply to {kind}: leave it out")
+
+
+def _kind(source: Any) -> tuple[str, tuple[str, ...]]:
+    """Return the kind of a source in words, and the arguments that it has a use for."""
+    if isinstance(source, str | PathLike):
+        name = Path(source).name
+        if name.endswith((".gii", ".gii.gz")):
+            return "a GIFTI file", ("right",)
+        if name.endswith(".dtseries.nii") or is_series(Path(source)):
+            return "a file of time courses", ()
+        return "a file of volumes", ("warp", "mask")
+    if not hasattr(source, "dataobj"):
+        if getattr(source, "ndim", 0) == 2:
+            return "an array of time courses", ("space",)
+        return "an array of volumes", ("warp", "mask", "affine")
+    if hasattr(source.header, "get_axis"):
+        return "a CIFTI image", ()
+    return "an image of volumes", ("warp", "mask")
 
 
 @contextmanager

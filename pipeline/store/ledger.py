@@ -11,14 +11,13 @@ import pandas as pd
 
 from fmritok.pipeline.store.group import create_group, is_created, lengthen, read_group
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.locks.locking import one_writer
 from fmritok.pipeline.store.names import IDENTITY, SOURCE
 from fmritok.pipeline.store.records import list_records, remove_record
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.tables.runs_table import RunsTable, empty_tables
 from fmritok.pipeline.store.tables.switch import replace_tables
 
-__all__ = ["allocate", "current_runs", "finalize", "finished_runs", "one_writer"]
+__all__ = ["allocate", "current_runs", "finalize", "finished_runs"]
 
 
 def allocate(
@@ -31,7 +30,8 @@ def allocate(
 ) -> pd.DataFrame:
     """Assign a row and frames to every catalogued run. Existing assignments stay.
 
-    The caller holds the group (:func:`one_writer`) and has compared the sources of finished runs.
+    The caller holds the group (:func:`~fmritok.pipeline.store.locks.locking.one_writer`) and has
+    compared the sources of finished runs.
 
     Parameters
     ----------
@@ -82,12 +82,10 @@ def allocate(
         for name in (*IDENTITY, *SOURCE):
             if name in run:
                 columns[name][row] = run[name]
-        held = spec.aligned(columns["n_frames"][row])
-        if wanted and spec.aligned(wanted) > held:
-            columns["start"][row] = free
-            free += spec.aligned(wanted)
-            columns["n_frames"][row] = wanted
-        elif wanted:
+        if wanted:
+            if spec.aligned(wanted) > spec.aligned(columns["n_frames"][row]):
+                columns["start"][row] = free
+                free += spec.aligned(wanted)
             columns["n_frames"][row] = wanted
     table.lengthen(free // spec.chunk_frames)
     lengths = lengthen(location, state.document, frames=free, rows=len(table))

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.disk import (
@@ -21,9 +21,6 @@ from fmritok.pipeline.store.disk import (
     within,
     write_file,
 )
-
-if TYPE_CHECKING:
-    from zarr.abc.store import Store
 
 __all__ = ["PARTIAL", "Location"]
 
@@ -80,14 +77,6 @@ class Location:
     def is_shared(self) -> bool:
         """Whether other processes see the same objects. False for ``memory://``."""
         return not self.url.startswith("memory://")
-
-    def zarr_store(self, *, read_only: bool = False) -> Store:
-        """Open the location for zarr-python."""
-        from zarr.storage import FsspecStore, LocalStore
-
-        if self.is_local:
-            return LocalStore(self.url, read_only=read_only)
-        return FsspecStore.from_url(self.url, read_only=read_only)
 
     def read(self, key: str) -> bytes:
         """Return the bytes of one object.

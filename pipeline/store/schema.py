@@ -38,7 +38,6 @@ class GroupSpec:
     Attributes
     ----------
     name : str
-        Name of the group. Default: the name of the tokenizer.
     n_tokens, dim : int
         Tokens per frame, features per token.
     precision : {"int8", "float16"}

@@ -17,7 +17,12 @@ from fmritok.pipeline.headers.placement import not_in_mni
 from fmritok.pipeline.headers.run_header import run_header
 from fmritok.pipeline.headers.timing import repetition_time
 from fmritok.pipeline.sources.checking import checked_blocks
-from fmritok.pipeline.sources.memory import MemorySource, files_of, space_of_samples
+from fmritok.pipeline.sources.memory import (
+    MemorySource,
+    check_arguments,
+    files_of,
+    space_of_samples,
+)
 from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
@@ -133,7 +138,12 @@ def tokenize(
         If the run cannot be read, or not encoded by this tokenizer.
     FmritokError
         If the tokenizer or an option is unknown.
+    TypeError
+        If an argument does not apply to the source, such as ``mask`` to grayordinates.
     """
+    check_arguments(
+        source, {"right": right, "warp": warp, "mask": mask, "affine": affine, "space": space}
+    )
     if isinstance(tokenizer, str):
         tokenizer = build_tokenizer(tokenizer, options or {})
     elif options:

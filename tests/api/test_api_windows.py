@@ -95,7 +95,8 @@ def test_sides_of_a_split_share_no_subject_and_are_the_whole(group):
     ("options", "match"),
     [
         ({"window": 0}, "window of the windows: expected 1 or more, got 0"),
-        ({"labels": ["ages"]}, "expected one of .*age.*, got ages"),
+        ({"labels": ["ages"]}, "^Label ages: expected one of .*age.*, got no such column"),
+        ({"labels": ["trial_type"]}, "expected one of .*age, task, .* dataset, got no such"),
         ({"labels": ["valid"]}, "none of tokens"),
         ({"split": "test"}, "one of train, validation"),
         ({"form": "raw"}, "one of residual, absolute, stored"),

@@ -101,12 +101,27 @@ def test_voxels_of_a_known_grid_give_what_their_volumes_give(volumes, weights):
         (lambda v: np.ones((30, 285)), {}, "tr = None"),
         (lambda v: np.full((30, 285), np.nan), {"tr": 2.0}, "vary over time, got NaN everywhere"),
         (lambda v: np.ones((30, 285)), {"tr": 2.0}, "vary over time, got the same"),
-        (lambda v: "no-such-file.nii.gz", {}, "no-such-file.nii.gz"),
+        (lambda v: "no-such-file.nii.gz", {}, r"File no-such-file\.nii\.gz: .* got no such file\."),
     ],
 )
 def test_what_cannot_be_tokenized_is_refused_in_a_sentence(volumes, make, options, match):
     with pytest.raises(RunError, match=match):
         tokenize(make(volumes[0]), "network", **options)
+
+
+@pytest.mark.parametrize(("source", "argument", "kind"), [
+    ("run.dtseries.nii", "mask", "a file of time courses"),
+    ("run.tsv", "warp", "a file of time courses"),
+    ("left.func.gii", "mask", "a GIFTI file"),
+    ("run.nii.gz", "affine", "a file of volumes"),
+    ("run.nii.gz", "space", "a file of volumes"),
+    (np.zeros((20, 4)), "mask", "an array of time courses"),
+    (np.zeros((8, 8, 8, 20)), "right", "an array of volumes"),
+    (nib.Nifti1Image(np.zeros((8, 8, 8, 20)), np.eye(4)), "affine", "an image of volumes"),
+])  # fmt: skip
+def test_an_argument_without_effect_is_refused(source, argument, kind):
+    with pytest.raises(TypeError, match=f"^{argument} does not apply to {kind}: leave it out"):
+        tokenize(source, tr=2.0, **{argument: "given"})
 
 
 def test_an_unknown_tokenizer_or_option_is_refused():

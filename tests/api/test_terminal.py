@@ -66,6 +66,17 @@ def test_lines_errors_and_messages_are_printed_as_they_are(capsys):
     assert capsys.readouterr().err == f"run {SHOWN}\n"
 
 
+def test_steps_of_other_packages_are_not_printed(monkeypatch, capsys):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    log_to_terminal()
+    logging.getLogger("matplotlib.font_manager").info("generated new fontManager")
+    logging.getLogger("matplotlib.font_manager").warning("no such font")
+    logging.getLogger("fmritok.trainer").info("step")
+    assert capsys.readouterr().err == "no such font\nstep\n"
+
+
 @pytest.mark.parametrize("kind", [click.ClickException, click.UsageError, OSError, MemoryError])
 def test_errors_are_printed_as_they_are(monkeypatch, kind):
     from fmritok import cli

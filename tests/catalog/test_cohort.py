@@ -233,9 +233,9 @@ def test_the_command_groups_what_is_left_out_and_names_who_has_no_phenotypes(tmp
     assert "4 runs of 4 subjects" in printed
     assert "4 of 6 subjects with runs have no row" in printed
     assert printed.count("a cleaner file of the run is there") == 1
-    assert "left out 6: a cleaner file of the run is there" in printed
+    assert "left out (6): a cleaner file of the run is there" in printed
     assert "and 3 more" in printed
-    assert "cannot be tokenized 2: Repetition time in the file: expected 0.1 to 20 s" in printed
+    assert "cannot be tokenized (2): Repetition time in the file: expected 0.1 to 20 s" in printed
 
 
 def test_the_command_prints_json(tree):
@@ -261,11 +261,11 @@ def test_doubtful_files_are_named_by_catalog_and_by_plan(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hcp, "gather", gather)
     cohort = ("--dataset", "hcp", "--root", str(tmp_path))
-    assert "used, but check 2: no such scanner" in run_command(*cohort)
+    assert "used, but check (2): no such scanner" in run_command(*cohort)
     assert len(json.loads(run_command(*cohort, "--json"))["questioned"]) == 2
     options = ("--store", str(tmp_path / "t.zarr"), "--tokenizer", "network")
     planned = CliRunner().invoke(plan, [*cohort, *options])
-    assert "Used, but check 2: no such scanner" in planned.stderr
+    assert "Used, but check (2): no such scanner" in planned.stderr
 
 
 def test_two_cohorts_of_one_layout_can_have_names_of_their_own(tmp_path):

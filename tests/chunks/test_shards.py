@@ -330,7 +330,7 @@ def test_a_group_reads_without_zarr_python_once_it_is_open(make_store, monkeypat
     location, _ = make_store([70, 5], n_tokens=3, dim=4, url=url)
     group = TokenStore(location.url).group()
     start = int(group.runs["start"][1])
-    plain = zarr.open_group(location.zarr_store(), mode="r")["vae"]
+    plain = zarr.open_group(location.url, mode="r")["vae"]
     tokens, scale = plain["tokens"][:], plain["scale"][1]
     monkeypatch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("zarr-python was used"))
     np.testing.assert_array_equal(group.read(0, 70), tokens[:70])

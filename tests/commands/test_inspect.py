@@ -57,7 +57,7 @@ def test_runs_are_listed_and_filtered(store, options, found):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--subject", "7"], "a subject of the store's runs (100, 101, 102)"),
+    (["--subject", "7"], "Error: subject=7: expected a subject of the store's runs (100, 101"),
     (["--where", "sex=F"], "COLUMN=VALUE with one of run_id"),
     (["--where", "task"], "COLUMN=VALUE with one of run_id"),
     (["--group", "flatmap"], "one of vae"),

@@ -54,7 +54,7 @@ def test_labels_follow_their_columns():
         wanted = runs.merge(phenotypes, on=["dataset", "subject"])[column][known]
         assert labels.values[labels.of_row[known]].tolist() == wanted.tolist()
     assert task.values[task.of_row].tolist() == runs["task"].tolist()
-    with pytest.raises(ConfigError, match=r"--target: expected one of sex, age, .* task"):
+    with pytest.raises(ConfigError, match=r"^Label iq: expected one of sex, age, .* task"):
         labels_of("iq", runs, phenotypes)
-    with pytest.raises(ConfigError, match=r"two or more different labels in same, got x"):
+    with pytest.raises(ConfigError, match="Column same: .* two or more different labels, got x"):
         labels_of("same", runs, phenotypes)

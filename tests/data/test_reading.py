@@ -23,7 +23,7 @@ from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.data.drawing import all_windows, random_windows
 from fmritok.trainer.data.loader import _as_it_is
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
-from fmritok.trainer.data.reading import WindowReader, window_loader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches
 from fmritok.trainer.data.workers import prepare_worker
 from fmritok.trainer.errors import ConfigError
@@ -62,7 +62,7 @@ def _check_stored(group, index, batch, requests):
 
 def test_batches_hold_stored_integers_statistics_and_seconds(opened):
     group, index, written = opened
-    for batch in islice(window_loader(group, index, _batches(index), workers=0), 5):
+    for batch in islice(WindowReader(group, index).loader(_batches(index), workers=0), 5):
         assert batch.tokens.dtype == torch.int8
         restored = batch.mean[:, None] + batch.scale[:, None] * batch.tokens
         for i, run in enumerate(batch.runs.tolist()):
@@ -81,11 +81,11 @@ def test_workers_read_the_same_batches_and_resume_anywhere(opened):
     """The parent has the store open already: workers must open it anew and never hang."""
     group, index, _ = opened
     group.read(0, 1)
-    expected = list(islice(window_loader(group, index, _batches(index), workers=0), 12))
+    expected = list(islice(WindowReader(group, index).loader(_batches(index), workers=0), 12))
     for workers, stop in ((2, 0), (2, 5)):
         position = {} if not stop else {"epoch": expected[stop - 1].epoch,
                                         "seen": expected[stop - 1].seen}  # fmt: skip
-        loader = window_loader(group, index, _batches(index, **position), workers=workers)
+        loader = WindowReader(group, index).loader(_batches(index, **position), workers=workers)
         got = list(islice(loader, 12 - stop))
         assert all(_equal(a, b) for a, b in zip(got, expected[stop:], strict=True))
 
@@ -103,8 +103,8 @@ def test_a_store_in_memory_cannot_be_read_by_workers(make_store):
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
     with pytest.raises(ConfigError, match=r"--loader-workers: expected 0, because memory://"):
-        window_loader(group, index, _batches(index), workers=1)
-    assert next(iter(window_loader(group, index, _batches(index), workers=0))).n_frames > 0
+        WindowReader(group, index).loader(_batches(index), workers=1)
+    assert next(iter(WindowReader(group, index).loader(_batches(index), workers=0))).n_frames > 0
 
 
 def test_windows_of_any_length_are_read_to_their_places(opened):
@@ -136,9 +136,9 @@ def test_windows_of_one_read_are_read_once_and_are_the_same(opened, monkeypatch)
 def test_labels_of_events_are_in_the_batch(opened):
     group, index, _ = opened
     windows = replace(all_windows(index, window=5), label=np.arange(14 + 1 + 8) % 3)
-    loader = window_loader(group, index, list(windows.batches(6)), workers=0)
+    loader = WindowReader(group, index).loader(list(windows.batches(6)), workers=0)
     assert torch.cat([batch.labels for batch in loader]).tolist() == windows.label.tolist()
-    assert next(iter(window_loader(group, index, _batches(index), workers=0))).labels is None
+    assert next(iter(WindowReader(group, index).loader(_batches(index), workers=0))).labels is None
 
 
 def test_damage_names_the_run_and_the_shard_also_from_a_worker(opened):
@@ -152,11 +152,11 @@ def test_damage_names_the_run_and_the_shard_also_from_a_worker(opened):
     requests = [[Request(0, 0, run, 0, 8, 1)]]
     for workers in (0, 1):
         with pytest.raises(StoreError, match=named):
-            list(window_loader(group, index, requests, workers=workers))
+            list(WindowReader(group, index).loader(requests, workers=workers))
     statistics = Path(group.location.url, "vae/std/c", str(index.row[0]), "0", "0")
     statistics.write_bytes(statistics.read_bytes()[:-1])
     with pytest.raises(StoreError, match=f"run {index.run_id[0]} .*readable mean, deviation"):
-        list(window_loader(group, index, [[Request(0, 0, 0, 0, 8, 1)]], workers=0))
+        list(WindowReader(group, index).loader([[Request(0, 0, 0, 0, 8, 1)]], workers=0))
 
 
 def test_what_a_worker_gets_of_40000_runs_is_small(opened):
@@ -193,7 +193,7 @@ def test_a_mix_of_stores_reads_each_run_from_its_own(two_stores):
         return mixed_windows(index, mix.weights, window=16, windows_per_run=3, seed=0, epoch=epoch)
 
     stream = WindowBatches(windows_of, batch_size=4)
-    batches = list(islice(window_loader(mix, index, stream, workers=1), 6))
+    batches = list(islice(WindowReader(mix, index).loader(stream, workers=1), 6))
     stores = index.store[torch.cat([b.runs for b in batches]).numpy()]
     assert np.bincount(stores).tolist() == [8, 16]
     requests = islice(stream, 6)
@@ -222,7 +222,7 @@ def test_stores_that_do_not_go_together_are_refused(two_stores, make_store, tmp_
     mix = MixedGroup([one, TokenStore(location.url).group()])
     index = RunIndex.of(mix.runs, mix.runs["run_id"].tolist())
     with pytest.raises(ConfigError, match=r"0, because memory://mix"):
-        window_loader(mix, index, [], workers=1)
+        WindowReader(mix, index).loader([], workers=1)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -232,7 +232,7 @@ def test_ranks_and_their_workers_read_every_sample_once(opened, size):
     for rank in range(size):
         share = ShareOfBatches(random_batches(index, window=16, windows_per_run=6, batch_size=4,
                                               seed=1), Ranks(rank, size))  # fmt: skip
-        loader = window_loader(group, index, share, workers=2 if size == 1 else 1)
+        loader = WindowReader(group, index).loader(share, workers=2 if size == 1 else 1)
         got += [batch for batch in islice(loader, 5) if batch.seen]
     windows = random_windows(index, window=16, windows_per_run=6, seed=1, epoch=0)
     draws = torch.cat([batch.draws for batch in got]).tolist()
@@ -278,10 +278,8 @@ def test_open_files_stay_few(make_store):
     location, _ = make_store([64] * 80, n_tokens=2, dim=8)
     group = TokenStore(location.url).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
-    loader = iter(window_loader(
-        group, index, random_batches(index, window=32, windows_per_run=2, batch_size=8, seed=0),
-        workers=2,
-    ))  # fmt: skip
+    batches = random_batches(index, window=32, windows_per_run=2, batch_size=8, seed=0)
+    loader = iter(WindowReader(group, index).loader(batches, workers=2))
 
     def open_files():
         gc.collect()

@@ -19,7 +19,7 @@ from fmritok.errors import StoreError
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data import workers
 from fmritok.trainer.data.loader import batch_loader
-from fmritok.trainer.data.reading import window_loader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import TrainingError
 
@@ -27,14 +27,14 @@ TRAINER = """
 import sys
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.drawing import all_windows
-from fmritok.trainer.data.reading import window_loader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import RunIndex
 
 if __name__ == "__main__":
     group = TokenStore(sys.argv[1]).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
     batches = 100 * list(all_windows(index, window=16).batches(2))
-    loader = iter(window_loader(group, index, batches, workers=2))
+    loader = iter(WindowReader(group, index).loader(batches, workers=2))
     next(loader)
     print(*[worker.pid for worker in loader.workers], flush=True)
     if sys.argv[2] == "error":
@@ -62,7 +62,7 @@ def test_workers_outlive_signals_and_end_with_the_trainer(store):
     group = TokenStore(store).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
     batches = random_batches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
-    loader = window_loader(group, index, batches, workers=1)
+    loader = WindowReader(group, index).loader(batches, workers=1)
     batches = iter(loader)
     next(batches)
     (worker,) = batches.workers
@@ -108,7 +108,7 @@ def test_a_killed_worker_is_one_error_that_says_how_to_go_on(store, number, said
     group = TokenStore(store).group()
     index = RunIndex.of(group.runs, group.runs["run_id"].tolist())
     batches = random_batches(index, window=16, windows_per_run=1, batch_size=2, seed=0)
-    loader = iter(window_loader(group, index, batches, workers=2))
+    loader = iter(WindowReader(group, index).loader(batches, workers=2))
     next(loader)
     pid = loader.workers[1].pid
     os.kill(pid, number)

@@ -71,7 +71,10 @@ def test_what_is_written_is_read_back_and_follows_from_the_predictions(task, tmp
     assert figures["good"][name]["chance"]["mean"] == pytest.approx(np.mean(permuted))
     assert figures["dummy"][name]["chance"] is None
     assert len({fold["sha256"] for fold in tree["folds"]}) == 6
-    assert len(results_table(tree).columns[0]._cells) == 3 * len(figures["good"])
+    table = results_table(tree)
+    assert len(table.columns[0]._cells) == 3 * len(figures["good"])
+    assert {f"{name.replace('_', ' ')} *"} == {c for c in table.columns[1]._cells if "*" in c}
+    assert table.caption == "* main metric of the task"
 
 
 def test_differences_are_paired(tmp_path):

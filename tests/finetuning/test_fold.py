@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import fmritok
 
 from fmritok.trainer.data.drawing import all_windows
-from fmritok.trainer.data.reading import window_loader
+from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
 from fmritok.trainer.evaluation.features import load_encoder
@@ -185,9 +185,8 @@ def test_kept_weights_predict_what_was_predicted(store, training, tmp_path):
     assert (kept.target, kept.classes, kept.window) == ("age", (), 20)
     prediction = results.rows[1].predictions[1]
     index = RunIndex.of(group.runs, [f"demo_{results.units.ids[prediction.test[0]][5:]}_0"])
-    (batch,) = window_loader(
-        group, index, list(all_windows(index, window=20).batches(9)), workers=0
-    )
+    requests = list(all_windows(index, window=20).batches(9))
+    (batch,) = WindowReader(group, index).loader(requests, workers=0)
     with torch.no_grad():
         found = kept.mean + kept.sd * kept.model.outputs(batch).mean().item()
     assert found == pytest.approx(prediction.scores[0, 0], rel=1e-5)

@@ -90,7 +90,7 @@ def study(url: str) -> Picture:
     told = json.loads(fmritok("inspect", "--store", url, "--json").output)
     more["inspect: runs"] = told["runs"]
     location = Location(url)
-    root = zarr.open_group(location.zarr_store(read_only=True), mode="r")
+    root = zarr.open_group(url, mode="r")
     more["attributes"] = {k: root.attrs[k] for k in _OF_WRITING if k in root.attrs}
     for name, runs in picture.runs.items():
         group = root[name]

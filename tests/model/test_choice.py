@@ -93,7 +93,7 @@ def test_packed_sequences_on_a_gpu_are_varlens_if_its_operators_work(monkeypatch
     _on_the_cpu(monkeypatch)
     with caplog.at_level("INFO"):
         assert choose_backend("auto", _setting(CUDA)) == "varlen"
-    assert caplog.messages == ["Attention by varlen: one kernel for packed sequences"]
+    assert caplog.messages == ["Attention backend varlen: one kernel for packed sequences"]
     assert choose_backend("auto", _setting(CUDA, packed=False)) == "sdpa"
 
 
@@ -140,7 +140,7 @@ def test_the_choice_on_a_cpu_is_logged_once_with_its_reason(caplog):
     with caplog.at_level("INFO"):
         assert choose_backend("auto", _setting()) == "sdpa"
         choose_backend("auto", _setting(trains=False))
-    assert caplog.messages == ["Attention by sdpa: the others need a GPU, and this is the cpu"]
+    assert caplog.messages == ["Attention backend sdpa: the others need a GPU, and this is the cpu"]
     assert choose_backend("flex", _setting(trains=False)) == "flex"
     for name, said in {
         "flex": "torch has no gradient",

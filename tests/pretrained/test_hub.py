@@ -107,7 +107,9 @@ def test_fetch_model_downloads_and_prints_the_folder(monkeypatch, tmp_path):
 def test_fetch_model_without_a_network_is_one_sentence(cache):
     done = fmritok("fetch", "model", "somebody/else")
     assert done.exit_code == 1
-    assert "where there is a network" in " ".join(done.output.split())
+    assert "where there is a network" in done.output
+    assert len(done.output.splitlines()) == 1, done.output
+    assert ".. " not in done.output
 
 
 def test_pushing_needs_a_licence_and_uploads_no_paths(scanned, tmp_path, snapshot, run):

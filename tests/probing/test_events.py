@@ -130,7 +130,7 @@ def test_windows_beyond_the_run_are_counted(store, training):
     [
         (["--trial-type", "left"], 2, "two or more different labels, got left"),
         (["--trial-type", "left", "--trial-type", "jump"], 2, "labels, got left"),
-        (["--event-window", "100"], 1, "Choose other trial types, a shorter window"),
+        (["--event-window", "100"], 1, "Choose other runs, a shorter window"),
         (["--where", "task=motor"], 2, "task among rest, got motor"),
         (["--where", "subject=103"], 2, "3 or more families of every class"),
         (["--event-window", "0"], 2, "0.0 is not in the range"),

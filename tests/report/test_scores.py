@@ -46,6 +46,14 @@ def test_folders_of_a_task_share_a_table_with_baselines_on_top(task, tmp_path):
     assert len(figure.axes) == {"binary": 3, "multiclass": 2, "regression": 2}[task.kind]
 
 
+def test_permuted_labels_are_never_the_best_model(tmp_path):
+    model = write(tmp_path / "a", a_task(), name="finetune (all)", strength=0.1)
+    control = write(tmp_path / "b", a_task(), name="permuted labels", strength=2.0)
+    (joined,) = join_scores([model, control])
+    assert joined.best.name == "finetune (all)"
+    assert len(joined.rows) == 2
+
+
 @pytest.mark.parametrize("metric", ["auroc", "mae_sd"])
 def test_differences_of_folders_are_those_of_rows_of_one_folder(metric, tmp_path):
     """Both draw families, and standard deviations are those of the training units."""

@@ -72,6 +72,8 @@ CASES = {
     "torch's memory": (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
                        "--workers", EVERYWHERE),
     "memory": (MemoryError("Unable to allocate 2 GiB"), "--workers", EVERYWHERE),
+    "mapped memory": (RuntimeError("unable to mmap 64 bytes: Cannot allocate memory (12)"),
+                      "--workers", EVERYWHERE),
     "memory behind a reader's words": (caused(RunError("x"), MemoryError()), "Memory", EVERYWHERE),
     "threads": (RuntimeError("can't start new thread"), "ulimit", EVERYWHERE),
     "no space": (os_error(errno.ENOSPC), "Free some space", EVERYWHERE),

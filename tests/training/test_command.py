@@ -49,7 +49,7 @@ def test_train_needs_only_a_store(store, tmp_path, monkeypatch):
         "mean token",
         "time courses alone",
         "tokens/s",
-        "waiting",
+        "stalled on data",
         "Verdict: ",
         "than the mean token on held-out subjects; ",
     ):

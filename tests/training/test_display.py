@@ -27,6 +27,13 @@ def test_a_resumed_training_shows_its_loss_and_the_time_left_of_its_own_steps():
         assert display._text(50) == "3,100 of 4,000 steps  loss 0.5123  9 min left"
 
 
+def test_the_first_step_has_no_speed():
+    with TrainingDisplay(Console(file=io.StringIO()), n_steps=10, step=0) as display:
+        display.step_done(1, 0.5, Rate(0.0, 0.0))
+        assert display._text(100).startswith("1 of 10 steps  loss 0.5000  ")
+        assert "tokens/s" not in display._text(100)
+
+
 def test_validations_are_lines_of_their_own_and_none_with_q(monkeypatch):
     out = io.StringIO()
     with TrainingDisplay(Console(file=out, width=200), n_steps=10, step=0) as display:

@@ -21,12 +21,12 @@ from trainers import trainer_on_cpu
 from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.errors import CheckpointError, FmritokError, TrainingError
+from fmritok.trainer.faults import losing_others, within_memory, write_whole, writing
 from fmritok.trainer.record import checkpoint, loss_curve
 from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import MetricsLog, read_metrics
-from fmritok.trainer.training.faults import losing_others, within_memory, write_whole, writing
 from fmritok.trainer.training.learner import Learner
 
 SMALL = ["data.window=16", "model.width=16", "model.layers=1", "model.mlp_width=16",

@@ -88,11 +88,11 @@ def fp32_products(arithmetic: str, device: torch.device) -> Iterator[None]:
     tf32 = arithmetic == "tf32" and _has_tf32(device)
     cudnn = torch.backends.cudnn
     switches = _switches()
-    new = [switch.fp32_precision for switch in switches]
+    newer_before = [switch.fp32_precision for switch in switches]
     try:
-        old = cudnn.allow_tf32, torch.get_float32_matmul_precision()
+        older_before = cudnn.allow_tf32, torch.get_float32_matmul_precision()
     except RuntimeError:  # torch refuses to say, where the newer switches were set one by one
-        old = None
+        older_before = None
     try:
         # Both kinds of switches, or torch finds that they contradict each other.
         cudnn.allow_tf32 = tf32
@@ -101,10 +101,10 @@ def fp32_products(arithmetic: str, device: torch.device) -> Iterator[None]:
             switch.fp32_precision = "tf32" if tf32 else "ieee"
         yield
     finally:
-        if old is not None:
-            cudnn.allow_tf32 = old[0]
-            torch.set_float32_matmul_precision(old[1])
-        for switch, before in zip(switches, new, strict=True):
+        if older_before is not None:
+            cudnn.allow_tf32 = older_before[0]
+            torch.set_float32_matmul_precision(older_before[1])
+        for switch, before in zip(switches, newer_before, strict=True):
             switch.fp32_precision = before
 
 

@@ -71,8 +71,8 @@ def choose_execution(
         False is for few volumes: cuDNN tries no kernels either.
     """
     kind = _kind(device)
-    tries_kernels = kind == "cuda" and compile is not False
     on_gpu, half = kind == "cuda", arithmetic in ("bf16", "fp16")
+    tries_kernels = on_gpu and compile is not False
     if batch_size is None:
         # All slices of a volume, or enough frames for large products; a CPU gains nothing by more.
         batch_size = (128 if arithmetic == "delta" else 288) if on_gpu else 16

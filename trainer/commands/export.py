@@ -22,7 +22,7 @@ def export(training: Path, out: Path, license: str | None) -> None:
     """Write the encoder of TRAINING to a folder that needs neither its store nor its training.
 
     TRAINING is the folder of a training, one of its checkpoints, or an exported folder. The new
-    folder has the weights of the encoder, the recipe, the contract and layout of the tokens, and a
+    folder has the weights of the encoder, the recipe, the settings and layout of the tokens, and a
     model card with counts of the cohorts and the last losses. It has no ids of participants.
     `load_encoder`, embed, probe, finetune and `train --init-from` take it in place of a training.
     """

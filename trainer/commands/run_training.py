@@ -105,7 +105,7 @@ def run_training(options: TrainOptions) -> None:
         )  # fmt: skip
         trainer = Trainer(config, _one_group(groups, options.mix), setup)
         _logger.info(
-            "Training on %d runs, validating on %d: %s; %s, %d loader workers",
+            "Training on %d runs, validating on %d: %s; device %s, loader workers: %d",
             len(trainer.index), len(trainer.validation_index), folder.path, device, workers,
         )  # fmt: skip
         summary = trainer.run()
@@ -153,9 +153,8 @@ def _report(summary: Summary, folder: TrainingFolder) -> None:
         console.print(figures_table(summary.figures, summary.shown))
     if summary.rate is None:
         echo("The training was finished before: nothing was left to do.")
-    else:
-        speed, stall = summary.rate.tokens_per_s, summary.rate.stall_share
-        echo(f"{speed:,.0f} tokens/s, {stall:.1%} of the time waiting for data")
+    elif summary.rate.tokens_per_s:  # of all steps but the first
+        echo(f"{summary.rate.tokens_per_s:,.0f} tokens/s")
     said = verdict(read_metrics(folder.path), summary.shown)
     if said is not None:
         echo(said)

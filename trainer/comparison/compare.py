@@ -18,13 +18,13 @@ from fmritok.trainer.comparison.scoring import require_served, score_encoders
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.results import write_results
+from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.finetuning.config import FinetuneConfig
 from fmritok.trainer.recipe import read_recipe
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.report.score_figures import draw_rows
 from fmritok.trainer.report.scores import TaskScores, join_scores
 from fmritok.trainer.tasks.task import Task
-from fmritok.trainer.training.faults import write_whole, writing
 from fmritok.trainer.training.loop import Trainer
 from fmritok.trainer.training.setup import Setup
 

@@ -104,9 +104,9 @@ def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labe
             runs[target].reset_index(drop=True),
         )
     else:
-        columns = ", ".join([*names, *_RUN_COLUMNS, EVENT_TARGET])
+        columns = ", ".join([*names, *_RUN_COLUMNS])
         raise ConfigError(
-            expected("Option", "--target", f"one of {columns}", target, "Choose one of them.")
+            expected("Label", target, f"one of {columns}", "no such column", "Choose one of them.")
         )
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     known = values.notna().to_numpy()
@@ -157,6 +157,6 @@ def _subjects(runs: pd.DataFrame) -> npt.NDArray[np.str_]:
 def _require_two(target: str, distinct: Sequence[Any]) -> None:
     if len(distinct) < 2:
         raise ConfigError(
-            expected("Option", "--target", f"two or more different labels in {target}",
+            expected("Column", target, "two or more different labels",
                      ", ".join(map(str, distinct)) or "none", "Choose another column.")
         )  # fmt: skip

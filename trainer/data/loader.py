@@ -18,7 +18,7 @@ from fmritok.errors import FmritokError, expected
 from fmritok.pipeline.store.location import Location
 from fmritok.trainer.data.workers import NOT_HANDED_OVER, worker_options
 from fmritok.trainer.errors import ConfigError, TrainingError
-from fmritok.trainer.training.faults import is_out_of_memory, reason
+from fmritok.trainer.faults import is_out_of_memory, reason
 
 __all__ = ["batch_loader"]
 

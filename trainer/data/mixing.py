@@ -135,7 +135,7 @@ def mixed_windows(
     weights : sequence of float
         Share of each store, in any unit.
     seed, epoch, **options
-        See :func:`fmritok.trainer.data.windows.random_windows`.
+        See :func:`fmritok.trainer.data.drawing.random_windows`.
     """
     windows_per_run = options["windows_per_run"]
     windows_per_read = options.get("windows_per_read", 1)

@@ -25,9 +25,9 @@ from fmritok.pipeline.store.reader import RunStatistics, TokenGroup
 from fmritok.trainer.data.loader import batch_loader
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.data.windows import Request, RunIndex
-from fmritok.trainer.training.faults import is_out_of_memory
+from fmritok.trainer.faults import is_out_of_memory
 
-__all__ = ["Batch", "WindowReader", "window_loader"]
+__all__ = ["Batch", "WindowReader"]
 
 _CACHED_RUNS = 64  # 1 MB each at 27 x 3072; more of smaller tokens
 _CACHED_BYTES = 64 << 20
@@ -234,22 +234,3 @@ def _neighbours(requests: list[Request]) -> Iterator[list[tuple[int, Request]]]:
             yield together
         together, low, high, frames = [(place, request)], first, end, request.n_frames
     yield together
-
-
-def window_loader(
-    group: TokenGroup | MixedGroup,
-    index: RunIndex,
-    batches: Iterable[list[Request]],
-    *,
-    workers: int,
-    pin_memory: bool = False,
-) -> Iterable[Batch]:
-    """Make a loader of the requested batches, in their order.
-
-    Raises
-    ------
-    ConfigError
-        If workers are wanted for a store that lives in this process's memory.
-    """
-    reader = WindowReader(group, index)
-    return reader.loader(batches, workers=workers, pin_memory=pin_memory)

@@ -34,7 +34,7 @@ class WindowLoader:
     seed : int
         Seed of the order.
     shuffle : bool
-        Default: True.
+        Whether each epoch has an order of its own; False keeps that of the dataset.
     drop_last : bool
         Drop a smaller last batch.
     workers : int

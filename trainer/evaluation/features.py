@@ -16,7 +16,7 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.progress import tracked
 from fmritok.trainer.config import Config
-from fmritok.trainer.data.reading import Batch, window_loader
+from fmritok.trainer.data.reading import Batch, WindowReader
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.model.layout import TokenLayout
@@ -175,7 +175,7 @@ def encode(
     models = [one.encoder.to(device) for one in encoders]
     size = batch_size or _batch_size(models[0], windows)
     requests = list(windows.batches(size))
-    batches = window_loader(group, index, requests, workers=workers)
+    batches = WindowReader(group, index).loader(requests, workers=workers)
     for batch in tracked(batches, len(requests), "batches"):
         found = []
         with torch.inference_mode():

@@ -21,9 +21,9 @@ from fmritok.trainer.evaluation.statistics.intervals import (
     DRAWS,
 )
 from fmritok.trainer.evaluation.summary import FORMAT, Results, summary
+from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.tasks.splits import splits_json
 from fmritok.trainer.tasks.task import task_yaml
-from fmritok.trainer.training.faults import write_whole, writing
 
 __all__ = ["FILES", "read_results", "results_table", "write_results"]
 
@@ -92,7 +92,8 @@ def read_results(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 def results_table(tree: dict[str, Any]) -> Table:
     """Set each row's scores beside their intervals and what permuted labels reach."""
-    table = Table("row", "metric", "mean", "SD", "95 % interval", "by chance", "p")
+    table = Table("row", "metric", "mean", "SD", "95 % interval", "by chance", "p",
+                  caption="* main metric of the task", caption_justify="left")  # fmt: skip
     for row in tree["rows"]:
         for name, figure in row["figures"].items():
             low_high, found = figure["interval"], figure["chance"]

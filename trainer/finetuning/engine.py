@@ -21,6 +21,7 @@ from fmritok.trainer.config import require
 from fmritok.trainer.errors import ConfigError, StoppedError
 from fmritok.trainer.evaluation.crossval import Row, cross_validate
 from fmritok.trainer.evaluation.summary import Results
+from fmritok.trainer.faults import within_memory
 from fmritok.trainer.finetuning.config import FinetuneConfig, from_scratch, to_yaml
 from fmritok.trainer.finetuning.fold import FoldTraining
 from fmritok.trainer.finetuning.folder import FinetuneFolder
@@ -34,7 +35,6 @@ from fmritok.trainer.tasks.splits import Fold
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.tasks.units import Units, units_of
 from fmritok.trainer.tasks.validation import with_validation
-from fmritok.trainer.training.faults import within_memory
 from fmritok.trainer.training.stopping import StopRequest
 
 __all__ = ["CONTROL", "DUMMY", "SCRATCH", "Options", "finetune"]

@@ -49,7 +49,8 @@ def _beside(tree: dict[str, Any], name: str, other: str, label: str) -> str:
 def _epochs(row: dict[str, Any]) -> str:
     best, last = sorted(row["best_epochs"]), row["at_most_epochs"]
     median = best[len(best) // 2]
-    text = f"best epoch {best[0]} to {best[-1]} of at most {last}"
+    span = f"{best[0]} to {best[-1]}" if best[0] < best[-1] else str(best[0])
+    text = f"best epoch {span} of at most {last}"
     if median >= last > 1:
         return f"{text}: still improving, so raise train.epochs"
     if median == 1 and last > 1:

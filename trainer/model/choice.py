@@ -13,9 +13,9 @@ from torch import Tensor
 from fmritok.errors import expected
 from fmritok.trainer.config import Backend
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.faults import reason
 from fmritok.trainer.model.backends import PLANS, Flex, Math, Plan, Sdpa
 from fmritok.trainer.model.packing import Packing
-from fmritok.trainer.training.faults import reason
 
 __all__ = ["Setting", "choose_backend", "plan_attention", "problem_of"]
 
@@ -148,4 +148,4 @@ def _trial(name: str, setting: Setting) -> str:
 
 @lru_cache
 def _log_choice(name: str, why: str) -> None:
-    _logger.info("Attention by %s: %s", name, why)
+    _logger.info("Attention backend %s: %s", name, why)

@@ -9,6 +9,7 @@ from typing import Any
 from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.features import FrozenEncoder, load_encoder
+from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.pretrained.card import model_card
 from fmritok.trainer.pretrained.facts import facts_of
 from fmritok.trainer.pretrained.model_folder import (
@@ -18,7 +19,6 @@ from fmritok.trainer.pretrained.model_folder import (
     write_model_folder,
 )
 from fmritok.trainer.record.finding import find_trained
-from fmritok.trainer.training.faults import write_whole, writing
 
 __all__ = ["card_of", "check_target", "export", "write_frozen"]
 

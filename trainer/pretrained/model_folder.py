@@ -28,11 +28,11 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.config import Config
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.faults import write_whole
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.record.encoder_folder import WEIGHTS, EncoderFolder
 from fmritok.trainer.record.saved_group import SavedGroup
 from fmritok.trainer.record.sealed_files import SealedFiles, fits_digest, with_digest
-from fmritok.trainer.training.faults import write_whole
 
 __all__ = ["CARD", "CONFIG", "FILES", "ModelFolder", "is_model_folder", "write_model_folder"]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fmritok.errors import expected
 from fmritok.trainer.errors import TrainingError
-from fmritok.trainer.training.faults import write_whole, writing
+from fmritok.trainer.faults import write_whole, writing
 
 __all__ = ["FeatureCache", "default_folder"]
 

@@ -29,9 +29,9 @@ from fmritok.trainer.evaluation.features import (
     following_windows,
     spread_windows,
 )
+from fmritok.trainer.faults import within_memory, writing
 from fmritok.trainer.probing.material import open_sources
 from fmritok.trainer.tasks.columns import values_of_runs
-from fmritok.trainer.training.faults import within_memory, writing
 
 __all__ = ["PER", "Per", "embed"]
 

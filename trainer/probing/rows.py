@@ -25,6 +25,7 @@ from fmritok.trainer.evaluation.heads import (
 from fmritok.trainer.evaluation.scoring import score_features
 from fmritok.trainer.evaluation.summary import Results
 from fmritok.trainer.evaluation.unit_features import Fixed
+from fmritok.trainer.faults import within_memory
 from fmritok.trainer.probing.attentive import Attentive, TokenSets
 from fmritok.trainer.probing.cache import FeatureCache
 from fmritok.trainer.probing.material import Source, need_of, open_sources
@@ -33,7 +34,6 @@ from fmritok.trainer.probing.questions import HeadName, ProbeOptions, Question, 
 from fmritok.trainer.tasks.division import SplitOptions
 from fmritok.trainer.tasks.task import Task
 from fmritok.trainer.tasks.units import Units
-from fmritok.trainer.training.faults import within_memory
 
 __all__ = ["probe"]
 

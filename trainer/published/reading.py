@@ -20,8 +20,8 @@ from torch import Tensor
 
 from fmritok.errors import expected, wrong_usage
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.faults import reason
 from fmritok.trainer.record.sealed_files import file_sha256
-from fmritok.trainer.training.faults import reason
 
 __all__ = ["Released", "read_released"]
 

@@ -16,10 +16,10 @@ from fmritok.pictures.style import (
     label_lines,
     png,
 )
+from fmritok.trainer.faults import write_whole
 from fmritok.trainer.objectives.base import Figure
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.metrics import read_metrics
-from fmritok.trainer.training.faults import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,13 +16,13 @@ from fmritok.errors import expected
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.errors import TrainingError
+from fmritok.trainer.faults import reason, write_whole, writing
 from fmritok.trainer.recipe import to_yaml
 from fmritok.trainer.record.board import Board
 from fmritok.trainer.record.checkpoint import METRICS, Checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.resuming import earlier_rows
 from fmritok.trainer.record.tracking import WandbTracker
-from fmritok.trainer.training.faults import reason, write_whole, writing
 
 __all__ = [
     "MetricsLog",

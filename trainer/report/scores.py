@@ -13,6 +13,7 @@ import pandas as pd
 from fmritok.trainer.baselines.rows import KINDS
 from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.evaluation.results import read_results
+from fmritok.trainer.finetuning.engine import CONTROL
 from fmritok.trainer.report.paired import paired_difference
 
 __all__ = ["ScoredRow", "TaskScores", "is_baseline", "join_scores"]
@@ -60,7 +61,8 @@ class TaskScores:
     reference : ScoredRow
         The best baseline; the best row if there is none.
     best : ScoredRow
-        The best row that is no baseline; the reference if there is none.
+        The best row that is neither a baseline nor one of permuted labels; the reference if there
+        is none.
     differences : list of dict
         ``row, minus, metric, mean, interval`` of every other row against the reference.
     excluded : list of dict
@@ -114,7 +116,7 @@ def _joined(parts: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> TaskScore
     rows.sort(key=lambda row: not row.baseline)
     metric = tree["metric"]
     baselines = [row for row in rows if row.baseline]
-    models = [row for row in rows if not row.baseline]
+    models = [row for row in rows if not (row.baseline or row.name.startswith(CONTROL))]
     reference = _best(baselines or rows, metric)
     best = _best(models, metric) if models else reference
     differences, notes = _differences(rows, reference, tree)

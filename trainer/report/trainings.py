@@ -97,15 +97,15 @@ def _of_model(found: ModelFolder) -> TrainingFacts:
         ("licence of the weights", found.license or "none is stated"),
         *_facts(found, found.window),
     ]
-    origin, source = known.get("origin"), "its training"
+    origin = known.get("origin")
+    note = f"Model {name} has no loss curve: "
     if origin is not None:
-        source = f"weights of {origin['method']}"
+        note += f"it holds weights of {origin['method']}, without metrics."
         facts.append(("weights of", f"{origin['method']} ({origin['source']})"))
-    elif found.step is not None:
-        facts += _of_training(found.config, found.step)
-    note = f"Model {name} has no loss curve: it was made of {source}, without metrics."
-    if origin is None:
-        note += " Give the folder of the training for one."
+    else:
+        note += "an exported encoder has no metrics. Give the folder of the training."
+        if found.step is not None:
+            facts += _of_training(found.config, found.step)
     return TrainingFacts(
         name, found.config, facts, known.get("verdict"), None, found.group_name,
         _provenance(found), origin=None if origin is None else str(origin["method"]), notes=[note],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
-from fmritok.trainer.data.reading import Batch, window_loader
+from fmritok.trainer.data.reading import Batch, WindowReader
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.features import spread_windows
@@ -111,7 +111,7 @@ def batches_of(
     run, first, length = np.array(spread, dtype=np.int64).reshape(-1, 3).T
     windows = Windows.of(run, first, length, np.zeros_like(run))
     requests = list(windows.batches(_BATCH))
-    return iter(window_loader(group, index, requests, workers=0)), len(requests)
+    return iter(WindowReader(group, index).loader(requests, workers=0)), len(requests)
 
 
 def run_means(

@@ -87,10 +87,15 @@ def _chosen(
         if held_out.sum() >= min(_SCORED, len(names) - 1) or (parts == 2 and not of_numbers):
             return held_out
     kept = {"leave-site-out": "site"}.get(units.task.split.by, units.task.split.by)
-    what = "numbers" if of_numbers else "every class"
+    if of_numbers:
+        wanted = f"{_SCORED} or more units for validation and others to train on, grouped by {kept}"
+        got = f"{len(names)} {units.task.unit}s in {len(np.unique(names))} groups"
+    else:
+        wanted = f"units of every class in two or more groups by {kept}, one of them for validation"
+        got = ", ".join(
+            f"{name}: {len(np.unique(names[values == name]))}" for name in np.unique(values)
+        )
     raise ConfigError(
-        expected("Training side", f"of seed {fold.seed}, fold {fold.number}",
-                 f"units of {what} in two or more groups by {kept}, one of them for validation",
-                 f"{len(names)} {units.task.unit}s in {len(np.unique(names))} groups",
+        expected("Training side", f"of seed {fold.seed}, fold {fold.number}", wanted, got,
                  "Choose more --folds, or give a --split with a validation side.")
     )  # fmt: skip

@@ -30,11 +30,12 @@ class TrainingDisplay(Progress):
         self._n_steps = n_steps
 
     def step_done(self, step: int, loss: float, rate: Rate) -> None:
-        """Show a step's loss and the rate so far."""
+        """Show a step's loss and the rate so far; the first step has none."""
+        speed = [f"{rate.tokens_per_s:,.0f} tokens/s", f"stall {rate.stall_share:.1%}"]
         self(
             step, self._n_steps, "steps",
             count=f"{step:,} of {self._n_steps:,} steps  loss {loss:.4f}",
-            remarks=[f"{rate.tokens_per_s:,.0f} tokens/s", f"stall {rate.stall_share:.1%}"],
+            remarks=speed if rate.tokens_per_s else [],
         )  # fmt: skip
 
     def validation(self, step: int, figures: dict[str, float], shown: tuple[Figure, ...]) -> None:

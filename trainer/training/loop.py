@@ -19,10 +19,10 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.terminal import new_console
 from fmritok.trainer.config import Config
-from fmritok.trainer.data.feed import Feed
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import StoppedError, TrainingError
+from fmritok.trainer.faults import losing_others, within_memory
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.pretrained.cohorts import count_cohorts
@@ -41,7 +41,7 @@ from fmritok.trainer.record.resuming import (
 from fmritok.trainer.record.saved_group import SavedGroup
 from fmritok.trainer.record.throughput import Meter
 from fmritok.trainer.training.display import TrainingDisplay
-from fmritok.trainer.training.faults import losing_others, within_memory
+from fmritok.trainer.training.feed import Feed
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.progress import Position, Summary
 from fmritok.trainer.training.setup import Setup

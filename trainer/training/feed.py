@@ -8,7 +8,7 @@ from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.drawing import WindowOptions, random_windows, validation_windows
 from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
-from fmritok.trainer.data.reading import Batch, window_loader
+from fmritok.trainer.data.reading import Batch, WindowReader
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches, Windows
 from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
@@ -94,6 +94,5 @@ class Feed:
     def _loader(self, index: RunIndex, batches: Iterable[list[Request]]) -> Iterable[Batch]:
         if self.ranks.size > 1:
             batches = ShareOfBatches(batches, self.ranks)
-        return window_loader(
-            self.group, index, batches, workers=self.workers, pin_memory=self.pin_memory
-        )
+        reader = WindowReader(self.group, index)
+        return reader.loader(batches, workers=self.workers, pin_memory=self.pin_memory)

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from fmritok import faults
 from fmritok.errors import FmritokError, expected
 from fmritok.trainer.errors import TrainingError
 
@@ -22,10 +22,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
 
-#: Messages about missing memory. torch has no exception class for the CPU and for cuBLAS.
-_NO_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|ALLOC_FAILED", re.IGNORECASE
-)
 #: Messages of gloo and NCCL about a lost process, where they raise a RuntimeError.
 _LOST = re.compile(
     r"gloo.*(closed by peer|reset by peer|broken pipe|timed out|refused)|"
@@ -133,11 +129,8 @@ def losing_others(where: object, size: int) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether memory of the GPU or of the machine ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
+    # A batch larger than all memory is numpy's MemoryError: not a fault of the machine to others.
+    return isinstance(error, MemoryError) or faults.is_out_of_memory(error)
 
 
 def reason(error: BaseException) -> str:
