@@ -69,6 +69,8 @@ def test_a_device_that_torch_cannot_use_is_refused_with_the_callers_error():
         choose_device("abacus")
     with pytest.raises(ConfigError, match="abacus"):
         choose_device("abacus", error=ConfigError)
+    with pytest.raises(FmritokError, match=r"'meta' \(it holds no numbers\)"):
+        choose_device("meta")
 
 
 def test_cores_are_those_that_a_scheduler_granted(monkeypatch):

@@ -319,6 +319,9 @@ IN_PLACE = {
     "setitem": lambda x: x.__setitem__(slice(0, 1), 0),
     "gt": lambda x: x * (x > 0),
     "item": lambda x: x * x.sum().item(),
+    "relu in place": lambda x: torch.nn.functional.relu(x * 2, inplace=True),
+    "silu in place": torch.nn.SiLU(inplace=True),
+    "mish in place": torch.nn.Mish(inplace=True),
 }
 
 

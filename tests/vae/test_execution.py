@@ -51,6 +51,19 @@ def test_what_the_user_says_is_done(a_gpu):
     assert (found.batch_size, found.compile) == (5, False)
 
 
+@pytest.mark.parametrize("device", ["cuda:-1", "cuda:x", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_refused_where_it_is_to_compute(device, tmp_path, monkeypatch):
+    def ask(device):
+        raise AssertionError("Invalid device id")  # as torch does
+
+    monkeypatch.setattr(execution, "compiles_by_default", ask)
+    weights = str(save_random_autoencoder(tmp_path))
+    tokenizer = VaeTokenizer(weights, arithmetic="delta", device=device)
+    assert not tokenizer.execution.compile
+    with pytest.raises(FmritokError, match=f"Option --device: .*'{device}'"):
+        tokenizer.setup()
+
+
 def test_choices_are_in_the_notes_and_the_arithmetic_in_provenance_and_options(a_gpu, tmp_path):
     tokenizer = VaeTokenizer(str(save_random_autoencoder(tmp_path)))
     assert tokenizer.provenance()["dtype"] == tokenizer.decided["arithmetic"] == "delta"
