@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import pytest
@@ -93,6 +93,45 @@ def test_figures_of_a_gpu_are_read_when_the_next_step_was_begun(is_behind):
     begun.finish()
     assert read == [0, 1, 2]
     assert not begun.is_computing
+
+
+class _OnGpu(torch.Tensor):
+    """Says that it lies on a GPU, and notes the streams that use it."""
+
+    is_cuda = True
+    done: list = []
+
+    def record_stream(self, stream):
+        self.done.append(("used by", stream))
+
+
+class _Stream:
+    def wait_stream(self, other):
+        _OnGpu.done.append((self, "waits for", other))
+
+
+def test_a_step_waits_for_its_batch_which_stays_until_it_was_used(monkeypatch):
+    """The batch is copied in a stream of its own, beside the step before."""
+    done, computing, copying = [], _Stream(), _Stream()
+    monkeypatch.setattr(_OnGpu, "done", done)
+
+    @contextmanager
+    def within(stream):
+        done.append(("begin", stream))
+        yield
+        done.append(("end", stream))
+
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: computing)
+    moved = (torch.zeros(2).as_subclass(_OnGpu), 7, torch.zeros(2))
+    monkeypatch.setattr(Batch, "to", lambda *_: done.append("copied") or moved)
+    made = _learner()
+    made._copying = copying
+    assert made._moved(_batch()) is moved
+    assert done == [
+        ("begin", copying), "copied", ("end", copying),
+        (computing, "waits for", copying), ("used by", computing),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("packing", ["true", "false"])

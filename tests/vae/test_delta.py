@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from fmritok.errors import FmritokError
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.fidelity import time_course_error
-from fmritok.tokenizers.vae import delta_products, delta_rules, delta_walk
+from fmritok.tokenizers.vae import delta_products, delta_rules, delta_walk, positions
 from fmritok.tokenizers.vae.autoencoder import latent_of
 from fmritok.tokenizers.vae.delta import DeltaEncoder
 from fmritok.tokenizers.vae.delta_compiled import CompiledWalk
@@ -393,3 +393,27 @@ def test_tokens_do_not_depend_on_the_block_or_the_place_in_it(run):
     together = some_latents(run, "max", "delta", frames, batch_size=4)
     alone = some_latents(run, "max", "delta", frames[4:], batch_size=4)
     np.testing.assert_array_equal(together[4:], alone)
+
+
+@torch.inference_mode()
+def test_bases_that_are_encoded_together_belong_to_their_positions(tmp_path, monkeypatch):
+    """As on a GPU; one of the positions has nothing drawn, and the last batch of bases is short."""
+    torch.manual_seed(0)
+    model = autoencoder("AutoencoderTiny", tmp_path)
+    encoder = DeltaEncoder(lambda x: latent_of(model, x))
+    means = torch.rand(6, 32, 32)
+    slices = means + 0.01 * torch.randn(5, 6, 32, 32)
+    slices[:, 2] = means[2] = -1
+    empty = torch.zeros(4, 4, 4)
+
+    def encoded():
+        return positions.encode_positions(
+            encoder, slices, means, empty, -1, frames=3, tries_kernels=False
+        )
+
+    alone = encoded()
+    monkeypatch.setitem(positions._TOGETHER, "cpu", 3)
+    torch.testing.assert_close(encoded(), alone, rtol=0, atol=1e-6)
+    assert not alone[:, 2].any()
+    plain = latent_of(model, slices[:, 4, None].expand(-1, 3, -1, -1))
+    torch.testing.assert_close(alone[:, 4], plain, rtol=0, atol=1e-3 * float(plain.abs().max()))
