@@ -16,7 +16,7 @@ from fmritok.trainer.model import blocks
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.training import step
+from fmritok.trainer.training import learner, step
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.step import BegunSteps
@@ -39,11 +39,11 @@ OBJECTIVES = {
 }  # fmt: skip
 
 
-def _learner(*options, device="cpu"):
+def _learner(*options, device="cpu", ranks=None):
     config = build_config(override({}, [*SMALL, *options]))
     torch.manual_seed(0)
     model = build_objective(config, TokenLayout(4, 6))
-    made = Learner(model, config, n_steps=9, device=torch.device(device), ranks=Ranks())
+    made = Learner(model, config, n_steps=9, device=torch.device(device), ranks=ranks or Ranks())
     made.prepare()
     return made
 
@@ -206,6 +206,17 @@ def test_gradients_that_have_to_outlive_a_graph_are_not_in_one(options):
     with mock.patch.object(torch.compiler, "cudagraph_mark_step_begin") as mark:
         made.learn(_batch(), 0, measure=False)
     assert not mark.called
+
+
+def test_gradients_that_other_processes_wait_for_are_not_in_a_graph(monkeypatch):
+    monkeypatch.setattr(learner, "DistributedDataParallel", lambda model: model)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compiled.append(how) or f)
+    options = ("train.compile=true", "train.graphs=true")
+    for size, how in ((2, {}), (1, {"options": mock.ANY})):
+        compiled.clear()
+        _learner(*options, ranks=Ranks(size=size))
+        assert compiled == [how, how]
 
 
 class _Casts(TorchDispatchMode):

@@ -52,6 +52,21 @@ def test_ieee_products_are_on_around_the_encoder_only(products, chosen):
     assert settings() == before
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
+@pytest.mark.parametrize("place", ["conv", "matmul"])
+def test_a_choice_for_one_kind_of_product_is_put_back(place):
+    """bf16 convolutions on a CPU, which torch's older switches do not know of."""
+    switch = getattr(torch.backends.mkldnn, place)
+    before = switch.fp32_precision
+    try:
+        switch.fp32_precision = "bf16"
+        with fp32_products("fp32", CPU):
+            assert switch.fp32_precision == "ieee"
+        assert switch.fp32_precision == "bf16"
+    finally:
+        switch.fp32_precision = before
+
+
 def test_cudnn_tries_its_kernels_within_only():
     assert torch.backends.cudnn.benchmark is False
     with equal_batches():

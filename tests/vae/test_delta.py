@@ -154,6 +154,22 @@ def test_products_stay_within_fp16_for_large_and_small_numbers():
     assert error(conv(x.half(), weight.half(), None, 1, 1)[0].double(), exact[0] / 1e9) > 0.5
 
 
+def test_a_product_as_large_as_its_weights_allow_stays_within_fp16():
+    """All numbers and weights have one sign and size, so nothing cancels in the sums."""
+    for size in (1e-6, 1.0, 1e6):
+        x, weight = torch.full((2, 16, 4, 4), size), torch.full((3, 16, 1, 1), 0.5)
+        found = HalfProducts()(torch.nn.functional.conv2d, x, weight, ())
+        torch.testing.assert_close(found, torch.full((2, 3, 4, 4), 8 * size), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", delta_rules.SLOPES)
+def test_no_step_is_steeper_than_its_stated_slope(name):
+    b = torch.linspace(-12, 12, 4801, dtype=torch.float64)[:, None]
+    d = torch.cat([torch.logspace(-6, 2, 81), -torch.logspace(-6, 2, 81)]).double()
+    steepest = float((delta_rules.RULES[name](b, d).abs() / d.abs()).max())
+    assert steepest <= delta_rules.SLOPES[name] < 1.01 * steepest
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("step", [torch.relu, torch.nn.functional.silu, torch.tanh])
 def test_a_product_after_a_step_of_known_slope_does_not_measure_what_it_gets(step):
