@@ -53,10 +53,9 @@ def test_ieee_products_are_on_around_the_encoder_only(products, chosen):
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
-@pytest.mark.parametrize("place", ["conv", "matmul"])
-def test_a_choice_for_one_kind_of_product_is_put_back(place):
-    """bf16 convolutions on a CPU, which torch's older switches do not know of."""
-    switch = getattr(torch.backends.mkldnn, place)
+def test_a_choice_for_convolutions_on_a_cpu_is_put_back():
+    """Torch's older switches do not know of it."""
+    switch = torch.backends.mkldnn.conv
     before = switch.fp32_precision
     try:
         switch.fp32_precision = "bf16"
