@@ -55,8 +55,10 @@ def choose_device(name: str = "auto", *, error: type[FmritokError] = FmritokErro
                 raise RuntimeError("torch finds no GPU")
             torch.cuda.set_device(device)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as problem:
-        reason, *_ = str(problem).splitlines()
+        reason, *_ = str(problem).partition(". ")[0].splitlines()
         raise error(
             expected("Option", "--device", "a device that torch can use here, such as cpu or cuda",
                      f"{name!r} ({reason})", "Leave it out.")

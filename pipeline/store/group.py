@@ -35,7 +35,9 @@ from fmritok.pipeline.store.schema import GroupSpec, blank_group
 from fmritok.pipeline.store.tables.runs_check import check_static, check_tables
 from fmritok.pipeline.store.tables.switch import replace_tables, table_of
 
-__all__ = ["GroupState", "create_group", "is_created", "lengthen", "read_group"]
+__all__ = [
+    "GroupState", "check_contract", "create_group", "is_created", "lengthen", "read_group",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,12 +195,31 @@ def create_group(location: Location, spec: GroupSpec, tables: Mapping[str, pd.Da
     """
     root = create_root(location)
     if exists_document(location, spec.name):
-        _refuse_mix(location, spec, read_document(location, spec.name))
+        check_contract(location, spec)
     elif spec.name in group_names(root):
         read_group(location, spec.name)  # raises: the group is gone
     else:
         _create(location, spec, tables)
     list_group(location, spec.name)
+
+
+def check_contract(location: Location, spec: GroupSpec) -> None:
+    """Compare the contract of a group that exists. Writes nothing.
+
+    Raises
+    ------
+    ProvenanceMismatchError
+        If it has another contract. The error names the first differing field.
+    """
+    document = read_document(location, spec.name)
+    difference = first_difference(document.attributes["contract"], spec.contract())
+    if difference is not None:
+        name, theirs, ours = difference
+        raise ProvenanceMismatchError(
+            expected(f"Token group {spec.name} of", location,
+                     f"{name} = {theirs!r} (as in the store)", repr(ours),
+                     "Use the same options, or write another group with --group NAME.")
+        )  # fmt: skip
 
 
 def lengthen(location: Location, document: Document, *, frames: int, rows: int) -> dict[str, int]:
@@ -240,14 +261,3 @@ def _there(name: str, table: pd.DataFrame | None) -> pd.DataFrame:
     if table is None:
         raise ValueError(f"no table {name}")
     return table
-
-
-def _refuse_mix(location: Location, spec: GroupSpec, document: Document) -> None:
-    difference = first_difference(document.attributes["contract"], spec.contract())
-    if difference is not None:
-        name, theirs, ours = difference
-        raise ProvenanceMismatchError(
-            expected(f"Token group {spec.name} of", location,
-                     f"{name} = {theirs!r} (as in the store)", repr(ours),
-                     "Use the same options, or write another group with --group NAME.")
-        )  # fmt: skip

@@ -16,7 +16,7 @@ from fmritok.pipeline.catalog.ownership import check_annotations, without_kept
 from fmritok.pipeline.sources.opening import files_of_row
 from fmritok.pipeline.store.chunks.codec import Codec
 from fmritok.pipeline.store.documents.root import ROOT_WAIT_S, create_root
-from fmritok.pipeline.store.group import is_created, read_group
+from fmritok.pipeline.store.group import check_contract, is_created, read_group
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locks.locking import one_writer
@@ -155,6 +155,8 @@ def check_cohort(
 ) -> Binding:
     """Refuse a cohort that clashes with runs or phenotypes of another cohort. Writes nothing.
 
+    Refuses other options than those of an existing group, too.
+
     Parameters
     ----------
     location, groups, cohort
@@ -163,9 +165,14 @@ def check_cohort(
 
     Raises
     ------
+    ProvenanceMismatchError
+        If a group exists with another contract.
     StoreError
         If a finished run, or a subject with phenotypes, belongs to another cohort.
     """
+    for planned in groups:
+        if is_created(location, planned.spec.name):
+            check_contract(location, planned.spec)
     names = [planned.spec.name for planned in groups]
     binding = compare_sources(location, names, cohort.runs, redo=redo, say=say)
     check_annotations(location, without_kept(cohort, binding.kept), binding.kept)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fmritok.device import (
+    Fetch,
     choose_device,
     compiles_by_default,
     count_cores,
@@ -69,6 +70,8 @@ def test_a_device_that_torch_cannot_use_is_refused_with_the_callers_error():
         choose_device("abacus")
     with pytest.raises(ConfigError, match="abacus"):
         choose_device("abacus", error=ConfigError)
+    with pytest.raises(FmritokError, match=r"'meta' \(it holds no numbers\)"):
+        choose_device("meta")
 
 
 def test_cores_are_those_that_a_scheduler_granted(monkeypatch):
@@ -159,6 +162,43 @@ def test_tensors_are_pinned_for_a_gpu_and_sent_without_waiting(monkeypatch):
     x = torch.ones(3)
     assert send(x, torch.device("cpu")) is x
     assert torch.equal(fetch(x), x)
+
+
+class OnGpu:
+    """A tensor of a GPU."""
+
+    is_cuda, device, shape, dtype = True, torch.device("cuda:1"), (3,), torch.float32
+
+
+def test_a_copy_from_a_gpu_is_read_when_it_is_complete(monkeypatch):
+    """The copy is in pinned memory, begun on the GPU of the tensor, and waited for."""
+    done, ready = [], [False]
+
+    @contextmanager
+    def as_current(device):
+        done.append(("begin", device))
+        yield
+        done.append(("end", device))
+
+    class Event:
+        record = staticmethod(lambda: done.append("recorded"))
+        query = staticmethod(lambda: ready[0])
+        synchronize = staticmethod(lambda: done.append("waited"))
+
+    class Pinned:
+        copy_ = staticmethod(lambda x, non_blocking: done.append(("copied", non_blocking)))
+
+    monkeypatch.setattr(torch.cuda, "device", as_current)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: Pinned())
+    copy = Fetch(OnGpu())
+    within = [("begin", OnGpu.device), ("copied", True), "recorded", ("end", OnGpu.device)]
+    assert done == within
+    assert not copy.is_done
+    ready[0] = True
+    assert copy.is_done
+    assert isinstance(copy.wait(), Pinned)
+    assert done == [*within, "waited"]
 
 
 def test_cuda_without_a_gpu_is_refused_whatever_torch_was_built_for(monkeypatch):

@@ -9,7 +9,9 @@ import torch
 
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.model import blocks
 from fmritok.trainer.model.backends import Sdpa, SdpaByLength
+from fmritok.trainer.model.choice import plan_attention
 from fmritok.trainer.model.drop_path import draw_paths, path_shares
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
@@ -122,6 +124,20 @@ def test_decoders_do_not_skip_layers():
 def test_shares_outside_0_to_1_are_refused(option):
     with pytest.raises(ConfigError, match=rf"model\.{option}: expected 0 or more and below 1"):
         replace(SMALL, **{option: 1.0})
+
+
+def test_windows_of_unequal_length_are_sdpas_with_dropout_of_attention(monkeypatch):
+    """On a GPU, auto would be a backend without dropout."""
+    wanted = []
+
+    def plan(name, *rest):
+        wanted.append(name)
+        return plan_attention(name, *rest)
+
+    monkeypatch.setattr(blocks, "plan_attention", plan)
+    for share in (0.1, 0.0):
+        _cls(_model(attention_dropout=share).train(), 0, VALID)
+    assert wanted == ["sdpa", "auto"]
 
 
 def test_other_backends_than_sdpa_are_refused_with_dropout_of_attention():

@@ -315,10 +315,15 @@ def test_another_configuration_is_refused(tree, store, weights):
         (("--arithmetic", "tf32"), "provenance.dtype = 'fp32'"),
         (("--weights", "dcae-tiny"), "provenance.weights"),
     ]:
-        result = tokenize(tree, store, weights, *more)
-        assert result.exit_code == 1
-        assert words in result.output
-        assert "--group NAME" in result.output
+        given = ("--dataset", "hcp", "--root", tree, "--store", store, "--weights", weights, *more)
+        for result in (
+            tokenize(tree, store, weights, *more),
+            tokenize(tree, store, weights, *more, "--dry-run"),
+            fmritok("plan", *given),
+        ):
+            assert result.exit_code == 1
+            assert words in result.output
+            assert "--group NAME" in result.output
 
 
 def test_wrong_paths(tree, tmp_path, weights):

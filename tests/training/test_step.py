@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import pytest
@@ -16,7 +16,7 @@ from fmritok.trainer.model import blocks
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
 from fmritok.trainer.recipe import build_config, override
-from fmritok.trainer.training import step
+from fmritok.trainer.training import learner, step
 from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.step import BegunSteps
@@ -39,11 +39,11 @@ OBJECTIVES = {
 }  # fmt: skip
 
 
-def _learner(*options, device="cpu"):
+def _learner(*options, device="cpu", ranks=None):
     config = build_config(override({}, [*SMALL, *options]))
     torch.manual_seed(0)
     model = build_objective(config, TokenLayout(4, 6))
-    made = Learner(model, config, n_steps=9, device=torch.device(device), ranks=Ranks())
+    made = Learner(model, config, n_steps=9, device=torch.device(device), ranks=ranks or Ranks())
     made.prepare()
     return made
 
@@ -93,6 +93,45 @@ def test_figures_of_a_gpu_are_read_when_the_next_step_was_begun(is_behind):
     begun.finish()
     assert read == [0, 1, 2]
     assert not begun.is_computing
+
+
+class _OnGpu(torch.Tensor):
+    """Says that it lies on a GPU, and notes the streams that use it."""
+
+    is_cuda = True
+    done: list = []
+
+    def record_stream(self, stream):
+        self.done.append(("used by", stream))
+
+
+class _Stream:
+    def wait_stream(self, other):
+        _OnGpu.done.append((self, "waits for", other))
+
+
+def test_a_step_waits_for_its_batch_which_stays_until_it_was_used(monkeypatch):
+    """The batch is copied in a stream of its own, beside the step before."""
+    done, computing, copying = [], _Stream(), _Stream()
+    monkeypatch.setattr(_OnGpu, "done", done)
+
+    @contextmanager
+    def within(stream):
+        done.append(("begin", stream))
+        yield
+        done.append(("end", stream))
+
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: computing)
+    moved = (torch.zeros(2).as_subclass(_OnGpu), 7, torch.zeros(2))
+    monkeypatch.setattr(Batch, "to", lambda *_: done.append("copied") or moved)
+    made = _learner()
+    made._copying = copying
+    assert made._moved(_batch()) is moved
+    assert done == [
+        ("begin", copying), "copied", ("end", copying),
+        (computing, "waits for", copying), ("used by", computing),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("packing", ["true", "false"])
@@ -167,6 +206,17 @@ def test_gradients_that_have_to_outlive_a_graph_are_not_in_one(options):
     with mock.patch.object(torch.compiler, "cudagraph_mark_step_begin") as mark:
         made.learn(_batch(), 0, measure=False)
     assert not mark.called
+
+
+def test_gradients_that_other_processes_wait_for_are_not_in_a_graph(monkeypatch):
+    monkeypatch.setattr(learner, "DistributedDataParallel", lambda model: model)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compiled.append(how) or f)
+    options = ("train.compile=true", "train.graphs=true")
+    for size, how in ((2, {}), (1, {"options": mock.ANY})):
+        compiled.clear()
+        _learner(*options, ranks=Ranks(size=size))
+        assert compiled == [how, how]
 
 
 class _Casts(TorchDispatchMode):

@@ -52,6 +52,20 @@ def test_ieee_products_are_on_around_the_encoder_only(products, chosen):
     assert settings() == before
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
+def test_a_choice_for_convolutions_on_a_cpu_is_put_back():
+    """Torch's older switches do not know of it."""
+    switch = torch.backends.mkldnn.conv
+    before = switch.fp32_precision
+    try:
+        switch.fp32_precision = "bf16"
+        with fp32_products("fp32", CPU):
+            assert switch.fp32_precision == "ieee"
+        assert switch.fp32_precision == "bf16"
+    finally:
+        switch.fp32_precision = before
+
+
 def test_cudnn_tries_its_kernels_within_only():
     assert torch.backends.cudnn.benchmark is False
     with equal_batches():

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from fmritok.errors import FmritokError
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.fidelity import time_course_error
-from fmritok.tokenizers.vae import delta_products, delta_rules, delta_walk
+from fmritok.tokenizers.vae import delta_products, delta_rules, delta_walk, positions
 from fmritok.tokenizers.vae.autoencoder import latent_of
 from fmritok.tokenizers.vae.delta import DeltaEncoder
 from fmritok.tokenizers.vae.delta_compiled import CompiledWalk
@@ -152,6 +152,22 @@ def test_products_stay_within_fp16_for_large_and_small_numbers():
         assert error(product(conv, x, weights, (1, 1), bound)[:3], found[:3]) < 1e-3
         assert error(found[:1], alone) < 1e-3  # of another batch size, hence another order of sums
     assert error(conv(x.half(), weight.half(), None, 1, 1)[0].double(), exact[0] / 1e9) > 0.5
+
+
+def test_a_product_as_large_as_its_weights_allow_stays_within_fp16():
+    """All numbers and weights have one sign and size, so nothing cancels in the sums."""
+    for size in (1e-6, 1.0, 1e6):
+        x, weight = torch.full((2, 16, 4, 4), size), torch.full((3, 16, 1, 1), 0.5)
+        found = HalfProducts()(torch.nn.functional.conv2d, x, weight, ())
+        torch.testing.assert_close(found, torch.full((2, 3, 4, 4), 8 * size), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", delta_rules.SLOPES)
+def test_no_step_is_steeper_than_its_stated_slope(name):
+    b = torch.linspace(-12, 12, 4801, dtype=torch.float64)[:, None]
+    d = torch.cat([torch.logspace(-6, 2, 81), -torch.logspace(-6, 2, 81)]).double()
+    steepest = float((delta_rules.RULES[name](b, d).abs() / d.abs()).max())
+    assert steepest <= delta_rules.SLOPES[name] < 1.01 * steepest
 
 
 @torch.inference_mode()
@@ -319,6 +335,9 @@ IN_PLACE = {
     "setitem": lambda x: x.__setitem__(slice(0, 1), 0),
     "gt": lambda x: x * (x > 0),
     "item": lambda x: x * x.sum().item(),
+    "relu in place": lambda x: torch.nn.functional.relu(x * 2, inplace=True),
+    "silu in place": torch.nn.SiLU(inplace=True),
+    "mish in place": torch.nn.Mish(inplace=True),
 }
 
 
@@ -390,3 +409,27 @@ def test_tokens_do_not_depend_on_the_block_or_the_place_in_it(run):
     together = some_latents(run, "max", "delta", frames, batch_size=4)
     alone = some_latents(run, "max", "delta", frames[4:], batch_size=4)
     np.testing.assert_array_equal(together[4:], alone)
+
+
+@torch.inference_mode()
+def test_bases_that_are_encoded_together_belong_to_their_positions(tmp_path, monkeypatch):
+    """As on a GPU; one of the positions has nothing drawn, and the last batch of bases is short."""
+    torch.manual_seed(0)
+    model = autoencoder("AutoencoderTiny", tmp_path)
+    encoder = DeltaEncoder(lambda x: latent_of(model, x))
+    means = torch.rand(6, 32, 32)
+    slices = means + 0.01 * torch.randn(5, 6, 32, 32)
+    slices[:, 2] = means[2] = -1
+    empty = torch.zeros(4, 4, 4)
+
+    def encoded():
+        return positions.encode_positions(
+            encoder, slices, means, empty, -1, frames=3, tries_kernels=False
+        )
+
+    alone = encoded()
+    monkeypatch.setitem(positions._TOGETHER, "cpu", 3)
+    torch.testing.assert_close(encoded(), alone, rtol=0, atol=1e-6)
+    assert not alone[:, 2].any()
+    plain = latent_of(model, slices[:, 4, None].expand(-1, 3, -1, -1))
+    torch.testing.assert_close(alone[:, 4], plain, rtol=0, atol=1e-3 * float(plain.abs().max()))

@@ -51,6 +51,38 @@ def test_what_the_user_says_is_done(a_gpu):
     assert (found.batch_size, found.compile) == (5, False)
 
 
+@pytest.mark.parametrize("device", ["cuda:-1", "cuda:x", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_refused_where_it_is_to_compute(device, tmp_path, monkeypatch):
+    def ask(device):
+        raise AssertionError("Invalid device id")  # as torch does
+
+    monkeypatch.setattr(execution, "compiles_by_default", ask)
+    weights = str(save_random_autoencoder(tmp_path))
+    tokenizer = VaeTokenizer(weights, arithmetic="delta", device=device)
+    assert not tokenizer.execution.compile
+    with pytest.raises(FmritokError, match=f"Option --device: .*'{device}'"):
+        tokenizer.setup()
+
+
+def test_an_error_is_measured_without_compiling(a_gpu, tmp_path, monkeypatch):
+    """Compiling, or trying kernels, takes longer than the few slices that are encoded."""
+    ways = []
+
+    def latents(self, frames, intensity, some):
+        ways.append((self.arithmetic, self.execution, self.clip))
+        return np.random.default_rng(0).random((3, len(frames), 8, 1, 2, 2))
+
+    monkeypatch.setattr(VaeTokenizer, "latents", latents)
+    weights = str(save_random_autoencoder(tmp_path))
+    tokenizer = VaeTokenizer(weights, arithmetic="bf16", batch_size=7, clip=3.0)
+    assert tokenizer.execution.compile
+    tokenizer.measure_error(np.zeros((2, 96, 96, 96), np.float32), None)
+    for arithmetic, found, clip in ways:
+        assert (found.compile, found.tries_kernels) == (False, False)
+        assert (found.arithmetic, found.batch_size, clip) == (arithmetic, 7, 3.0)
+    assert [way[0] for way in ways] == ["bf16", "fp32"]
+
+
 def test_choices_are_in_the_notes_and_the_arithmetic_in_provenance_and_options(a_gpu, tmp_path):
     tokenizer = VaeTokenizer(str(save_random_autoencoder(tmp_path)))
     assert tokenizer.provenance()["dtype"] == tokenizer.decided["arithmetic"] == "delta"

@@ -42,7 +42,7 @@ def clamp(b: Tensor, d: Tensor, low: float | None = None, high: float | None = N
     return moved if high is None else torch.minimum(moved, high - c)
 
 
-def relu(b: Tensor, d: Tensor, inplace: bool = False) -> Tensor:
+def relu(b: Tensor, d: Tensor) -> Tensor:
     """Clamp above 0."""
     return torch.maximum(d + b.clamp(max=0), -b.clamp(min=0))
 
@@ -85,7 +85,7 @@ def sigmoid(b: Tensor, d: Tensor) -> Tensor:
     return tanh(b / 2, d / 2) / 2
 
 
-def silu(b: Tensor, d: Tensor, inplace: bool = False, *, term: Tensor | None = None) -> Tensor:
+def silu(b: Tensor, d: Tensor, *, term: Tensor | None = None) -> Tensor:
     """With s the sigmoid: ``s(b + d) - s(b) = -s(b + d) s(-b) (e^-d - 1)``.
 
     On a GPU this is the step that takes longest, so it is spelled out with few functions.

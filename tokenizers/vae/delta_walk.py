@@ -86,6 +86,8 @@ class _Carried(torch.Tensor):
         name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
         name = name.strip("_") if name.startswith("__") else name
         named = dict(kwargs or {})
+        if named.pop("inplace", False):
+            raise _refusal(f"{name} in place")
         if name in _ABOUT:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **named)

@@ -78,11 +78,7 @@ def choose_execution(
         batch_size = (128 if arithmetic == "delta" else 288) if on_gpu else 16
     if compile is None:
         # A quarter to a half of the time. Compiling takes as long as 300 to 800 volumes do.
-        compile = (
-            on_gpu
-            and (half or arithmetic == "delta")
-            and compiles_by_default(_torch_device(device))
-        )
+        compile = on_gpu and (half or arithmetic == "delta") and _compiles(device)
     block_frames = 8
     if arithmetic == "delta":  # the mean is encoded once a block
         block_frames = 512 if on_gpu else 64
@@ -98,7 +94,10 @@ def _kind(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _torch_device(device: str) -> Any:
+def _compiles(device: str) -> bool:
     import torch
 
-    return torch.device("cuda" if device == "auto" else device)
+    try:
+        return compiles_by_default(torch.device("cuda" if device == "auto" else device))
+    except (RuntimeError, AssertionError):  # no such device: refused where it is to compute
+        return False

@@ -9,8 +9,8 @@ from fmritok.tokenizers.vae.delta import Base, DeltaEncoder
 
 __all__ = ["encode_positions"]
 
-#: Base images encoded together on a GPU, where one is too little work.
-_POSITIONS = 16
+#: Base images encoded together, by kind of device: on a GPU, one is too little work.
+_TOGETHER = {"cpu": 1, "cuda": 16}
 
 
 def encode_positions(
@@ -46,7 +46,7 @@ def encode_positions(
     latents = empty.repeat(*slices.shape[:2], 1, 1, 1)
     drawn = torch.stack([(along != fill).any() for along in slices.unbind(1)])
     is_one = bool((means == means[0]).all())  # as in zscore, where the mean of all voxels is 0
-    together = _POSITIONS if slices.is_cuda else 1
+    together = _TOGETHER.get(slices.device.type, 1)
     base: Base | None = None
     for some in drawn.cpu().nonzero().flatten().split(together):
         if base is None or not is_one:
