@@ -200,9 +200,10 @@ def test_every_batch_of_layers_in_graphs_begins_with_a_mark_and_changes_no_numbe
 
 
 @pytest.mark.parametrize("options", [{"accumulate": 3}, {"graphs": "false"}])
-def test_gradients_that_have_to_outlive_a_graph_are_not_in_one(options):
+def test_gradients_that_have_to_outlive_a_graph_are_not_in_one(options, caplog):
     made, compiled = _graphs(**options)
     assert compiled == [{}, {}]
+    assert ("train.graphs has no effect" in caplog.text) == ("accumulate" in options)
     with mock.patch.object(torch.compiler, "cudagraph_mark_step_begin") as mark:
         made.learn(_batch(), 0, measure=False)
     assert not mark.called

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,8 @@ from fmritok.trainer.training.step import Step
 from fmritok.trainer.training.stretching import stretched
 
 __all__ = ["Learner"]
+
+_logger = logging.getLogger(__name__)
 
 
 class Learner:
@@ -102,6 +105,9 @@ class Learner:
             alone = self.ranks.size == 1 and self.config.train.accumulate == 1
             self._graphs = self.config.train.graphs and alone
             compile_blocks(self.model, graphs=self._graphs)
+        if self.config.train.graphs and not self._graphs and self.ranks.is_first:
+            _logger.warning("train.graphs has no effect: it needs compiled layers, one process and "
+                            "train.accumulate: 1")  # fmt: skip
         if self.ranks.size > 1 and not self.shard:
             self._wrapped = DistributedDataParallel(self.model)
 
