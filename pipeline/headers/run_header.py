@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +74,8 @@ def looked_at(path: Path, wanted: str) -> Iterator[None]:
         if isinstance(error, NotAFileError | IsADirectoryError):
             got = error.strerror or got
         elif isinstance(error, FileNotFoundError):
-            got = "no such file"
+            ordinary = error.strerror in (None, os.strerror(errno.ENOENT))  # not a zip file's member
+            got = "no such file" if ordinary else str(error.strerror)
         raise refusal(path, wanted, got) from error
 
 
