@@ -74,7 +74,8 @@ def looked_at(path: Path, wanted: str) -> Iterator[None]:
         if isinstance(error, NotAFileError | IsADirectoryError):
             got = error.strerror or got
         elif isinstance(error, FileNotFoundError):
-            ordinary = error.strerror in (None, os.strerror(errno.ENOENT))  # not a zip file's member
+            # Of a member of a zip file, our own words.
+            ordinary = error.strerror in (None, os.strerror(errno.ENOENT))
             got = "no such file" if ordinary else str(error.strerror)
         raise refusal(path, wanted, got) from error
 
