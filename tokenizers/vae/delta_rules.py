@@ -149,11 +149,11 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None,
 
 def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
               dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-              **_: Any) -> Any:  # fmt: skip
-    """Attention by its definition; ``NotImplemented`` with a mask."""
-    if attn_mask is not None or is_causal:
+              enable_gqa: bool = False) -> Any:  # fmt: skip
+    """Attention by its definition; ``NotImplemented`` with a mask or with groups of heads."""
+    if attn_mask is not None or is_causal or enable_gqa:
         return NotImplemented
-    scores = (q @ k.transpose(-2, -1)) * (scale or q.shape[-1] ** -0.5)
+    scores = (q @ k.transpose(-2, -1)) * (q.shape[-1] ** -0.5 if scale is None else scale)
     return torch.softmax(scores, -1) @ v
 
 

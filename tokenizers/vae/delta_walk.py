@@ -145,7 +145,7 @@ class BasePass(_Pass):
         if name == "conv2d" and self.encoder.channels_last:
             made = made.contiguous(memory_format=torch.channels_last)
         if not _is_linear(name, args, named):
-            known = name in RULES or name in PRODUCTS
+            known = name in RULES or _is_product(name, named)
             results = [] if known else _new_numbers(name, made, named)
             noted = [one.value for one in carried] + results
             if name in TERMS:
@@ -190,7 +190,7 @@ class DeviationPass(_Pass):
         plain, plain_named = _values((args, named), self.encoder.dtype)
         carried = _carried((args, named))
         wholes = [one.whole for one in carried]
-        if name in PRODUCTS:
+        if _is_product(name, named):
             more = wholes if PRODUCTS[name] is divide else ()
             made = PRODUCTS[name](note[0], plain[0], note[1], plain[1], *more)
         elif name in RULES:
@@ -233,10 +233,14 @@ def _is_linear(name: str, args: Any, named: dict[str, Any]) -> bool:
         return len(args) > 1 and not isinstance(args[1], _Carried) and not named
     if name == "pad":
         return len(args) < 3 or args[2] == "constant"
-    if name in PRODUCTS:
-        carried = len(leaves) - constants
-        return carried == 1 and "rounding_mode" not in named
+    if _is_product(name, named):
+        return len(leaves) - constants == 1
     return name in _SAME and constants == 0
+
+
+def _is_product(name: str, named: dict[str, Any]) -> bool:
+    """Whether a step is a plain product or quotient; one that rounds is not."""
+    return name in PRODUCTS and not named
 
 
 def _is_constant(value: Any) -> bool:
