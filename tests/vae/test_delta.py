@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from functools import partial
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,14 +11,12 @@ import torch
 from autoencoders import save_random_autoencoder
 from torch.overrides import TorchFunctionMode
 
-from fmritok.errors import FmritokError
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.tokenizers.fidelity import time_course_error
-from fmritok.tokenizers.vae import delta_products, delta_rules, delta_walk, positions
+from fmritok.tokenizers.vae import positions
 from fmritok.tokenizers.vae.autoencoder import latent_of
 from fmritok.tokenizers.vae.delta import DeltaEncoder
 from fmritok.tokenizers.vae.delta_compiled import CompiledWalk
-from fmritok.tokenizers.vae.delta_products import HalfProducts
 from fmritok.tokenizers.vae.tokenizer import VaeTokenizer
 from fmritok.tokenizers.vae.weights import load_autoencoder, resolve_weights
 
@@ -51,12 +47,6 @@ def autoencoder(kind: str, folder, seed: int | None = None) -> torch.nn.Module:
     for parameter in model.parameters():
         parameter += 0.02 * torch.randn(parameter.shape)
     return model
-
-
-@pytest.fixture
-def images() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(int(np.random.default_rng().integers(2**31)))  # fresh in every run
-    return torch.randn(3, 3, 96, 96) * 0.3, torch.randn(4, 3, 96, 96) * 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,89 +129,6 @@ def test_fp16_products_do_not_get_worse_with_smaller_deviations(kind, tmp_path, 
     assert costs < HALF_COSTS[kind]
 
 
-def test_products_stay_within_fp16_for_large_and_small_numbers():
-    """The factor of a frame comes from this frame and the weights, not from other frames."""
-    conv, product = torch.nn.functional.conv2d, HalfProducts()
-    weight = torch.randn(8, 16, 3, 3)
-    x = torch.randn(4, 16, 9, 9) * torch.tensor([1e-12, 1, 1e6, 0]).view(4, 1, 1, 1)
-    for scale in (1e-9, 1, 1e9):
-        weights = weight * scale
-        found = product(conv, x, weights, (1, 1))
-        exact = conv(x.double(), weights.double(), None, 1, 1)
-        for frame in range(3):
-            assert error(found[frame], exact[frame]) < 1e-3
-        assert not found[3].any()
-        alone = product(conv, x[:1], weights, (1, 1))
-        bound = lambda: 3 * x.abs().amax((1, 2, 3), keepdim=True)  # noqa: E731
-        assert error(product(conv, x, weights, (1, 1), bound)[:3], found[:3]) < 1e-3
-        assert error(found[:1], alone) < 1e-3  # of another batch size, hence another order of sums
-    assert error(conv(x.half(), weight.half(), None, 1, 1)[0].double(), exact[0] / 1e9) > 0.5
-
-
-def test_a_product_as_large_as_its_weights_allow_stays_within_fp16():
-    """All numbers and weights have one sign and size, so nothing cancels in the sums."""
-    for size in (1e-6, 1.0, 1e6):
-        x, weight = torch.full((2, 16, 4, 4), size), torch.full((3, 16, 1, 1), 0.5)
-        found = HalfProducts()(torch.nn.functional.conv2d, x, weight, ())
-        torch.testing.assert_close(found, torch.full((2, 3, 4, 4), 8 * size), rtol=1e-3, atol=0)
-
-
-@pytest.mark.parametrize("name", delta_rules.SLOPES)
-def test_no_step_is_steeper_than_its_stated_slope(name):
-    b = torch.linspace(-12, 12, 4801, dtype=torch.float64)[:, None]
-    d = torch.cat([torch.logspace(-6, 2, 81), -torch.logspace(-6, 2, 81)]).double()
-    steepest = float((delta_rules.RULES[name](b, d).abs() / d.abs()).max())
-    assert steepest <= delta_rules.SLOPES[name] < 1.01 * steepest
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("step", [torch.relu, torch.nn.functional.silu, torch.tanh])
-def test_a_product_after_a_step_of_known_slope_does_not_measure_what_it_gets(step):
-    """On a GPU that would compute the step twice."""
-    x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
-    measured = []
-
-    def measure(x, channels=1):
-        measured.append(x)
-        return x.abs().amax((1, 2, 3), keepdim=True)
-
-    encoder = DeltaEncoder(lambda x: torch.nn.functional.conv2d(step(x), weight))
-    notes = encoder.base(x[:1]).notes_of(0)
-    with (
-        mock.patch.object(delta_products, "magnitude", measure),
-        mock.patch.object(delta_walk, "magnitude", measure),
-    ):
-        encoder.deviations(notes, x)
-    [read] = measured
-    assert torch.equal(read, x) == (step is not torch.tanh)
-
-
-def linear_attention(x: torch.Tensor) -> torch.Tensor:
-    """As in AutoencoderDC, where a ReLU may leave nothing of a query or of all keys."""
-    q, k, v = x.flatten(2).chunk(3, dim=1)
-    q, k = torch.relu(q), torch.relu(k)
-    v = torch.nn.functional.pad(v, (0, 0, 0, 1), value=1)
-    summed = v @ k.transpose(-1, -2) @ q
-    return summed[:, :-1] / (summed[:, -1:] + 1e-15)
-
-
-@torch.inference_mode()
-def test_denominators_that_vanish_leave_no_noise():
-    """Many random cases; in most of them some frame or the base has a denominator of 0."""
-    gone = 0
-    for seed in range(150):
-        random = torch.Generator().manual_seed(seed)
-        b, d = (torch.randn(n, 9, 4, 4, generator=random) for n in (1, 8))
-        exact = DeltaEncoder(linear_attention, half=False, dtype=torch.float64)
-        single = DeltaEncoder(linear_attention, half=False)
-        wanted = exact.deviations(exact.base(b).notes_of(0), d)
-        found = single.deviations(single.base(b).notes_of(0), d)
-        assert (found - wanted).abs().max() < 1e-3 * wanted.abs().max(), seed
-        assert (found - wanted).abs().median() < 1e-6, seed
-        gone += bool((linear_attention(b + d) == 0).all(1).any())
-    assert gone > 50
-
-
 @torch.inference_mode()
 def test_wild_frames_of_many_autoencoders_leave_no_noise(tmp_path):
     """Whole encoders of random weights; deviations as large as the image empty many queries."""
@@ -234,141 +141,6 @@ def test_wild_frames_of_many_autoencoders_leave_no_noise(tmp_path):
         wanted = exact.deviations(exact.base(b).notes_of(0), d)
         found = single.deviations(single.base(b).notes_of(0), d)
         assert error(found, wanted) < 1e-4, seed
-
-
-@torch.inference_mode()
-def test_the_norm_of_a_vanishing_frame_is_no_noise():
-    """The variance is what is left of the base's; its rounding error may be negative."""
-
-    def scale(x):
-        return torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
-
-    b = torch.randn(1, 8, 5, 5) * 1000
-    d = -b + torch.randn(4, 8, 5, 5) * torch.tensor([0, 1e-3, 1, 1000]).view(4, 1, 1, 1)
-    single = DeltaEncoder(scale, half=False)
-    found = single.deviations(single.base(b).notes_of(0), d) + scale(b)
-    torch.testing.assert_close(found, scale(b + d), rtol=1e-3, atol=0)
-
-
-def test_every_rule_is_exact_for_small_and_large_deviations():
-    """In float32, against the plain difference in float64; the plain difference fails this."""
-    generator = torch.Generator().manual_seed(1)
-    b = torch.randn(4000, generator=generator)
-    sizes = 10 ** torch.empty(4000).uniform_(-6, 1, generator=generator)
-    functions = {
-        "clamp": lambda x: x.clamp(-0.5, 0.5), "exp": torch.exp, "pow": lambda x: x**2,
-        "reciprocal": torch.reciprocal, "relu": torch.relu, "rsqrt": torch.rsqrt,
-        "sigmoid": torch.sigmoid, "silu": torch.nn.functional.silu, "softmax": None,
-        "sqrt": torch.sqrt, "square": torch.square, "tanh": torch.tanh,
-    }  # fmt: skip
-    assert set(functions) == set(delta_rules.RULES)
-    for name, function in functions.items():
-        base, d = b, sizes * b.sign()
-        if name in ("rsqrt", "sqrt", "reciprocal"):
-            base, d = b.abs() + 0.1, sizes
-        rule = delta_rules.RULES[name]
-        if name == "softmax":
-            base, d = base.reshape(-1, 8), d.reshape(-1, 8)
-            function = lambda x: torch.softmax(x, -1)  # noqa: E731
-        found = rule(base, d, -0.5, 0.5) if name == "clamp" else rule(base, d)
-        exact = function(base.double() + d.double()) - function(base.double())
-        scale = exact.abs() if name != "softmax" else exact.abs().amax(-1, keepdim=True)
-        wrong = (found - exact).abs() / (scale + 1e-30)
-        assert wrong[exact != 0].median() < 2e-7, name
-        assert found.isfinite().all(), name
-        if name in delta_rules.SLOPES:
-            steepest = (found.double() / d.double()).abs().max()
-            assert steepest <= delta_rules.SLOPES[name] < 1.01 * steepest, name
-
-
-def test_a_step_without_a_rule_is_computed_and_named_once(images):
-    bases, deviations = images
-
-    def encode(x):
-        return torch.nn.functional.mish(torch.nn.functional.mish(2 - x))
-
-    encoder = DeltaEncoder(encode, half=False, dtype=torch.float64)
-    base = encoder.base(bases[:1])
-    with pytest.warns(UserWarning, match="no rule for mish") as told:
-        found = encoder.deviations(base.notes_of(0), deviations)
-    wanted = encode(bases[:1].double() + deviations.double()) - encode(bases[:1].double())
-    assert len(told) == 1
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
-
-
-@torch.library.custom_op("fmritok_tests::wobble", mutates_args=())
-def wobble(x: torch.Tensor, by: float) -> torch.Tensor:
-    """Stand for an operation that no one knows."""
-    return torch.sin(by * x) + x.flip(-1)
-
-
-def masked_attention(x: torch.Tensor) -> torch.Tensor:
-    """Attend by hand to what a causal mask leaves, in one head for each channel."""
-    attended = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
-    mask = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool).tril()
-    return attended + torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
-
-
-def grouped_attention(x: torch.Tensor) -> torch.Tensor:
-    """Attend with one key for all channels."""
-    one = x[:, :1]
-    return torch.nn.functional.scaled_dot_product_attention(x, one, one, enable_gqa=True)
-
-
-def test_attention_takes_a_scale_of_nothing(images):
-    """Every value has the same weight then."""
-    bases, deviations = images
-    encode = partial(torch.nn.functional.scaled_dot_product_attention, scale=0.0)
-    encoder = DeltaEncoder(lambda x: encode(x, x, x), half=False, dtype=torch.float64)
-    found = encoder.deviations(encoder.base(bases[:1]).notes_of(0), deviations)
-    wanted = deviations.double().mean(-2, keepdim=True).expand_as(found)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
-
-
-UNKNOWN = {
-    "floor of a quotient": lambda x: x + torch.div(x, 1e4, rounding_mode="floor"),
-    "floor of two": lambda x: x + torch.div(x, x + 1, rounding_mode="floor"),
-    "grouped attention": grouped_attention,
-    "wobble": lambda x: torch.ops.fmritok_tests.wobble(x * 3, 2.0),
-    "layer_norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
-    "scaled_dot_product_attention": masked_attention,
-    "amax": lambda x: x * x.amax((2, 3), keepdim=True),
-    "where": lambda x: torch.where(torch.arange(96) % 2 == 0, x, x.sqrt() * 2),
-}
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
-@torch.inference_mode()
-def test_what_has_no_rule_is_computed_in_fp32_on_base_and_deviation(name, images):
-    """As exactly as fp32 has it, before and after steps with rules."""
-    bases, deviations = images
-    encode = lambda x: torch.relu(UNKNOWN[name](x.pow(2) + 1))  # noqa: E731
-    encoder = DeltaEncoder(encode)
-    base = encoder.base(bases[:1])
-    with pytest.warns(UserWarning, match="no rule for .* computed in float32 on base and"):
-        found = encoder.deviations(base.notes_of(0), deviations)
-    exact = encode((bases[:1] + deviations).double()) - encode(bases[:1].double())
-    assert found.dtype == torch.float32
-    assert exact.abs().max() > 1e-3
-    assert (found - exact).abs().max() < 1e-5 * encode(bases[:1].double()).abs().max()
-
-
-IN_PLACE = {
-    "add_": lambda x: (x * 2).add_(1),
-    "setitem": lambda x: x.__setitem__(slice(0, 1), 0),
-    "gt": lambda x: x * (x > 0),
-    "item": lambda x: x * x.sum().item(),
-    "relu in place": lambda x: torch.nn.functional.relu(x * 2, inplace=True),
-    "silu in place": torch.nn.SiLU(inplace=True),
-    "mish in place": torch.nn.Mish(inplace=True),
-}
-
-
-@pytest.mark.parametrize("name", IN_PLACE)
-@torch.inference_mode()
-def test_what_cannot_be_carried_is_refused_instead_of_being_wrong(name, images):
-    with pytest.raises(FmritokError, match=f"got {name}. Use --arithmetic fp32"):
-        DeltaEncoder(IN_PLACE[name]).base(images[0])
 
 
 @pytest.fixture(scope="module")
