@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import resource
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -234,7 +236,10 @@ def test_a_failing_tensorboard_is_reported_once(tmp_path, monkeypatch, caplog):
     assert len(read_metrics(tmp_path)) == 3
 
 
-def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path, monkeypatch):
+    """In one second of one process, too."""
+    monkeypatch.setattr("fmritok.trainer.record.board._count", itertools.count(9))
+    monkeypatch.setattr("fmritok.trainer.record.board.time", SimpleNamespace(time=lambda: 1.8e9))
     for first_step, values in ((1, (1.0, 2.0, 3.0)), (3, (30.0, 40.0))):
         board = Board(tmp_path, first_step=first_step)
         for i, value in enumerate(values):

@@ -36,7 +36,7 @@ class Board:
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         folder.mkdir(exist_ok=True)
-        number = f"{os.getpid()}.{next(_count)}"
+        number = f"{os.getpid()}.{next(_count):06d}"  # TensorBoard sorts by name
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{number}"
         self._file = (folder / name).open("wb", buffering=0)
         self._writer = RecordWriter(self._file)
