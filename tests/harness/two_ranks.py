@@ -40,7 +40,7 @@ class TwoRanks:
                 try:
                     error = pipe.recv_bytes().decode()
                 except EOFError:
-                    error = "it ended"
+                    error = self._how_it_ended()
                 if error:  # the other one may wait for it for ever
                     rank = self._pipes.index(pipe)
                     self.stop()
@@ -55,11 +55,19 @@ class TwoRanks:
             pipe.close()
         self._first, self._pipes = None, []
 
+    def _how_it_ended(self) -> str:
+        """Say that a process ended, and how the first one did if it has."""
+        try:
+            code = self._first.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "it ended; the first process still runs"
+        return f"it ended; the first process ended with {code} (below 0: that signal)"
+
     def _start(self) -> None:
         both = [Pipe(), Pipe()]
         theirs = [other.fileno() for _, other in both]
         self._first = subprocess.Popen(
-            [sys.executable, __file__, *map(str, theirs)], pass_fds=theirs,
+            [sys.executable, "-X", "faulthandler", __file__, *map(str, theirs)], pass_fds=theirs,
             stdin=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
@@ -82,7 +90,7 @@ def _serve(all_jobs: list[Connection]) -> None:
             return
         try:
             getattr(functions, name)(rank, *arguments)
-        except Exception:
+        except BaseException:
             jobs.send_bytes(traceback.format_exc().encode())
         else:
             jobs.send_bytes(b"")

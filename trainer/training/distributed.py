@@ -15,7 +15,6 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
 
 from fmritok.device import local_rank
 from fmritok.trainer.data.reading import Batch
@@ -179,17 +178,27 @@ def split_batch(batch: Batch, n_parts: int) -> list[Batch]:
     return parts
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over processes. Its gradient is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return total_over_ranks(x)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return total_over_ranks(gradient)
+
+
 def sum_over_ranks(x: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes, with its gradient."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return x
-    total: Tensor = _differentiable_all_reduce(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 
 def total_over_ranks(x: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes, without a gradient."""
     if dist.is_available() and dist.is_initialized():
-        x = x.detach().clone()
+        x = x.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(x)
     return x
