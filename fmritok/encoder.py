@@ -21,6 +21,7 @@ from fmritok.hub.saving import HubModel
 from fmritok.hub.snapshots import HubError, fetched_snapshot, is_hub_id
 from fmritok.pipeline.store.precision import StoredRun, store_precision
 from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
+from fmritok.quantities import counted
 from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import SampleSpace
@@ -65,7 +66,10 @@ class Embedding:
 
     def __repr__(self) -> str:
         windows, patches, cells, width = self.tokens.shape
-        return f"Embedding({windows} windows of {patches} x {cells} tokens, {width} features)"
+        return (
+            f"Embedding({counted(windows, 'window')} of {patches} x {cells} tokens, "
+            f"{counted(width, 'feature')})"
+        )
 
 
 class _Run(NamedTuple):
@@ -113,8 +117,8 @@ class Encoder(HubModel):
 
     def __repr__(self) -> str:
         return (
-            f"Encoder({self.group.name}: windows of {self.window} frames, {self.width} features, "
-            f"step {self.source.get('step')})"
+            f"Encoder({self.group.name}: windows of {counted(self.window, 'frame')}, "
+            f"{counted(self.width, 'feature')}, step {self.source.get('step')})"
         )
 
     @classmethod

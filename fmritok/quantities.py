@@ -1,16 +1,39 @@
-"""Sizes and times as text, in units that fit."""
+"""Counts, sizes and times as text: nouns in the right number, units that fit."""
 
 from __future__ import annotations
 
-__all__ = ["duration", "size"]
+__all__ = ["counted", "duration", "plural", "size"]
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB")
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun, such as ``1 run``, ``1,200 runs`` or ``2 patches``.
+
+    Parameters
+    ----------
+    number : float
+        Shown without decimals.
+    noun : str
+        In the singular; see :func:`plural`.
+    """
+    text = f"{number:,.0f}"
+    return f"{text} {noun if text == '1' else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the regular plural of a noun: ``runs``, ``patches``, ``families``, ``days``."""
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
 
 
 def size(n_bytes: float) -> str:
     """Return a number of bytes as text, such as ``3.2 MB``; 1 kB is 1,000 bytes."""
     if n_bytes < 1000:
-        return f"{n_bytes:.0f} bytes"
+        return counted(n_bytes, "byte")
     power = 1
     while power < len(_UNITS) and n_bytes / 1000**power >= 999.5:
         power += 1

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import FmritokError, RunError, expected, wrong_usage
+from fmritok.quantities import counted
 
 __all__ = ["bandpass", "check_tr", "resample", "resampled_frames", "standardize", "varying"]
 
@@ -213,6 +214,6 @@ def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str, *, of
     needed = 3 * (2 * len(sos) + 1) + 1
     if series.shape[1] < needed:
         raise RunError(
-            expected("Run", f"for {what}", f"at least {needed} frames", series.shape[1],
+            expected("Run", f"for {what}", f"at least {counted(needed, 'frame')}", series.shape[1],
                      f"Leave the run out, or switch the filter off with --set {off}=null.")
         )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+from fmritok.quantities import counted
 from fmritok.report.cohort import Cohort
 from fmritok.trainer.report.scores import TaskScores
 from fmritok.trainer.report.trainings import TrainingFacts
@@ -109,19 +110,20 @@ def _on_data(methods: Methods, cohort: Cohort) -> None:
         of = " ".join(part for part in (kind["dataset"], kind["task"], kind["site"]) if part)
         simulated = " (simulated)" if kind["dataset"] == "demo" else ""
         methods.say(
-            f"We used {kind['runs']:,} runs of {kind['subjects']:,} subjects ({of}{simulated}; "
+            f"We used {counted(kind['runs'], 'run')} of {counted(kind['subjects'], 'subject')} "
+            f"({of}{simulated}; "
             f"TR of the tokens {kind['tr']} s; {kind['minutes']} min a run)", kind["dataset"],
         )  # fmt: skip
     left_out = sum(one["count"] for one in cohort.excluded)
     if left_out:
-        methods.say(f"{left_out} runs were left out, for the reasons listed above")
+        methods.say(f"We left out {counted(left_out, 'run')}, for the reasons listed above")
 
 
 def _on_group(methods: Methods, group: dict[str, Any]) -> None:
     settings = dict(group["settings"])
     kind, name = group["tokenizer"], group["name"]
-    features = "1 feature" if group["dim"] == 1 else f"{group['dim']} features"
-    shape = f"{group['tokens']} tokens of {features} a frame, stored as {group['dtype']}"
+    shape = (f"{counted(group['tokens'], 'token')} of {counted(group['dim'], 'feature')} a frame, "
+             f"stored as {group['dtype']}")  # fmt: skip
     resampled = [f"resampled to {settings['tr.seconds']} s"] if "tr.seconds" in settings else []
     if kind == "vae":
         weights = settings.get("notes.weights.id", settings.get("weights.id", "an autoencoder"))
@@ -183,9 +185,10 @@ def _on_scores(methods: Methods, scores: Sequence[TaskScores]) -> None:
         by = tree.get("split", {}).get("by") if isinstance(tree.get("split"), dict) else None
         kept = f", divided by {_SPLITS[by]}" if by in _SPLITS else ""
         methods.say(
-            f"Task {tree['task']}: {tree['target']} of {tree['n_units']} {tree['unit']}s "
-            f"({tree['kind']}) was predicted in {each} folds of {seeds} divisions{kept}; models "
-            f"are compared by {task.metric.replace('_', ' ')}"
+            f"Task {tree['task']}: {tree['target']} of {counted(tree['n_units'], tree['unit'])} "
+            f"({tree['kind']}) was predicted in {counted(each, 'fold')} of "
+            f"{counted(seeds, 'division')}{kept}; models are compared by "
+            f"{task.metric.replace('_', ' ')}"
         )
     methods.say(
         "Scores are computed in each fold and averaged over folds, then over divisions; 95 % "

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fmritok.quantities import counted
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -89,7 +91,7 @@ def saliency(
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "saliency.csv", saliency_table(tokens, found).to_csv(index=False))
         with house_style():
-            title = f"{what}, {found.windows} windows of {len(some)} runs"
+            title = f"{what}, {counted(found.windows, 'window')} of {counted(len(some), 'run')}"
             write_whole(out / "saliency.png", png(draw_saliency(tokens, found, title)))
     if found.gap > 0.05:
         echo(f"The integral is coarse: attributions miss {found.gap:.0%} of the change. Give more "

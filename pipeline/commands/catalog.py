@@ -11,6 +11,7 @@ import click
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
 from fmritok.pipeline.commands.reasons import first_few, grouped
 from fmritok.progress import Progress
+from fmritok.quantities import counted
 from fmritok.terminal import labelled, new_console
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def _print_runs(console: Console, cohort: Cohort) -> None:
     from rich.table import Table
 
     good = cohort.runs[cohort.runs["problem"] == ""]
-    title = f"{cohort.dataset}: {len(good)} runs of {good['subject'].nunique()} subjects"
-    table = Table(title=title)
+    subjects = counted(good["subject"].nunique(), "subject")
+    table = Table(title=f"{cohort.dataset}: {counted(len(good), 'run')} of {subjects}")
     keys = ["session", "task", "site"]
     for column in (*keys, "runs", "subjects", "frames", "TR (s)", "hours"):
         table.add_column(column, justify="left" if column in keys else "right")
@@ -88,15 +89,17 @@ def _print_runs(console: Console, cohort: Cohort) -> None:
 def _print_subjects(console: Console, cohort: Cohort) -> None:
     good = cohort.runs[cohort.runs["problem"] == ""]
     families = good["family"][good["family"] != ""].nunique()
+    subjects = counted(cohort.phenotypes["subject"].nunique(), "subject")
     console.print(
-        f"Phenotypes: {len(cohort.columns)} columns of {cohort.phenotypes['subject'].nunique()} "
-        f"subjects; families: {families or 'not known'}; events: {len(cohort.events)}"
+        f"Phenotypes: {counted(len(cohort.columns), 'column')} of {subjects}; families: "
+        f"{families or 'not known'}; events: {len(cohort.events)}"
     )
     missing = cohort.without_phenotypes
     if missing and len(cohort.phenotypes):
+        subjects = counted(cohort.runs["subject"].nunique(), "subject")
         console.print(
-            f"{len(missing)} of {cohort.runs['subject'].nunique()} subjects with runs have no row "
-            f"in the phenotype tables: {first_few(missing)}",
+            f"Without a row in the phenotype tables: {len(missing)} of {subjects} with runs "
+            f"({first_few(missing)})",
             soft_wrap=True,
         )
 

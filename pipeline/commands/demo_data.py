@@ -12,6 +12,7 @@ import click
 
 from fmritok.pipeline.demo.config import DemoConfig
 from fmritok.progress import Progress
+from fmritok.quantities import counted
 from fmritok.terminal import echo
 
 __all__ = ["demo_data"]
@@ -55,4 +56,4 @@ def demo_data(out: Path, **options: Any) -> None:
     total = config.subjects * len(config.runs)
     with Progress("demo-data") as progress:
         write_demo_cohort(out, config, partial(progress, unit="runs"))
-    echo(f"{total} simulated runs of {config.frames} frames: {out}")
+    echo(f"{counted(total, 'simulated run')} of {counted(config.frames, 'frame')}: {out}")

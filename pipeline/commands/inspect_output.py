@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fmritok.quantities import size
+from fmritok.quantities import counted, size
 from fmritok.terminal import labelled, new_console
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def print_runs(runs: Runs) -> None:
                           f"{of_group['n_frames']:,}", status)  # fmt: skip
     console = _console()
     console.print(table)
-    console.print(f"{len(runs)} runs of {len({run['subject'] for run in runs})} subjects")
+    subjects = counted(len({run["subject"] for run in runs}), "subject")
+    console.print(f"{counted(len(runs), 'run')} of {subjects}")
 
 
 def print_phenotypes(counts: Runs, most: int | None = None) -> None:
@@ -84,7 +85,7 @@ def print_phenotypes(counts: Runs, most: int | None = None) -> None:
     console = _console()
     console.print(table)
     if most is not None and len(counts) > most:
-        console.print(f"{len(counts) - most} more columns: fmritok inspect --phenotypes")
+        console.print(f"{counted(len(counts) - most, 'more column')}: fmritok inspect --phenotypes")
 
 
 def _values(one: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import click
 from fmritok.errors import StoreError, wrong_usage
 from fmritok.pipeline.commands.tokenize_output import say_questioned
 from fmritok.progress import Progress
+from fmritok.quantities import counted
 from fmritok.terminal import remark
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def prepare(options: dict[str, Any], store: str) -> tuple[Cohort, list[PlannedGr
     own = default_tokenizers(options["dataset"], options["root"])
     tokenizers, names = options["tokenizers"] or tuple(own), options["names"]
     if names and len(names) != len(tokenizers):
-        raise click.UsageError(f"--group: expected {len(tokenizers)} names, one for each "
-                               f"--tokenizer, got {len(names)}")  # fmt: skip
+        raise click.UsageError(f"--group: expected {counted(len(tokenizers), 'name')}, one for "
+                               f"each --tokenizer, got {len(names)}")  # fmt: skip
     names = names or tokenizers
     if len(set(names)) < len(names):
         raise click.UsageError("--group: expected different names for the groups of one store, "

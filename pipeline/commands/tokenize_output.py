@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fmritok.pipeline.commands.reasons import first_few, grouped
-from fmritok.quantities import duration, size
+from fmritok.quantities import counted, duration, size
 from fmritok.terminal import Verbosity, echo, labelled, remark, verbosity
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class RunProgress:
         rate = done / max(time.monotonic() - self._start, 1e-9)
         self._progress(
             done, sum(self._frames.values()), "frames",
-            count=f"{len(self._ended):,} of {len(self._frames):,} runs",
+            count=f"{len(self._ended):,} of {counted(len(self._frames), 'run')}",
             remarks=[f"{rate:,.1f} frames/s"] if done else [],
         )  # fmt: skip
 
@@ -95,7 +95,8 @@ def report(
         missing = table[table["status"] != "done"]
         any_missing = any_missing or len(missing) > 0
         echo(
-            f"{name}: {len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
+            f"{name}: {counted(len(done), 'run')}, "
+            f"{counted(done['n_frames'].sum(), 'frame')} in {location}"
             + (f"; {len(missing)} missing:" if len(missing) else "")
         )
         for run in missing.itertuples():
@@ -122,10 +123,11 @@ def print_estimates(found: Sequence[Estimate]) -> None:
             f"; {needed}; {size(one.raw_bytes)} of tokens, about {size(one.stored_bytes)} on disk, "
             f"{size(one.scratch_bytes)} of temporary files a worker"
         )
-        echo(f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames"
+        echo(f"Plan for {one.group}: {counted(one.runs, 'run')}, {counted(one.frames, 'frame')}"
              + (needs if one.runs else ""))  # fmt: skip
         if one.done or one.problems:
-            echo(f"{one.group} has {one.done} runs already; {one.problems} cannot be tokenized")
+            echo(f"{one.group} has {counted(one.done, 'run')} already; {one.problems} cannot be "
+                 "tokenized")  # fmt: skip
         sentence = error_sentence(one.group, one.error)
         if sentence:
             remark(sentence)

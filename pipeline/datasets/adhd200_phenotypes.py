@@ -30,6 +30,7 @@ from fmritok.pipeline.tables.small_files import UnreadableError
 from fmritok.pipeline.tables.subject_table import joined_rows, read_subject_table
 from fmritok.pipeline.tables.text_numbers import first_examples
 from fmritok.pipeline.tables.text_table import CSV
+from fmritok.quantities import counted
 
 __all__ = ["padded", "read_adhd200_phenotypes"]
 
@@ -135,8 +136,9 @@ def read_adhd200_phenotypes(
                 other = both[(here != there) & (here != "") & (there != "")]
                 if len(other):
                     left_out.append(
-                        (path, f"another {column} than an earlier table for {len(other)} subjects, "
-                         f"such as {other[0]}: the earlier one is taken")
+                        (path, f"another {column} than an earlier table for "
+                         f"{counted(len(other), 'subject')}, such as {other[0]}: "
+                         "the earlier one is taken")
                     )  # fmt: skip
         empty = joined.where(joined != "")
         joined = empty.combine_first(table.where(table != "")).fillna("")

@@ -12,6 +12,7 @@ import nibabel as nib
 
 from fmritok.errors import RunError, expected
 from fmritok.pipeline.sources.files import open_binary, read_fully
+from fmritok.quantities import counted
 
 __all__ = ["HEADER_BYTES", "FileStart", "file_start", "raw_header", "refusal"]
 
@@ -96,12 +97,14 @@ def raw_header(content: bytes, path: Path) -> Any:
         raise refusal(
             path,
             "a readable NIfTI header",
-            "other data" if len(content) >= 348 else f"{len(content)} bytes in all",
+            "other data" if len(content) >= 348 else f"{counted(len(content), 'byte')} in all",
         )
     length = int.from_bytes(content[:4], "little" if order == "<" else "big")
     if len(content) < length:
         raise refusal(
-            path, f"a readable NIfTI header of {length} bytes", f"{len(content)} bytes in all"
+            path,
+            f"a readable NIfTI header of {length} bytes",
+            f"{counted(len(content), 'byte')} in all",
         )
     kind = nib.Nifti2Header if length == 540 else nib.Nifti1Header
     header: Any = kind(content[:length], order, check=False)  # type: ignore[no-untyped-call]

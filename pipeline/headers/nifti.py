@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fmritok.pipeline.headers.first_bytes import FileStart, raw_header, refusal
 from fmritok.pipeline.headers.transforms import chosen_transform
+from fmritok.quantities import counted
 
 __all__ = ["VolumeHeader", "parse_volume_header", "scaling", "value_type"]
 
@@ -152,7 +153,9 @@ def _offset(header: Any, size: int | None, path: Path) -> int:
     if not (math.isfinite(stored) and stored >= least and stored == int(stored)):
         raise refusal(path, f"data from byte {least} or later (vox_offset)", f"{stored:g}")
     if size is not None and stored > size:
-        raise refusal(path, f"data within its {size} bytes", f"a vox_offset of {stored:.0f}")
+        raise refusal(
+            path, f"data within its {counted(size, 'byte')}", f"a vox_offset of {stored:.0f}"
+        )
     return int(stored)
 
 
@@ -203,6 +206,6 @@ def _check_size(
     if not wanted <= size - offset < wanted + volume:
         raise refusal(
             path,
-            f"{wanted // volume} whole frames",
-            f"{(size - offset) // volume} in its {size} bytes",
+            counted(wanted // volume, "whole frame"),
+            f"{(size - offset) // volume} in its {counted(size, 'byte')}",
         )

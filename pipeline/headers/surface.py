@@ -15,6 +15,7 @@ from fmritok.errors import RunError
 from fmritok.pipeline.headers.first_bytes import HEADER_BYTES, file_start, raw_header, refusal
 from fmritok.pipeline.headers.nifti import value_type
 from fmritok.pipeline.sources.files import open_binary, read_fully
+from fmritok.quantities import counted
 
 __all__ = ["SurfaceHeader", "raw_cifti_header", "read_cifti_header", "read_gifti_header"]
 
@@ -67,7 +68,7 @@ def read_cifti_header(path: Path) -> SurfaceHeader:
         raise _no_cifti(path, f"a header of {offset:,} bytes")
     n_bytes = math.prod(header["dim"][5:7].tolist()) * value_type(header, path).itemsize
     if start.size is not None and start.size < offset + n_bytes:
-        raise _no_cifti(path, f"{start.size} of {offset + n_bytes} bytes")
+        raise _no_cifti(path, f"{start.size} of {counted(offset + n_bytes, 'byte')}")
     fields = _series_fields(start.content[:offset])
     if set(_SERIES_FIELDS) - set(fields) and offset > len(start.content):
         fields = _series_fields(file_start(path, offset).content)
@@ -76,7 +77,9 @@ def read_cifti_header(path: Path) -> SurfaceHeader:
         raise _no_cifti(path, f"no {missing[0]} in its XML")
     n_frames = int(fields["NumberOfSeriesPoints"])
     if n_frames != int(header["dim"][5]):
-        raise _no_cifti(path, f"{n_frames} frames in its XML and {int(header['dim'][5])} before it")
+        raise _no_cifti(
+            path, f"{counted(n_frames, 'frame')} in its XML and {int(header['dim'][5])} before it"
+        )
     tr = round(float(fields["SeriesStep"]) * 10.0 ** int(fields["SeriesExponent"]), 6)
     questions = []
     if fields["SeriesUnit"] != "SECOND":

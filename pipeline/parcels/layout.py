@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
+from fmritok.quantities import counted
 
 __all__ = ["Matrix", "SeriesLayout", "frames_by_parcels"]
 
@@ -116,13 +117,14 @@ def frames_by_parcels(
     if not layout.frames and not names and n_frames == len(kept) == layout.n_parcels:
         raise RunError(
             expected("Matrix", f"in {path}", "frames and parcels that can be told apart",
-                     f"{n_frames} rows and as many columns", _SAY)
+                     f"{counted(n_frames, 'row')} and as many columns", _SAY)
         )  # fmt: skip
     if layout.n_parcels and not found and len(kept) != layout.n_parcels:
         axis = "rows" if layout.frames == "columns" else "columns"
         raise RunError(
-            expected("Matrix", f"in {path}", f"{layout.n_parcels} parcels in the {axis}, as the "
-                     "atlas has", f"{len(kept)}", _advice(n_frames, layout))
+            expected("Matrix", f"in {path}",
+                     f"{counted(layout.n_parcels, 'parcel')} in the {axis}, as the atlas has",
+                     f"{len(kept)}", _advice(n_frames, layout))
         )  # fmt: skip
     return n_frames, found, numbers
 

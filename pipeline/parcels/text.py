@@ -14,6 +14,7 @@ from fmritok.errors import RunError, expected
 from fmritok.pipeline.parcels.layout import Matrix
 from fmritok.pipeline.sources.files import HashedFile, check_room, damage_named, open_binary
 from fmritok.pipeline.tables.small_files import UnreadableError, decode_text
+from fmritok.quantities import counted
 from fmritok.tokenizers.network.columns import is_count
 
 __all__ = ["SUFFIXES", "read_text_matrix"]
@@ -94,7 +95,7 @@ def _matrix(text: str, path: Path, values: bool) -> Matrix:
     odd = next((i for i, line in enumerate(rows) if _n_fields(line, separator) != width), None)
     if odd is not None:
         got = f"{_n_fields(rows[odd], separator)} in row {odd + 1} of {len(rows)}"
-        raise _refusal(path, f"{width} columns in each row", got,
+        raise _refusal(path, f"{counted(width, 'column')} in each row", got,
                        "Copy the file again: it may be cut off.")  # fmt: skip
     text_columns = _text_columns(_split(rows[0], separator)) if rows else 0
     names: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from fmritok.errors import AtlasError, expected
 from fmritok.pipeline.tables.small_files import UnreadableError, text_lines
+from fmritok.quantities import counted
 
 __all__ = ["SEMANTOKS", "build_semantoks_atlas", "semantoks_columns"]
 
@@ -111,7 +112,8 @@ def semantoks_columns(table: pd.DataFrame, where: str) -> list[str]:
     if found != _COUNTS or "label" not in table:
         raise AtlasError(
             expected("Atlas", where, f"the labels of {SEMANTOKS}: {_COUNTS} parcels",
-                     f"{len(table)} others", "Tokenize with the atlas of `fmritok fetch atlas`.")
+                     counted(len(table), "other"),
+                     "Tokenize with the atlas of `fmritok fetch atlas`.")
         )  # fmt: skip
     part = table["network"].map({"Subcortex": 1, "Cerebellum": 2}).fillna(0)
     ordered = table.assign(part=part, label=table["label"].astype(int))

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from fmritok.errors import RunError, expected
 from fmritok.pipeline.sources.zip_members import find_member, open_member, open_zip, split_zip
+from fmritok.quantities import counted
 from fmritok.regular import TooLargeError, machine_memory, open_regular
 
 __all__ = [
@@ -107,8 +108,8 @@ def check_claim(path: Path, n_bytes: int) -> None:
     most = stored * (_MOST_DEFLATED if path.suffix == ".gz" else 1)
     if n_bytes > 2 * most:
         raise RunError(
-            expected("File", path, f"{n_bytes:,} bytes, as its header says",
-                     f"{stored:,} bytes" + (" of gzip" if path.suffix == ".gz" else ""),
+            expected("File", path, f"{counted(n_bytes, 'byte')}, as its header says",
+                     counted(stored, "byte") + (" of gzip" if path.suffix == ".gz" else ""),
                      "Copy or download it again, then rerun the same command.")
         )  # fmt: skip
 

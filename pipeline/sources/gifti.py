@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fmritok.pipeline.sources.files import check_room
+from fmritok.quantities import counted
 
 __all__ = ["parse_gifti"]
 
@@ -56,4 +57,6 @@ def _refuse_other_size(text: str, size: int) -> None:
     found = len(zlib.decompressobj().decompress(base64.b64decode(text), size + 1))
     if found != size:
         more = "more than " if found > size else ""
-        raise ValueError(f"an array of {more}{min(found, size)} bytes, where it has {size}")
+        raise ValueError(
+            f"an array of {more}{counted(min(found, size), 'byte')}, where it has {size}"
+        )

@@ -24,6 +24,7 @@ from fmritok.pipeline.sources.files import (
 )
 from fmritok.pipeline.sources.gifti import parse_gifti
 from fmritok.pipeline.sources.whole import skip
+from fmritok.quantities import counted
 from fmritok.tokenizers.spaces import ParcelSpace, SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 
@@ -105,8 +106,8 @@ class CiftiSource(_LoadedSource):
         shape = tuple(int(n) for n in self._header["dim"][5:7])
         if shape != (self.n_frames, self.space.n_samples):
             raise RunError(
-                expected("Run file", path, f"a matrix of {self.n_frames} frames and "
-                         f"{self.space.n_samples} samples, as its XML says", shape,
+                expected("Run file", path, f"a matrix of {counted(self.n_frames, 'frame')} and "
+                         f"{counted(self.space.n_samples, 'sample')}, as its XML says", shape,
                          "Write it again.")
             )  # fmt: skip
 
@@ -114,7 +115,7 @@ class CiftiSource(_LoadedSource):
         dtype = self._stored
         shape = (self.space.n_samples, self.n_frames)
         size = shape[0] * shape[1] * dtype.itemsize
-        wanted = f"{size} bytes of {self.n_frames} frames"
+        wanted = f"{counted(size, 'byte')} of {counted(self.n_frames, 'frame')}"
         check_claim(self.path, size)
         check_room(self.path, 2 * size, "values")
         with damage_named(self.path, wanted), open_binary(self.path) as raw:

@@ -22,6 +22,7 @@ from fmritok.pipeline.sources.files import (
     open_binary,
 )
 from fmritok.pipeline.sources.whole import read_image, skip
+from fmritok.quantities import counted
 from fmritok.tokenizers.spaces import VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 
@@ -84,7 +85,7 @@ class VolumeSource:
         frame_bytes = self.space.n_samples * header.dtype.itemsize
         done = 0
         with (
-            damage_named(self.path, f"{header.n_frames} whole frames", lambda: done),
+            damage_named(self.path, f"{counted(header.n_frames, 'whole frame')}", lambda: done),
             _tail_named(self.path),
             open_binary(self.path) as raw,
         ):
@@ -126,7 +127,8 @@ class VolumeSource:
         """Read to the end of the file, and refuse further frames."""
         if len(file.read(frame_bytes)) == frame_bytes:
             raise RunError(
-                expected("Run file", self.path, f"{self.n_frames} frames, as its header says",
+                expected("Run file", self.path,
+                         f"{counted(self.n_frames, 'frame')}, as its header says",
                          "1 or more after these",
                          "Copy it again from its source, or correct its header.")
             )  # fmt: skip

@@ -19,6 +19,7 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.precision import dequantize
 from fmritok.pipeline.store.tables.annotations import read_annotation
 from fmritok.pipeline.store.tables.runs_table import current_tables
+from fmritok.quantities import counted
 
 __all__ = ["RunStatistics", "TokenGroup", "TokenStore", "open_store"]
 
@@ -90,8 +91,9 @@ class TokenGroup:
     def __repr__(self) -> str:
         frames = int(self.runs["n_frames"].sum())
         return (
-            f"TokenGroup({self.name!r}: {len(self)} runs, {frames:,} frames of {self.n_tokens} "
-            f"tokens of {self.dim} features, {self.precision})"
+            f"TokenGroup({self.name!r}: {counted(len(self), 'run')}, "
+            f"{counted(frames, 'frame')} of {counted(self.n_tokens, 'token')} of "
+            f"{counted(self.dim, 'feature')}, {self.precision})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -241,8 +243,9 @@ class TokenStore:
     def __repr__(self) -> str:
         lines = [f"TokenStore({str(self.location)!r})"]
         lines += [f"  {self.group(name)!r}" for name in self.groups]
-        people, columns = self.phenotypes, self.phenotype_columns
-        lines += [f"  phenotypes: {len(columns)} columns of {people['subject'].nunique()} subjects"]
+        columns = counted(len(self.phenotype_columns), "column")
+        subjects = counted(self.phenotypes["subject"].nunique(), "subject")
+        lines += [f"  phenotypes: {columns} of {subjects}"]
         lines += [f"  events: {len(self.events):,}"]
         return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fmritok.pipeline.tables.remarks import Reason, Remark
 from fmritok.pipeline.tables.small_files import TABLE_BYTES, UnreadableError, text_lines
+from fmritok.quantities import counted
 
 __all__ = ["BIDS", "CSV", "Dialect", "MisalignedError", "TextTable", "find_column"]
 
@@ -136,7 +137,9 @@ class TextTable:
                 fitting += 1
                 yield row
         if too_long > fitting:
-            raise MisalignedError(f"{width} columns in the header and {longest} below it")
+            raise MisalignedError(
+                f"{counted(width, 'column')} in the header and {longest} below it"
+            )
 
     def said(self) -> list[str]:
         """Return the remarks as text, each with its first line."""

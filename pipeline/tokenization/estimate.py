@@ -21,6 +21,7 @@ from fmritok.pipeline.store.ledger import finished_runs
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.tokenization.encoding import SeriesEncoding
 from fmritok.pipeline.tokenization.plan import PlannedGroup
+from fmritok.quantities import counted
 from fmritok.tokenizers.base import SeriesTokenizer, VolumeTokenizer
 from fmritok.tokenizers.fidelity import TOLERABLE, TimeCourseError, spread_frames
 from fmritok.tokenizers.grid import SHAPE
@@ -168,7 +169,7 @@ def error_sentence(group: str, error: Mapping[str, Any] | None) -> str:
     found = TimeCourseError(error["median"], error["percentile_95"])
     return (
         f"{group}: the arithmetic {error['arithmetic']} changes the time courses of tokens by "
-        f"{found}, measured on {error['frames']} frames of run {error['run_id']}."
+        f"{found}, measured on {counted(error['frames'], 'frame')} of run {error['run_id']}."
     )
 
 

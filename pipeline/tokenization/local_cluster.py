@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmritok.device import count_cores, visible_gpus
 from fmritok.errors import MachineError, expected
+from fmritok.quantities import counted
 
 if TYPE_CHECKING:
     from distributed import LocalCluster
@@ -98,7 +99,7 @@ def started_here(
             )
         except (RuntimeError, OSError) as error:  # a worker died before it was ready
             raise MachineError(
-                expected("Dask cluster", "on this machine", f"{count} workers to start",
+                expected("Dask cluster", "on this machine", f"{counted(count, 'worker')} to start",
                          f"{type(error).__name__}: {error}",
                          "Run the same command again; with less memory, use --workers 1.")
             ) from error  # fmt: skip

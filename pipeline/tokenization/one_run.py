@@ -26,6 +26,7 @@ from fmritok.pipeline.sources.memory import (
 from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
+from fmritok.quantities import counted
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import ParcelSpace, SampleSpace, VolumeSpace
@@ -78,8 +79,8 @@ class TokenizedRun:
         frames, tokens, dim = self.values.shape
         name = self.provenance.get("tokenizer", "")
         return (
-            f"TokenizedRun({name}: {frames} frames every {self.tr:g} s, {tokens} tokens of "
-            f"{dim} features)"
+            f"TokenizedRun({name}: {counted(frames, 'frame')} every {self.tr:g} s, "
+            f"{counted(tokens, 'token')} of {counted(dim, 'feature')})"
         )
 
 

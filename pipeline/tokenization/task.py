@@ -24,6 +24,7 @@ from fmritok.pipeline.store.writer import refuse_not_finite, write_run
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
 from fmritok.pipeline.tokenization.job import Job, RunPart, RunTask
 from fmritok.pipeline.tokenization.telling import Follow, Teller
+from fmritok.quantities import counted
 from fmritok.tokenizers.base import SeriesTokenizer, Tokenizer, VolumeTokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 
@@ -131,7 +132,8 @@ class _RunWork:
             source = self._source = open_run(task.files)
         if source.n_frames != task.n_frames:
             raise RunError(
-                expected("Run file", task.files.path, f"{task.n_frames} frames, as catalogued",
+                expected("Run file", task.files.path,
+                         f"{counted(task.n_frames, 'frame')}, as catalogued",
                          source.n_frames, "The file changed: run the same command again.")
             )  # fmt: skip
         with clock("setup"):
@@ -210,8 +212,9 @@ class _RunWork:
     def _write(self, part: RunPart, encoded: RunTokens) -> dict[str, dict[str, str]]:
         if len(encoded.tokens) != part.n_frames:
             raise RunError(
-                expected("Tokens", f"of run {self._task.run_id}", f"{part.n_frames} frames, as "
-                         "planned", len(encoded.tokens), "Run the same command again.")
+                expected("Tokens", f"of run {self._task.run_id}",
+                         f"{counted(part.n_frames, 'frame')}, as planned", len(encoded.tokens),
+                         "Run the same command again.")
             )  # fmt: skip
         with self._at("work"):
             values = store_precision(

@@ -40,7 +40,7 @@ def test_a_file_gives_what_a_store_holds(tmp_path):
     np.testing.assert_array_equal(run.static["network"], group.array("network"))
     assert dict(run.provenance) == group.provenance
     assert np.asarray(run).shape == (20, PARCELS, 1)
-    assert repr(run) == "TokenizedRun(network: 20 frames every 0.72 s, 4 tokens of 1 features)"
+    assert repr(run) == "TokenizedRun(network: 20 frames every 0.72 s, 4 tokens of 1 feature)"
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

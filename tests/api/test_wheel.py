@@ -162,4 +162,4 @@ def test_the_wheel_goes_from_data_to_a_probe(fresh, tmp_path):
     example = "import fmritok, inspect; example = inspect.getdoc(fmritok).partition('::')[2]\n"
     example += "import textwrap; exec(textwrap.dedent(example)); print(out, tokens, group)"
     said = call(fresh / "bin" / "python", "-c", example, cwd=tmp_path)
-    assert "Embedding(1 windows of 8 x 27 tokens, 16 features)" in said
+    assert "Embedding(1 window of 8 x 27 tokens, 16 features)" in said

@@ -53,7 +53,7 @@ def test_a_planted_effect_is_found_beside_what_stands_beside_it(store, tmp_path)
     assert tree["n_units"] == 35
     assert tree["excluded"]["confound missing"]["units"] == ["demo/105"]
     assert tree["rows"][2]["variables"] == ["age", "site", "motion"]
-    assert "Left out: 1 subjects, confound missing." in done.output
+    assert "Left out: 1 subject, confound missing." in done.output
     assert tree["overlap"] is None
 
 

@@ -231,7 +231,7 @@ def test_the_command_groups_what_is_left_out_and_names_who_has_no_phenotypes(tmp
     write_phenotypes(tmp_path, ["100000", "100001"])
     printed = run_command("--dataset", "hcp", "--root", str(tmp_path))
     assert "4 runs of 4 subjects" in printed
-    assert "4 of 6 subjects with runs have no row" in printed
+    assert "Without a row in the phenotype tables: 4 of 6 subjects" in printed
     assert printed.count("a cleaner file of the run is there") == 1
     assert "left out (6): a cleaner file of the run is there" in printed
     assert "and 3 more" in printed

@@ -1,14 +1,24 @@
-"""Sizes and times are printed in units that fit."""
+"""Counts, sizes and times as they are printed."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from fmritok.quantities import duration, size
+from fmritok.quantities import counted, duration, size
+
+
+@pytest.mark.parametrize(("number", "noun", "text"), [
+    (0, "run", "0 runs"), (1, "run", "1 run"), (np.int64(1), "frame", "1 frame"),
+    (1200.0, "step", "1,200 steps"), (2, "patch", "2 patches"), (1, "more class", "1 more class"),
+    (2, "more class", "2 more classes"), (3, "family", "3 families"), (2, "day", "2 days"),
+])  # fmt: skip
+def test_a_noun_has_the_number_of_its_count(number, noun, text):
+    assert counted(number, noun) == text
 
 
 @pytest.mark.parametrize(("n_bytes", "text"), [
-    (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (12_340, "12.3 kB"),
+    (0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1000, "1.0 kB"), (12_340, "12.3 kB"),
     (3_250_000, "3.2 MB"), (999_600_000, "1.0 GB"), (512e9, "512 GB"), (2.5e12, "2.5 TB"),
     (4e18, "4,000 PB"),
 ])  # fmt: skip

@@ -197,7 +197,7 @@ def test_site_combined_and_test_tables_are_joined(tmp_path):
     }  # fmt: skip
     assert table["qc_niak"].tolist() == [0, 1, 1]
     assert (
-        "another dx than an earlier table for 1 subjects, such as 0010001"
+        "another dx than an earlier table for 1 subject, such as 0010001"
         in (left_out(cohort, tmp_path)["adhd200_preprocessed_phenotypics.tsv"])
     )
 

@@ -52,7 +52,7 @@ def test_folds_hold_every_unit_out_once_and_families_together(values, family):
         (["F", "M"] * 9, [f"{i // 6}" for i in range(18)], 5, "got F: 3, M: 3.*--folds 3"),
         (np.arange(8.0), None, 5, "15 or more subjects of 5 or more families.*got 8 subjects of 8"),
         (np.arange(5.0), None, 2, "6 or more subjects of 2 .*got 5 subjects of 5 families"),
-        (np.arange(9.0), ["a"] * 9, 3, "got 9 subjects of 1 families. Tokenize more subjects.$"),
+        (np.arange(9.0), ["a"] * 9, 3, "got 9 subjects of 1 family. Tokenize more subjects.$"),
         # Enough of all, but all of one family but two.
         (
             np.arange(20.0),

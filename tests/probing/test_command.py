@@ -49,7 +49,7 @@ def test_all_heads_and_untrained_twins_are_rows_on_the_same_folds(made, tmp_path
     assert untrained["source"]["seeds"] == [0, 1]
     # half of the families were held out of the training
     assert trained["overlap"]["seen"] == tree["overlap"]["seen"] == 6
-    assert "6 of 12 tested subjects were seen by" in done.output
+    assert "has seen 6 of 12 tested subjects" in done.output
     assert "overlap" not in untrained
 
 

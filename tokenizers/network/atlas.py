@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import AtlasError, expected
+from fmritok.quantities import counted
 from fmritok.tokenizers.network.atlas_table import (
     EMBEDDED_ATLAS,
     check_parcels,
@@ -215,7 +216,7 @@ class Atlas:
         if len(unknown):
             raise AtlasError(
                 expected(f"Labels of atlas {self.where}", f"in {image}", "only labels of the table",
-                         f"{len(unknown)} others, the first is {unknown[0]}",
+                         f"{counted(len(unknown), 'other')}, the first is {unknown[0]}",
                          "Add their rows to the table, or set them to 0 in the image.")
             )  # fmt: skip
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
+from fmritok.quantities import counted
 from fmritok.tokenizers.spaces import ParcelSpace
 
 __all__ = ["find_parcels", "is_count"]
@@ -63,7 +64,8 @@ def find_parcels(
                        "Choose the atlas of the run.")  # fmt: skip
     if not space.names or is_count(space.names):
         if space.n_samples != len(names):
-            raise _refusal(where, f"{len(names)} parcels", f"time courses of {space.n_samples}",
+            raise _refusal(where, counted(len(names), "parcel"),
+                           f"time courses of {space.n_samples}",
                            "Choose the atlas of the run; columns that are no parcels belong under "
                            "`skip`.")  # fmt: skip
         return row

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.quantities import counted
 from fmritok.trainer.baselines.connectivity import MIN_FRAMES, Connectivity, connectivity
 from fmritok.trainer.baselines.material import mean_tokens, parcel_series, too_short
 from fmritok.trainer.errors import ConfigError
@@ -99,7 +100,7 @@ def baseline(
         details |= of_split
     rows: list[Row] = []
     for kind in kinds:
-        progress(f"{kind}: {len(units)} {task.unit}s")
+        progress(f"{kind}: {counted(len(units), task.unit)}")
         features, more = _features(kind, tokens, units, nuisance, kind_of_connectivity)
         name = f"connectivity ({kind_of_connectivity})" if kind == "connectivity" else kind
         rows += score_features(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fmritok.quantities import counted
+
 if TYPE_CHECKING:
     from fmritok.trainer.evaluation.features import Pool
     from fmritok.trainer.probing.embedding import Per
@@ -69,4 +71,4 @@ def embed(
             )  # fmt: skip
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    echo(f"{n_rows:,} rows of {width:,} features, one for each {per}: {out}")
+    echo(f"{counted(n_rows, 'row')} of {counted(width, 'feature')}, one for each {per}: {out}")

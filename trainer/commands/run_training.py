@@ -14,6 +14,7 @@ import torch
 from fmritok.device import choose_device, count_cores
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.quantities import counted
 from fmritok.terminal import echo, log_to_terminal, new_console
 from fmritok.trainer.commands.train import TrainOptions
 from fmritok.trainer.config import Config
@@ -105,8 +106,9 @@ def run_training(options: TrainOptions) -> None:
         )  # fmt: skip
         trainer = Trainer(config, _one_group(groups, options.mix), setup)
         _logger.info(
-            "Training on %d runs, validating on %d: %s; device %s, loader workers: %d",
-            len(trainer.index), len(trainer.validation_index), folder.path, device, workers,
+            "Training on %s, validating on %d: %s; device %s, loader workers: %d",
+            counted(len(trainer.index), "run"), len(trainer.validation_index), folder.path, device,
+            workers,
         )  # fmt: skip
         summary = trainer.run()
     finally:

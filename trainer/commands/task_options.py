@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fmritok.quantities import counted
+
 if TYPE_CHECKING:
     from fmritok.trainer.evaluation.summary import Results
     from fmritok.trainer.tasks.division import SplitOptions
@@ -171,11 +173,11 @@ def _print_remarks(tree: dict[str, Any]) -> None:
     from fmritok.terminal import echo
 
     if tree["n_units"] < _FEW:
-        echo(f"Warning: Few units: {tree['task']} ({tree['n_units']} {tree['unit']}s). Scores of "
-             f"fewer than {_FEW} vary widely by chance.", err=True)  # fmt: skip
+        echo(f"Warning: Few units: {tree['task']} ({counted(tree['n_units'], tree['unit'])}). "
+             f"Scores of fewer than {_FEW} vary widely by chance.", err=True)  # fmt: skip
     for reason, one in tree["excluded"].items():
-        echo(f"Left out: {one['count']} {tree['unit']}s, {reason}.")
+        echo(f"Left out: {counted(one['count'], tree['unit'])}, {reason}.")
     overlaps = [tree.get("overlap"), *(row.get("overlap") for row in tree["rows"])]
     for seen in {one["training"]: one for one in overlaps if one}.values():
-        echo(f"{seen['seen']} of {seen['test_subjects']} tested subjects were seen by "
-             f"{seen['training']}.")  # fmt: skip
+        echo(f"{seen['training']} has seen {seen['seen']} of "
+             f"{counted(seen['test_subjects'], 'tested subject')}.")  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 
 from fmritok.pictures.style import house_style, png
 from fmritok.pipeline.store.reader import TokenStore
+from fmritok.quantities import counted
 from fmritok.trainer.comparison.finetuned import finetuned_rows
 from fmritok.trainer.comparison.protocol import Contestant, plan_comparison, unequal
 from fmritok.trainer.comparison.scoring import require_served, score_encoders
@@ -154,8 +155,8 @@ def _train(one: Contestant, under: Path, device: torch.device) -> Path:
 
 def _said(one: Contestant) -> str:
     seen = one.seen
-    return (f"{seen['steps']:.0f} steps of {seen['batch']:.0f} windows, {seen['tokens']:,.0f} "
-            f"tokens, {seen['hours']:.1f} h of data")  # fmt: skip
+    return (f"{counted(seen['steps'], 'step')} of {counted(seen['batch'], 'window')}, "
+            f"{counted(seen['tokens'], 'token')}, {seen['hours']:.1f} h of data")  # fmt: skip
 
 
 def _table(scores: TaskScores, contestants: Sequence[Contestant]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
+from fmritok.quantities import counted
 from fmritok.trainer.data.drawing import all_windows, random_windows
 from fmritok.trainer.data.labels import Labels, labels_of, runs_where
 from fmritok.trainer.data.samples import Form, SampleReader
@@ -167,11 +168,11 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         return [{name: values[i] for name, values in batch.items()} for i in range(len(indices))]
 
     def __repr__(self) -> str:
-        kind = "random windows" if self.windows_per_run else "windows"
+        windows = counted(len(self), "random window" if self.windows_per_run else "window")
         labels = f", labels {', '.join(self._targets)}" if self._targets else ""
         return (
-            f"WindowDataset({self.group.name}: {len(self)} {kind} of {self.window} frames of "
-            f"{len(self.runs)} runs{labels})"
+            f"WindowDataset({self.group.name}: {windows} of {counted(self.window, 'frame')} of "
+            f"{counted(len(self.runs), 'run')}{labels})"
         )
 
     def _target(self, name: str, label: Labels) -> npt.NDArray[Any]:

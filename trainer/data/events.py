@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import TrainingError
 
@@ -71,8 +72,8 @@ def event_windows(
         raise TrainingError(
             expected("Events", "of the chosen runs",
                      f"at least one with {window:g} s of its run from {delay:g} s after its onset "
-                     f"on (a token of the model is {patch} frames)",
-                     f"{len(events)} events, all without",
+                     f"on (a token of the model is {counted(patch, 'frame')})",
+                     f"{counted(len(events), 'event')}, all without",
                      "Choose other runs, a shorter window or a shorter delay.")
         )  # fmt: skip
     order = np.lexsort((first[fits], run[fits]))

@@ -14,6 +14,7 @@ from fmritok.errors import ProvenanceMismatchError, expected
 from fmritok.pipeline.store.documents.difference import first_difference
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.quantities import counted
 from fmritok.trainer.data.drawing import WindowOptions, draw_windows, keyed_generator
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
@@ -61,8 +62,8 @@ class MixedGroup:
                 )  # fmt: skip
         if weights is not None and (len(weights) != len(groups) or min(weights) <= 0):
             raise ConfigError(
-                expected("Shares of", f"{len(groups)} stores (--mix)", "one number above 0 each",
-                         list(weights), "Correct them.")
+                expected("Shares of", f"{counted(len(groups), 'store')} (--mix)",
+                         "one number above 0 each", list(weights), "Correct them.")
             )  # fmt: skip
         self.weights = None if weights is None else tuple(float(weight) for weight in weights)
         tables = [group.runs.assign(store=i) for i, group in enumerate(self.groups)]

@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.errors import CheckpointError, ConfigError, LeakageError
 
 __all__ = ["Split", "check_no_leakage", "split_runs", "with_subjects"]
@@ -172,7 +173,7 @@ def with_subjects(runs: pd.DataFrame, split: Split, *, subjects: int, seed: int)
     if subjects > len(names):
         raise ConfigError(
             expected("Option", "data.subjects",
-                     f"at most the {len(names)} subjects that are not held out", subjects,
+                     f"at most the {counted(len(names), 'subject')} not held out", subjects,
                      "Change it with --set data.subjects=VALUE.")
         )  # fmt: skip
     # Ranked by a keyed hash, as in split_runs: stable when a cohort grows.

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import expected
+from fmritok.quantities import counted, plural
 from fmritok.trainer.data.labels import Labels
 from fmritok.trainer.errors import ConfigError
 
@@ -23,7 +24,7 @@ Folds = npt.NDArray[np.int64]
 
 
 def fold_splits(
-    labels: Labels, *, folds: int, seed: int, groups: str = "families"
+    labels: Labels, *, folds: int, seed: int, group: str = "family"
 ) -> list[npt.NDArray[np.bool_]]:
     """Return the held-out units of each fold: families together, classes balanced.
 
@@ -34,8 +35,8 @@ def fold_splits(
     labels : Labels
     folds : int
     seed : int
-    groups : str
-        What an error calls the families, which may be sites.
+    group : str
+        What an error calls a family, which may be a site.
 
     Returns
     -------
@@ -50,7 +51,7 @@ def fold_splits(
     found = _scored_folds(labels, folds, seed)
     if found is None:
         fewer = (k for k in range(folds - 1, 1, -1) if _scored_folds(labels, k, seed) is not None)
-        raise _too_few(labels, folds, next(fewer, None), groups)
+        raise _too_few(labels, folds, next(fewer, None), group)
     return [found == fold for fold in range(folds)]
 
 
@@ -126,22 +127,22 @@ def _families_of_classes(values: npt.NDArray[Any], family: npt.NDArray[np.str_])
     return {str(name): len(np.unique(family[values == name])) for name in np.unique(values)}
 
 
-def _too_few(labels: Labels, folds: int, fewer: int | None, groups: str) -> ConfigError:
+def _too_few(labels: Labels, folds: int, fewer: int | None, group: str) -> ConfigError:
     """Make the error with counts; ``fewer`` folds would work."""
-    most = len(np.unique(labels.family))
+    most, groups = len(np.unique(labels.family)), plural(group)
     if labels.kind == "classes":
         counts = _families_of_classes(labels.values, labels.family)
         enough = min(counts.values()) >= folds
         wanted = f"{folds} or more {groups} of every class, one for each fold"
         rare = sorted(counts, key=counts.__getitem__)[:_NAMED]
         got = ", ".join(f"{name}: {counts[name]}" for name in sorted(rare))
-        got += f" and {len(counts) - _NAMED} more classes" if len(counts) > _NAMED else ""
+        got += f" and {counted(len(counts) - _NAMED, 'more class')}" if len(counts) > _NAMED else ""
     else:
         units = len(labels.values)
         enough = most >= folds and units >= _SCORED * folds
-        wanted = f"{_SCORED * folds} or more {labels.unit}s of {folds} or more {groups}"
-        got = f"{units} {labels.unit}s of {most} {groups}"
-    if groups == "families":
+        wanted = f"{_SCORED * folds} or more {plural(labels.unit)} of {folds} or more {groups}"
+        got = f"{counted(units, labels.unit)} of {counted(most, group)}"
+    if group == "family":
         wanted += " (a subject without a family is one)"
     if enough:
         got += f", which cannot be divided with {groups} kept together"

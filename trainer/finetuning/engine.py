@@ -17,6 +17,7 @@ from fmritok.hub.snapshots import find_snapshot
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.progress import report
+from fmritok.quantities import counted
 from fmritok.trainer.config import require
 from fmritok.trainer.errors import ConfigError, StoppedError
 from fmritok.trainer.evaluation.crossval import Row, cross_validate
@@ -141,7 +142,7 @@ def finetune(
     start = read_start(group, options.source, options.shape)
     config = replace(config, data=replace(config.data, window=config.data.window or start.window))
     fits = (config.data.window or 1) >= start.layout.patch
-    wanted = f"at least the {start.layout.patch} frames of a token"
+    wanted = f"at least the {counted(start.layout.patch, 'frame')} of a token"
     require(fits, "data.window", wanted, config.data.window)
     units = units_of(task, group.runs, opened.phenotypes, opened.events, where=options.where)
     split = options.split
@@ -294,6 +295,6 @@ def _warn_of_short_windows(windows: UnitWindows, start: Start) -> None:
     patch = start.layout.patch
     if windows.events is not None and windows.events.n_frames.max() < patch:
         _logger.warning(
-            "Windows of %d frames are shorter than a token of %d frames: the rest of it is 0",
-            windows.events.n_frames.max(), patch,
+            "Windows of %s are shorter than a token of %s: the rest of it is 0",
+            counted(windows.events.n_frames.max(), "frame"), counted(patch, "frame"),
         )  # fmt: skip

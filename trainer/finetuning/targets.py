@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.finetuning.config import LossConfig
 from fmritok.trainer.tasks.splits import Fold
@@ -115,6 +116,6 @@ def _require_two(units: Units, fold: Fold, labels: npt.NDArray[Any]) -> None:
         raise ConfigError(
             expected("Training side", f"of seed {fold.seed}, fold {fold.number}{named}",
                      f"two or more different labels of {units.task.target[0]}",
-                     f"one in all of {int(fold.train.sum())} {units.task.unit}s",
+                     f"one in all of {counted(fold.train.sum(), units.task.unit)}",
                      "Choose another split, or fewer folds.")
         )  # fmt: skip

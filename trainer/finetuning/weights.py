@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.config import Decay, require
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.finetuning.config import WeightsConfig
@@ -34,7 +35,8 @@ def choose_trained(model: Classifier, config: WeightsConfig) -> None:
     if config.train == "last":
         layers = len(encoder.blocks)
         fits = config.last_layers <= layers
-        require(fits, "weights.last_layers", f"at most the {layers} layers", config.last_layers)
+        wanted = f"at most the {counted(layers, 'layer')}"
+        require(fits, "weights.last_layers", wanted, config.last_layers)
         encoder.blocks[-config.last_layers :].requires_grad_(True)
         encoder.final_norm.requires_grad_(True)
     elif config.train == "lora":

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import ConfigError, TrainingError
@@ -208,7 +209,7 @@ class TokenTransformer(nn.Module):
         """
         if self.temporal is not None and n_patches > len(self.temporal):
             raise TrainingError(
-                expected("Window", f"of {n_patches} patches",
+                expected("Window", f"of {counted(n_patches, 'patch')}",
                          f"at most {len(self.temporal)}, the positions in time", n_patches,
                          "Use windows of at most the length of the training's.")
             )  # fmt: skip

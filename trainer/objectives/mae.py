@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fmritok.device import send
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.config import require
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.errors import ConfigError
@@ -109,7 +110,7 @@ class MaskedAutoencoder(nn.Module):
         grid = encoder.grid
         refuse_single_cell("mae", grid.n_cells)
         patch = grid.layout.patch
-        wanted = f"a divisor of the {patch} frames of a patch"
+        wanted = f"a divisor of the {counted(patch, 'frame')} of a patch"
         require(patch % config.stride == 0, "objective.stride", wanted, config.stride)
         fits = config.decoder_position == "all" or encoder.config.position == "learned"
         wanted = "all, unless model.position is learned"

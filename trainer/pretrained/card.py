@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from fmritok.quantities import counted
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.pretrained.cohorts import SIDES
 from fmritok.trainer.record.saved_group import SavedGroup
@@ -60,13 +61,13 @@ def model_card(
     shape = [
         ("parameters", f"{n_parameters:,}"),
         ("layers, width, heads", f"{model.layers}, {model.width}, {model.heads}"),
-        ("window", f"{window} frames"),
+        ("window", counted(window, "frame")),
         ("input", model.input),
         ("position", model.position),
     ]
     tokens = [
         ("token group", group.name),
-        ("tokens of a frame", f"{group.n_tokens} of {group.dim} features"),
+        ("tokens of a frame", f"{group.n_tokens} of {counted(group.dim, 'feature')}"),
         *((name, value) for name, value in _flat(group.provenance) if len(value) <= _LONGEST),
     ]
     sections = [
@@ -92,7 +93,7 @@ def _origin(facts: Mapping[str, Any], objective: str) -> str:
     if origin is None:
         return (
             f"Pretrained with fmritok {versions.get('fmritok')} by objective `{objective}`, "
-            f"{facts['step']:,} steps. The folder holds the encoder alone."
+            f"{counted(facts['step'], 'step')}. The folder holds the encoder alone."
         )
     checked = origin.get("difference")
     proof = "Its outputs were not compared with stored ones."

@@ -13,6 +13,7 @@ import torch
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.progress import report
+from fmritok.quantities import counted
 from fmritok.trainer.evaluation.crossval import Row
 from fmritok.trainer.evaluation.heads import (
     Floats,
@@ -116,7 +117,7 @@ def probe(
             for form in forms:
                 at = _place(needs, need_of(units, source, form, options.crops))
                 by_form[form] = [(needs[at], of_encoder[at]) for of_encoder in features]
-            progress(f"{source.name}: {units.task.name}, {len(units)} {units.task.unit}s")
+            progress(f"{source.name}: {units.task.name}, {counted(len(units), units.task.unit)}")
             own += _rows(source, question, number, by_form, seeds, options, device, opened, split,
                          count)  # fmt: skip
     return [_results(question, own) for question, own in zip(questions, rows, strict=True)]
@@ -131,14 +132,14 @@ class _FoldCount:
     def of(self, head: Head) -> Head:
         """Return a head whose folds are counted."""
 
-        def counted(problem: Problem, features: Any) -> list[Floats]:
+        def reporting(problem: Problem, features: Any) -> list[Floats]:
             report(self._done, self._total, "folds")
             scores = head(problem, features)
             self._done += 1
             report(self._done, self._total, "folds")
             return scores
 
-        return counted
+        return reporting
 
 
 def _folds_to_fit(question: Question, options: ProbeOptions) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.options import Tree
 
@@ -100,7 +101,8 @@ def renamed_weights(
         if len(index) and int(index.max()) >= len(spatial):
             raise CheckpointError(
                 expected("Weights of CortexMAE", f"{part}.pos_embed.weight_spatial",
-                         f"{int(index.max()) + 1} cells or more, as the tokens have", len(spatial),
+                         f"{counted(int(index.max()) + 1, 'cell')} or more, as the tokens have",
+                         len(spatial),
                          "Tokenize with the published template, or import without tokens.")
             )  # fmt: skip
         found[f"{part}.spatial"] = spatial[index]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmritok.quantities import counted
 from fmritok.trainer.baselines.rows import KINDS
 from fmritok.trainer.evaluation.metrics import LOWER_IS_BETTER
 from fmritok.trainer.evaluation.results import read_results
@@ -133,8 +134,8 @@ def _joined(parts: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> TaskScore
     for _, one, _ in parts:
         if one.get("overlap"):
             seen = one["overlap"]
-            notes.append(f"{seen['seen']} of {seen['test_subjects']} tested subjects were seen in "
-                         f"the pretraining {seen['training']}.")  # fmt: skip
+            notes.append(f"The pretraining {seen['training']} has seen {seen['seen']} of "
+                         f"{counted(seen['test_subjects'], 'tested subject')}.")  # fmt: skip
     return TaskScores(tree, rows, reference, best, differences, excluded,
                       list(dict.fromkeys(notes)))  # fmt: skip
 

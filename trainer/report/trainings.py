@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmritok.errors import FmritokError
+from fmritok.quantities import counted
 from fmritok.trainer.config import Config
 from fmritok.trainer.objectives.registry import objective_class
 from fmritok.trainer.pretrained.model_folder import ModelFolder
@@ -124,16 +125,17 @@ def _facts(found: Checkpoint | ModelFolder, window: int) -> list[tuple[str, str]
         ("sha256 of the weights", found.sha256()),
         ("token group", f"{found.group_name} (tokenizer {tokenizer})"),
         ("objective", config.objective.name),
-        ("window", f"{window} frames"),
-        ("model", f"{model.layers} layers, width {model.width}, {model.heads} heads, "
-                  f"input {model.input}"),
+        ("window", counted(window, "frame")),
+        ("model", f"{counted(model.layers, 'layer')}, width {model.width}, "
+                  f"{counted(model.heads, 'head')}, input {model.input}"),
     ]  # fmt: skip
 
 
 def _of_training(config: Config, step: int) -> list[tuple[str, str]]:
     """Return how an encoder was trained."""
     return [
-        ("length", f"{step:,} steps with batches of {config.data.batch_size} windows"),
+        ("length", f"{counted(step, 'step')} with batches of "
+                   f"{counted(config.data.batch_size, 'window')}"),
         ("optimizer", f"AdamW, learning rate {config.optim.lr:g}, weight decay "
                       f"{config.optim.weight_decay:g}"),
         ("seed", str(config.train.seed)),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.tasks.task import Task
 
@@ -108,7 +109,7 @@ def require_two(
     if len(distinct) < 2:
         got = ", ".join(map(str, distinct)) or "none"
         for reason, count in (excluded or {}).items():
-            got += f"; left out: {count} {task.unit}s, {reason}"
+            got += f"; left out: {counted(count, task.unit)}, {reason}"
         raise ConfigError(
             expected("Column", f"{column} of task {task.name}", "two or more different labels",
                      got, "Choose other runs or another task.")

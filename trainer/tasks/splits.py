@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.data.split import Split, check_no_leakage
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.folds import fold_splits
@@ -21,8 +22,6 @@ from fmritok.trainer.tasks.units import Units
 __all__ = ["Fold", "check_folds", "folds_of", "given_fold", "grouping", "splits_json"]
 
 Mask = npt.NDArray[np.bool_]
-
-_GROUPS = {"family": "families", "subject": "subjects", "site": "sites"}
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def grouping(units: Units, by: str) -> npt.NDArray[np.str_]:
     unknown = units.site == ""
     sites = np.unique(units.site[~unknown])
     if unknown.any() or len(sites) < 2:
-        got = f"{len(sites)} sites"
-        got += f", and {unknown.sum()} units without one" if unknown.any() else ""
+        got = counted(len(sites), "site")
+        got += f", and {counted(unknown.sum(), 'unit')} without one" if unknown.any() else ""
         raise ConfigError(
             expected("Split", f"by {by} of task {units.task.name}",
                      "a site of every unit, and two or more", got,
@@ -104,9 +103,9 @@ def folds_of(units: Units, rule: SplitRule) -> list[Fold]:
                          f"{rule.folds} or more sites, one for each fold", len(np.unique(group)),
                          f"Choose --folds {len(np.unique(group))}, or --by leave-site-out.")
             )  # fmt: skip
-        labels, groups = replace(units.labels, family=group), _GROUPS[rule.by]
+        labels = replace(units.labels, family=group)
         for seed in range(rule.seeds):
-            sides = fold_splits(labels, folds=rule.folds, seed=seed, groups=groups)
+            sides = fold_splits(labels, folds=rule.folds, seed=seed, group=rule.by)
             tests += [(seed, number, "", test) for number, test in enumerate(sides)]
     nobody = np.zeros(len(units), bool)
     folds = [Fold(seed, number, name, ~test, nobody, test) for seed, number, name, test in tests]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.data.events import EventWindows, event_windows
 from fmritok.trainer.data.labels import EVENT_TARGET, Labels, event_labels, runs_where
 from fmritok.trainer.data.split import families
@@ -180,7 +181,7 @@ def without_units(units: Units, leave: npt.NDArray[np.bool_], reason: str) -> Un
         labels, of_row=of_row, values=labels.values[~leave], family=labels.family[~leave],
         within=tuple(names[~leave] for names in labels.within),
     )  # fmt: skip
-    excluded = {**units.excluded, reason: _counted(units.ids[leave])}
+    excluded = {**units.excluded, reason: _tally(units.ids[leave])}
     task, column = units.task, units.task.target[0]
     present = sorted(set(kept.values.tolist()))
     left_out = {why: one["count"] for why, one in excluded.items()}
@@ -279,10 +280,10 @@ def _units(
         units[task.unit],  # type: ignore[arg-type]
         of_row, values, families(runs)[first], within,
     )  # fmt: skip
-    counted = {reason: _counted(names) for reason, names in excluded.items()}
-    for reason, one in counted.items():
-        _logger.warning("%s: %d %ss left out: %s", task.name, one["count"], task.unit, reason)
-    return Units(task, labels, ids, subject, site.to_numpy(str)[first], runs, events, counted)
+    left_out = {reason: _tally(names) for reason, names in excluded.items()}
+    for reason, one in left_out.items():
+        _logger.warning("%s: %s left out: %s", task.name, counted(one["count"], task.unit), reason)
+    return Units(task, labels, ids, subject, site.to_numpy(str)[first], runs, events, left_out)
 
 
 def _exclude(
@@ -292,5 +293,5 @@ def _exclude(
         excluded[reason] = np.unique(units)
 
 
-def _counted(units: npt.NDArray[np.str_]) -> dict[str, Any]:
+def _tally(units: npt.NDArray[np.str_]) -> dict[str, Any]:
     return {"count": len(units), "units": [name for name in units[:_NAMED].tolist() if name]}

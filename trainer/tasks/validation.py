@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import expected
+from fmritok.quantities import counted
 from fmritok.trainer.errors import ConfigError
 from fmritok.trainer.evaluation.folds import class_folds, number_folds
 from fmritok.trainer.tasks.splits import Fold, check_folds, grouping
@@ -89,7 +90,7 @@ def _chosen(
     kept = {"leave-site-out": "site"}.get(units.task.split.by, units.task.split.by)
     if of_numbers:
         wanted = f"{_SCORED} or more units for validation and others to train on, grouped by {kept}"
-        got = f"{len(names)} {units.task.unit}s in {len(np.unique(names))} groups"
+        got = f"{counted(len(names), units.task.unit)} in {counted(len(np.unique(names)), 'group')}"
     else:
         wanted = f"units of every class in two or more groups by {kept}, one of them for validation"
         got = ", ".join(

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fmritok.progress import Progress
+from fmritok.quantities import counted
 from fmritok.terminal import Verbosity, verbosity
 from fmritok.trainer.objectives.base import Figure
 from fmritok.trainer.record.throughput import Rate
@@ -34,7 +35,7 @@ class TrainingDisplay(Progress):
         speed = [f"{rate.tokens_per_s:,.0f} tokens/s", f"stall {rate.stall_share:.1%}"]
         self(
             step, self._n_steps, "steps",
-            count=f"{step:,} of {self._n_steps:,} steps  loss {loss:.4f}",
+            count=f"{step:,} of {counted(self._n_steps, 'step')}  loss {loss:.4f}",
             remarks=speed if rate.tokens_per_s else [],
         )  # fmt: skip
 

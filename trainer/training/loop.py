@@ -17,6 +17,7 @@ from torch import Tensor
 from fmritok.device import peak_memory
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup
+from fmritok.quantities import counted
 from fmritok.terminal import new_console
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.mixing import MixedGroup
@@ -301,7 +302,7 @@ class Trainer:
     def _stopped(self, signal: str) -> StoppedError:
         step, out = self.position.step, self.folder.path
         return StoppedError(
-            expected("Training", out, f"{self.n_steps} steps", f"{signal} after step {step}",
+            expected("Training", out, counted(self.n_steps, "step"), f"{signal} after step {step}",
                      f"Saved in {self._saved}: go on with --resume {out}"),
             signal,
         )  # fmt: skip

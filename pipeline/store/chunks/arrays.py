@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fmritok.pipeline.store.chunks.codec import CRC_BYTES, Bytes, content_size, crc, decompress
 from fmritok.pipeline.store.chunks.layout import ArrayLayout, parse_layout
 from fmritok.pipeline.store.documents.checks import parse_json
+from fmritok.quantities import counted
 from fmritok.regular import memory_left
 
 __all__ = ["decode_arrays"]
@@ -85,7 +86,7 @@ def _in_order(layout: ArrayLayout, chunks: Mapping[str, bytes]) -> list[Bytes]:
     number = -(-layout.shape[0] // layout.chunk_rows) if math.prod(layout.shape) else 0
     rest = ["0"] * (len(layout.shape) - 1)
     if len(chunks) != number:
-        raise ValueError(f"{len(chunks)} chunks instead of {number}")
+        raise ValueError(f"{counted(len(chunks), 'chunk')} instead of {number}")
     found = []
     for i in range(number):
         key = "/".join(["c", str(i), *rest])
@@ -121,11 +122,13 @@ def _decode(layout: ArrayLayout, stored: list[Bytes]) -> npt.NDArray[Any]:
         elif len(chunk) == len(unpacked):
             unpacked = chunk
         else:
-            raise ValueError(f"chunk {i} has {len(chunk)} bytes instead of {len(unpacked)}")
+            raise ValueError(
+                f"chunk {i} has {counted(len(chunk), 'byte')} instead of {len(unpacked)}"
+            )
         rows = values[i * layout.chunk_rows : (i + 1) * layout.chunk_rows]
         whole = _texts(unpacked) if layout.dtype == object else _numbers(layout, unpacked)
         if len(whole) != layout.chunk_rows * math.prod(layout.shape[1:]):
-            raise ValueError(f"chunk {i} has {len(whole)} values")
+            raise ValueError(f"chunk {i} has {counted(len(whole), 'value')}")
         rows[...] = whole.reshape(layout.chunk_rows, *layout.shape[1:])[: len(rows)]
     return values
 
@@ -141,6 +144,6 @@ def _texts(unpacked: Bytes) -> npt.NDArray[np.object_]:
 
     number = int.from_bytes(unpacked[:4].tobytes(), "little")
     if 4 + 4 * number > len(unpacked):
-        raise ValueError(f"{number} texts in {len(unpacked)} bytes")
+        raise ValueError(f"{counted(number, 'text')} in {counted(len(unpacked), 'byte')}")
     found: npt.NDArray[np.object_] = VLenUTF8().decode(unpacked)
     return found

@@ -18,6 +18,7 @@ import numpy as np
 from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.chunks.codec import ABSENT, CRC_BYTES, ENTRY_BYTES, Bytes, crc
 from fmritok.pipeline.store.location import Location
+from fmritok.quantities import counted
 
 __all__ = [
     "NEXT_STEP",
@@ -75,7 +76,8 @@ class ChunkFile:
     def _read_index(self, n_chunks: int, size: int) -> list[tuple[int, int] | None]:
         body = size - n_chunks * ENTRY_BYTES - CRC_BYTES
         if body < 0:
-            raise StoreError(expected("Shard", self.path, "an index", f"{size} bytes", NEXT_STEP))
+            got = counted(size, "byte")
+            raise StoreError(expected("Shard", self.path, "an index", got, NEXT_STEP))
         data = np.empty(size - body, np.uint8)
         self.read_into([data], body)
         if crc(data[:-CRC_BYTES]) != data[-CRC_BYTES:].tobytes():

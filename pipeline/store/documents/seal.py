@@ -21,6 +21,7 @@ from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.chunks.layout import parse_layout
 from fmritok.pipeline.store.documents.checks import check_attributes, check_seal, parse_json
 from fmritok.pipeline.store.location import Location
+from fmritok.quantities import counted
 
 __all__ = [
     "Document", "Growing", "array_document", "canonical_json", "check_files", "exists_document",
@@ -216,7 +217,9 @@ def array_document(
     if not intact:
         raise _damaged(location, key, "metadata that match their seal", "others")
     if length < sealed.length:
-        raise _damaged(location, key, f"an array of {sealed.length} rows", f"one of {length}")
+        raise _damaged(
+            location, key, f"an array of {counted(sealed.length, 'row')}", f"one of {length}"
+        )
     return metadata
 
 

@@ -9,6 +9,7 @@ from fmritok.pipeline.store.names import GROUP_TABLES
 from fmritok.pipeline.store.records import list_records, read_records
 from fmritok.pipeline.store.tables.runs_table import RunsTable
 from fmritok.pipeline.store.tables.switch import replace_tables
+from fmritok.quantities import counted
 
 __all__ = ["mend_tables"]
 
@@ -59,7 +60,8 @@ def mend_tables(location: Location, group: str) -> int:
             raise StoreError(
                 expected("Completion record of run", f"{record.run_id} in group {group}",
                          "its row and frames within the arrays",
-                         f"row {record.row}, {record.n_frames} frames from {record.start} on",
+                         f"row {record.row}, {counted(record.n_frames, 'frame')} from "
+                         f"{record.start} on",
                          "Restore the table from a copy.")
             )  # fmt: skip
         while len(table) <= record.row:

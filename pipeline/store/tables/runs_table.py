@@ -19,6 +19,7 @@ from fmritok.pipeline.store.group import GroupState
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.names import COLUMNS, SOURCE, crc_column
 from fmritok.pipeline.store.records import RunRecord, list_records, read_records
+from fmritok.quantities import counted
 
 __all__ = ["RunsTable", "current_tables", "empty_tables"]
 
@@ -128,7 +129,7 @@ class RunsTable:
         if odd:
             raise StoreError(
                 expected("Completion record of run", f"{record.run_id} in group {where}",
-                         f"{planned[1]} frames from {planned[0]} on, as planned", odd,
+                         f"{counted(planned[1], 'frame')} from {planned[0]} on, as planned", odd,
                          "Run `fmritok verify --drop`, then the same `fmritok tokenize`.")
             )  # fmt: skip
         for name, value in record.columns.items():
