@@ -64,8 +64,8 @@ def _measure(
     from fmritok.trainer.model.blocks import run_blocks
     from fmritok.trainer.model.layout import TokenLayout
     from fmritok.trainer.objectives.build import build_objective
+    from fmritok.trainer.parallel.distributed import Ranks
     from fmritok.trainer.recipe import build_config, read_recipe
-    from fmritok.trainer.training.distributed import Ranks
     from fmritok.trainer.training.learner import Learner
     from fmritok.trainer.training.step import BegunSteps
 

@@ -27,7 +27,7 @@ from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches
 from fmritok.trainer.data.workers import prepare_worker
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
+from fmritok.trainer.parallel.distributed import Ranks, ShareOfBatches
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fmritok.trainer.data.events import event_windows
 from fmritok.trainer.data.mixing import mixed_windows
 from fmritok.trainer.data.windows import RunIndex, WindowBatches
 from fmritok.trainer.errors import ConfigError, TrainingError
-from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
+from fmritok.trainer.parallel.distributed import Ranks, ShareOfBatches
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from fmritok.cli import main
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.errors import TrainingError
 from fmritok.trainer.objectives.coding_rate import coding_rate
+from fmritok.trainer.parallel.distributed import Ranks
+from fmritok.trainer.parallel.sharding import whole_tensors
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.training import loop
-from fmritok.trainer.training.distributed import Ranks
-from fmritok.trainer.training.sharding import whole_tensors
 
 SMALL = [
     "data.window=12", "data.windows_per_run=3", "data.batch_size=4", "data.validation_fraction=0.4",

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from fmritok.pipeline.store.documents.seal import canonical_json
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.parallel.sharding import whole_tensors
 from fmritok.trainer.record import checkpoint as module
 from fmritok.trainer.record.checkpoint import Checkpoint
 from fmritok.trainer.record.finding import find_checkpoint, find_weights, init_weights
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.tensor_files import load_weights
-from fmritok.trainer.training.sharding import whole_tensors
 
 TEXTS = {"runs.json": b"{}", "metrics.jsonl": b""}
 

@@ -15,9 +15,9 @@ from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.model import blocks
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
+from fmritok.trainer.parallel.distributed import Ranks
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.training import learner, step
-from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.step import BegunSteps
 

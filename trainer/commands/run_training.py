@@ -20,6 +20,7 @@ from fmritok.trainer.commands.train import TrainOptions
 from fmritok.trainer.config import Config
 from fmritok.trainer.data.mixing import MixedGroup
 from fmritok.trainer.errors import ConfigError
+from fmritok.trainer.parallel.distributed import Ranks
 from fmritok.trainer.recipe import Tree, build_config, override, read_recipe, to_yaml
 from fmritok.trainer.record.checkpoint import Checkpoint
 from fmritok.trainer.record.finding import find_checkpoint, training_of
@@ -28,7 +29,6 @@ from fmritok.trainer.record.metrics import read_metrics
 from fmritok.trainer.record.resuming import hold_and_open
 from fmritok.trainer.record.tracking import import_wandb
 from fmritok.trainer.training.display import figures_table
-from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.loop import Trainer
 from fmritok.trainer.training.progress import Summary
 from fmritok.trainer.training.setup import Setup

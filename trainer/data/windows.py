@@ -176,7 +176,7 @@ class WindowBatches:
         Returns the windows of an epoch; deterministic.
     batch_size : int
         Over all ranks; each rank gets its share from
-        :class:`fmritok.trainer.training.distributed.ShareOfBatches`.
+        :class:`fmritok.trainer.parallel.distributed.ShareOfBatches`.
     epoch, seen : int
         Position to start from.
     """

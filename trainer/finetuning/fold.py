@@ -35,10 +35,10 @@ from fmritok.trainer.finetuning.weights import (
     layered_groups,
     trained_state,
 )
+from fmritok.trainer.parallel.distributed import Ranks
+from fmritok.trainer.parallel.sharding import whole_tensors
 from fmritok.trainer.record.checkpoint import Checkpoint
-from fmritok.trainer.training.distributed import Ranks
 from fmritok.trainer.training.learner import Learner
-from fmritok.trainer.training.sharding import whole_tensors
 from fmritok.trainer.training.step import BegunSteps, Step
 from fmritok.trainer.training.stopping import StopRequest
 

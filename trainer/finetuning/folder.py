@@ -30,9 +30,9 @@ from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.faults import write_whole, writing
+from fmritok.trainer.parallel.sharding import WholeTensors
 from fmritok.trainer.record.checkpoint import Checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
-from fmritok.trainer.training.sharding import WholeTensors
 
 __all__ = ["FinetuneFolder"]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmritok.trainer.training.distributed import sum_over_ranks, total_over_ranks
+from fmritok.trainer.parallel.distributed import sum_over_ranks, total_over_ranks
 
 __all__ = [
     "Spread", "alignment", "centred", "coding_rate", "collapsed_loss", "rate_loss", "spread",

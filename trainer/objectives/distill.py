@@ -36,7 +36,7 @@ from fmritok.trainer.objectives.views import (
     slice_mask,
     standardize,
 )
-from fmritok.trainer.training.distributed import is_placeholder, total_over_ranks
+from fmritok.trainer.parallel.distributed import is_placeholder, total_over_ranks
 
 __all__ = ["SelfDistillation", "network_weight", "teacher_momentum"]
 

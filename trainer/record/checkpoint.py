@@ -32,10 +32,10 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.disk import sync_folder
 from fmritok.pipeline.store.documents.seal import canonical_json
 from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.parallel.sharding import WholeTensors
 from fmritok.trainer.record.encoder_folder import WEIGHTS, EncoderFolder
 from fmritok.trainer.record.sealed_files import SealedFiles, file_sha256, fits_digest, with_digest
 from fmritok.trainer.record.tensor_files import damaged, load_optimizer_state, step_of
-from fmritok.trainer.training.sharding import WholeTensors
 
 __all__ = [
     "METRICS",

@@ -29,6 +29,7 @@ from fmritok.errors import expected, wrong_usage
 from fmritok.pipeline.store.locks.lock_file import HeldError, LockFile
 from fmritok.trainer.errors import CheckpointError, ConfigError, TrainingError
 from fmritok.trainer.faults import write_whole, writing
+from fmritok.trainer.parallel.sharding import WholeTensors
 from fmritok.trainer.pretrained.model_folder import is_model_folder
 from fmritok.trainer.record.checkpoint import (
     METRICS,
@@ -38,7 +39,6 @@ from fmritok.trainer.record.checkpoint import (
     write_checkpoint,
 )
 from fmritok.trainer.record.tensor_files import step_of
-from fmritok.trainer.training.sharding import WholeTensors
 
 __all__ = ["TrainingFolder"]
 

@@ -7,12 +7,10 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from fmritok.errors import expected
 from fmritok.pipeline.store.documents.difference import first_difference
@@ -23,11 +21,10 @@ from fmritok.trainer.data.split import Split, check_no_leakage, split_runs, with
 from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.record.checkpoint import METRICS, RUNS, Checkpoint, is_checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
-from fmritok.trainer.training.progress import Position
 
 __all__ = [
     "FREE", "choose_split", "earlier_rows", "hold_and_open", "open_checkpoint", "refuse_mismatch",
-    "resumed_config", "runs_json", "to_resume", "training_state",
+    "resumed_config", "runs_json", "to_resume",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -43,21 +40,6 @@ FREE = {
 _LENGTHS = ("train.steps", "train.epochs")
 #: Columns of the runs table that identify the tokens of a run.
 _MARKS = ("checksum", "tr", "n_frames")
-
-
-def training_state(
-    position: Position, config: Config, group: TokenGroup | MixedGroup, split: Split
-) -> dict[str, Any]:
-    """Return the state of a checkpoint beside tensors and runs, JSON-able."""
-    return {
-        "step": position.step,
-        "position": asdict(position),
-        "config": asdict(config),
-        "group": {"name": group.name, "contract": group.contract},
-        "split": split.sha256,
-        "fmritok": version("fmritok"),
-        "torch": torch.__version__,
-    }
 
 
 def runs_json(group: TokenGroup | MixedGroup, split: Split) -> bytes:

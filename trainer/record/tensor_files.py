@@ -13,7 +13,7 @@ from torch import nn
 
 from fmritok.errors import expected
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.training.sharding import share_like
+from fmritok.trainer.parallel.sharding import share_like
 
 __all__ = ["damaged", "load_optimizer_state", "load_tensors", "load_weights", "step_of"]
 

@@ -1,1 +1,1 @@
-"""The training loop: steps, optimizer, several processes."""
+"""The training loop: batches, steps, optimizer, checkpoints, display."""

@@ -11,7 +11,7 @@ from fmritok.trainer.data.mixing import MixedGroup, mixed_windows
 from fmritok.trainer.data.reading import Batch, WindowReader
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.data.windows import Request, RunIndex, WindowBatches, Windows
-from fmritok.trainer.training.distributed import Ranks, ShareOfBatches
+from fmritok.trainer.parallel.distributed import Ranks, ShareOfBatches
 from fmritok.trainer.training.progress import Position
 
 __all__ = ["Feed"]

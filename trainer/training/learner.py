@@ -18,19 +18,19 @@ from fmritok.trainer.config import Config
 from fmritok.trainer.data.reading import Batch
 from fmritok.trainer.objectives.base import Mean, ObjectiveModule, ObjectiveOutput
 from fmritok.trainer.objectives.build import compile_blocks
-from fmritok.trainer.training.distributed import (
+from fmritok.trainer.parallel.distributed import (
     Ranks,
     is_placeholder,
     split_batch,
     total_over_ranks,
 )
+from fmritok.trainer.parallel.sharding import exchanging_gradients, shard_model, whole
 from fmritok.trainer.training.optim import (
     build_optimizer,
     learning_rate,
     parameter_groups,
     weight_decay,
 )
-from fmritok.trainer.training.sharding import exchanging_gradients, shard_model, whole
 from fmritok.trainer.training.step import Step
 from fmritok.trainer.training.stretching import stretched
 

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints, exact resume."""
+"""The training loop: from the checkpoint it starts from, by steps and validations, to its end."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from fmritok.trainer.errors import StoppedError, TrainingError
 from fmritok.trainer.faults import losing_others, within_memory
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.objectives.build import build_objective
-from fmritok.trainer.pretrained.cohorts import count_cohorts
-from fmritok.trainer.record.checkpoint import METRICS, RUNS, TOKENS
 from fmritok.trainer.record.finding import find_weights, init_weights
 from fmritok.trainer.record.folder import TrainingFolder
 from fmritok.trainer.record.loss_curve import plot_losses
@@ -35,18 +33,15 @@ from fmritok.trainer.record.metrics import MetricsLog, begin_record, last_figure
 from fmritok.trainer.record.resuming import (
     choose_split,
     resumed_config,
-    runs_json,
     to_resume,
-    training_state,
 )
-from fmritok.trainer.record.saved_group import SavedGroup
 from fmritok.trainer.record.throughput import Meter
 from fmritok.trainer.training.display import TrainingDisplay
 from fmritok.trainer.training.feed import Feed
 from fmritok.trainer.training.learner import Learner
 from fmritok.trainer.training.progress import Position, Summary
+from fmritok.trainer.training.saving import Saver
 from fmritok.trainer.training.setup import Setup
-from fmritok.trainer.training.sharding import WholeTensors, whole_tensors
 from fmritok.trainer.training.step import BegunSteps, Step
 from fmritok.trainer.training.stopping import StopRequest
 
@@ -119,8 +114,7 @@ class Trainer:
             ranks=ranks, workers=setup.workers, pin_memory=device.type == "cuda",
         )  # fmt: skip
         self.index, self.validation_index = self.feed.index, self.feed.validation_index
-        self._runs, self._tokens = runs_json(group, self.split), SavedGroup.of(group).to_bytes()
-        self._cohorts = count_cohorts(group, self.split)
+        self._saver = Saver(self.folder, ranks, config, group, self.split)
 
         if device.type == "cuda" and config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -181,8 +175,7 @@ class Trainer:
                 self._last_measures = self.ranks.of_first(lambda: last_figures(self.folder.path))
                 if self._saved is None:  # resumed in another folder
                     self._save()
-                step, keep = self.position.step, self.config.train.keep_checkpoints
-                self.ranks.first_only(lambda: self.folder.drop(step, keep=keep))
+                self._saver.drop_later(self.position.step)
             assert self._saved is not None
             picture: Path | None = self.folder.picture
             draw = partial(plot_losses, self.folder, self.model.figures)
@@ -287,17 +280,11 @@ class Trainer:
         return due and self.position.validated != step and len(self.validation_index) > 0
 
     def _save(self) -> None:
-        """Write a checkpoint; all processes take part, the first one writes."""
-        tensors = whole_tensors(self.model, self.learner.optimizer, keep=self.ranks.is_first)
-        self._saved = self.ranks.of_first(lambda: self._write(tensors))
+        def rows() -> bytes:
+            assert self.metrics is not None  # in the first process
+            return self.metrics.rows()
 
-    def _write(self, tensors: WholeTensors) -> Path:
-        assert self.metrics is not None
-        state = training_state(self.position, self.config, self.group, self.split)
-        state["cohorts"] = self._cohorts
-        texts = {RUNS: self._runs, TOKENS: self._tokens, METRICS: self.metrics.rows()}
-        keep = self.config.train.keep_checkpoints
-        return self.folder.save(tensors, state, texts, keep=keep)
+        self._saved = self._saver.save(self.model, self.learner.optimizer, self.position, rows)
 
     def _stopped(self, signal: str) -> StoppedError:
         step, out = self.position.step, self.folder.path

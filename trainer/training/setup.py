@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from fmritok.trainer.parallel.distributed import Ranks
 from fmritok.trainer.record.checkpoint import Checkpoint
 from fmritok.trainer.record.folder import TrainingFolder
-from fmritok.trainer.training.distributed import Ranks
 
 __all__ = ["Setup"]
 
@@ -28,7 +28,7 @@ class Setup:
     ranks : Ranks
         This process among those that train together. Their number changes only the order of sums.
     shard : bool
-        Divide the model among the processes; see :mod:`fmritok.trainer.training.sharding`.
+        Divide the model among the processes; see :mod:`fmritok.trainer.parallel.sharding`.
     resume : Path or Checkpoint, optional
         Training to continue exactly: a checkpoint, or the folder of a training (then its latest
         undamaged checkpoint).

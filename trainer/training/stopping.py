@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fmritok.trainer.training.distributed import Ranks, total_over_ranks
+from fmritok.trainer.parallel.distributed import Ranks, total_over_ranks
 
 __all__ = ["StopRequest"]
 

@@ -19,10 +19,10 @@ from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import Request, RunIndex, Windows
 from fmritok.trainer.objectives.coding_rate import coding_rate, rate_loss
+from fmritok.trainer.parallel import distributed
+from fmritok.trainer.parallel.distributed import Ranks, ShareOfBatches, is_placeholder, split_batch
 from fmritok.trainer.record.finding import find_checkpoint
 from fmritok.trainer.record.metrics import read_metrics
-from fmritok.trainer.training import distributed
-from fmritok.trainer.training.distributed import Ranks, ShareOfBatches, is_placeholder, split_batch
 
 
 @pytest.fixture
