@@ -60,7 +60,7 @@ def choose_device(name: str = "auto", *, error: type[FmritokError] = FmritokErro
     except (RuntimeError, AssertionError) as problem:
         reason, *_ = str(problem).partition(". ")[0].splitlines()
         raise error(
-            expected("Option", "--device", "a device that torch can use here, such as cpu or cuda",
+            expected("Option", "device", "a device that torch can use here, such as cpu or cuda",
                      f"{name!r} ({reason})", "Leave it out.")
         ) from problem  # fmt: skip
     return device

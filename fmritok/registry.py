@@ -22,8 +22,6 @@ class Registry:
     ----------
     kind : str
         Kind, for messages, such as ``Tokenizer``.
-    option : str
-        Option that takes the name, such as ``--tokenizer``.
     entry_points : str
         Group of entry points, such as ``fmritok.tokenizers``.
     table : dict of str to str
@@ -33,7 +31,6 @@ class Registry:
     """
 
     kind: str
-    option: str
     entry_points: str
     table: Mapping[str, str]
     error: type[FmritokError] = FmritokError
@@ -63,7 +60,7 @@ class Registry:
             near = get_close_matches(name, self.names(), n=1)
             raise wrong_usage(self.error(
                 expected(self.kind, name, f"one of {', '.join(self.names())}", "an unknown name",
-                         f"Did you mean {near[0]}?" if near else f"Check {self.option}.")
+                         f"Did you mean {near[0]}?" if near else "Choose one of them.")
             ))  # fmt: skip
         point = foreign[name]
         try:

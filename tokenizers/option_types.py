@@ -1,4 +1,4 @@
-"""Compare the values of a tokenizer's options with the types of its constructor."""
+"""Refuse values of a tokenizer's options: of another type than its constructor says, or others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fmritok.errors import FmritokError, expected, wrong_usage
 
-__all__ = ["check_types"]
+__all__ = ["check_types", "refused_option"]
 
 #: Types that are checked: what a value has to be, and in words.
 _KINDS: dict[Any, tuple[Any, str]] = {
@@ -44,10 +44,17 @@ def check_types(name: str, kind: type, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         allowed = _members(_hint(kind, option))
         if not any(_fits(value, one) for one in allowed):
-            raise wrong_usage(FmritokError(
-                expected("Option", f"{name}.{option}", _words(allowed), repr(value),
-                         f"Change it with --set {name}.{option}=VALUE.")
-            ))  # fmt: skip
+            raise refused_option(f"{name}.{option}", _words(allowed), value)
+
+
+def refused_option(option: str, wanted: str, value: object) -> FmritokError:
+    """Make the error for the value of a tokenizer's option, such as ``network.tr``."""
+    return wrong_usage(
+        FmritokError(
+            expected("Option", option, wanted, repr(value),
+                     f"Change it in `options`, on the command line with --set {option}=VALUE.")
+        )
+    )  # fmt: skip
 
 
 def _hint(kind: type, option: str) -> Any:

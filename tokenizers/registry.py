@@ -16,7 +16,6 @@ __all__ = ["TOKENIZERS", "build_tokenizer"]
 
 TOKENIZERS = Registry(
     "Tokenizer",
-    "--tokenizer",
     "fmritok.tokenizers",
     {
         "flatmap": "fmritok.tokenizers.flatmap.tokenizer:FlatmapTokenizer",

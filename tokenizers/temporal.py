@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import FmritokError, RunError, expected, wrong_usage
+from fmritok.errors import RunError, expected
 from fmritok.quantities import counted
+from fmritok.tokenizers.option_types import refused_option
 
 __all__ = ["bandpass", "check_tr", "resample", "resampled_frames", "standardize", "varying"]
 
@@ -95,10 +96,7 @@ def check_tr(option: str, tr: float | None) -> None:
         return
     is_number = isinstance(tr, int | float) and not isinstance(tr, bool)
     if not (is_number and math.isfinite(tr) and tr > 0):
-        raise wrong_usage(FmritokError(
-            expected("Option", option, "seconds between frames, above 0, or null", repr(tr),
-                     f"Change it with --set {option}=SECONDS.")
-        ))  # fmt: skip
+        raise refused_option(option, "seconds between frames, above 0, or null", tr)
 
 
 def resampled_frames(
@@ -215,5 +213,5 @@ def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str, *, of
     if series.shape[1] < needed:
         raise RunError(
             expected("Run", f"for {what}", f"at least {counted(needed, 'frame')}", series.shape[1],
-                     f"Leave the run out, or switch the filter off with --set {off}=null.")
+                     f"Leave the run out, or switch the filter off (--set {off}=null).")
         )  # fmt: skip

@@ -14,7 +14,6 @@ __all__ = ["DATASETS", "catalog_cohort", "default_tokenizers", "get_adapter"]
 #: Other distributions register adapters in the entry-point group ``fmritok.datasets``.
 DATASETS = Registry(
     "Dataset",
-    "--dataset",
     "fmritok.datasets",
     {
         "adhd200": "fmritok.pipeline.datasets.adhd200:catalog_adhd200",

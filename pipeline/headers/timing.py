@@ -82,8 +82,8 @@ def repetition_time(
     if sidecar.n_times and n_frames and sidecar.n_times != n_frames:
         questions.append((told, "the sidecar lists the times of another number of frames"))
     if given is not None:
-        advice = f"Correct --tr{_unit(given)}."
-        problem = "" if _can_be(given) else _refusal("given with --tr", given, advice)
+        advice = f"Correct it{_unit(given)}."
+        problem = "" if _can_be(given) else _refusal("given as tr (--tr)", given, advice)
         return Seconds(given, problem, tuple(questions))
     is_lost = not _can_be(header) or (header == _LOST_TR and not _among(header, usual or [header]))
     if _can_be(sidecar.tr):
@@ -92,7 +92,8 @@ def repetition_time(
             questions.append((told, f"the sidecar says {tr:g} s between frames, the header "
                               f"{header:g} s: the sidecar's is used"))  # fmt: skip
     elif not math.isnan(sidecar.tr) and not _settles(header, sidecar.tr):
-        advice = f"Correct RepetitionTime in the sidecar{_unit(sidecar.tr)}, or give --tr SECONDS."
+        advice = (f"Correct RepetitionTime in the sidecar{_unit(sidecar.tr)}, or give tr in "
+                  "seconds (--tr).")  # fmt: skip
         return Seconds(sidecar.tr, _refusal(f"in {told}", sidecar.tr, advice))
     elif is_lost and not math.isnan(instead):
         tr = instead
@@ -102,7 +103,7 @@ def repetition_time(
         return Seconds(header, expected(
             "Repetition time", f"in {path}", f"{_or(usual)} s, as scans of this cohort have",
             f"{header:g} s, the default of tools that lose it",
-            "Repair the header, or give it with --tr SECONDS.",
+            "Repair the header, or give tr in seconds (--tr).",
         ))  # fmt: skip
     elif _can_be(header):
         tr = header
@@ -110,7 +111,7 @@ def repetition_time(
             questions.append((told, f"the sidecar's RepetitionTime of {sidecar.tr:g} s is "
                               f"impossible{_unit(sidecar.tr)}: the header's is used"))  # fmt: skip
     else:
-        advice = f"Repair the header{_unit(header)}, or give it with --tr SECONDS."
+        advice = f"Repair the header{_unit(header)}, or give tr in seconds (--tr)."
         return Seconds(header, _refusal(f"in {path}", header, advice))
     if usual and not _among(tr, usual):
         questions.append((path, f"a repetition time of {tr:g} s, where scans of this cohort have "

@@ -53,7 +53,7 @@ class Times:
             f"the site of {path}, which is unknown")  # fmt: skip
         return Sidecar(), expected(
             "Repetition time", f"of {what}", f"its seconds in {self._path}", "none",
-            "Add it there, or give that of all runs with --tr SECONDS.",
+            "Add it there, or give tr of all runs in seconds (--tr).",
         )  # fmt: skip
 
     def _key(self, name: str) -> str:

@@ -100,5 +100,5 @@ def check_scratch(folder: Path | None) -> None:
         raise wrong_usage(MachineError(
             expected("Scratch folder", folder or "for temporary files",
                      "a folder that exists and can be written to", error,
-                     "Make it, or choose another with --scratch.")
+                     "Make it, or choose another (--scratch).")
         )) from error  # fmt: skip

@@ -51,7 +51,7 @@ class Location:
         if not text.rpartition("://")[2].strip("/") and "://" in text or not text:
             raise StoreError(
                 expected("Store path", repr(text), "a folder or an fsspec URL", "no name in it",
-                         "Give one with --store.")
+                         "Give the path of a store (--store).")
             )  # fmt: skip
         if text.startswith("file://"):
             text = text[len("file://") :]
@@ -61,7 +61,7 @@ class Location:
             if path.exists() and not path.is_dir():
                 raise StoreError(
                     expected("Store path", path, "a folder or a new name", "a file",
-                             "Choose another --store, or move the file away.")
+                             "Choose another path (--store), or move the file away.")
                 )  # fmt: skip
             self.url = str(path)
         else:
@@ -312,7 +312,7 @@ class Location:
             raise StoreError(
                 expected("Store URL", self.url, "a protocol that fsspec can open, such as s3://",
                          str(error).rstrip("."),
-                         "Correct --store, or install the package that the protocol needs.")
+                         "Correct it (--store), or install the package that the protocol needs.")
             ) from error  # fmt: skip
         return fs, posixpath.join(root, _checked(key)) if key else str(root)
 

@@ -269,7 +269,7 @@ class TokenStore:
             raise wrong_usage(StoreError(
                 expected("Token group", f"of {self.location}",
                          f"one of {', '.join(self.groups) or 'no finished group yet'}",
-                         name or "no choice", "Choose one with --group NAME.")
+                         name or "no choice", "Give the name of one (--group NAME).")
             ))  # fmt: skip
         return TokenGroup(self.location, name)
 

@@ -66,7 +66,7 @@ def test_auto_is_the_cpu_without_a_gpu(monkeypatch):
 
 
 def test_a_device_that_torch_cannot_use_is_refused_with_the_callers_error():
-    with pytest.raises(FmritokError, match="--device: expected a device .*got 'abacus'"):
+    with pytest.raises(FmritokError, match="Option device: expected a device .*got 'abacus'"):
         choose_device("abacus")
     with pytest.raises(ConfigError, match="abacus"):
         choose_device("abacus", error=ConfigError)
@@ -203,5 +203,5 @@ def test_a_copy_from_a_gpu_is_read_when_it_is_complete(monkeypatch):
 
 def test_cuda_without_a_gpu_is_refused_whatever_torch_was_built_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(FmritokError, match=r"--device: .*got 'cuda:0' \(torch finds no GPU\)"):
+    with pytest.raises(FmritokError, match=r"Option device: .*got 'cuda:0' \(torch finds no GPU\)"):
         choose_device("cuda")

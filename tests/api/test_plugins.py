@@ -67,7 +67,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(foreign):
         TOKENIZERS.find("block-mean")
     with pytest.raises(CatalogError, match=r"got an unknown name. Did you mean hcp\?"):
         DATASETS.find("hpc")
-    with pytest.raises(FmritokError, match="Check --tokenizer"):
+    with pytest.raises(FmritokError, match="Choose one of them"):
         TOKENIZERS.find("zzz")
 
 

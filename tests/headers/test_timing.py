@@ -76,7 +76,7 @@ def test_where_the_header_cannot_settle_it_the_advice_names_the_sidecar(header):
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (math.nan, "got none. Repair the header, or give it with --tr SECONDS."),
+        (math.nan, "got none. Repair the header, or give tr in seconds (--tr)."),
         (720.0, "got 720 s. Repair the header (these look like milliseconds), or"),
         (0.002, "got 0.002 s. Repair the header (these look like seconds, taken for milli"),
         (50.0, "got 50 s. Repair the header, or"),
@@ -90,7 +90,9 @@ def test_without_a_sidecar_the_advice_names_the_image(header, words):
 def test_what_the_user_gives_comes_first():
     assert decided(math.nan, given=2.0, fields={"RepetitionTime": 2000}).problem == ""
     assert decided(3.0, given=2.0, fields={"RepetitionTime": 3}).tr == 2.0
-    assert "given with --tr: expected 0.1 to 20 s, got 2000 s" in decided(3.0, given=2000).problem
+    assert (
+        "given as tr (--tr): expected 0.1 to 20 s, got 2000 s" in decided(3.0, given=2000).problem
+    )
 
 
 def test_times_that_scans_of_the_cohort_do_not_have():

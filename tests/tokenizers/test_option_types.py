@@ -52,7 +52,7 @@ def test_values_of_another_type_are_wrong_usage(option, value, wanted):
         check_types("mine", Tokenizer, {option: value})
     assert str(caught.value) == (
         f"Option mine.{option}: expected {wanted}, got {value!r}. "
-        f"Change it with --set mine.{option}=VALUE."
+        f"Change it in `options`, on the command line with --set mine.{option}=VALUE."
     )
     assert caught.value.exit_status == 2
 

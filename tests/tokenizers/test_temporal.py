@@ -40,9 +40,9 @@ def test_the_band_passes_what_its_filter_says(hz):
 
 
 def test_the_band_needs_frames_and_a_fast_enough_sampling():
-    with pytest.raises(RunError, match=r"at least 34 frames, got 20\..* --set network\.band=null"):
+    with pytest.raises(RunError, match=r"at least 34 frames, got 20\..*--set network\.band=null"):
         bandpass(np.zeros((1, 20), np.float32), 2.0, 0.01, 0.1)
-    with pytest.raises(RunError, match=r"got 10\..* --set TOKENIZER\.tr=null"):
+    with pytest.raises(RunError, match=r"got 10\..*--set TOKENIZER\.tr=null"):
         resample(np.zeros((1, 10), np.float32), 1.0, 2.0, "pchip")
     with pytest.raises(RunError, match="below 5 s .*got 6 s"):
         bandpass(np.zeros((1, 200), np.float32), 6.0, 0.01, 0.1)

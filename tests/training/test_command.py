@@ -109,7 +109,7 @@ def test_resume_takes_the_configuration_of_the_checkpoint(store, tmp_path):
         (["--recipe", "huge"], 2, "got 'huge'"),
         (["--set", "optim.lrr=1"], 2, "Did you mean optim.lr?"),
         (["--set", "data.subjects=3"], 2, "at most the 2 subjects not held out, got 3"),
-        (["--device", "abacus"], 2, "--device: expected a device that torch can use here"),
+        (["--device", "abacus"], 2, "Option device: expected a device that torch can use here"),
         (["--resume", "nowhere"], 2, "Checkpoint nowhere: expected a folder"),
         (["--init-from", "nowhere"], 2, "Checkpoint nowhere: expected a folder"),
         (["--group", "flatmap"], 2, "expected one of vae, got flatmap"),

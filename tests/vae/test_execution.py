@@ -60,7 +60,7 @@ def test_a_gpu_that_is_not_there_is_refused_where_it_is_to_compute(device, tmp_p
     weights = str(save_random_autoencoder(tmp_path))
     tokenizer = VaeTokenizer(weights, arithmetic="delta", device=device)
     assert not tokenizer.execution.compile
-    with pytest.raises(FmritokError, match=f"Option --device: .*'{device}'"):
+    with pytest.raises(FmritokError, match=f"Option device: .*'{device}'"):
         tokenizer.setup()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from fmritok.errors import FmritokError, RunError, expected, wrong_usage
+from fmritok.errors import FmritokError, RunError, expected
 from fmritok.tokenizers.base import Series, SeriesTokenizer, SeriesTokens, TokenGrid, Tokens
 from fmritok.tokenizers.flatmap.cortex import (
     EMBEDDED_TEMPLATE,
@@ -29,6 +29,7 @@ from fmritok.tokenizers.flatmap.pictures import save_pictures, save_surfaces
 from fmritok.tokenizers.flatmap.pixels import CELL, FlatGrid, build_flat_grid
 from fmritok.tokenizers.flatmap.samples import DEPTHS, ribbon_map, vertex_map
 from fmritok.tokenizers.flatmap.shading import sulcal_shading
+from fmritok.tokenizers.option_types import refused_option
 from fmritok.tokenizers.spaces import SampleSpace, SurfaceSpace, VolumeSpace
 from fmritok.tokenizers.sparse import SparseMap
 from fmritok.tokenizers.stored import StoredTokens, rebuild
@@ -88,10 +89,8 @@ class FlatmapTokenizer(SeriesTokenizer):
             ("move_surfaces", move_surfaces, (True, False)),
         ):
             if value not in values:
-                raise wrong_usage(FmritokError(
-                    expected("Option", f"flatmap.{option}", f"one of {', '.join(map(str, values))}",
-                             repr(value), f"Choose one with --set flatmap.{option}=VALUE.")
-                ))  # fmt: skip
+                wanted = f"one of {', '.join(map(str, values))}"
+                raise refused_option(f"flatmap.{option}", wanted, value)
         self.reference = template
         check_tr("flatmap.tr", tr)
         self.tr = tr

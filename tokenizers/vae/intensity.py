@@ -150,8 +150,8 @@ def fit_intensity(
             raise RunError(
                 expected("Run", "in MNI space with intensity max",
                          "positive intensities, as before demeaning", got,
-                         "Tokenize it with --intensity zscore (and --group NAME, for a group of "
-                         "its own), or take the run before it was denoised.")
+                         "Tokenize it with intensity zscore (--intensity zscore and --group NAME, "
+                         "for a group of its own), or take the run before it was denoised.")
             )  # fmt: skip
         return Intensity("max", {"maximum": statistics.maximum}, {}, statistics.mean)
     assert statistics.mean is not None

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import FmritokError, expected, wrong_usage
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
+from fmritok.tokenizers.option_types import refused_option
 from fmritok.tokenizers.vae.execution import Execution, choose_arithmetic, choose_execution
 from fmritok.tokenizers.vae.intensity import (
     Intensity,
@@ -100,10 +100,7 @@ class VaeTokenizer(VolumeTokenizer):
 
         for option, size in (("batch_size", batch_size), ("clip", clip)):
             if size is not None and not size > 0:
-                raise wrong_usage(FmritokError(
-                    expected("Option", f"vae.{option}", "a number above 0", size,
-                             f"Change it with --set vae.{option}=VALUE.")
-                ))  # fmt: skip
+                raise refused_option(f"vae.{option}", "a number above 0", size)
         self.weights: Weights = resolve_weights(weights, revision)
         self.intensity = intensity
         self.clip = clip

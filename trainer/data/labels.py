@@ -63,16 +63,16 @@ def runs_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         column, equals, value = condition.partition("=")
         if not equals or column not in (*_RUN_COLUMNS, "subject"):
             raise ConfigError(
-                expected("Option", "--where",
+                expected("Option", "where",
                          f"COLUMN=VALUE with one of {', '.join(_RUN_COLUMNS)}, subject",
-                         repr(condition), "For example: --where task=rest")
+                         repr(condition), "For example: task=rest")
             )  # fmt: skip
         wanted.setdefault(column, []).append(value)
     for column, values in wanted.items():
         there = runs[column].astype(str)
         if not there.isin(values).any():
             raise ConfigError(
-                expected("Option", "--where", f"{column} among {', '.join(sorted(set(there)))}",
+                expected("Option", "where", f"{column} among {', '.join(sorted(set(there)))}",
                          ", ".join(values), "Choose one that runs have.")
             )  # fmt: skip
         runs = runs[there.isin(values)]

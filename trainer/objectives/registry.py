@@ -15,7 +15,6 @@ __all__ = ["DEFAULT", "OBJECTIVES", "objective_class", "options_of", "owners_of"
 
 OBJECTIVES = Registry(
     "Objective",
-    "objective.name",
     "fmritok.objectives",
     {
         "distill": "fmritok.trainer.objectives.distill:SelfDistillation",

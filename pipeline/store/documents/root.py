@@ -104,7 +104,7 @@ def _create(location: Location) -> None:
     if not set(location.find("")) <= tables:
         raise StoreError(
             expected("Store path", location, "a token store or a new name",
-                     "a folder with other content", "Choose another --store.")
+                     "a folder with other content", "Choose another path (--store).")
         )  # fmt: skip
     location.write_many(dict.fromkeys(tables, zarr_group()))
     attributes: dict[str, Any] = {
@@ -137,7 +137,7 @@ def _check_format(location: Location) -> None:
     if kind != FORMAT:
         raise StoreError(
             expected("Token store", location, f"a Zarr hierarchy of format {FORMAT!r}",
-                     f"format {kind!r}", "Choose another --store.")
+                     f"format {kind!r}", "Choose another path (--store).")
         )  # fmt: skip
     if version != FORMAT_VERSION:
         next_step = (
