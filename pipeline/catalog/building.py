@@ -64,13 +64,7 @@ def build_cohort(
         If there is no run, or no row of the phenotypes belongs to a subject with runs.
     """
     phenotypes = phenotypes or Phenotypes()
-    by_id: dict[str, list[RunFile]] = {}
-    for file in found.files:
-        if not is_run_id(file.run_id):  # run ids are file names in the store
-            found.left_out.append((file.path, "its name cannot be a run id: use letters, digits, "
-                                   "_ and -, at most 200 in all"))  # fmt: skip
-            continue
-        by_id.setdefault(file.run_id, []).append(file)
+    by_id = _by_id(found)
     if not by_id:
         raise CatalogError(_nothing_found(dataset, root, found, looked_for))
     first = [by_id[run_id][0] for run_id in sorted(by_id)]
@@ -80,12 +74,8 @@ def build_cohort(
     rows, events = [], dict(found.events)
     questioned = [*found.questioned, *phenotypes.questioned]
     for file, look in zip(first, looks, strict=True):
-        twins, problem = by_id[file.run_id], look.problem
-        if len(twins) > 1:
-            problem = expected("Run id", file.run_id, "one file",
-                               " and ".join(str(t.path.relative_to(root)) for t in twins),
-                               "Move all but one away.")  # fmt: skip
-        problem = name_problem(file, root) or problem
+        problem = name_problem(file, root) or _twins_problem(by_id[file.run_id], root)
+        problem = problem or look.problem
         if file.mask and look.stamp.no_mask:
             questioned.append((file.mask, Remark.NO_MASK.with_reason(look.stamp.no_mask)))
             file = replace(file, mask=None)
@@ -96,7 +86,7 @@ def build_cohort(
                 events[file.run_id] = _shifted(events[file.run_id], file.sidecar.start)
                 if _are_beyond(events[file.run_id], look):
                     questioned.append((file.path, "events begin after the end of the run"))
-        row = (
+        rows.append(
             {name: getattr(file, name) for name in _COPIED}
             | as_row(file)
             | {
@@ -109,11 +99,10 @@ def build_cohort(
                 "source_time": look.stamp.times,
             }
         )
-        rows.append(row)
     with any_text():
         runs = pd.DataFrame(rows)[COLUMNS]
-    without = set(runs["subject"]) - set(phenotypes.table["subject"])
-    near = nearly_equal(sorted(without), set(phenotypes.table["subject"]) - set(runs["subject"]))
+    ids, of_tables = set(runs["subject"]), set(phenotypes.table["subject"])
+    near = nearly_equal(sorted(ids - of_tables), of_tables - ids)
     if near:
         questioned.append((root, f"{Remark.NEARLY_IDS}: {first_examples(pd.Series(near))}"))
     if not any(file.usual_tr for file in first) and tr is None:
@@ -127,14 +116,40 @@ def build_cohort(
         phenotypes.columns,
         events_table(events.items()),
     )
-    subjects = runs["subject"].unique()
-    if len(phenotypes.table) and len(cohort.without_phenotypes) == len(subjects):
+    _refuse_foreign_phenotypes(cohort, root)
+    return cohort
+
+
+def _by_id(found: Found) -> dict[str, list[RunFile]]:
+    """Gather the files by run id; leave out those whose name cannot be one."""
+    by_id: dict[str, list[RunFile]] = {}
+    for file in found.files:
+        if is_run_id(file.run_id):
+            by_id.setdefault(file.run_id, []).append(file)
+        else:  # run ids are file names in the store
+            found.left_out.append((file.path, "its name cannot be a run id: use letters, digits, "
+                                   "_ and -, at most 200 in all"))  # fmt: skip
+    return by_id
+
+
+def _twins_problem(twins: list[RunFile], root: Path) -> str:
+    """Return the error of several files with one run id; empty for one file."""
+    if len(twins) == 1:
+        return ""
+    return expected("Run id", twins[0].run_id, "one file",
+                    " and ".join(str(twin.path.relative_to(root)) for twin in twins),
+                    "Move all but one away.")  # fmt: skip
+
+
+def _refuse_foreign_phenotypes(cohort: Cohort, root: Path) -> None:
+    """Refuse phenotypes that have a row of no subject with runs."""
+    subjects = cohort.runs["subject"].unique()
+    if len(cohort.phenotypes) and len(cohort.without_phenotypes) == len(subjects):
         raise CatalogError(
-            expected(f"Phenotypes of {dataset} below", root, f"ids such as {subjects[0]}",
-                     f"{phenotypes.table['subject'].iloc[0]}: not one subject with runs has a row",
+            expected(f"Phenotypes of {cohort.dataset} below", root, f"ids such as {subjects[0]}",
+                     f"{cohort.phenotypes['subject'].iloc[0]}: not one subject with runs has a row",
                      "Give the table of this cohort, or take it away.")
         )  # fmt: skip
-    return cohort
 
 
 def _nothing_found(dataset: str, root: Path, found: Found, looked_for: str) -> str:

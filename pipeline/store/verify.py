@@ -156,14 +156,12 @@ def _verify_run(
         yield Damage(name, run_id, key, "the run is missing from the runs table")
         return
     run = runs.loc[run_id]
-    found = list(_compare(location, state, record, run))
+    found = list(_compare(state, record, run))
     if found and read_record(location, name, run_id) == record:
         yield from found
 
 
-def _compare(
-    location: Location, state: GroupState, record: RunRecord, run: Any
-) -> Iterator[Damage]:
+def _compare(state: GroupState, record: RunRecord, run: Any) -> Iterator[Damage]:
     name = state.document.path
     is_folded = run["status"] == "done"
     per_run = [array for array in state.document.growing if array != "tokens"]
