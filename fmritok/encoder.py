@@ -26,8 +26,7 @@ from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import SampleSpace
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.evaluation.features import FrozenEncoder, following_windows
-from fmritok.trainer.evaluation.features import load_encoder as load_frozen
+from fmritok.trainer.evaluation.features import FrozenEncoder, following_windows, load_frozen
 from fmritok.trainer.evaluation.run_windows import EncodedRuns, WindowEncoder, run_windows
 from fmritok.trainer.pretrained.model_folder import FILES, ModelFolder
 from fmritok.trainer.record.finding import find_trained

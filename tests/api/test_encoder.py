@@ -14,7 +14,7 @@ from fmritok import load_encoder, open_store, tokenize
 from fmritok.errors import RunError
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.evaluation.features import load_encoder as load_frozen
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.probing.cache import FeatureCache
 from fmritok.trainer.probing.passes import Need, features_of, needed_windows
 

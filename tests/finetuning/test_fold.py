@@ -17,7 +17,7 @@ from fmritok.trainer.data.drawing import all_windows
 from fmritok.trainer.data.reading import WindowReader
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import CheckpointError, StoppedError, TrainingError
-from fmritok.trainer.evaluation.features import load_encoder
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.finetuning import engine, fold, job
 from fmritok.trainer.finetuning.fold import FoldTraining
 from fmritok.trainer.finetuning.kept import read_classifier
@@ -165,7 +165,7 @@ def test_labels_of_tested_units_do_not_change_their_predictions(
 
 
 def test_the_head_alone_leaves_the_bits_of_the_encoder(store, training, tmp_path):
-    before = load_encoder(training).encoder.state_dict()
+    before = load_frozen(training).encoder.state_dict()
     for weights, same in (("head", True), ("all", False)):
         fine_tuned(store, tmp_path / weights, f"weights.train={weights}", source=training,
                    keep_weights=True)  # fmt: skip

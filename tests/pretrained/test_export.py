@@ -13,7 +13,7 @@ from tiny import fmritok
 
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.evaluation.features import load_encoder
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.pretrained.model_folder import ModelFolder, is_model_folder
 from fmritok.trainer.recipe import build_config, override
 from fmritok.trainer.record.finding import find_weights, init_weights
@@ -48,11 +48,11 @@ def test_weights_recipe_and_layout_come_back(objective, made, tmp_path):
     store = str(made / "tokens.zarr")
     training = quick_training(store, tmp_path / "t", *more)
     assert fmritok("export", training, "--out", tmp_path / "m").exit_code == 0
-    trained, model = load_encoder(training), load_encoder(tmp_path / "m")
+    trained, model = load_frozen(training), load_frozen(tmp_path / "m")
     assert same_weights(trained.encoder, model.encoder)
     assert (model.config, model.window) == (trained.config, trained.window)
     assert model.group.contract == json.loads(json.dumps(trained.group.contract))
-    twins = [load_encoder(x, untrained_seed=5) for x in (training, tmp_path / "m")]
+    twins = [load_frozen(x, untrained_seed=5) for x in (training, tmp_path / "m")]
     assert same_weights(twins[0].encoder, twins[1].encoder)
     assert not same_weights(twins[0].encoder, trained.encoder)
 
@@ -93,8 +93,8 @@ def test_who_was_held_out_by_name_is_not_exported(made, tmp_path):
         str(made / "tokens.zarr"), tmp_path / "t", "data.hold_out=subject=104"
     )
     assert fmritok("export", training, "--out", tmp_path / "m").exit_code == 0
-    assert load_encoder(training).config.data.hold_out == "subject=104"
-    assert load_encoder(tmp_path / "m").config.data.hold_out is None
+    assert load_frozen(training).config.data.hold_out == "subject=104"
+    assert load_frozen(tmp_path / "m").config.data.hold_out is None
 
 
 def test_embed_writes_the_same_table(made, tmp_path):
@@ -143,7 +143,7 @@ def test_finetune_starts_from_it(made, tmp_path):
 )
 def test_a_training_of_any_objective_starts_from_it(objective, file, made, tmp_path):
     store = TokenStore(str(made / "tokens.zarr"))
-    frozen = load_encoder(made / "model")
+    frozen = load_frozen(made / "model")
     more = [f"objective.name={objective}", *OBJECTIVES[objective]]
     config = build_config(override({}, [*SMALL, *more]))
     setup = Setup(folder=TrainingFolder(tmp_path / "new"), device=torch.device("cpu"),

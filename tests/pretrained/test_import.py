@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import fmritok
 
-from fmritok import load_encoder as fmritok_encoder
+from fmritok import load_frozen as fmritok_encoder
 from fmritok.pipeline.resources.fetching import fetch_atlas
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.evaluation.features import load_encoder
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.pretrained.model_folder import ModelFolder
 from fmritok.trainer.published.importing import import_weights
 from fmritok.trainer.published.proof import largest_difference
@@ -70,7 +70,7 @@ def test_imported_weights_repeat_the_published_outputs(
     assert done.exit_code == 0, done.output
     assert "stored figures: equal within" in done.output
     assert f"licence {license or 'none stated'}" in done.output
-    model, frozen = ModelFolder.read(tmp_path), load_encoder(tmp_path)
+    model, frozen = ModelFolder.read(tmp_path), load_frozen(tmp_path)
     assert model.license == license
     assert largest_difference(method, frozen.encoder, frozen.group, place) < 1e-5
     origin = model.facts["origin"]
@@ -89,7 +89,7 @@ def test_weights_of_cortexmae_repeat_its_outputs(golden, published_cells, tmp_pa
     model = import_weights("cortexmae", place, tmp_path, published_cells, figures=place)
     assert model.license == "cc-by-nc-4.0"
     assert "no commercial use" in caplog.text
-    frozen = load_encoder(tmp_path)
+    frozen = load_frozen(tmp_path)
     assert largest_difference("cortexmae", frozen.encoder, frozen.group, place) < 1e-5
     assert (frozen.window, frozen.source["step"]) == (16, None)
 

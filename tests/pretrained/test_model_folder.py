@@ -10,7 +10,7 @@ from probed import probed_store, quick_training
 
 from fmritok.pipeline.store.documents.seal import canonical_json, sha256
 from fmritok.trainer.errors import CheckpointError
-from fmritok.trainer.evaluation.features import load_encoder
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.pretrained.exporting import export
 from fmritok.trainer.pretrained.model_folder import FILES, ModelFolder
 
@@ -57,27 +57,27 @@ def test_a_damaged_file_is_named(name, damage, model):
     if damage == "gone":
         file.unlink()
     with pytest.raises(CheckpointError, match=rf"Model file .*{name}: expected") as caught:
-        load_encoder(model)
+        load_frozen(model)
     assert "export or fetch it again" in str(caught.value)
 
 
 def test_a_card_that_people_edit_does_no_harm(model):
     (model / "README.md").write_text("Mine.")
     (model / ".gitattributes").write_text("*")
-    assert load_encoder(model).window == 8
+    assert load_frozen(model).window == 8
 
 
 def test_a_folder_of_a_newer_release_is_refused(model):
     edited(model, format="fmritok model 7")
     with pytest.raises(CheckpointError, match="'fmritok model 7'. Use a newer release"):
-        load_encoder(model)
+        load_frozen(model)
 
 
 def test_an_option_that_this_release_does_not_know_is_named(model):
     recipe = json.loads((model / "config.json").read_text())["recipe"]
     edited(model, recipe={**recipe, "model": {**recipe["model"], "wings": 2}})
     with pytest.raises(CheckpointError, match=r"model\.wings"):
-        load_encoder(model)
+        load_frozen(model)
 
 
 def test_writing_that_fails_leaves_no_half_model(sound, model, monkeypatch):

@@ -17,7 +17,7 @@ from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.pipeline.store.records import list_records, remove_record
 from fmritok.trainer.data.windows import RunIndex
-from fmritok.trainer.evaluation.features import encode, load_encoder
+from fmritok.trainer.evaluation.features import encode, load_frozen
 from fmritok.trainer.probing import embedding
 from fmritok.trainer.probing.cache import FeatureCache
 from fmritok.trainer.probing.passes import Need, features_of, needed_windows
@@ -47,7 +47,7 @@ def test_a_row_of_each_run_has_the_features_of_the_probe(made, tmp_path, pool):
     width = {"mean": 32, "cells": 64}[pool]
     assert f"8 rows of {width} features, one for each run" in done.output
     group = TokenStore(made / "tokens.zarr").group()
-    frozen = load_encoder(made / "a", group)
+    frozen = load_frozen(made / "a", group)
     index = RunIndex.of(group.runs, table["run_id"].tolist())
     windows = needed_windows(index, np.arange(N_RUNS), window=8, crops=3)
     need = Need(pool, windows, windows.run, N_RUNS)
@@ -80,7 +80,7 @@ def test_windows_follow_each_other_to_the_end_of_the_run(made, tmp_path):
 def test_frames_are_the_patches_of_all_windows(made, tmp_path, pool):
     _, table = _embed(made, tmp_path / "e.parquet", "--per", "frame", "--pool", pool)
     group = TokenStore(made / "tokens.zarr").group()
-    frozen = load_encoder(made / "a", group)
+    frozen = load_frozen(made / "a", group)
     run_id = "demo_100_run0"
     own = table[table["run_id"] == run_id]
     # windows at 0, 8, 12; patches of three frames; of the last window those after frame 16

@@ -17,7 +17,7 @@ from fmritok.trainer.errors import CheckpointError, TrainingError
 from fmritok.trainer.evaluation.features import (
     encode,
     following_windows,
-    load_encoder,
+    load_frozen,
     spread_windows,
 )
 from fmritok.trainer.probing import passes
@@ -83,8 +83,8 @@ def test_the_encoder_that_is_kept_is_loaded(store, tmp_path, options, window):
     chosen = [f"objective.{key}={value}" for key, value in options.items()]
     quick_training(store, tmp_path / "a", *chosen)
     group = TokenStore(store).group()
-    frozen, again = (load_encoder(tmp_path / "a", group) for _ in range(2))
-    new = load_encoder(tmp_path / "a", group, untrained_seed=0)
+    frozen, again = (load_frozen(tmp_path / "a", group) for _ in range(2))
+    new = load_frozen(tmp_path / "a", group, untrained_seed=0)
     assert frozen.window == window
     assert len(frozen.source["sha256"]) == 64
     pairs = list(zip(*(f.encoder.parameters() for f in (frozen, again, new)), strict=True))
@@ -94,7 +94,7 @@ def test_the_encoder_that_is_kept_is_loaded(store, tmp_path, options, window):
 
 def test_features_are_means_over_the_windows_of_a_row(opened, training, tmp_path):
     group, index = opened
-    frozen = load_encoder(training, group)
+    frozen = load_frozen(training, group)
     index = replace(index, n_frames=np.where(np.arange(len(index)) % 3, index.n_frames, 5))
     needs = _needs(index)
     ((mean, cells, tokens),) = features_of(
@@ -120,8 +120,8 @@ def test_one_pass_serves_all_needs_and_encoders_and_the_cache_serves_the_next(
     opened, training, tmp_path, monkeypatch
 ):
     group, index = opened
-    encoders = [load_encoder(training, group)]
-    encoders += [load_encoder(training, group, untrained_seed=seed) for seed in (0, 1)]
+    encoders = [load_frozen(training, group)]
+    encoders += [load_frozen(training, group, untrained_seed=seed) for seed in (0, 1)]
     needs, cache, reads = _needs(index), FeatureCache(tmp_path), []
 
     def spy(encoders, group, index, windows, **options):
@@ -156,9 +156,9 @@ def test_other_tokens_weights_windows_and_pooling_have_other_entries(
         features_of([encoder], group, index, needs, cache, device=CPU)
         return len(list(tmp_path.glob("*.npy")))
 
-    frozen = load_encoder(training, group)
+    frozen = load_frozen(training, group)
     assert entries(frozen) == entries(frozen) == 1
-    assert entries(load_encoder(training, group, untrained_seed=3)) == 2
+    assert entries(load_frozen(training, group, untrained_seed=3)) == 2
     assert entries(frozen, needs=_needs(index)[1:2]) == 3
     assert entries(frozen, needs=_needs(index, crops=2)[:1]) == 4
     # A run that was tokenized anew has another checksum.
@@ -176,7 +176,7 @@ def test_other_tokens_weights_windows_and_pooling_have_other_entries(
 @pytest.mark.parametrize("damage", ["flipped", "cut", "no record", "another record"])
 def test_a_damaged_entry_is_made_anew_and_named(opened, training, tmp_path, caplog, damage):
     group, index = opened
-    frozen, cache, needs = load_encoder(training, group), FeatureCache(tmp_path), _needs(index)[:1]
+    frozen, cache, needs = load_frozen(training, group), FeatureCache(tmp_path), _needs(index)[:1]
     ((whole,),) = features_of([frozen], group, index, needs, cache, device=CPU)
     whole = np.array(whole)
     (file,) = tmp_path.glob("*.npy")
@@ -207,7 +207,7 @@ def test_an_interrupted_pass_leaves_nothing(opened, training, tmp_path, monkeypa
 
     monkeypatch.setattr(passes, "encode", stopped)
     with pytest.raises(KeyboardInterrupt):
-        features_of([load_encoder(training, group)], group, index, _needs(index),
+        features_of([load_frozen(training, group)], group, index, _needs(index),
                     FeatureCache(tmp_path), device=CPU)  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -217,13 +217,13 @@ def test_a_disk_that_is_too_small_is_one_error(opened, training, tmp_path, monke
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr("fmritok.trainer.probing.cache.shutil.disk_usage", lambda _: usage)
     with pytest.raises(TrainingError, match=r"fewer windows with --crops"):
-        features_of([load_encoder(training, group)], group, index, _needs(index),
+        features_of([load_frozen(training, group)], group, index, _needs(index),
                     FeatureCache(tmp_path), device=CPU)  # fmt: skip
 
 
 def test_features_that_are_not_finite_are_refused_with_the_run(opened, training, tmp_path):
     group, index = opened
-    frozen = load_encoder(training, group)
+    frozen = load_frozen(training, group)
     with torch.no_grad():
         next(frozen.encoder.parameters()).fill_(torch.nan)
     with pytest.raises(TrainingError, match=r"Features of run demo_100_run0 .* NaN or infinity"):
@@ -235,7 +235,7 @@ def test_other_tokens_are_refused(store, training):
     group = TokenStore(store).group()
     group.contract = {**group.contract, "provenance": {"tokenizer": "other"}}
     with pytest.raises(CheckpointError, match=r"provenance\.tokenizer = 'vae' \(as it was trained"):
-        load_encoder(training, group)
+        load_frozen(training, group)
 
 
 def test_windows_at_one_place_are_encoded_once(opened, training, tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_windows_at_one_place_are_encoded_once(opened, training, tmp_path, monke
     run = np.array([2, 0, 0, 2])
     windows = Windows.of(run, np.array([3, 1, 1, 3]), np.full(4, 6), np.zeros_like(run))
     need = Need("mean", windows, np.arange(4), 4)
-    frozen, read = load_encoder(training, group), []
+    frozen, read = load_frozen(training, group), []
 
     def spy(encoders, group, index, windows, **options):
         read.append(pd.DataFrame({"run": windows.run, "first": windows.first}))

@@ -9,7 +9,7 @@ from trainers import trainer_on_cpu
 
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.reader import TokenStore
-from fmritok.trainer.evaluation.features import load_encoder
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.recipe import build_config, override, read_recipe
 from fmritok.trainer.record.metrics import read_metrics
 
@@ -62,7 +62,7 @@ def test_cortexmae_published_trains_on_a_flat_map(flat, tmp_path):
     assert figures["loss"] != figures["loss_mean_token"]
     unchanged = {name for name, x in trainer.model.state_dict().items() if x.equal(before[name])}
     assert unchanged <= {"encoder.blocks.1.attention.key_value.bias"}
-    frozen = load_encoder(tmp_path / "out", flat)
+    frozen = load_frozen(tmp_path / "out", flat)
     assert frozen.encoder.temporal.equal(trainer.model.encoder.temporal)
 
 
@@ -80,7 +80,7 @@ def test_tablet_published_trains_on_absolute_tokens(make_store, tmp_path):
     assert len(losses) == 8
     assert losses[0] == pytest.approx(3, abs=0.3)
     assert losses[-1] < losses[0]
-    assert load_encoder(tmp_path / "out", group).encoder.config.position == "none"
+    assert load_frozen(tmp_path / "out", group).encoder.config.position == "none"
 
 
 def test_semantoks_published_trains_on_parcels(tmp_path):
@@ -110,4 +110,4 @@ def test_semantoks_published_trains_on_parcels(tmp_path):
     unchanged = {name for name, x in after.items() if x.equal(before[name])}
     assert {name.rpartition(".")[2] for name in unchanged} == {"start_norm"}
     assert trainer.model.encoder.temporal.equal(fixed)
-    assert load_encoder(tmp_path / "out", group).encoder.temporal.equal(fixed)
+    assert load_frozen(tmp_path / "out", group).encoder.temporal.equal(fixed)

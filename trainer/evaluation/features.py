@@ -34,7 +34,7 @@ __all__ = [
     "Pool",
     "encode",
     "following_windows",
-    "load_encoder",
+    "load_frozen",
     "spread_windows",
 ]
 
@@ -62,7 +62,7 @@ class FrozenEncoder(NamedTuple):
         return str(self.source.get("checkpoint", self.source.get("untrained")))
 
 
-def load_encoder(
+def load_frozen(
     training: Path, group: TokenGroup | None = None, *, untrained_seed: int | None = None
 ) -> FrozenEncoder:
     """Load the encoder of a training, or build an untrained one of the same shape.

@@ -14,7 +14,7 @@ from fmritok.pipeline.store.reader import TokenGroup
 from fmritok.trainer.config import ModelConfig
 from fmritok.trainer.data.drawing import keyed_generator
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.evaluation.features import load_encoder
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.model.layout import TokenLayout
 from fmritok.trainer.model.model import TokenTransformer
 from fmritok.trainer.recipe import build_config, read_recipe, recipe_names
@@ -103,7 +103,7 @@ def torch_seed(*key: int) -> int:
 
 
 def _of_training(group: TokenGroup, training: Path) -> Start:
-    frozen = load_encoder(training, group)
+    frozen = load_frozen(training, group)
     encoder = frozen.encoder.requires_grad_(True)
     model, layout = frozen.config.model, encoder.grid.layout
     return Start(model, layout, frozen.window, encoder.to(torch.device("cpu")), frozen.source)

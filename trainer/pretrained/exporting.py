@@ -8,7 +8,7 @@ from typing import Any
 
 from fmritok.errors import expected
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.evaluation.features import FrozenEncoder, load_encoder
+from fmritok.trainer.evaluation.features import FrozenEncoder, load_frozen
 from fmritok.trainer.faults import write_whole, writing
 from fmritok.trainer.pretrained.card import model_card
 from fmritok.trainer.pretrained.facts import facts_of
@@ -48,7 +48,7 @@ def export(training: Path, out: Path, *, license: str | None = None) -> ModelFol
     found = find_trained(training)
     if license is None and isinstance(found, ModelFolder):
         license = found.license
-    write_frozen(load_encoder(found.folder), facts_of(found), out, license=license)
+    write_frozen(load_frozen(found.folder), facts_of(found), out, license=license)
     return ModelFolder.read(out)
 
 

@@ -13,7 +13,7 @@ from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.evaluation.features import FrozenEncoder, load_encoder
+from fmritok.trainer.evaluation.features import FrozenEncoder, load_frozen
 from fmritok.trainer.probing.passes import Form, Need, needed_windows
 from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.tasks.task import Task
@@ -50,7 +50,7 @@ class Source:
 
     def untrained(self, seed: int) -> FrozenEncoder:
         """Return an untrained encoder of the same shape."""
-        return load_encoder(self.training, self.group, untrained_seed=seed)
+        return load_frozen(self.training, self.group, untrained_seed=seed)
 
 
 def open_sources(
@@ -72,7 +72,7 @@ def open_sources(
         group = store.group(group_name or checkpoint.group_name)
         if short.count(name) > 1:
             name = f"{checkpoint.config.objective.name} {checkpoint.folder}"
-        frozen = load_encoder(checkpoint.folder, group)
+        frozen = load_frozen(checkpoint.folder, group)
         index = RunIndex.of(group.runs, sorted(group.runs["run_id"]))
         sources.append(Source(name, checkpoint.folder, frozen, group, index))
     return sources

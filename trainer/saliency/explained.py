@@ -11,7 +11,7 @@ import torch
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.evaluation.features import load_encoder
+from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.finetuning.kept import group_of_classifier, read_classifier
 from fmritok.trainer.saliency.finetuned import FinetunedReadout
 from fmritok.trainer.saliency.readout import Number, Readout, batches_of, fit_head, run_means
@@ -72,8 +72,8 @@ def explain(
     """
     if source.suffix == ".safetensors":
         return _of_weights(source, store, group, task, of_class, device)
-    tokens = store.group(group or load_encoder(source).group.name)
-    frozen = load_encoder(source, tokens)
+    tokens = store.group(group or load_frozen(source).group.name)
+    frozen = load_frozen(source, tokens)
     readout = Readout(frozen.encoder).to(device)
     if task is None:
         if of_class is not None:
