@@ -199,7 +199,7 @@ TWO, LABELS = {"name": ["a", "b"], "network": ["x", "y"]}, {"label": [1, 2]}
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ({"name": ["a"], "network": ["x"], "label": [1]}, "only labels of the table, got 1 others"),
+        ({"name": ["a"], "network": ["x"], "label": [1]}, "only labels of the table, got 1 other,"),
         (
             {"name": ["a", "b", "c"], "network": ["x"] * 3, "label": [1, 2, 3]},
             "1 that no voxel has, the first is 3",
