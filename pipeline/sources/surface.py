@@ -25,7 +25,7 @@ from fmritok.pipeline.sources.files import (
 from fmritok.pipeline.sources.gifti import parse_gifti
 from fmritok.pipeline.sources.whole import skip
 from fmritok.quantities import counted
-from fmritok.tokenizers.spaces import ParcelSpace, SurfaceSpace
+from fmritok.tokenizers.spaces import MESHES, ParcelSpace, SurfaceSpace
 from fmritok.tokenizers.sparse import SparseMap
 
 __all__ = ["CiftiSource", "GiftiSource"]
@@ -204,8 +204,6 @@ def _real(values: Any) -> npt.NDArray[np.float32]:
 
 
 def _name_of_mesh(n_vertices: int) -> str:
-    from fmritok.tokenizers.spaces import MESHES
-
     return MESHES.get(n_vertices, f"{n_vertices} vertices")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fmritok.device import fetch, send
 from fmritok.tokenizers.base import Frames, TokenGrid, Tokens, VolumeTokenizer
 from fmritok.tokenizers.fidelity import time_course_error
 from fmritok.tokenizers.grid import AFFINE, SHAPE, VOXEL_MM, cell_centres
@@ -274,7 +275,6 @@ class VaeTokenizer(VolumeTokenizer):
         MachineError
             If memory does not take a single slice.
         """
-        from fmritok.device import fetch
         from fmritok.tokenizers.vae.slices import tokens_from_latents
 
         tokens: Tokens = fetch(tokens_from_latents(self._encode(frames, intensity))).numpy()
@@ -296,8 +296,6 @@ class VaeTokenizer(VolumeTokenizer):
         -------
         np.ndarray of shape (3, n_frames, n_slices, channels, cells, cells), float32
         """
-        from fmritok.device import fetch
-
         values: npt.NDArray[np.float32] = fetch(self._encode(frames, intensity, some)).numpy()
         return values
 
@@ -305,7 +303,6 @@ class VaeTokenizer(VolumeTokenizer):
         self, frames: Frames, intensity: Intensity, some: slice = slice(None)
     ) -> torch.Tensor:
         """Return latents on the device; frames become slices there, too."""
-        from fmritok.device import send
         from fmritok.tokenizers.vae.slices import slices_of
 
         device = self._autoencoder.device

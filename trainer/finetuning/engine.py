@@ -30,6 +30,7 @@ from fmritok.trainer.finetuning.job import FoldJob, exchanged, prediction_of
 from fmritok.trainer.finetuning.start import Start, read_start
 from fmritok.trainer.finetuning.targets import labels_of_units
 from fmritok.trainer.finetuning.unit_windows import UnitWindows
+from fmritok.trainer.record.finding import find_trained
 from fmritok.trainer.tasks.division import SplitOptions, divide
 from fmritok.trainer.tasks.split_file import says_who
 from fmritok.trainer.tasks.splits import Fold
@@ -283,8 +284,6 @@ def _kinds(config: FinetuneConfig, options: Options) -> list[_Kind]:
 
 def _group_of(training: Path | str | None, store: TokenStore) -> str | None:
     """Return the token group that a training was on, if the store has one of that name."""
-    from fmritok.trainer.record.finding import find_trained
-
     if training is None or not (Path(training).is_dir() or find_snapshot(str(training))):
         return None
     name = find_trained(Path(training)).group_name

@@ -72,6 +72,21 @@ class Trainer:
     setup : Setup
         Folder, device, processes, and what to start from.
 
+    Attributes
+    ----------
+    split : Split
+        Runs to train on and to validate on.
+    index, validation_index : RunIndex
+        The runs of both sides.
+    model : ObjectiveModule
+        The objective with its weights.
+    learner : Learner
+        The model with its optimizer.
+    position : Position
+        How far the training is.
+    n_steps : int
+        Steps of the whole training.
+
     Raises
     ------
     CheckpointError
