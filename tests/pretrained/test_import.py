@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import fmritok
 
-from fmritok import load_frozen as fmritok_encoder
+from fmritok import load_encoder as fmritok_encoder
 from fmritok.pipeline.resources.fetching import fetch_atlas
 from fmritok.trainer.errors import CheckpointError
 from fmritok.trainer.evaluation.features import load_frozen

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARITHMETICS",
-    "SAME_WITHIN",
     "Arithmetic",
     "check_arithmetic",
     "equal_batches",
@@ -40,10 +39,6 @@ __all__ = [
 
 Arithmetic = Literal["fp32", "tf32", "bf16", "fp16", "delta"]
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
-#: By how much (median relative error of time courses, ``max`` intensity) tokens of the same
-#: arithmetic may differ between devices. ``fp32`` and ``delta`` are safe to mix; the others differ
-#: by as much as by their own error.
-SAME_WITHIN: Mapping[str, float] = {"fp32": 0.001, "delta": 0.003}
 
 _PRODUCTS = frozenset(["bmm", "conv2d", "linear", "matmul"])
 #: The part of a float32 that TF32 does not have.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "INTENSITIES", "Intensity", "IntensityMode", "VolumeStatistics", "as_tensor", "fit_intensity",
+    "Intensity", "IntensityMode", "VolumeStatistics", "as_tensor", "fit_intensity",
 ]  # fmt: skip
 
 IntensityMode = Literal["max", "zscore"]
-INTENSITIES: tuple[str, ...] = get_args(IntensityMode)
 #: Largest share of a run's magnitude below 0 that ``max`` may clip. Interpolation causes a little.
 _MOST_BELOW = 0.05
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,9 @@ from fmritok.trainer.faults import within_memory, writing
 from fmritok.trainer.probing.material import open_sources
 from fmritok.trainer.tasks.columns import values_of_runs
 
-__all__ = ["PER", "Per", "embed"]
+__all__ = ["Per", "embed"]
 
 Per = Literal["run", "window", "frame"]
-PER: tuple[Per, ...] = get_args(Per)
 
 _GROUP_BYTES = 32 * 2**20  # of a row group, about
 _RUN_COLUMNS = ("run_id", "dataset", "subject", "session", "task", "site", "family", "tr")
