@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def read_sidecar(fields: Mapping[str, tuple[Any, Path]]) -> Sidecar:
 
 
 def _contradictions(
-    fields: Mapping[str, tuple[Any, Path]], tr: float, number: Any
+    fields: Mapping[str, tuple[Any, Path]], tr: float, number: Callable[[str], float]
 ) -> list[tuple[Path, str]]:
     """Return contradictions between the repetition time and other fields."""
     found = []
@@ -130,7 +130,7 @@ def _contradictions(
 
 
 def _events(
-    fields: Mapping[str, tuple[Any, Path]], tr: float, number: Any
+    fields: Mapping[str, tuple[Any, Path]], tr: float, number: Callable[[str], float]
 ) -> tuple[float, list[tuple[Path, str]]]:
     """Return the time of the first frame, and doubts about onsets of events."""
     found = []

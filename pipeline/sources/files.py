@@ -6,7 +6,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -208,7 +208,9 @@ def read_fully(file: Any, size: int) -> bytes:
 
 
 @contextmanager
-def damage_named(path: Path, wanted: str, progress: Any = None) -> Iterator[None]:
+def damage_named(
+    path: Path, wanted: str, progress: Callable[[], object] | None = None
+) -> Iterator[None]:
     """Turn the exceptions of a damaged file into one error about the run.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +260,7 @@ def _results(question: Question, rows: Sequence[Row]) -> Results:
     return Results(question.units[0], tuple(folds), tuple(rows), details)
 
 
-def _distinct(needs: Any) -> list[Need]:
+def _distinct(needs: Iterable[Need]) -> list[Need]:
     found: list[Need] = []
     for need in needs:
         if not any(_same(need, other) for other in found):
