@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fmritok.device import choose_device
-from fmritok.errors import FmritokError, expected
+from fmritok.errors import FmritokError, expected, in_python_words
 from fmritok.hub.saving import HubModel
 from fmritok.hub.snapshots import HubError, fetched_snapshot, is_hub_id
 from fmritok.pipeline.store.precision import StoredRun, store_precision
@@ -24,7 +24,7 @@ from fmritok.pipeline.tokenization.one_run import TokenizedRun, tokenize
 from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import SampleSpace
-from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.evaluation.features import FrozenEncoder, following_windows
 from fmritok.trainer.evaluation.features import load_encoder as load_frozen
 from fmritok.trainer.evaluation.run_windows import EncodedRuns, WindowEncoder, run_windows
@@ -181,8 +181,9 @@ class Encoder(HubModel):
             )  # fmt: skip
         name, options = str(self.group.provenance["tokenizer"]), {**options, **self._options}
         try:
-            tokenizer = build_tokenizer(name, options)
-            tokenizer.setup()  # reads what the options name
+            with in_python_words():
+                tokenizer = build_tokenizer(name, options)
+                tokenizer.setup()  # reads what the options name
         except FmritokError as error:
             raise CheckpointError(
                 expected("Tokenizer", f"of {self.source.get('checkpoint')}",
@@ -233,6 +234,7 @@ class Encoder(HubModel):
         RunError
             If the run cannot be read or tokenized.
         """
+        _check_count("batch_size", batch_size)
         run = self._tokens(
             source, tokenizer, tr=tr, right=right, warp=warp, mask=mask, affine=affine,
             space=space, scratch=scratch,
@@ -286,6 +288,7 @@ class Encoder(HubModel):
         CheckpointError, RunError
             As :meth:`embed`.
         """
+        _check_count("count", count)
         run = self._tokens(source, tokenizer, **how)
         last = max(len(run.stored.tokens) - self.window, 0)
         starts = np.linspace(0, last, count).round().astype(int).tolist()
@@ -336,6 +339,11 @@ def load_encoder(
     """
     found = find_trained(Path(training))
     license = found.license if isinstance(found, ModelFolder) else None
-    return Encoder(
-        load_frozen(found.folder), choose_device(str(device)), options=options, license=license
-    )
+    with in_python_words():
+        chosen = choose_device(str(device))
+    return Encoder(load_frozen(found.folder), chosen, options=options, license=license)
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(expected("Option", name, "1 or more", value, "Change it."))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmritok.errors import StoreError, expected, wrong_usage
+from fmritok.errors import StoreError, expected, in_python_words, wrong_usage
 from fmritok.pipeline.store.documents.root import group_names, read_root
 from fmritok.pipeline.store.group import read_group
 from fmritok.pipeline.store.location import Location
@@ -25,7 +25,8 @@ __all__ = ["RunStatistics", "TokenGroup", "TokenStore", "open_store"]
 
 def open_store(url: str | PathLike[str]) -> TokenStore:
     """Open a token store for reading; see :class:`TokenStore` for parameter and errors."""
-    return TokenStore(url)
+    with in_python_words():
+        return TokenStore(url)
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,20 @@ class TokenGroup:
         Returns
         -------
         np.ndarray of shape (n_frames, n_tokens, dim), float32
+
+        Raises
+        ------
+        StoreError
+            If there is no such finished run, or it has not all of these frames.
         """
         run = self.run(run_id)
-        length = int(run["n_frames"]) - first if n_frames is None else n_frames
+        there = int(run["n_frames"])
+        length = there - first if n_frames is None else n_frames
+        if not (0 <= first <= there and 0 <= length <= there - first):
+            raise StoreError(
+                expected("Frames", f"of run {run_id}", f"some of its {there}",
+                         f"{length} from {first} on", "Ask for fewer.")
+            )  # fmt: skip
         run_statistics = self.statistics(int(run["row"]))
         tokens = self.read(int(run["start"]) + first, length)
         return dequantize(tokens, run_statistics.mean, run_statistics.scale)
@@ -229,7 +241,8 @@ class TokenStore:
 
     def __getitem__(self, name: str) -> TokenGroup:
         """Open a token group by its name."""
-        return self.group(name)
+        with in_python_words():
+            return self.group(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self.groups

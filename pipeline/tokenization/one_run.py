@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmritok.errors import RunError, expected
+from fmritok.errors import RunError, expected, in_python_words
 from fmritok.pipeline.headers.placement import not_in_mni
 from fmritok.pipeline.headers.run_header import run_header
 from fmritok.pipeline.headers.timing import repetition_time
@@ -20,6 +20,8 @@ from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.memory import (
     MemorySource,
     check_arguments,
+    check_real,
+    check_tr,
     files_of,
     space_of_samples,
 )
@@ -141,11 +143,29 @@ def tokenize(
     TypeError
         If an argument does not apply to the source, such as ``mask`` to grayordinates.
     """
+    with in_python_words():
+        return _tokenize(source, tokenizer, tr, options or {}, right, warp, mask, affine, space,
+                         scratch)  # fmt: skip
+
+
+def _tokenize(
+    source: Any,
+    tokenizer: str | Tokenizer,
+    tr: float | None,
+    options: Mapping[str, Any],
+    right: Path_ | None,
+    warp: Path_ | None,
+    mask: Path_ | None,
+    affine: npt.ArrayLike | None,
+    space: SampleSpace | None,
+    scratch: Path | None,
+) -> TokenizedRun:
     check_arguments(
         source, {"right": right, "warp": warp, "mask": mask, "affine": affine, "space": space}
     )
+    check_tr(tr)
     if isinstance(tokenizer, str):
-        tokenizer = build_tokenizer(tokenizer, options or {})
+        tokenizer = build_tokenizer(tokenizer, options)
     elif options:
         raise TypeError("options belong to a tokenizer that is given by its name")
     tokenizer.setup()
@@ -210,6 +230,7 @@ def _samples(
     series: npt.NDArray[Any], names: tuple[str, ...], tr: float | None, space: SampleSpace | None
 ) -> tuple[MemorySource, float]:
     """Return the source of an array of time courses, and its repetition time, s."""
+    check_real(series)
     n_samples = series.shape[1]
     space = space or space_of_samples(n_samples) or ParcelSpace(n_samples, names)
     if tr is None or space.n_samples != n_samples:

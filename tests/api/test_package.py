@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import fmritok
 from fmritok.cli import COMMANDS, EXTRAS, main
+from fmritok.errors import StoreError, in_python_words, python_words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -196,3 +197,32 @@ def test_a_command_without_its_extra_says_which(command, told_without_extras):
     told = told_without_extras[command]
     assert told.startswith("1 Error: "), told
     assert f"pip install 'fmritok[{EXTRAS[command]}]'" in told
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("Switch it off with --set a.band=null.", 'Switch it off with options={"band": None}.'),
+        ("Change it with --set network.tr=SECONDS.", 'Change it with options={"tr": SECONDS}.'),
+        ("Give --set a.b=[0.01,0.1], or not.", 'Give options={"b": [0.01,0.1]}, or not.'),
+        ("Choose one with --group NAME.", 'Choose one with store["NAME"].'),
+        ("Tokenize it with --intensity zscore (and --group NAME, for a group of its own), or take",
+         'Tokenize it with options={"intensity": "zscore"}, or take'),
+        ("Repair the header, or give it with --tr SECONDS.",
+         "Repair the header, or give it with tr=SECONDS."),
+        ("Option --where: expected", "Option where: expected"),
+        ("List the runs with `fmritok inspect --runs`.",
+         "List the runs with `fmritok inspect --runs`."),
+    ],
+)  # fmt: skip
+def test_options_of_commands_become_arguments(said, wanted):
+    assert python_words(said) == wanted
+
+
+def test_an_error_keeps_its_class_and_its_status():
+    error = StoreError("Check --store.")
+    error.exit_status = 2
+    with pytest.raises(StoreError, match="^Check store.$") as caught, in_python_words():
+        raise error
+    assert caught.value is error
+    assert caught.value.exit_status == 2

@@ -90,6 +90,13 @@ def test_a_person_with_zarr_alone_meets_no_warning(make_store):
     assert "vae/tokens" in names
 
 
+@pytest.mark.parametrize(("first", "n_frames"), [(15, 10), (-5, 2), (21, None), (0, -1)])
+def test_frames_beyond_a_run_are_an_error(make_store, first, n_frames):
+    location, _ = make_store([20, 40])
+    with pytest.raises(StoreError, match="demo_100_run0: expected some of its 20, got"):
+        TokenStore(location.url).group().values("demo_100_run0", first, n_frames)
+
+
 def test_unwritten_tail_takes_no_space(make_store):
     location, _ = make_store([1], dim=3072)
     assert location.used_bytes("vae/tokens/c") < 8 * 27 * 3072 * 1.05
