@@ -1,10 +1,15 @@
-"""Sizes and times as text, in units that fit."""
+"""Sizes, times and numbers of things as text."""
 
 from __future__ import annotations
 
-__all__ = ["duration", "size"]
+__all__ = ["count", "duration", "size"]
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB")
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things as text, such as ``1 run`` or ``1,200 frames``."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def size(n_bytes: float) -> str:

@@ -152,10 +152,10 @@ def _flat(tree: Mapping[str, Any], under: str = "") -> list[tuple[str, str]]:
 def _motion_of_runs(runs: pd.DataFrame) -> list[dict[str, Any]]:
     if runs.empty:
         return []
-    done = runs[runs["status"] == "done"].drop_duplicates("run_id").dropna(subset="motion")
+    known = runs[runs["status"] == "done"].dropna(subset="motion").drop_duplicates("run_id")
     return [
         _spread(str(dataset), "mean of each run (mm)", some["motion"])
-        for dataset, some in done.groupby("dataset")
+        for dataset, some in known.groupby("dataset")
     ]
 
 

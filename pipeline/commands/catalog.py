@@ -11,6 +11,7 @@ import click
 from fmritok.pipeline.commands.options import as_json, cohort_options, print_json
 from fmritok.pipeline.commands.reasons import first_few, grouped
 from fmritok.progress import Progress
+from fmritok.quantities import count
 from fmritok.terminal import labelled, new_console
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def _print_runs(console: Console, cohort: Cohort) -> None:
     from rich.table import Table
 
     good = cohort.runs[cohort.runs["problem"] == ""]
-    title = f"{cohort.dataset}: {len(good)} runs of {good['subject'].nunique()} subjects"
+    subjects = count(good["subject"].nunique(), "subject")
+    title = f"{cohort.dataset}: {count(len(good), 'run')} of {subjects}"
     table = Table(title=title)
     keys = ["session", "task", "site"]
     for column in (*keys, "runs", "subjects", "frames", "TR (s)", "hours"):
@@ -88,9 +90,10 @@ def _print_runs(console: Console, cohort: Cohort) -> None:
 def _print_subjects(console: Console, cohort: Cohort) -> None:
     good = cohort.runs[cohort.runs["problem"] == ""]
     families = good["family"][good["family"] != ""].nunique()
+    subjects = count(cohort.phenotypes["subject"].nunique(), "subject")
     console.print(
-        f"Phenotypes: {len(cohort.columns)} columns of {cohort.phenotypes['subject'].nunique()} "
-        f"subjects; families: {families or 'not known'}; events: {len(cohort.events)}"
+        f"Phenotypes: {count(len(cohort.columns), 'column')} of {subjects}; "
+        f"families: {families or 'not known'}; events: {len(cohort.events)}"
     )
     missing = cohort.without_phenotypes
     if missing and len(cohort.phenotypes):

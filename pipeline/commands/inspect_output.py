@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fmritok.quantities import size
+from fmritok.quantities import count, size
 from fmritok.terminal import labelled, new_console
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def print_runs(runs: Runs) -> None:
                           f"{of_group['n_frames']:,}", status)  # fmt: skip
     console = _console()
     console.print(table)
-    console.print(f"{len(runs)} runs of {len({run['subject'] for run in runs})} subjects")
+    subjects = {(run["dataset"], run["subject"]) for run in runs}
+    console.print(f"{count(len(runs), 'run')} of {count(len(subjects), 'subject')}")
 
 
 def print_phenotypes(counts: Runs, most: int | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fmritok.pipeline.commands.reasons import first_few, grouped
-from fmritok.quantities import duration, size
+from fmritok.quantities import count, duration, size
 from fmritok.terminal import Verbosity, echo, labelled, remark, verbosity
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def report(
         done = table[table["status"] == "done"]
         missing = table[table["status"] != "done"]
         any_missing = any_missing or len(missing) > 0
+        frames = count(int(done["n_frames"].sum()), "frame")
         echo(
-            f"{name}: {len(done)} runs, {int(done['n_frames'].sum()):,} frames in {location}"
+            f"{name}: {count(len(done), 'run')}, {frames} in {location}"
             + (f"; {len(missing)} missing:" if len(missing) else "")
         )
         for run in missing.itertuples():
@@ -122,10 +123,11 @@ def print_estimates(found: Sequence[Estimate]) -> None:
             f"; {needed}; {size(one.raw_bytes)} of tokens, about {size(one.stored_bytes)} on disk, "
             f"{size(one.scratch_bytes)} of temporary files a worker"
         )
-        echo(f"Plan for {one.group}: {one.runs} runs, {one.frames:,} frames"
+        echo(f"Plan for {one.group}: {count(one.runs, 'run')}, {count(one.frames, 'frame')}"
              + (needs if one.runs else ""))  # fmt: skip
         if one.done or one.problems:
-            echo(f"{one.group} has {one.done} runs already; {one.problems} cannot be tokenized")
+            echo(f"{one.group} has {count(one.done, 'run')} already"
+                 + (f"; {one.problems} cannot be tokenized" if one.problems else ""))  # fmt: skip
         sentence = error_sentence(one.group, one.error)
         if sentence:
             remark(sentence)

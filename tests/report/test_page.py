@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from html.parser import HTMLParser
 
@@ -186,7 +187,8 @@ def test_head_motion_of_the_runs_goes_before_that_of_the_phenotypes(tmp_path):
     location = Location(write_two_groups(tmp_path / "tokens.zarr", n_subjects=2))
     for name in ("network", "cells"):
         state = read_group(location, name)
-        runs = state.table("runs").assign(motion=[0.5, 0.7, 0.6, float("nan")])
+        motion = [0.5, 0.7, 0.6, math.nan] if name == "network" else math.nan  # of one group only
+        runs = state.table("runs").assign(motion=motion)
         replace_tables(location, state.document, {"runs": runs, "chunks": state.table("chunks")})
     (motion,) = read_cohort(TokenStore(location.url)).motion
     assert (motion["dataset"], motion["n"], motion["median"]) == ("demo", 3, 0.6)
