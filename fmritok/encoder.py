@@ -25,7 +25,7 @@ from fmritok.quantities import counted
 from fmritok.tokenizers.base import Tokenizer
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import SampleSpace
-from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.evaluation.features import FrozenEncoder, following_windows, load_frozen
 from fmritok.trainer.evaluation.run_windows import EncodedRuns, WindowEncoder, run_windows
 from fmritok.trainer.pretrained.model_folder import FILES, ModelFolder
@@ -236,6 +236,7 @@ class Encoder(HubModel):
         RunError
             If the run cannot be read or tokenized.
         """
+        _check_count("batch_size", batch_size)
         run = self._tokens(
             source, tokenizer, tr=tr, right=right, warp=warp, mask=mask, affine=affine,
             space=space, scratch=scratch,
@@ -289,6 +290,7 @@ class Encoder(HubModel):
         CheckpointError, RunError
             As :meth:`embed`.
         """
+        _check_count("count", count)
         run = self._tokens(source, tokenizer, **how)
         last = max(len(run.stored.tokens) - self.window, 0)
         starts = np.linspace(0, last, count).round().astype(int).tolist()
@@ -342,3 +344,8 @@ def load_encoder(
     return Encoder(
         load_frozen(found.folder), choose_device(str(device)), options=options, license=license
     )
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(expected("Option", name, "1 or more", value, "Change it."))

@@ -63,9 +63,10 @@ def read_cohort(store: TokenStore) -> Cohort:
     phenotypes = store.phenotypes
     if phenotypes.empty:
         notes.append("The store has no phenotypes: it was tokenized without tables of subjects.")
-    motion = _motion(phenotypes)
+    motion = _motion_of_runs(runs) or _motion(phenotypes)
     if not motion:
-        notes.append(f"Head motion is unknown: the phenotypes have none of {', '.join(MOTION)}.")
+        notes.append("Head motion is unknown: the runs have none, and the phenotypes have none of "
+                     f"{', '.join(MOTION)}.")  # fmt: skip
     return Cohort(
         _kinds(runs), _excluded(runs), [_group(store, group) for group in groups],
         _described(store)[:_MOST_PHENOTYPES], motion, notes,
@@ -148,6 +149,16 @@ def _flat(tree: Mapping[str, Any], under: str = "") -> list[tuple[str, str]]:
     return found
 
 
+def _motion_of_runs(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    if runs.empty:
+        return []
+    known = runs[runs["status"] == "done"].dropna(subset="motion").drop_duplicates("run_id")
+    return [
+        _spread(str(dataset), "mean of each run (mm)", some["motion"])
+        for dataset, some in known.groupby("dataset")
+    ]
+
+
 def _motion(phenotypes: pd.DataFrame) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     lower = {str(name).lower(): name for name in phenotypes.columns}
@@ -157,11 +168,13 @@ def _motion(phenotypes: pd.DataFrame) -> list[dict[str, Any]]:
     for dataset, some in phenotypes.groupby("dataset"):
         values = pd.to_numeric(some[column], errors="coerce").dropna()
         if len(values):
-            found.append(
-                {"dataset": str(dataset), "column": str(column), "n": len(values),
-                 "median": float(values.median()), "p95": float(values.quantile(0.95))}
-            )  # fmt: skip
+            found.append(_spread(str(dataset), str(column), values))
     return found
+
+
+def _spread(dataset: str, column: str, values: pd.Series) -> dict[str, Any]:
+    return {"dataset": dataset, "column": column, "n": len(values),
+            "median": float(values.median()), "p95": float(values.quantile(0.95))}  # fmt: skip
 
 
 def _hours(hours: float) -> str:

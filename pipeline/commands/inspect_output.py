@@ -66,8 +66,8 @@ def print_runs(runs: Runs) -> None:
                           f"{of_group['n_frames']:,}", status)  # fmt: skip
     console = _console()
     console.print(table)
-    subjects = counted(len({run["subject"] for run in runs}), "subject")
-    console.print(f"{counted(len(runs), 'run')} of {subjects}")
+    subjects = {(run["dataset"], run["subject"]) for run in runs}
+    console.print(f"{counted(len(runs), 'run')} of {counted(len(subjects), 'subject')}")
 
 
 def print_phenotypes(counts: Runs, most: int | None = None) -> None:

@@ -126,8 +126,8 @@ def print_estimates(found: Sequence[Estimate]) -> None:
         echo(f"Plan for {one.group}: {counted(one.runs, 'run')}, {counted(one.frames, 'frame')}"
              + (needs if one.runs else ""))  # fmt: skip
         if one.done or one.problems:
-            echo(f"{one.group} has {counted(one.done, 'run')} already; {one.problems} cannot be "
-                 "tokenized")  # fmt: skip
+            echo(f"{one.group} has {counted(one.done, 'run')} already"
+                 + (f"; {one.problems} cannot be tokenized" if one.problems else ""))  # fmt: skip
         sentence = error_sentence(one.group, one.error)
         if sentence:
             remark(sentence)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fmritok.errors import CatalogError, expected
 from fmritok.pipeline.catalog.building import build_cohort
@@ -78,15 +80,20 @@ def catalog_bids(root: Path, *, tr: float | None = None, input: Input = "volume"
     found.add(search_tree(tree, raw, dataset="bids", input=input))
     places = [raw, tree] if raw else [tree]
     phenotypes = read_participants("bids", places, found.subject_tables)
-    if "site" in phenotypes.table:
-        rows = phenotypes.table[phenotypes.table["site"] != ""]
-        keys = zip(rows["subject"], rows["session"], strict=True)
-        sites = dict(zip(keys, rows["site"].astype(str), strict=True))
-        found.files = [
-            replace(f, site=sites.get((f.subject, f.session)) or sites.get((f.subject, ""), ""))
-            for f in found.files
-        ]
+    sites, families = (_of_sessions(phenotypes.table, name) for name in ("site", "family"))
+    found.files = [
+        replace(f, site=sites(f.subject, f.session), family=families(f.subject, f.session))
+        for f in found.files
+    ]
     return build_cohort("bids", root, found, phenotypes, tr=tr, looked_for=_LOOKED_FOR[input])
+
+
+def _of_sessions(table: pd.DataFrame, column: str) -> Callable[[str, str], str]:
+    """Return the text of a column by subject and session; that of all sessions, or empty."""
+    rows = table[table[column] != ""] if column in table else table[:0]
+    keys = zip(rows["subject"], rows["session"], strict=True)
+    known = dict(zip(keys, rows[column].astype(str), strict=True)) if len(rows) else {}
+    return lambda subject, session: known.get((subject, session)) or known.get((subject, ""), "")
 
 
 def search_tree(tree: Path, raw: Path | None, *, dataset: str, input: Input) -> Found:

@@ -21,6 +21,7 @@ from fmritok.pipeline.tables.text_table import BIDS, find_column
 __all__ = ["read_participants"]
 
 _SESSIONS = ("session_id", "ses", "session", "ses_id")
+_FAMILY = ("family", "family_id", "familyid")
 _NO_SEX = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown", "other", "o", "u"})
 Questioned = list[tuple[Path, str]]
 
@@ -87,7 +88,7 @@ def _session_description(path: Path, questioned: Questioned) -> dict[str, Any]:
 
 
 def _harmonised(table: pd.DataFrame, about: Mapping[str, Any], said: list[str]) -> pd.DataFrame:
-    """Add harmonised columns for sex, age and site. Original columns are kept."""
+    """Add harmonised columns for sex, age, site and family. Original columns are kept."""
     sex = find_column(table.columns, ["sex", "gender"])
     if sex:
         levels = _field(about, sex).get("Levels")
@@ -108,6 +109,9 @@ def _harmonised(table: pd.DataFrame, about: Mapping[str, Any], said: list[str]) 
     site = find_column(table.columns, ["site", "site_id"])
     if site:
         table["site"] = table[site]
+    family = find_column(table.columns, _FAMILY)
+    if family:
+        table["family"] = table[family]
     return table
 
 
@@ -124,8 +128,10 @@ def _described(
         sex = find_column(table.columns, ["sex_as_given", "gender"]) or "sex"
         age = find_column(table.columns, ["age_as_given", "age_years"]) or "age"
         site = find_column(table.columns, ["site_id"]) or "site"
+        family = find_column(table.columns, _FAMILY[1:]) or "family"
         for name, column, kept in (("sex", sex, SEX), ("age", age, AGE),
-                                   ("site", site, Column("site", kind="text"))):  # fmt: skip
+                                   ("site", site, Column("site", kind="text")),
+                                   ("family", family, Column("family", kind="text"))):  # fmt: skip
             if name in table:
                 given = f"{source}: {column.removesuffix('_as_given')}"
                 described[name] = Column(kept.meaning, kept.unit, given, kept.kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fmritok.errors import RunError, expected
+from fmritok.pipeline.headers.timing import TR_RANGE_S
 from fmritok.pipeline.parcels.layout import SeriesLayout
 from fmritok.pipeline.parcels.source import is_series
 from fmritok.pipeline.sources.opening import RunFiles
 from fmritok.tokenizers.spaces import MESHES, SampleSpace, SurfaceSpace
 
-__all__ = ["MemorySource", "check_arguments", "files_of", "space_of_samples"]
+__all__ = ["MemorySource", "check_arguments", "check_real", "check_tr", "files_of",
+           "space_of_samples"]  # fmt: skip
 
 _FRAMES_A_BLOCK = 64
 
@@ -74,6 +77,41 @@ def check_arguments(source: Any, given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None and name not in used:
             raise TypeError(f"{name} does not apply to {kind}: leave it out")
+    space = given.get("space")
+    if space is not None and not hasattr(space, "n_samples"):
+        raise TypeError(f"space is one of fmritok.tokenizers.spaces, not {space!r}")
+
+
+def check_tr(tr: object) -> None:
+    """Refuse a repetition time that is no number of seconds between frames.
+
+    Raises
+    ------
+    RunError
+    """
+    if tr is None:
+        return
+    low, high = TR_RANGE_S
+    is_number = isinstance(tr, Real) and not isinstance(tr, bool)
+    if not (is_number and low <= float(tr) <= high):  # type: ignore[arg-type]
+        raise RunError(
+            expected("Repetition time", "given as tr", f"{low:g} to {high:g} s", repr(tr),
+                     "Give the seconds between frames as a number.")
+        )  # fmt: skip
+
+
+def check_real(values: npt.NDArray[Any]) -> None:
+    """Refuse an array of complex numbers, whose imaginary parts would be lost.
+
+    Raises
+    ------
+    RunError
+    """
+    if np.iscomplexobj(values):
+        raise RunError(
+            expected("Run", "as an array", "real numbers", values.dtype,
+                     "Give the magnitude of the values.")
+        )  # fmt: skip
 
 
 def _kind(source: Any) -> tuple[str, tuple[str, ...]]:
@@ -161,6 +199,7 @@ def _image_of(values: npt.NDArray[Any], affine: npt.ArrayLike | None, tr: float 
                      f"shape {values.shape}" + "".join(f", no {name}" for name in missing),
                      "Give the affine in mm and the repetition time in seconds.")
         )  # fmt: skip
+    check_real(values)
     assert affine is not None
     assert tr is not None
     # float32 holds integers up to 2**24 exactly; NIfTI has no float16 and no booleans

@@ -30,7 +30,7 @@ from fmritok.pipeline.store.documents.seal import (
     zarr_group,
 )
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import GROUP_TABLES, check_group_name, crc_column
+from fmritok.pipeline.store.names import GROUP_TABLES, LATER, check_group_name, crc_column
 from fmritok.pipeline.store.schema import GroupSpec, blank_group
 from fmritok.pipeline.store.tables.runs_check import check_static, check_tables
 from fmritok.pipeline.store.tables.switch import replace_tables, table_of
@@ -127,6 +127,8 @@ class GroupState:
         growing = self.arrays
         try:
             runs, chunks = (_there(name, table) for name, table in found.items())
+            for name in set(LATER) - set(runs):
+                runs[name] = np.nan
             check_tables(
                 runs, chunks,
                 per_run=[crc_column(name) for name in growing if name != "tokens"],

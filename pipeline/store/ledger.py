@@ -11,7 +11,7 @@ import pandas as pd
 
 from fmritok.pipeline.store.group import create_group, is_created, lengthen, read_group
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import IDENTITY, SOURCE
+from fmritok.pipeline.store.names import DESCRIPTION, IDENTITY, LATER, SOURCE
 from fmritok.pipeline.store.records import list_records, remove_record
 from fmritok.pipeline.store.schema import GroupSpec
 from fmritok.pipeline.store.tables.runs_table import RunsTable, empty_tables
@@ -29,6 +29,9 @@ def allocate(
     times: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Assign a row and frames to every catalogued run. Existing assignments stay.
+
+    Sites, families and head motion of finished runs become those of the catalogue, unless it does
+    not know them.
 
     The caller holds the group (:func:`~fmritok.pipeline.store.locks.locking.one_writer`) and has
     compared the sources of finished runs.
@@ -74,12 +77,16 @@ def allocate(
         if run_id in is_done:
             if times and run_id in times:
                 columns["source_time"][row] = times[run_id]
+            if not run["problem"]:  # else it keeps its tokens and its description
+                for name in DESCRIPTION:
+                    if name in run and not pd.isna(run[name]) and run[name] != "":
+                        columns[name][row] = run[name]
             continue
         # Remove the record before the table changes: after a kill in between, the run is missing.
         if run_id in recorded:
             remove_record(location, spec.name, run_id)
         table.reset(row)
-        for name in (*IDENTITY, *SOURCE):
+        for name in (*IDENTITY, *SOURCE, *LATER):
             if name in run:
                 columns[name][row] = run[name]
         if wanted:

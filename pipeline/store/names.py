@@ -11,8 +11,8 @@ import re
 from fmritok.errors import StoreError, expected
 
 __all__ = [
-    "COLUMNS", "GROUP_TABLES", "IDENTITY", "RESERVED_NAMES", "SOURCE", "check_group_name",
-    "crc_column", "is_file_key", "is_group_name", "is_run_id",
+    "COLUMNS", "DESCRIPTION", "GROUP_TABLES", "IDENTITY", "LATER", "RESERVED_NAMES", "SOURCE",
+    "check_group_name", "crc_column", "is_file_key", "is_group_name", "is_run_id",
 ]  # fmt: skip
 
 #: Tables of the root. Token groups cannot have these names.
@@ -30,11 +30,15 @@ SOURCE = {
     "source": "text", "source_bytes": "text", "source_time": "text",
     "source_frames": "integer", "source_tr": "number",
 }  # fmt: skip
+#: Columns of which the tables of older stores have none, with their types.
+LATER = {"motion": "number"}
+#: Columns that follow the catalogue even for finished runs: they do not change tokens.
+DESCRIPTION = ("site", "family", "motion")
 #: Columns of the ``runs`` table, with their types. Each per-run array adds one more.
 COLUMNS = {
     **dict.fromkeys(IDENTITY, "text"), "tr": "number", **SOURCE, "start": "integer",
     "n_frames": "integer", "status": "text", "reason": "text", "checksum": "text",
-    "source_sha256": "text",
+    "source_sha256": "text", **LATER,
 }  # fmt: skip
 #: Extensions of other files beside groups and records. Names must not end in them.
 _ENDINGS = (".partial", ".json", ".lock")

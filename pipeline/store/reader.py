@@ -171,9 +171,20 @@ class TokenGroup:
         Returns
         -------
         np.ndarray of shape (n_frames, n_tokens, dim), float32
+
+        Raises
+        ------
+        StoreError
+            If there is no such finished run, or it has not all of these frames.
         """
         run = self.run(run_id)
-        length = int(run["n_frames"]) - first if n_frames is None else n_frames
+        there = int(run["n_frames"])
+        length = there - first if n_frames is None else n_frames
+        if not (0 <= first <= there and 0 <= length <= there - first):
+            raise StoreError(
+                expected("Frames", f"of run {run_id}", f"some of its {there}",
+                         f"{length} from {first} on", "Ask for fewer.")
+            )  # fmt: skip
         run_statistics = self.statistics(int(run["row"]))
         tokens = self.read(int(run["start"]) + first, length)
         return dequantize(tokens, run_statistics.mean, run_statistics.scale)

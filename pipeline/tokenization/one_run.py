@@ -20,6 +20,8 @@ from fmritok.pipeline.sources.checking import checked_blocks
 from fmritok.pipeline.sources.memory import (
     MemorySource,
     check_arguments,
+    check_real,
+    check_tr,
     files_of,
     space_of_samples,
 )
@@ -145,6 +147,7 @@ def tokenize(
     check_arguments(
         source, {"right": right, "warp": warp, "mask": mask, "affine": affine, "space": space}
     )
+    check_tr(tr)
     if isinstance(tokenizer, str):
         tokenizer = build_tokenizer(tokenizer, options or {})
     elif options:
@@ -211,6 +214,7 @@ def _samples(
     series: npt.NDArray[Any], names: tuple[str, ...], tr: float | None, space: SampleSpace | None
 ) -> tuple[MemorySource, float]:
     """Return the source of an array of time courses, and its repetition time, s."""
+    check_real(series)
     n_samples = series.shape[1]
     space = space or space_of_samples(n_samples) or ParcelSpace(n_samples, names)
     if tr is None or space.n_samples != n_samples:

@@ -20,7 +20,7 @@ from fmritok.pipeline.store.group import check_contract, is_created, read_group
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locks.locking import one_writer
-from fmritok.pipeline.store.names import IDENTITY, SOURCE
+from fmritok.pipeline.store.names import IDENTITY, LATER, SOURCE
 from fmritok.pipeline.store.precision import Precision
 from fmritok.pipeline.store.records import RunRecord, write_record
 from fmritok.pipeline.store.schema import GroupSpec
@@ -263,7 +263,7 @@ def _allocate(
 def _columns(run: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the values of a run for the ``runs`` table as plain types; None if unknown."""
     types: dict[str, Any] = {"text": str, "integer": int, "number": float}
-    kinds = {**dict.fromkeys(IDENTITY, "text"), "tr": "number", **SOURCE}
+    kinds = {**dict.fromkeys(IDENTITY, "text"), "tr": "number", **SOURCE, **LATER}
     return {
         name: None if pd.isna(run[name]) else types[kind](run[name])
         for name, kind in kinds.items()

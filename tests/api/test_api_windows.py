@@ -100,12 +100,22 @@ def test_sides_of_a_split_share_no_subject_and_are_the_whole(group):
         ({"labels": ["valid"]}, "none of tokens"),
         ({"split": "test"}, "one of train, validation"),
         ({"form": "raw"}, "one of residual, absolute, stored"),
-        ({"where": ["task=motor"]}, "task among rest"),
+        ({"where": ["task=motor"]}, "^Option where: expected task among rest"),
+        ({"window": 4.0}, "window of the windows: expected a whole number, got 4.0"),
+        ({"stride": 2, "windows_per_run": 2}, "stride of the windows: expected none with"),
+        ({"split": "train", "validation_fraction": 1.5}, "a share between 0 and 1, got 1.5"),
     ],
 )
 def test_options_that_cannot_be_are_refused_by_name(group, options, match):
     with pytest.raises(ConfigError, match=match):
         fmritok.WindowDataset(group, **({"window": WINDOW} | options))
+
+
+def test_a_dataset_takes_a_group_and_a_condition_as_text(group):
+    with pytest.raises(TypeError, match=r"such as store\[NAME\]"):
+        fmritok.WindowDataset("tokens.zarr", window=WINDOW)
+    windows = fmritok.WindowDataset(group, window=WINDOW, where="task=rest")
+    assert len(windows) == len(fmritok.WindowDataset(group, window=WINDOW))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from fmritok import load_encoder, open_store, tokenize
 from fmritok.errors import RunError
 from fmritok.trainer.data.windows import RunIndex
-from fmritok.trainer.errors import CheckpointError
+from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.evaluation.features import load_frozen
 from fmritok.trainer.probing.cache import FeatureCache
 from fmritok.trainer.probing.passes import Need, features_of, needed_windows
@@ -72,6 +72,14 @@ def test_batches_do_not_change_what_comes_out(made):
     path = next((made / "cohort" / "100001").rglob("*.dtseries.nii"))
     one, many = encoder.embed(path, batch_size=1), encoder.embed(path)
     np.testing.assert_allclose(one.tokens, many.tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_at_least_one_window_at_once(made):
+    encoder = load_encoder(made / "training")
+    path = next((made / "cohort" / "100001").rglob("*.dtseries.nii"))
+    for name, call in (("batch_size", encoder.embed), ("count", encoder.windows)):
+        with pytest.raises(ConfigError, match=f"{name}: expected 1 or more, got 0"):
+            call(path, **{name: 0})
 
 
 def test_windows_of_runs_can_be_stacked_and_the_module_encodes_them(made, rng):

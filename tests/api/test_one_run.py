@@ -129,3 +129,28 @@ def test_an_unknown_tokenizer_or_option_is_refused():
         tokenize("run.nii.gz", "networks")
     with pytest.raises(FmritokError, match=r"network\.bands"):
         tokenize("run.nii.gz", "network", options={"bands": None})
+
+
+@pytest.mark.parametrize("tr", [0, -2.0, np.nan, np.inf, 2000, "2", True])
+def test_a_repetition_time_that_cannot_be_is_refused(rng, tr):
+    with pytest.raises(RunError, match=r"given as tr: expected 0\.1 to 20 s, got"):
+        tokenize(rng.standard_normal((50, 285)), tr=tr, options=NETWORK)
+
+
+def test_complex_arrays_are_refused(rng, volumes):
+    values, affine = volumes
+    series = rng.standard_normal((50, 285)) + 1j
+    with pytest.raises(RunError, match="expected real numbers, got complex128"):
+        tokenize(series, tr=2.0, options=NETWORK)
+    with pytest.raises(RunError, match="expected real numbers, got complex64"):
+        tokenize(values * np.complex64(1j), tr=2.0, affine=affine, options=NETWORK)
+
+
+def test_a_space_is_no_name(rng):
+    with pytest.raises(TypeError, match=r"one of fmritok\.tokenizers\.spaces, not 'fsLR'"):
+        tokenize(rng.standard_normal((50, 285)), tr=2.0, space="fsLR")
+
+
+def test_advice_names_arguments(rng):
+    with pytest.raises(RunError, match=r'switch the filter off with options=\{"band": None\}'):
+        tokenize(rng.standard_normal((20, 285)), tr=2.0)

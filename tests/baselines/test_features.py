@@ -121,6 +121,11 @@ def test_nuisance_variables_are_those_that_are_there():
     assert left_out == {"sex": "the target"}
     assert found["motion"].tolist() == phenotypes["mean_fd"].tolist()
     assert found["site"].tolist() == units.site.tolist()
+    units.runs["motion"] = np.arange(len(units.runs)) / 10  # the runs' own goes first
+    found, _ = nuisance_table(["motion"], units, phenotypes, asked=True)
+    of_units = units.runs.groupby(units.labels.of_row)["motion"].mean()
+    assert found["motion"].tolist() == of_units[of_units.index >= 0].tolist()
+    units.runs["motion"] = np.nan
     phenotypes["mean_fd"] = np.nan
     phenotypes["age"] = 3
     phenotypes["far"] = [np.inf, *range(23)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fmritok.pipeline.commands.inspect_output import print_runs
 from fmritok.quantities import counted, duration, size
 
 
@@ -32,3 +33,12 @@ def test_sizes(n_bytes, text):
 ])  # fmt: skip
 def test_times(seconds, text):
     assert duration(seconds) == text
+
+
+def test_one_subject_of_two_cohorts_is_two(capsys):
+    run = {"run_id": "a", "subject": "01", "session": "", "task": "rest", "site": "", "tr": 2.0,
+           "groups": {}}  # fmt: skip
+    print_runs([run | {"dataset": "here"}])
+    assert "1 run of 1 subject\n" in capsys.readouterr().out
+    print_runs([run | {"dataset": name} for name in ("here", "there")])
+    assert "2 runs of 2 subjects" in capsys.readouterr().out

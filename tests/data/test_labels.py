@@ -21,7 +21,7 @@ def _runs(n_subjects=24):
     )  # fmt: skip
     phenotypes = pd.DataFrame(
         {"dataset": "demo", "subject": [f"{100 + i}" for i in range(n_subjects)],
-         "sex": ["M", "F"] * (n_subjects // 2), "age": np.arange(n_subjects) + 20.0,
+         "session": "", "sex": ["M", "F"] * (n_subjects // 2), "age": np.arange(n_subjects) + 20.0,
          "same": "x", "group": [1, 2] * (n_subjects // 2)}
     )  # fmt: skip
     return runs, phenotypes
@@ -37,6 +37,18 @@ def test_where_leaves_the_runs_that_fulfil_it():
                          ("task=sleep", "task among motor, rest, got sleep")):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             runs_where(runs, [wrong])
+
+
+def test_a_run_has_the_value_of_its_own_session():
+    runs, phenotypes = _runs()
+    runs["session"] = ["1", "2"] * 24
+    later = phenotypes.assign(session="2", age=phenotypes["age"] + 10, sex="")
+    phenotypes = pd.concat([phenotypes.assign(session="1"), later], ignore_index=True)
+    age, sex, group = (labels_of(name, runs, phenotypes) for name in ("age", "sex", "group"))
+    assert (age.unit, sex.unit) == ("run", "subject")
+    assert age.values[age.of_row].tolist() == [20 + i // 2 + 10 * (i % 2) for i in range(48)]
+    assert sex.values[sex.of_row].tolist() == [["M", "F"][i // 2 % 2] for i in range(48)]
+    assert sorted(set(group.values)) == ["1", "2"]
 
 
 def test_labels_follow_their_columns():

@@ -38,6 +38,20 @@ def test_participants_keep_their_zeros_and_are_described(tmp_path):
     assert about.loc["age", "source"] == "participants.tsv: age"
 
 
+@pytest.mark.parametrize("column", ["family", "family_id", "Family_ID"])
+def test_siblings_are_of_one_family(tmp_path, column):
+    for subject in ("1", "2", "3"):
+        write_derivative(tmp_path, f"space-{LIN6}_desc-preproc", f"sub-{subject}_task-rest")
+    (tmp_path / "participants.tsv").write_text(
+        f"participant_id\t{column}\nsub-1\t07\nsub-2\t07\nsub-3\tn/a\n"
+    )
+    cohort = catalog_bids(tmp_path)
+    assert cohort.runs["family"].tolist() == ["07", "07", ""]
+    assert cohort.phenotypes["family"].tolist() == ["07", "07", ""]
+    about = cohort.columns.set_index("column")
+    assert about.loc["family", "source"] == f"participants.tsv: {column}"
+
+
 def test_ages_in_bins_are_not_years(tmp_path):
     write_derivative(tmp_path, f"space-{LIN6}_desc-preproc", "sub-01_task-rest")
     (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t20-25\n")

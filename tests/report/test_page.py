@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from html.parser import HTMLParser
 
@@ -174,3 +175,20 @@ def test_facts_of_the_page_are_those_of_the_store(folder):
     assert motion["n"] == 12
     assert 0.1 < motion["median"] < 0.4
     assert json.dumps(facts.kinds)
+
+
+def test_head_motion_of_the_runs_goes_before_that_of_the_phenotypes(tmp_path):
+    from fmritok.pipeline.store.group import read_group
+    from fmritok.pipeline.store.location import Location
+    from fmritok.pipeline.store.reader import TokenStore
+    from fmritok.pipeline.store.tables.switch import replace_tables
+    from fmritok.report.cohort import read_cohort
+
+    location = Location(write_two_groups(tmp_path / "tokens.zarr", n_subjects=2))
+    for name in ("network", "cells"):
+        state = read_group(location, name)
+        motion = [0.5, 0.7, 0.6, math.nan] if name == "network" else math.nan  # of one group only
+        runs = state.table("runs").assign(motion=motion)
+        replace_tables(location, state.document, {"runs": runs, "chunks": state.table("chunks")})
+    (motion,) = read_cohort(TokenStore(location.url)).motion
+    assert (motion["dataset"], motion["n"], motion["median"]) == ("demo", 3, 0.6)

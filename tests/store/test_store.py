@@ -15,12 +15,15 @@ import zarr
 
 from fmritok.errors import ProvenanceMismatchError, RunError, StoreError
 from fmritok.pipeline.store.documents.difference import first_difference
+from fmritok.pipeline.store.group import read_group
 from fmritok.pipeline.store.ledger import allocate, finalize
 from fmritok.pipeline.store.location import Location
 from fmritok.pipeline.store.locks.locking import one_writer
 from fmritok.pipeline.store.precision import dequantize, store_precision
 from fmritok.pipeline.store.reader import TokenGroup, TokenStore
 from fmritok.pipeline.store.schema import GroupSpec
+from fmritok.pipeline.store.tables.switch import replace_tables
+from fmritok.pipeline.store.verify import verify_store
 from fmritok.pipeline.store.writer import write_run
 
 
@@ -87,9 +90,51 @@ def test_a_person_with_zarr_alone_meets_no_warning(make_store):
     assert "vae/tokens" in names
 
 
+@pytest.mark.parametrize(("first", "n_frames"), [(15, 10), (-5, 2), (21, None), (0, -1)])
+def test_frames_beyond_a_run_are_an_error(make_store, first, n_frames):
+    location, _ = make_store([20, 40])
+    with pytest.raises(StoreError, match="demo_100_run0: expected some of its 20, got"):
+        TokenStore(location.url).group().values("demo_100_run0", first, n_frames)
+
+
 def test_unwritten_tail_takes_no_space(make_store):
     location, _ = make_store([1], dim=3072)
     assert location.used_bytes("vae/tokens/c") < 8 * 27 * 3072 * 1.05
+
+
+def test_finished_runs_follow_the_sites_families_and_motion_of_the_catalogue(make_store, run_table):
+    location, written = make_store([20, 40, 9])
+    runs = run_table([20, 40, 9]).assign(
+        site="NYU", family=["A", "A", ""], motion=[0.1, np.nan, 0.3], tr=9.0,
+        problem=["", "", "the file is damaged"],
+    )  # fmt: skip
+    spec = GroupSpec(name="vae", n_tokens=27, dim=48, precision="int8", chunk_frames=8,
+                     shard_frames=32, provenance={"tokenizer": "vae"})  # fmt: skip
+    allocate(location, spec, runs)
+    group = TokenStore(location.url).group()
+    assert group.runs["site"].tolist() == ["NYU", "NYU", ""]
+    assert group.runs["family"].tolist() == ["A", "A", "F102"]
+    np.testing.assert_array_equal(group.runs["motion"], [0.1, np.nan, np.nan])
+    assert group.runs["tr"].tolist() == [0.72] * 3
+    assert group.values("demo_101_run1").shape == written["demo_101_run1"].shape
+    # what is unknown now was known once
+    allocate(location, spec, run_table([20, 40, 9]).assign(family="", motion=np.nan))
+    runs = TokenStore(location.url).group().runs
+    assert runs["family"].tolist() == ["A", "A", "F102"]
+    assert runs["motion"][0] == 0.1
+    assert not list(verify_store(location))
+
+
+def test_a_table_without_head_motion_is_one_of_an_older_store(make_store, run_table):
+    location, _ = make_store([20, 40])
+    state = read_group(location, "vae")
+    older = {name: state.table(name).drop(columns="motion", errors="ignore")
+             for name in ("runs", "chunks")}  # fmt: skip
+    replace_tables(location, state.document, older)
+    group = TokenStore(location.url).group()
+    assert group.runs["motion"].isna().all()
+    finalize(location, "vae")
+    assert not list(verify_store(location))
 
 
 def test_readers_see_finished_runs_only(make_store, run_table):

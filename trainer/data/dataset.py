@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -97,12 +98,24 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         form: Form = "residual",
     ) -> None:
+        if not isinstance(group, TokenGroup):
+            raise TypeError(f"group is a token group, such as store[NAME], not {group!r}")
         _check(window=window, stride=stride, windows_per_run=windows_per_run)
+        if stride is not None and windows_per_run is not None:
+            raise ConfigError(
+                expected("Option", "stride of the windows", "none with windows_per_run, which "
+                         "draws their starts", stride, "Leave one of them out.")
+            )  # fmt: skip
+        if split is not None and not 0 < validation_fraction < 1:
+            raise ConfigError(
+                expected("Option", "validation_fraction of the windows", "a share between 0 and 1",
+                         validation_fraction, "Change it.")
+            )  # fmt: skip
         _check_choice("form", form, get_args(Form))
         if split is not None:
             _check_choice("split", split, get_args(Side))
-        if isinstance(labels, str):
-            labels = [labels]
+        labels = [labels] if isinstance(labels, str) else labels
+        where = [where] if isinstance(where, str) else where
         self.group, self.window, self.stride = group, window, stride
         self.windows_per_run, self.seed, self.form = windows_per_run, seed, form
         runs = runs_where(group.runs, where).sort_values("run_id", ignore_index=True)
@@ -200,10 +213,14 @@ def _labels(group: TokenGroup, runs: pd.DataFrame, names: Sequence[str]) -> dict
 
 def _check(**counts: int | None) -> None:
     for name, value in counts.items():
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_whole or value < 1:
             raise ConfigError(
-                expected("Option", f"{name} of the windows", "1 or more", value, "Change it.")
-            )
+                expected("Option", f"{name} of the windows",
+                         "1 or more" if is_whole else "a whole number", value, "Change it.")
+            )  # fmt: skip
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

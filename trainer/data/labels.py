@@ -82,21 +82,24 @@ def runs_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labels:
     """Return the labels of a column of the phenotypes, or else of the runs table.
 
-    Text, booleans and numbers with two values are classes; other columns are numbers.
+    Text, booleans and numbers with two values are classes; other columns are numbers. A value of
+    the run's own session goes before one that holds for all sessions.
 
     Raises
     ------
     ConfigError
         If there is no such column, or it has fewer than two different labels.
     """
+    from fmritok.trainer.tasks.columns import as_words, values_of_runs  # it imports this module
+
     names = [c for c in phenotypes.columns if c not in ("dataset", "subject", "session")]
     subject = _subjects(runs)
     if target in names:
-        key = phenotypes["dataset"].astype(str) + "/" + phenotypes["subject"].astype(str)
-        column = pd.Series(phenotypes[target].to_numpy(), index=key.to_numpy())
-        column = column[column.notna() & (column.astype(str) != "")]
-        of_subject = column[~column.index.duplicated()].reindex(subject)  # the first session's
-        units, unit, values = subject, "subject", of_subject.reset_index(drop=True)
+        values = values_of_runs(target, runs, phenotypes)
+        if values.groupby(subject).nunique().max() > 1:  # such as the age at each session
+            units, unit = runs["run_id"].to_numpy(str), "run"
+        else:
+            units, unit = subject, "subject"
     elif target in runs.columns and target in _RUN_COLUMNS:
         units, unit, values = (
             runs["run_id"].to_numpy(str),
@@ -122,7 +125,7 @@ def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labe
     labels = values[known].to_numpy()[first]
     return Labels(
         target, kind, unit, of_row,  # type: ignore[arg-type]
-        labels.astype(float) if kind == "number" else labels.astype(str),
+        labels.astype(float) if kind == "number" else as_words(pd.Series(labels)),
         families(runs)[known][first],
         () if unit == "subject" else (subject[known][first],),
     )  # fmt: skip

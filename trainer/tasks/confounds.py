@@ -29,7 +29,7 @@ def nuisance_table(
     Parameters
     ----------
     names : sequence of str
-        Columns; ``motion`` stands for the first of :data:`MOTION`.
+        Columns; ``motion`` stands for that of the runs, else for the first of :data:`MOTION`.
     units : Units
     phenotypes : pd.DataFrame
     asked : bool
@@ -50,8 +50,11 @@ def nuisance_table(
     table, left_out = {}, {}
     for name in names:
         several = MOTION if name == "motion" else (name,)
+        of_runs = name == "motion" and _has_motion(units.runs)
         try:
-            column = find_column(several, phenotypes, what="Column", where="of confounds")
+            column = "motion" if of_runs else find_column(
+                several, phenotypes, what="Column", where="of confounds"
+            )  # fmt: skip
         except ConfigError:
             if asked:
                 raise
@@ -77,6 +80,11 @@ def nuisance_table(
         else:
             left_out[name] = unfit[1]
     return pd.DataFrame(table, index=range(len(units))), left_out
+
+
+def _has_motion(runs: pd.DataFrame) -> bool:
+    """Whether the head motion of any run is known from its own files, as confounds of fMRIPrep."""
+    return "motion" in runs and bool(runs["motion"].notna().any())
 
 
 def _unfit(values: pd.Series, *, least: float) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ import pandas as pd
 from fmritok.errors import StoreError, expected
 from fmritok.pipeline.store.group import GroupState
 from fmritok.pipeline.store.location import Location
-from fmritok.pipeline.store.names import COLUMNS, SOURCE, crc_column
+from fmritok.pipeline.store.names import COLUMNS, LATER, SOURCE, crc_column
 from fmritok.pipeline.store.records import RunRecord, list_records, read_records
 from fmritok.quantities import counted
 
@@ -25,7 +25,7 @@ __all__ = ["RunsTable", "current_tables", "empty_tables"]
 
 _MISSING: dict[str, Any] = {"text": "", "integer": pd.NA, "number": np.nan}
 _DEFAULTS = {"start": 0, "n_frames": 0, "tr": np.nan} | {
-    name: _MISSING[kind] for name, kind in SOURCE.items()
+    name: _MISSING[kind] for name, kind in (SOURCE | LATER).items()
 }
 
 
@@ -156,7 +156,7 @@ class RunsTable:
         integers = [name for name, kind in SOURCE.items() if kind == "integer"]
         integers += [crc_column(name) for name in self.per_run]
         types = dict.fromkeys(integers, "Int64") | {"start": "int64", "n_frames": "int64"}
-        types |= {"tr": "float64", "source_tr": "float64"}
+        types |= dict.fromkeys(("tr", "source_tr", "motion"), "float64")
         return {
             "runs": runs.astype(types),
             "chunks": pd.DataFrame({"crc32c": self.crcs.astype(np.int64)}),
