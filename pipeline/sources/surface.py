@@ -123,7 +123,7 @@ class CiftiSource(_LoadedSource):
             skip(file, int(self._header["vox_offset"]))
             data = file.read(size)
             if len(data) < size:
-                raise EOFError(f"the file ends after {len(data)} of them")
+                raise EOFError(f"the file ends after {len(data):,} of them")
             file.finish()
             self.source_sha256 = file.sha256
         values = np.frombuffer(data, dtype).reshape(shape)

@@ -249,7 +249,7 @@ def test_a_header_of_an_absurd_number_of_frames(tmp_path):
     plain.write_bytes(data)
     packed.write_bytes(gzip.compress(data))
     with bounded():
-        assert "1099511627776 whole frames, got 0" in run_header(plain).problem
+        assert "1,099,511,627,776 whole frames, got 0" in run_header(plain).problem
         assert "at most 1,048,576 frames" in run_header(packed).problem
 
 

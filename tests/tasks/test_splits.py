@@ -64,7 +64,7 @@ def test_too_few_sites_or_none_are_one_error():
     runs, phenotypes = people()
     with pytest.raises(ConfigError, match="5 or more sites.*got 3. Choose --folds 3, or"):
         folds_of(some_units(), SplitRule("site", 5, 1))
-    for site, words in (("", "got 0 sites, and 24 units without one"), ("NYU", "got 1 sites")):
+    for site, words in (("", "got 0 sites, and 24 units without one"), ("NYU", "got 1 site")):
         units = units_of(a_task(), runs.assign(site=site), phenotypes)
         with pytest.raises(ConfigError, match=f"a site of every unit.*{words}"):
             folds_of(units, SplitRule("leave-site-out"))

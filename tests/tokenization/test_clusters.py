@@ -250,7 +250,7 @@ def test_a_worker_that_cannot_start_is_one_error(two_runs, tmp_path, monkeypatch
     monkeypatch.setattr("distributed.LocalCluster", NoStart)
     result = tokenize_series(two_runs, tmp_path / "t.zarr", "--workers", "1")
     assert result.exit_code == 1
-    assert "1 workers to start, got RuntimeError: Nanny failed to start" in result.output
+    assert "1 worker to start, got RuntimeError: Nanny failed to start" in result.output
     assert "--workers 1" in result.output
 
 

@@ -93,11 +93,11 @@ def test_choices_are_in_the_notes_and_the_arithmetic_in_provenance_and_options(a
 
 def test_volumes_are_normalized_sliced_and_regrouped_on_the_device(tmp_path, rng, monkeypatch):
     """What is sent are volumes; what is fetched are tokens."""
-    from fmritok import device
+    from fmritok.tokenizers.vae import tokenizer as module
 
     moved = []
-    monkeypatch.setattr(device, "send", lambda x, to: moved.append(tuple(x.shape)) or x.to(to))
-    monkeypatch.setattr(device, "fetch", lambda x: moved.append(tuple(x.shape)) or x)
+    monkeypatch.setattr(module, "send", lambda x, to: moved.append(tuple(x.shape)) or x.to(to))
+    monkeypatch.setattr(module, "fetch", lambda x: moved.append(tuple(x.shape)) or x)
     tokenizer = VaeTokenizer(str(save_random_autoencoder(tmp_path)), batch_size=8)
     tokenizer.setup()
     frames = np.zeros((2, 96, 96, 96), np.float32)
