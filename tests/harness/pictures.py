@@ -185,7 +185,10 @@ def _same_row(row: dict[str, Any], known: dict[str, Any] | None) -> bool:
     if known is None or row.keys() != known.keys():
         return False
     return all(
-        row[name] == known[name] or (name in _FOLDED_LATER and row[name] == "") for name in row
+        row[name] == known[name]
+        or (name in _FOLDED_LATER and row[name] == "")
+        or (pd.isna(row[name]) and pd.isna(known[name]))
+        for name in row
     )
 
 
