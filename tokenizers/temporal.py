@@ -213,5 +213,5 @@ def _check_length(series: Series, sos: npt.NDArray[np.float64], what: str, *, of
     if series.shape[1] < needed:
         raise RunError(
             expected("Run", f"for {what}", f"at least {counted(needed, 'frame')}", series.shape[1],
-                     f"Leave the run out, or switch the filter off (--set {off}=null).")
+                     f"Leave the run out, or switch the filter off: {off} none (--set {off}=null).")
         )  # fmt: skip
