@@ -26,6 +26,7 @@ from fmritok.pipeline.sources.memory import (
     space_of_samples,
 )
 from fmritok.pipeline.sources.opening import RunFiles, RunSource, open_run
+from fmritok.pipeline.sources.scratch import check_scratch
 from fmritok.pipeline.sources.volumes import RunVolumes
 from fmritok.pipeline.tokenization.encoding import RunTokens, SeriesEncoding, VolumeEncoding
 from fmritok.quantities import counted
@@ -139,6 +140,8 @@ def tokenize(
     ------
     RunError
         If the run cannot be read, or not encoded by this tokenizer.
+    MachineError
+        If no temporary files can be created in ``scratch``.
     FmritokError
         If the tokenizer or an option is unknown.
     TypeError
@@ -148,6 +151,7 @@ def tokenize(
         source, {"right": right, "warp": warp, "mask": mask, "affine": affine, "space": space}
     )
     check_tr(tr)
+    check_scratch(scratch)
     if isinstance(tokenizer, str):
         tokenizer = build_tokenizer(tokenizer, options or {})
     elif options:

@@ -8,7 +8,7 @@ import pytest
 from tiny import PARCELS, fmritok, tokenize_options, write_atlas, write_cohort
 
 from fmritok import open_store, tokenize
-from fmritok.errors import FmritokError, RunError
+from fmritok.errors import FmritokError, MachineError, RunError
 from fmritok.tokenizers.registry import build_tokenizer
 from fmritok.tokenizers.spaces import VolumeSpace
 
@@ -154,3 +154,8 @@ def test_a_space_is_no_name(rng):
 def test_advice_names_arguments(rng):
     with pytest.raises(RunError, match="switch the filter off: network.band none"):
         tokenize(rng.standard_normal((20, 285)), tr=2.0)
+
+
+def test_a_scratch_folder_that_is_not_there_is_one_error(rng, tmp_path):
+    with pytest.raises(MachineError, match="absent: expected a folder that exists"):
+        tokenize(rng.standard_normal((60, 285)), tr=2.0, scratch=tmp_path / "absent")
