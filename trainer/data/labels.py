@@ -12,6 +12,7 @@ import pandas as pd
 
 from fmritok.errors import expected
 from fmritok.trainer.data.events import EventWindows
+from fmritok.trainer.data.phenotypes import KEYS, as_words, subjects_of, values_of_runs
 from fmritok.trainer.data.split import families
 from fmritok.trainer.errors import ConfigError
 
@@ -90,10 +91,8 @@ def labels_of(target: str, runs: pd.DataFrame, phenotypes: pd.DataFrame) -> Labe
     ConfigError
         If there is no such column, or it has fewer than two different labels.
     """
-    from fmritok.trainer.tasks.columns import as_words, values_of_runs  # it imports this module
-
-    names = [c for c in phenotypes.columns if c not in ("dataset", "subject", "session")]
-    subject = _subjects(runs)
+    names = [c for c in phenotypes.columns if c not in KEYS]
+    subject = subjects_of(runs)
     if target in names:
         values = values_of_runs(target, runs, phenotypes)
         if values.groupby(subject).nunique().max() > 1:  # such as the age at each session
@@ -149,12 +148,8 @@ def event_labels(found: EventWindows, runs: pd.DataFrame) -> Labels:
     values = np.array(found.trial_types)[found.windows.label]
     return Labels(
         EVENT_TARGET, "classes", "event", np.arange(len(values)), values, families(runs),
-        (_subjects(runs), runs["run_id"].to_numpy(str)),
+        (subjects_of(runs), runs["run_id"].to_numpy(str)),
     )  # fmt: skip
-
-
-def _subjects(runs: pd.DataFrame) -> npt.NDArray[np.str_]:
-    return (runs["dataset"].astype(str) + "/" + runs["subject"].astype(str)).to_numpy(str)
 
 
 def _require_two(target: str, distinct: Sequence[Any]) -> None:

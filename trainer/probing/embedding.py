@@ -19,6 +19,7 @@ import torch
 from fmritok.errors import expected
 from fmritok.pipeline.store.reader import TokenStore
 from fmritok.trainer.data.labels import runs_where
+from fmritok.trainer.data.phenotypes import values_of_runs
 from fmritok.trainer.data.windows import RunIndex, Windows
 from fmritok.trainer.errors import ConfigError, TrainingError
 from fmritok.trainer.evaluation.features import (
@@ -31,7 +32,6 @@ from fmritok.trainer.evaluation.features import (
 )
 from fmritok.trainer.faults import within_memory, writing
 from fmritok.trainer.probing.material import open_sources
-from fmritok.trainer.tasks.columns import values_of_runs
 
 __all__ = ["Per", "embed"]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fmritok.trainer.data.labels import EVENT_TARGET, runs_where
-from fmritok.trainer.tasks.columns import as_words, find_column, values_of_runs
+from fmritok.trainer.data.phenotypes import as_words, values_of_runs
+from fmritok.trainer.tasks.columns import find_column
 from fmritok.trainer.tasks.task import Kind, Task
 
 __all__ = ["task_of_column"]

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from fmritok.errors import expected
+from fmritok.trainer.data.phenotypes import as_words, values_of_runs
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.tasks.columns import as_words, find_column, values_of_runs
+from fmritok.trainer.tasks.columns import find_column
 from fmritok.trainer.tasks.units import Units, without_units
 
 __all__ = ["MOTION", "NUISANCE", "known_units", "nuisance_table"]

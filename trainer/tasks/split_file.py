@@ -14,12 +14,12 @@ import pandas as pd
 import yaml
 
 from fmritok.errors import expected
+from fmritok.trainer.data.phenotypes import subjects_of
 from fmritok.trainer.data.split import Split
 from fmritok.trainer.errors import CheckpointError, ConfigError
 from fmritok.trainer.pretrained.model_folder import ModelFolder
 from fmritok.trainer.record.checkpoint import RUNS
 from fmritok.trainer.record.finding import find_trained
-from fmritok.trainer.tasks.columns import subjects_of
 from fmritok.trainer.tasks.splits import Fold, given_fold
 from fmritok.trainer.tasks.task import did_you_mean
 from fmritok.trainer.tasks.units import Units

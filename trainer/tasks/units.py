@@ -19,16 +19,11 @@ from fmritok.errors import expected
 from fmritok.quantities import counted
 from fmritok.trainer.data.events import EventWindows, event_windows
 from fmritok.trainer.data.labels import EVENT_TARGET, Labels, event_labels, runs_where
+from fmritok.trainer.data.phenotypes import as_words, subjects_of, values_of_runs
 from fmritok.trainer.data.split import families
 from fmritok.trainer.data.windows import RunIndex
 from fmritok.trainer.errors import ConfigError
-from fmritok.trainer.tasks.columns import (
-    as_words,
-    find_column,
-    known_columns,
-    subjects_of,
-    values_of_runs,
-)
+from fmritok.trainer.tasks.columns import find_column, known_columns
 from fmritok.trainer.tasks.labelling import (
     classes_of,
     numbers_of,
